@@ -1,0 +1,61 @@
+"""One batch of rows as the ranker sees it, movable to a device as a whole."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+
+@dataclass
+class Batch(Pipelineable):
+    """B rows.
+
+    Attributes:
+        dense: (B, F_dense) float32, scaled, in the order of `FeatureSchema.dense`.
+        sparse: one key per sparse or sparse-list feature, in the order of `FeatureSchema.sparse`; int64 ids, stride B.
+        segment: (B,) int64, each in [0, S).
+        label: (B,) float32, each 0 or 1.
+        weight: (B,) float32, ones where the schema declares no weight.
+        extra: columns that only evaluation reads, each (B,); never an input of the model.
+    """
+
+    dense: Tensor
+    sparse: KeyedJaggedTensor
+    segment: Tensor
+    label: Tensor
+    weight: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.label.shape[0]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
+        """Return the batch on `device`; with `non_blocking` the copy may still be under way on the current stream."""
+        return Batch(
+            dense=self.dense.to(device, non_blocking=non_blocking),
+            sparse=self.sparse.to(device, non_blocking=non_blocking),
+            segment=self.segment.to(device, non_blocking=non_blocking),
+            label=self.label.to(device, non_blocking=non_blocking),
+            weight=self.weight.to(device, non_blocking=non_blocking),
+            extra={name: column.to(device, non_blocking=non_blocking) for name, column in self.extra.items()},
+        )
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tell the allocator that `stream` uses these tensors, so that their memory is not handed out too early."""
+        self.sparse.record_stream(stream)
+        for tensor in (self.dense, self.segment, self.label, self.weight, *self.extra.values()):
+            tensor.record_stream(stream)
+
+    def pin_memory(self) -> "Batch":
+        """Return a copy in page-locked memory, from which a copy to the device can overlap with computing."""
+        return Batch(
+            dense=self.dense.pin_memory(),
+            sparse=self.sparse.pin_memory(),
+            segment=self.segment.pin_memory(),
+            label=self.label.pin_memory(),
+            weight=self.weight.pin_memory(),
+            extra={name: column.pin_memory() for name, column in self.extra.items()},
+        )

@@ -1,0 +1,89 @@
+"""Raw id -> row of an embedding table, fitted on the training split.
+
+Row 0 belongs to every id that was never seen in training, so a vocabulary of n ids needs a table of n + 1 rows.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recsys.errors import DataError
+
+UNKNOWN_ROW = 0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids of one embedding table in the order of their rows.
+
+    `ids` is an Arrow array of strings or int64 without repeats; `ids[i]` owns row i + 1.
+
+    >>> vocabulary = Vocabulary.of("item_id", ["lamp", "mug"])
+    >>> vocabulary.rows_of(["mug", "teapot"]).tolist()
+    [2, 0]
+    """
+
+    table: str
+    ids: pa.Array
+
+    @classmethod
+    def of(cls, table: str, ids: Sequence[str] | Sequence[int]) -> "Vocabulary":
+        """Make a vocabulary of plain Python ids, which must be all strings or all integers."""
+        return cls(table, pa.array(ids, type=pa.string() if ids and isinstance(ids[0], str) else pa.int64()))
+
+    def __len__(self) -> int:
+        """Number of table rows: one per id, and the unknown row."""
+        return len(self.ids) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that differ where any id, its type or the order differs."""
+        digest = hashlib.sha256(str(self.ids.type).encode())
+        for row in self.ids:
+            encoded = str(row.as_py()).encode()
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        return digest.hexdigest()[:16]
+
+    def rows_of(self, values: Sequence[str] | Sequence[int] | pa.Array) -> npt.NDArray[np.int64]:
+        """Return each value's table row, `UNKNOWN_ROW` for values never seen; (n,) int64."""
+        wanted = values if isinstance(values, pa.Array) else pa.array(values)
+        found = pc.index_in(wanted.cast(self.ids.type), value_set=self.ids)
+        rows = pc.add(pc.fill_null(found.cast(pa.int64()), -1), 1)
+        return np.asarray(rows.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    def save(self, path: Path) -> None:
+        """Write the columns `id` and `row` as Parquet."""
+        rows = pa.array(np.arange(1, len(self)), type=pa.int64())
+        pq.write_table(pa.table({"id": self.ids, "row": rows}), path, compression="zstd", write_page_checksum=True)
+
+    @classmethod
+    def load(cls, path: Path) -> "Vocabulary":
+        """Read what `save` wrote; the file's stem names the table.
+
+        Raises:
+            DataError: the file is missing, torn, or its rows do not count up from 1.
+        """
+        try:
+            table = pq.read_table(path, columns=["id", "row"], page_checksum_verification=True)
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise DataError(
+                f"Vocabulary file {path} cannot be read ({error}); expected Parquet with the columns `id` and `row`. "
+                "Run `recsys prepare` again to make it."
+            ) from error
+        rows = table["row"].to_numpy()
+        if not np.array_equal(rows, np.arange(1, len(rows) + 1)):
+            raise DataError(
+                f"Vocabulary file {path} does not number its rows 1, 2, 3, ...: every id would get another id's "
+                "vector. Run `recsys prepare` again to make it."
+            )
+        ids = table["id"].combine_chunks()
+        normal = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
+        return cls(path.stem, ids.cast(normal))

@@ -1,0 +1,38 @@
+"""What every room of tests shares: where the real data lies, and markers that skip with a reason."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+torch.set_num_threads(2)
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"real data is absent: expected ../shared/data/{name} beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def online_retail_folder() -> Path:
+    """The folder of the real Online Retail transactions; tests that need it are skipped where it is absent."""
+    return _shared("online-retail")
+
+
+@pytest.fixture(scope="session")
+def ml_100k_folder() -> Path:
+    """The folder of the MovieLens-100K table; tests that need it are skipped where it is absent."""
+    return _shared("ml-100k")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked `gpu` where there is none."""
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))
