@@ -1,0 +1,284 @@
+"""Every knob of a run, typed: one frozen dataclass per group of `conf/`, under the same names.
+
+Values stand in `conf/` alone; here stand their types and the ranges that make sense. An unknown key, a missing key, a
+wrong type or a value out of range is refused before anything runs.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic.type_adapter import TypeAdapter
+from pydantic_core import ErrorDetails
+
+from recsys.errors import UsageError
+
+_STRICT = ConfigDict(extra="forbid", str_strip_whitespace=True)
+PositiveInt = Annotated[int, Field(gt=0, strict=True)]
+NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class OnlineRetailData:
+    """Invoices of an online shop; dates are half-open boundaries (UTC days)."""
+
+    source: Literal["online_retail"]
+    name: Name
+    schema_path: Path
+    raw: Path
+    train_start: Day
+    validation_start: Day
+    test_start: Day
+    test_end: Day
+    negatives_per_positive: PositiveInt
+    ranking_validation_invoices: PositiveInt
+    seed: NonNegativeInt
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class TableData:
+    """Rows that the user already has; the schema's `table:` block says how to read them."""
+
+    source: Literal["table"]
+    name: Name
+    schema_path: Path
+    raw: Path
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class MovielensData:
+    """A MovieLens release in its publisher's layout."""
+
+    source: Literal["movielens"]
+    name: Name
+    schema_path: Path
+    raw: Path
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class SimulatedData:
+    """A simulated world; `world_seed` draws the world, `seed` the rows in it."""
+
+    source: Literal["simulated"]
+    name: Name
+    schema_path: Path
+    raw: Path
+    rows: PositiveInt
+    users: PositiveInt
+    items: PositiveInt
+    days: PositiveInt
+    seed: NonNegativeInt
+    world_seed: NonNegativeInt
+
+
+DataConfig = Annotated[OnlineRetailData | TableData | MovielensData | SimulatedData, Field(discriminator="source")]
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class TwoTowerConfig:
+    """A tower that is pre-trained here, on the training split.
+
+    `width` is each side's vector, `table_dimension` each id's; `temperature` divides the scores of the softmax.
+    """
+
+    kind: Literal["two_tower"]
+    name: Name
+    width: PositiveInt
+    table_dimension: PositiveInt
+    hidden_widths: tuple[PositiveInt, ...]
+    temperature: PositiveFloat
+    batch_size: PositiveInt
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+    table_learning_rate: PositiveFloat
+    seed: NonNegativeInt
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class ImportedTowerConfig:
+    """Vectors made elsewhere, by item id; reduced to `width` numbers by principal components."""
+
+    kind: Literal["imported"]
+    name: Name
+    width: PositiveInt
+    vectors: Path
+    id_column: str
+    vector_column: str
+
+
+TowerConfig = Annotated[TwoTowerConfig | ImportedTowerConfig, Field(discriminator="kind")]
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class NetworkConfig:
+    """An interaction network over fields of `field_width` numbers; `width` is its output's.
+
+    `layers` counts cross layers or mask blocks, `rank` the low-rank cross's inner width, `mask_ratio` a mask's hidden
+    width over its output's; each must be null where the crossing has no such thing.
+    """
+
+    name: Literal["cross", "cross_low_rank", "dot", "mask", "mlp"]
+    field_width: PositiveInt
+    width: PositiveInt
+    hidden_widths: tuple[PositiveInt, ...]
+    dropout: Fraction
+    layers: PositiveInt | None
+    rank: PositiveInt | None
+    mask_ratio: PositiveFloat | None
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class CompositionConfig:
+    """How tower and interaction network are joined.
+
+    `join` is for the parallel kinds, `routes` (segment -> branches; every segment once, or {} for all through all),
+    `gate` and `experts` for the conditional ones; each must be null where it means nothing.
+    """
+
+    name: Literal["sequential", "parallel", "conditional", "parallel_conditional"]
+    width: PositiveInt
+    join: Literal["concat", "sum", "product", "gate"] | None
+    routing: Literal["gate", "route"] | None
+    routes: dict[str, tuple[Literal["embedding_tower", "interaction_network"], ...]] | None
+    expert_hidden: tuple[PositiveInt, ...] | None
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class TrainingModeConfig:
+    """Which parts learn."""
+
+    name: Literal["end_to_end", "frozen_tower"]
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class TrainingConfig:
+    """The budget and the optimizers: AdamW on dense parameters, row-wise Adagrad on tables.
+
+    `warmup_share` of all steps raises the rates from 0 to full, then they fall to `final_rate_share` of it. Validation
+    runs `validations_per_epoch` times; `patience` of them without a better log loss end the run.
+    """
+
+    seed: NonNegativeInt
+    batch_size: PositiveInt
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+    table_learning_rate: PositiveFloat
+    tower_rate_share: PositiveFloat
+    weight_decay: NonNegativeFloat
+    warmup_share: Fraction
+    final_rate_share: Fraction
+    report_every: PositiveInt
+    validations_per_epoch: PositiveInt
+    patience: PositiveInt
+    max_gradient_norm: PositiveFloat | None
+    shuffle_buffer_rows: PositiveInt
+    decode_threads: PositiveInt
+    checkpoint_every: PositiveInt
+    keep_checkpoints: PositiveInt
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class EvaluationConfig:
+    """Batch size of scoring, and whether whole candidate lists are ranked where the data has them."""
+
+    batch_size: PositiveInt
+    ranking: bool
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class TrackingConfig:
+    """Where runs are recorded; `uri` null is a SQLite store in `runs`."""
+
+    uri: str | None
+    experiment: str
+    system_metrics: bool
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class AblationConfig:
+    """The grid: config key -> values; every combination is an arm, trained once per seed."""
+
+    name: Name
+    grid: dict[str, tuple[str | int | float | bool, ...]]
+    seeds: tuple[NonNegativeInt, ...]
+    contrast: str
+    margin: PositiveFloat
+    resamples: PositiveInt
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class DailyConfig:
+    """A scheduled run's window: the days before `date`, the last of them held out for validation and test."""
+
+    date: Day | None
+    train_days: PositiveInt
+    validation_days: PositiveInt
+    test_days: PositiveInt
+    segment_margin: PositiveFloat
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class RuntimeConfig:
+    """Folders and machine limits; `threads` null takes every core."""
+
+    runs: Path
+    encoded: Path
+    towers: Path
+    threads: PositiveInt | None
+    memory_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(MB|GB)$")]
+
+
+@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+class RunConfig:
+    """One run, whole."""
+
+    data: DataConfig
+    tower: TowerConfig
+    network: NetworkConfig
+    composition: CompositionConfig
+    training_mode: TrainingModeConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    tracking: TrackingConfig
+    ablation: AblationConfig
+    daily: DailyConfig
+    runtime: RuntimeConfig
+
+
+def config_from(document: dict[str, Any]) -> RunConfig:
+    """Check plain values and return them typed.
+
+    Raises:
+        UsageError: names each key, what was found and what is expected.
+    """
+    try:
+        return _ADAPTER.validate_python(document)
+    except ValidationError as error:
+        lines = [_explain(detail) for detail in error.errors(include_url=False)]
+        raise UsageError("The configuration cannot be used:\n  " + "\n  ".join(lines)) from error
+
+
+def config_document(config: RunConfig) -> dict[str, Any]:
+    """Return the config as plain JSON values, the way it is recorded with a run."""
+    document: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    return document
+
+
+_ADAPTER = TypeAdapter(RunConfig)
+
+
+def _explain(detail: ErrorDetails) -> str:
+    # The union's tag ("online_retail") is a step of pydantic's path, and no key that a user could type.
+    tags = {"online_retail", "table", "movielens", "simulated", "two_tower", "imported"}
+    key = ".".join(str(step) for step in detail["loc"] if step not in tags)
+    if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"`{key}` is no known key (found {detail['input']!r}); the keys stand in the files of conf/"
+    if detail["type"] in ("missing", "missing_argument"):
+        return f"`{key}` is missing; it has no default"
+    return f"`{key}` is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
