@@ -1,6 +1,8 @@
 """Words of the command line -> a checked `RunConfig`. The only file that knows Hydra."""
 
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,21 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def _nearest_key(unknown: str) -> str:
+    known = [*(path.name for path in CONF.iterdir() if path.is_dir()), *_keys(_compose([]))]
+    near = difflib.get_close_matches(unknown, known, n=3, cutoff=0.5)
+    return f"There is no key `{unknown}`; " + (
+        f"near it: {', '.join(near)}." if near else "the keys stand in conf/run.yaml."
+    )
+
+
+def _keys(document: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in document.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{prefix}{name}.")
+
+
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     if not CONF.is_dir():
         raise UsageError(f"The folder {CONF} is missing; run `recsys` from a full clone of the repository.")
@@ -43,6 +60,8 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
         # The first lines name the key or choice; what follows is advice in Hydra's own terms ("+key"), which would
         # only trade this message for one about an unknown key.
         lines = [line for line in str(error).splitlines() if line.strip() and "use +" not in line]
+        if found := re.match(r"Could not override '(.+)'", lines[0]):
+            lines[1:] = [_nearest_key(found.group(1))]
         raise UsageError("These overrides cannot be applied to conf/run.yaml: " + "\n  ".join(lines[:6])) from error
     assert isinstance(document, dict)
     return {str(key): value for key, value in document.items()}
