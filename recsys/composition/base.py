@@ -1,0 +1,54 @@
+"""What every composition promises, and the projection that lets two branches of different widths meet."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from recsys.features.batch import Batch
+
+
+class Tower(Protocol):
+    """An embedding tower as a composition calls it; see `EmbeddingTower.forward`."""
+
+    def __call__(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        """Return (B, output_width), or (n, output_width) for n `rows`."""
+
+
+class Network(Protocol):
+    """An interaction network as a composition calls it; see `InteractionNetwork.forward`."""
+
+    def __call__(self, batch: Batch, rows: Tensor | None = None, tower_field: Tensor | None = None) -> Tensor:
+        """Return (B, output_width), or (n, output_width) for n `rows`."""
+
+
+class Composition(nn.Module):
+    """Base of the compositions: calls both branches, for the rows and in the order that it stands for.
+
+    A composition calls each branch exactly once per batch, with no rows if need be: behind it lie sharded tables, which
+    no rank may skip.
+
+    Attributes:
+        output_width: of the joined vector.
+    """
+
+    def __init__(self, output_width: int) -> None:
+        super().__init__()
+        self.output_width = output_width
+
+    def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
+        """Return the joined vector of every row, (B, output_width)."""
+        raise NotImplementedError
+
+
+class BranchProjection(nn.Module):
+    """Bring the tower's vector and the network's to one width, so that they can be added, multiplied or gated."""
+
+    def __init__(self, tower_width: int, network_width: int, width: int) -> None:
+        super().__init__()
+        self.tower = nn.Linear(tower_width, width)
+        self.network = nn.Linear(network_width, width)
+
+    def forward(self, tower: Tensor, network: Tensor) -> Tensor:
+        """Map (B, tower_width) and (B, network_width) to the branches (B, 2, D), the tower first."""
+        return torch.stack([self.tower(tower), self.network(network)], dim=1)

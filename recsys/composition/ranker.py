@@ -1,0 +1,49 @@
+"""Ranker: the whole model, from a batch to one logit a row."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from recsys.composition.base import Composition
+from recsys.features.batch import Batch
+from recsys.interactions.mlp import Mlp
+from recsys.interactions.network import InteractionNetwork
+from recsys.towers.embedding import EmbeddingTower
+
+
+class Head(nn.Module):
+    """The last layers: the joined vector becomes a logit."""
+
+    def __init__(self, input_width: int, hidden_widths: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.hidden = Mlp(input_width, hidden_widths, dropout)
+        self.output = nn.Linear(self.hidden.output_width, 1)
+
+    def forward(self, joined: Tensor) -> Tensor:
+        """Map (B, input_width) to the logits (B,)."""
+        return self.output(self.hidden(joined)).squeeze(1)
+
+
+class Ranker(nn.Module):
+    """Four parts with fixed names, by which the run wing freezes, measures and reports them.
+
+    The one ranker class: compositions and interaction networks vary inside. Its first parameters depend on the random
+    seed and the parts alone, never on the training mode, so that two arms of an ablation start from the same logits.
+    """
+
+    def __init__(
+        self,
+        embedding_tower: EmbeddingTower,
+        interaction_network: InteractionNetwork,
+        composition: Composition,
+        head: Head,
+    ) -> None:
+        super().__init__()
+        self.embedding_tower = embedding_tower
+        self.interaction_network = interaction_network
+        self.composition = composition
+        self.head = head
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the logit of every row, (B,)."""
+        return self.head(self.composition(batch, self.embedding_tower, self.interaction_network))

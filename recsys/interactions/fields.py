@@ -1,0 +1,95 @@
+"""InteractionFields: a batch becomes one vector per field.
+
+A sparse feature's vector comes from its table; a dense feature's from a small layer of its own; the user segment is a
+field like the others; and a sequential composition adds the tower's vector as the last.
+"""
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+
+from recsys.features.batch import Batch
+from recsys.features.contract import FeatureContract
+from recsys.features.schema import INTERACTION_NETWORK, FeatureKind
+from recsys.features.tables import table_configs
+
+TABLE_PREFIX = "network_"
+"""Goes before the vocabulary's name in the name of each of the network's tables."""
+
+SEGMENT_KEY = "user segment"
+"""Key of the segment among the looked-up ids, and of its table after the prefix; no feature has this name."""
+
+
+class InteractionFields(nn.Module):
+    """Give every feature of the interaction network, and the user segment, a vector of the same width.
+
+    A dense feature x becomes ReLU(x w + b) with its own w and b, so that each number of its vector is a hinge of x:
+    "LR" of Gorishniy, Rubachev and Babenko, "On Embeddings for Numerical Features in Tabular Deep Learning" (NeurIPS
+    2022), section 3.3, found there to beat the product x w alone.
+
+    The segment is looked up in a table, not in a parameter: the table's optimizer leaves the rows of absent segments as
+    they are, where AdamW would move them by momentum and decay.
+
+    Attributes:
+        num_fields: F, the tower's field included where there is one.
+        dimension: D.
+    """
+
+    def __init__(self, contract: FeatureContract, dimension: int, *, has_tower_field: bool) -> None:
+        super().__init__()
+        schema = contract.schema
+        used = schema.used_by(INTERACTION_NETWORK)
+        dense_columns = {feature.name: column for column, feature in enumerate(schema.dense)}
+        columns = [dense_columns[feature.name] for feature in used if feature.kind is FeatureKind.DENSE]
+        segments = EmbeddingBagConfig(
+            name=f"{TABLE_PREFIX}{SEGMENT_KEY}",
+            num_embeddings=len(schema.segments),
+            embedding_dim=dimension,
+            feature_names=[SEGMENT_KEY],
+            pooling=PoolingType.MEAN,
+        )
+        names = [feature.name for feature in used]
+        tables = table_configs(contract, names, prefix=TABLE_PREFIX, dimension=dimension)
+        self.ebc = EmbeddingBagCollection(tables=[*tables, segments])
+        self._keys = [*(feature.name for feature in used if feature.kind is not FeatureKind.DENSE), SEGMENT_KEY]
+        # A buffer, so that it follows the module to its device; not persistent, as the schema gives it anew.
+        self.register_buffer("dense_columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
+        # What nn.Linear(1, D) starts with, for every dense feature: uniform between -1 and 1.
+        self.dense_weight = nn.Parameter(torch.empty(len(columns), dimension).uniform_(-1, 1))
+        self.dense_bias = nn.Parameter(torch.empty(len(columns), dimension).uniform_(-1, 1))
+        self.dimension = dimension
+        self.has_tower_field = has_tower_field
+        self.num_fields = len(self._keys) + len(columns) + int(has_tower_field)
+
+    def look_up(self, batch: Batch) -> Tensor:
+        """Return the pooled vectors of the sparse features and the segment, (B, F_sparse, D), for every row."""
+        segment = KeyedJaggedTensor(
+            keys=[SEGMENT_KEY], values=batch.segment, lengths=torch.ones_like(batch.segment, dtype=_lengths_type(batch))
+        )
+        pooled = self.ebc(KeyedJaggedTensor.concat([batch.sparse, segment]))
+        # By name: a sharded collection returns its keys in the order of its plan, not of its configuration.
+        return KeyedTensor.regroup([pooled], [self._keys])[0].unflatten(1, (-1, self.dimension))
+
+    def forward(self, looked_up: Tensor, dense: Tensor, tower_field: Tensor | None) -> Tensor:
+        """Put all fields of some rows side by side.
+
+        Args:
+            looked_up: (n, F_sparse, D), those rows of `look_up`.
+            dense: (n, F_dense), those rows of `Batch.dense`.
+            tower_field: (n, D) where the fields have one for the tower, else None.
+
+        Returns:
+            (n, F, D): sparse features and dense features in schema order with the segment between them, then the tower.
+        """
+        values = dense[:, self.dense_columns].unsqueeze(-1)  # (n, F_dense, 1)
+        fields = [looked_up, torch.relu(torch.addcmul(self.dense_bias, values, self.dense_weight))]
+        if tower_field is not None:
+            fields.append(tower_field.unsqueeze(1))
+        return torch.cat(fields, dim=1)
+
+
+def _lengths_type(batch: Batch) -> torch.dtype:
+    # Lengths may be int32 or int64, and two collections of ids join only where they agree.
+    return batch.sparse.lengths().dtype

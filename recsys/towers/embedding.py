@@ -1,0 +1,206 @@
+"""EmbeddingTower: the pre-trained half of a ranker, one vector for the row's user and one for its item.
+
+A two-tower model (Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", RecSys
+2019) or a table of vectors imported from elsewhere; the ranker sees no difference.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedTensor
+
+from recsys.errors import DataError, UsageError
+from recsys.features.batch import Batch
+from recsys.features.contract import FeatureContract
+from recsys.features.schema import ITEM_TOWER, USER_TOWER, FeatureKind, FeatureSchema
+from recsys.features.tables import table_configs
+
+TABLE_PREFIX = "tower_"
+"""Goes before the vocabulary's name in the name of each of the tower's tables."""
+
+
+class TowerKind(StrEnum):
+    """Where a tower's vectors come from."""
+
+    TWO_TOWER = "two_tower"
+    IMPORTED = "imported"
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """All that is needed to build a tower's modules for a given contract.
+
+    Attributes:
+        width: D, of each side's vector.
+        table_dimension: width of one id's embedding; D itself for imported vectors, which nothing projects.
+        hidden_widths: of each side's layers between embeddings and its vector; empty for imported vectors.
+        user_features, item_features: names in schema order. An imported tower without user features has no user side.
+    """
+
+    kind: TowerKind
+    width: int
+    table_dimension: int
+    hidden_widths: tuple[int, ...]
+    user_features: tuple[str, ...]
+    item_features: tuple[str, ...]
+
+    @classmethod
+    def two_tower(
+        cls, schema: FeatureSchema, *, width: int, table_dimension: int, hidden_widths: Sequence[int]
+    ) -> "TowerSpec":
+        """Describe a tower over the features that the schema gives to its user side and its item side.
+
+        Raises:
+            UsageError: a side has no sparse feature.
+        """
+        sides = {part: schema.used_by(part) for part in (USER_TOWER, ITEM_TOWER)}
+        for part, side in sides.items():
+            if all(feature.kind is FeatureKind.DENSE for feature in side):
+                raise UsageError(
+                    f"Schema `{schema.name}` gives {part} the features {[feature.name for feature in side]}; expected "
+                    f"at least one sparse feature. Add `{part}` to the `used_by` of one."
+                )
+        user, item = (tuple(feature.name for feature in side) for side in sides.values())
+        return cls(TowerKind.TWO_TOWER, width, table_dimension, tuple(hidden_widths), user, item)
+
+    @classmethod
+    def imported(cls, schema: FeatureSchema, *, width: int) -> "TowerSpec":
+        """Describe a tower over one vector per item; the user's is the mean over the list that shares the item's table.
+
+        Only lists that the schema gives to the user tower count.
+        """
+        table = schema.feature(schema.item).table
+        lists = [feature for feature in schema.used_by(USER_TOWER) if feature.kind is FeatureKind.SPARSE_LIST]
+        recent = tuple(feature.name for feature in lists if feature.table == table)[:1]
+        return cls(TowerKind.IMPORTED, width, width, (), recent, (schema.item,))
+
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values that `from_document` reads back."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any]) -> "TowerSpec":
+        """Read what `to_document` wrote.
+
+        Raises:
+            DataError: a key is missing or unknown, or the kind is no `TowerKind`.
+        """
+        try:
+            values = {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
+            return cls(**{**values, "kind": TowerKind(values["kind"])})
+        except (TypeError, KeyError, ValueError) as error:
+            raise DataError(
+                f"This is no tower's description ({error}); expected the keys "
+                f"{', '.join(field.name for field in fields(cls))}. Pre-train or import the tower again."
+            ) from error
+
+
+class EmbeddingTower(nn.Module):
+    """Turn ids into the user's vector u, the item's vector v, and their product u * v, whose sum is the dot product.
+
+    Both sides of a two-tower model are brought to unit length, as Yi et al. (2019, section 5.1) do. What the ranker gets is
+    scaled so that a number of u, v or u * v is about 1: a layer that starts at random would not hear 1/D of that.
+
+    Attributes:
+        is_frozen: the whole forward, tables included, runs without a graph and in evaluation mode. Fused tables learn
+            inside backward whatever `requires_grad` says, so there is no other way to hold them still.
+        output_width: of what the ranker gets: 3 D, or D where there is no user side.
+    """
+
+    def __init__(self, spec: TowerSpec, contract: FeatureContract) -> None:
+        super().__init__()
+        schema = contract.schema
+        self.spec = spec
+        self.is_frozen = False
+        self.output_width = spec.width * (3 if spec.user_features else 1)
+        sides = [[schema.feature(name) for name in names] for names in (spec.user_features, spec.item_features)]
+        self._groups = [[f.name for f in side if f.kind is not FeatureKind.DENSE] for side in sides if side]
+        names = spec.user_features + spec.item_features
+        self.ebc = EmbeddingBagCollection(
+            tables=table_configs(contract, names, prefix=TABLE_PREFIX, dimension=spec.table_dimension)
+        )
+        dense_columns = {feature.name: column for column, feature in enumerate(schema.dense)}
+        columns = [[dense_columns[f.name] for f in side if f.kind is FeatureKind.DENSE] for side in sides]
+        # Buffers, so that they follow the module to its device; not persistent, as the schema gives them anew.
+        self.register_buffer("user_columns", torch.tensor(columns[0], dtype=torch.int64), persistent=False)
+        self.register_buffer("item_columns", torch.tensor(columns[1], dtype=torch.int64), persistent=False)
+        if spec.kind is TowerKind.TWO_TOWER:
+            widths = [
+                len(names) * spec.table_dimension + len(dense)
+                for names, dense in zip(self._groups, columns, strict=True)
+            ]
+            self.user_side = _side(widths[0], spec)
+            self.item_side = _side(widths[1], spec)
+
+    def train(self, mode: bool = True) -> "EmbeddingTower":
+        """Set training mode; a frozen tower stays in evaluation mode."""
+        return super().train(mode and not self.is_frozen)
+
+    def sides(self, batch: Batch, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the user vectors and the item vectors, each (B, D), or (n, D) for the n `rows`.
+
+        A two-tower's are of unit length. Every row is looked up, since a rank may not skip a sharded table; with no rows
+        at all the layers above the tables are not called, so that they get no gradient rather than a zero one.
+
+        Raises:
+            UsageError: the tower has no user side.
+        """
+        if not self.spec.user_features:
+            raise UsageError(
+                "This tower has no user side: no list feature of the user tower shares the item's table. Give the "
+                "schema one, or use the tower for its item vectors only."
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
+            user, item = _picked(self._look_up(batch), rows)
+            if self.spec.kind is TowerKind.IMPORTED:
+                return user, item
+            if not len(user):
+                return tuple(_no_rows(side, self.spec.width) for side in (user, item))  # type: ignore[return-value]
+            (dense,) = _picked([batch.dense], rows)
+            user = self.user_side(torch.cat([user, dense[:, self.user_columns]], dim=1))
+            item = self.item_side(torch.cat([item, dense[:, self.item_columns]], dim=1))
+            return F.normalize(user, dim=1), F.normalize(item, dim=1)
+
+    def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        """Return what the ranker joins: u, v and u * v side by side, or v alone where there is no user side.
+
+        Args:
+            rows: (n,) int64 positions in the batch; None is all of them.
+
+        Returns:
+            (B, output_width), or (n, output_width).
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
+            if not self.spec.user_features:
+                return _picked(self._look_up(batch), rows)[0]
+            user, item = self.sides(batch, rows)
+            if self.spec.kind is TowerKind.TWO_TOWER:
+                # A unit vector of D numbers has mean square 1/D. Imported vectors were scaled when they were read.
+                user, item = user * math.sqrt(self.spec.width), item * math.sqrt(self.spec.width)
+            return torch.cat([user, item, user * item], dim=1)
+
+    def _look_up(self, batch: Batch) -> list[Tensor]:
+        # By name: a sharded collection returns its keys in the order of its plan, not of its configuration.
+        return KeyedTensor.regroup([self.ebc(batch.sparse)], self._groups)
+
+
+def _side(input_width: int, spec: TowerSpec) -> nn.Sequential:
+    widths = (input_width, *spec.hidden_widths)
+    hidden = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in zip(widths, widths[1:], strict=False)]
+    return nn.Sequential(*hidden, nn.Linear(widths[-1], spec.width))
+
+
+def _picked(tensors: Sequence[Tensor], rows: Tensor | None) -> Sequence[Tensor]:
+    return tensors if rows is None else [tensor.index_select(0, rows) for tensor in tensors]
+
+
+def _no_rows(empty: Tensor, width: int) -> Tensor:
+    """An (0, width) tensor whose graph still reaches `empty`'s tables."""
+    return empty.sum(dim=1, keepdim=True).expand(0, width)
