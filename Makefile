@@ -1,0 +1,57 @@
+# Every target does its own set-up: a machine needs Python 3.11 or newer, pip and make, and nothing else.
+# A target that stands is reused, so a second call costs a second.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+# The CUDA build of fbgemm-gpu does not even import without a GPU's driver, and the CPU build must not stand beside it.
+TARGET := $(if $(shell nvidia-smi --list-gpus 2>/dev/null),cuda,cpu)
+READY := .venv/ready-$(TARGET)
+LOCK := requirements/$(TARGET).lock.txt
+SHIM := $(if $(filter cpu,$(TARGET)),./requirements/fbgemm_gpu_shim)
+
+.PHONY: help setup demo test ui lint lock bench
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
+
+setup: $(READY) ## make .venv from the lock file of this machine's kind
+
+demo: $(READY) ## simulate, prepare, pre-train, ablate, compare: the whole method in minutes
+	@$(BIN)/recsys demo
+
+test: $(READY) ## run every test
+	@$(BIN)/python -m pytest
+
+ui: $(READY) ## serve MLflow on loopback over the runs that stand, and print the address
+	@$(BIN)/recsys ui
+
+lint: $(READY) ## ruff and mypy over everything
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## speed, as ratios against a limit and against peers
+	@$(BIN)/python -m pytest tests/benchmarks
+
+lock: ## resolve the versions anew and write both lock files
+	@$(PYTHON) requirements/lock.py
+
+# torch goes in first and by its exact version: asked for by torchrec alone, pip may take another build of it.
+# The stamp is written last, so an interrupted set-up starts again from an empty folder; a changed lock only adds to it.
+$(READY): $(LOCK)
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	echo "Setting up .venv from $(LOCK); this takes minutes, once."
+	if [ ! -e $@ ]; then $(PYTHON) -m venv --clear .venv; fi
+	install="$(BIN)/python -m pip --disable-pip-version-check install --quiet"
+	$$install "$$(grep '^torch==' $(LOCK))"
+	if [ -n "$(SHIM)" ]; then $$install --constraint $(LOCK) $(SHIM); fi
+	$$install --requirement $(LOCK)
+	$$install --no-deps --editable .
+	$(BIN)/python -m pip check
+	touch $@
