@@ -46,6 +46,7 @@ class BranchProjection(nn.Module):
 
     def __init__(self, tower_width: int, network_width: int, width: int) -> None:
         super().__init__()
+        self.width = width
         self.tower = nn.Linear(tower_width, width)
         self.network = nn.Linear(network_width, width)
 

@@ -17,7 +17,7 @@ def table_configs(
 ) -> list[EmbeddingBagConfig]:
     """Describe the tables that the features in `names` look up; dense ones among them have none.
 
-    Features that share a vocabulary share its table. A list is the mean of its ids' vectors, and zero where it is empty.
+    Features that share a vocabulary share its table. A list is the mean of its ids' vectors, zero where it is empty.
 
     Args:
         prefix: goes before each table's name, which is otherwise its vocabulary's; tells the parts of a model apart.

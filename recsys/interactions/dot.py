@@ -18,6 +18,8 @@ class DotInteraction(Crossing):
     15
     """
 
+    pairs: Tensor
+
     def __init__(self, num_fields: int, dimension: int) -> None:
         super().__init__(num_fields * dimension + num_fields * (num_fields - 1) // 2)
         pairs = torch.triu_indices(num_fields, num_fields, offset=1)

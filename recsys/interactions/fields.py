@@ -37,6 +37,8 @@ class InteractionFields(nn.Module):
         dimension: D.
     """
 
+    dense_columns: Tensor
+
     def __init__(self, contract: FeatureContract, dimension: int, *, has_tower_field: bool) -> None:
         super().__init__()
         schema = contract.schema

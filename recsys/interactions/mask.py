@@ -7,8 +7,8 @@ Mask" (DLP-KDD 2021).
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from recsys.interactions.base import Crossing
 
@@ -45,7 +45,7 @@ class _FieldNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_fields, dimension))
 
     def forward(self, fields: Tensor) -> Tensor:
-        return torch.addcmul(self.bias, F.layer_norm(fields, fields.shape[-1:]), self.gain)
+        return torch.addcmul(self.bias, layer_norm(fields, fields.shape[-1:]), self.gain)
 
 
 class SerialMaskNet(Crossing):

@@ -1,4 +1,4 @@
-"""Mlp: the plain multilayer perceptron, as a crossing of its own, on top of the others, and inside heads and experts."""
+"""The plain multilayer perceptron, on top of every crossing and in heads and experts; and the crossing without one."""
 
 from collections.abc import Sequence
 

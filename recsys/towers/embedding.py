@@ -8,11 +8,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
@@ -93,7 +94,7 @@ class TowerSpec:
             DataError: a key is missing or unknown, or the kind is no `TowerKind`.
         """
         try:
-            values = {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
+            values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in document.items()}
             return cls(**{**values, "kind": TowerKind(values["kind"])})
         except (TypeError, KeyError, ValueError) as error:
             raise DataError(
@@ -105,14 +106,17 @@ class TowerSpec:
 class EmbeddingTower(nn.Module):
     """Turn ids into the user's vector u, the item's vector v, and their product u * v, whose sum is the dot product.
 
-    Both sides of a two-tower model are brought to unit length, as Yi et al. (2019, section 5.1) do. What the ranker gets is
-    scaled so that a number of u, v or u * v is about 1: a layer that starts at random would not hear 1/D of that.
+    Both sides of a two-tower model are brought to unit length, as Yi et al. (2019, section 3) do. What the ranker gets
+    is scaled so that a number of u, v or u * v is about 1: a layer that starts at random would not hear 1/D of that.
 
     Attributes:
         is_frozen: the whole forward, tables included, runs without a graph and in evaluation mode. Fused tables learn
             inside backward whatever `requires_grad` says, so there is no other way to hold them still.
         output_width: of what the ranker gets: 3 D, or D where there is no user side.
     """
+
+    user_columns: Tensor
+    item_columns: Tensor
 
     def __init__(self, spec: TowerSpec, contract: FeatureContract) -> None:
         super().__init__()
@@ -146,8 +150,8 @@ class EmbeddingTower(nn.Module):
     def sides(self, batch: Batch, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the user vectors and the item vectors, each (B, D), or (n, D) for the n `rows`.
 
-        A two-tower's are of unit length. Every row is looked up, since a rank may not skip a sharded table; with no rows
-        at all the layers above the tables are not called, so that they get no gradient rather than a zero one.
+        A two-tower's are of unit length. Every row is looked up, since a rank may not skip a sharded table; with no
+        rows at all the layers above the tables are not called: they get no gradient rather than a zero one.
 
         Raises:
             UsageError: the tower has no user side.
@@ -166,7 +170,7 @@ class EmbeddingTower(nn.Module):
             (dense,) = _picked([batch.dense], rows)
             user = self.user_side(torch.cat([user, dense[:, self.user_columns]], dim=1))
             item = self.item_side(torch.cat([item, dense[:, self.item_columns]], dim=1))
-            return F.normalize(user, dim=1), F.normalize(item, dim=1)
+            return normalize(user, dim=1), normalize(item, dim=1)
 
     def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """Return what the ranker joins: u, v and u * v side by side, or v alone where there is no user side.
@@ -193,7 +197,7 @@ class EmbeddingTower(nn.Module):
 
 def _side(input_width: int, spec: TowerSpec) -> nn.Sequential:
     widths = (input_width, *spec.hidden_widths)
-    hidden = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in zip(widths, widths[1:], strict=False)]
+    hidden = [nn.Sequential(nn.Linear(i, o), nn.ReLU()) for i, o in pairwise(widths)]
     return nn.Sequential(*hidden, nn.Linear(widths[-1], spec.width))
 
 
