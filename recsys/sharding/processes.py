@@ -1,0 +1,91 @@
+"""The process group of a run: one process by itself, or one of those that torchrun started.
+
+A run of one process is a group of one, so that there is a single training path. Its store lives in the process's own
+memory: it opens no port, and any number of runs can start on one machine at the same moment.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from recsys.errors import UsageError
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class ProcessContext:
+    """Which process this is, of how many, and the device that it computes on.
+
+    >>> ProcessContext(rank=0, world_size=1, device=torch.device("cpu")).is_first
+    True
+    """
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files and reports."""
+        return self.rank == 0
+
+
+def start_processes() -> ProcessContext:
+    """Join torchrun's process group, or start a group of one; a group that already stands is used as it is.
+
+    NCCL on GPUs where there are any, gloo otherwise.
+
+    Raises:
+        UsageError: torchrun's variables are half set, or name more processes than the machine has GPUs.
+    """
+    if not dist.is_initialized():
+        if _is_started_by_torchrun(os.environ):
+            dist.init_process_group(_backend(), init_method="env://")
+        else:
+            dist.init_process_group(_backend(), store=dist.HashStore(), rank=0, world_size=1)
+    device = _device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return ProcessContext(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
+
+
+def stop_processes() -> None:
+    """Leave the process group; a no-op where none stands."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _is_started_by_torchrun(environment: Mapping[str, str]) -> bool:
+    """Whether torchrun's five variables are set.
+
+    Raises:
+        UsageError: RANK is set and others are not: a group of one would silently train the wrong thing.
+    """
+    missing = [name for name in _TORCHRUN if name not in environment]
+    if missing and "RANK" in environment:
+        raise UsageError(
+            f"RANK is set to {environment['RANK']}, but {', '.join(missing)} is not. Start several processes with "
+            "`torchrun --nproc-per-node N`, or unset RANK to run one."
+        )
+    return not missing
+
+
+def _backend() -> str:
+    # Small host-side facts (who stops, which batch was bad) travel by gloo even where tensors travel by NCCL.
+    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if local_rank >= torch.cuda.device_count():
+        raise UsageError(
+            f"Process {local_rank} of this machine has no GPU of its own: {torch.cuda.device_count()} found. Start "
+            f"torchrun with --nproc-per-node {torch.cuda.device_count()}."
+        )
+    return torch.device("cuda", local_rank)

@@ -1,0 +1,206 @@
+"""Wrapping a ranker in TorchRec's engine, one process included.
+
+Every collection of tables is sharded by an explicit plan and updated by a fused kernel inside the backward pass;
+everything else is replicated. TorchRec's own wrapper for the replicated part is DDP, which stops at a parameter that a
+batch did not reach (a frozen tower, an absent segment's expert). Here the dense gradients are averaged by one flat
+all-reduce that knows who had a gradient: a parameter that no process reached keeps none, and so stands still.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
+from torch import nn
+from torch.distributed.optim import _apply_optimizer_in_backward
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+from recsys.errors import UsageError
+from recsys.sharding.fused import dense_buffers, dense_parameters, load_table_weights, table_weights
+from recsys.sharding.processes import ProcessContext
+
+# The three update rules that fbgemm's CPU kernels have; they ignore weight decay and momentum, so neither is offered.
+_UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
+    "rowwise_adagrad": RowWiseAdagrad,
+    "adagrad": torch.optim.Adagrad,
+    "sgd": torch.optim.SGD,
+}
+_SHARDINGS = ("table_wise", "row_wise", "column_wise")
+
+
+@dataclass(frozen=True)
+class TableOptimizer:
+    """How a part's tables learn.
+
+    Attributes:
+        name: "rowwise_adagrad" (one accumulator per row), "adagrad" (one per element) or "sgd" (none).
+        epsilon: added to the root of the accumulator; SGD has no use for it.
+    """
+
+    name: str
+    learning_rate: float
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.name not in _UPDATE_RULES:
+            raise UsageError(f"Tables cannot learn by `{self.name}`; the fused kernels have {', '.join(_UPDATE_RULES)}.")
+
+
+# A kernel cannot be without an update rule: with none attached it takes fbgemm's default, SGD at rate 0.01. This one
+# holds no state and moves nothing; that no gradient reaches it either is the frozen part's own doing.
+_STANDING_STILL = TableOptimizer("sgd", learning_rate=0.0)
+
+
+def wrap_ranker(
+    ranker: nn.Module,
+    table_optimizers: Mapping[str, TableOptimizer | None],
+    context: ProcessContext,
+    sharding: Mapping[str, str] | None = None,
+) -> DistributedModelParallel:
+    """Shard the ranker's tables, replicate the rest, and keep every weight as it was.
+
+    Args:
+        ranker: changed in place; afterwards it is the returned wrapper's `.module`, with the same named children.
+        table_optimizers: by name of the part (a child of `ranker`); None for a part that stands still. Every part that
+            has tables must be named.
+        sharding: by name of the part: "table_wise" (the default), "row_wise" or "column_wise".
+
+    Raises:
+        UsageError: a part with tables has no entry, a table's width is no multiple of 4, or row-wise Adagrad meets
+            column-wise sharding (every piece would have accumulators of its own: another optimizer, and one that
+            depends on the number of processes).
+    """
+    kinds = sharding or {}
+    collections = _collections_by_part(ranker)
+    for path, collection in collections.items():
+        part = path.split(".")[0]
+        if part not in table_optimizers:
+            raise UsageError(
+                f"`{path}` has tables, but no table optimizer is given for `{part}` (given: "
+                f"{', '.join(table_optimizers) or 'none'}). Give it one, or None if it shall stand still."
+            )
+        optimizer = table_optimizers[part] or _STANDING_STILL
+        _check_tables(path, collection, optimizer, kinds.get(part, "table_wise"))
+        _attach(collection, optimizer)
+    plan = _plan(collections, kinds, context)
+    # TorchRec fills sharded tables with fresh random numbers unless they came from another device than the CPU.
+    weights = table_weights(ranker)
+    wrapped = DistributedModelParallel(
+        ranker,
+        env=ShardingEnv.from_process_group(dist.group.WORLD),
+        device=context.device,
+        plan=plan,
+        # The default check serves row 0 for an id that is out of range, and rewrites the batch.
+        sharders=[EmbeddingBagCollectionSharder(fused_params={"bounds_check_mode": BoundsCheckMode.FATAL})],
+        data_parallel_wrapper=_Replicated(),
+    )
+    load_table_weights(wrapped, weights)
+    _broadcast_dense(wrapped, context)
+    return wrapped
+
+
+def average_dense_gradients(parameters: Sequence[nn.Parameter], context: ProcessContext) -> None:
+    """Replace each gradient by its mean over the processes; a no-op in a run of one.
+
+    A parameter that some process did not reach counts as a gradient of zero there. One that no process reached keeps
+    None, so that no optimizer touches it. Every process passes the same parameters in the same order.
+    """
+    if context.world_size == 1 or not parameters:
+        return
+    flat = torch.cat(
+        [_flat_gradient(parameter) for parameter in parameters]
+        + [torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=context.device)]
+    )
+    dist.all_reduce(flat)
+    *means, reached = flat.split([*(parameter.numel() for parameter in parameters), len(parameters)])
+    for parameter, mean, count in zip(parameters, means, reached.tolist(), strict=True):
+        parameter.grad = (mean / context.world_size).view_as(parameter) if count else None
+
+
+class _Replicated(DataParallelWrapper):
+    """Puts the dense part on the process's device and leaves averaging to `average_dense_gradients`."""
+
+    def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
+        dmp.module.to(device)
+
+
+def _collections_by_part(ranker: nn.Module) -> dict[str, EmbeddingBagCollection]:
+    return {path: child for path, child in ranker.named_modules() if isinstance(child, EmbeddingBagCollection)}
+
+
+def _check_tables(path: str, collection: EmbeddingBagCollection, optimizer: TableOptimizer, sharding: str) -> None:
+    if sharding not in _SHARDINGS:
+        raise UsageError(f"`{path}` cannot be sharded `{sharding}`; expected one of {', '.join(_SHARDINGS)}.")
+    if sharding == "column_wise" and optimizer.name == "rowwise_adagrad":
+        raise UsageError(
+            f"`{path}` is sharded column_wise and learns by rowwise_adagrad: every piece of a row would have its own "
+            "accumulator. Shard it row_wise, or use adagrad."
+        )
+    for config in collection.embedding_bag_configs():
+        if config.embedding_dim % 4:
+            raise UsageError(
+                f"Table `{config.name}` of `{path}` is {config.embedding_dim} wide; the fused kernels need a multiple "
+                f"of 4, such as {-(-config.embedding_dim // 4) * 4}."
+            )
+
+
+def _attach(collection: EmbeddingBagCollection, optimizer: TableOptimizer) -> None:
+    # A fused kernel ignores requires_grad, and attaching to a parameter without it fails.
+    collection.requires_grad_(True)
+    # The sharder writes into these arguments: a dictionary shared by two parts would mix them up.
+    arguments: dict[str, Any] = {"lr": optimizer.learning_rate}
+    if optimizer.name != "sgd":
+        arguments["eps"] = optimizer.epsilon
+    _apply_optimizer_in_backward(_UPDATE_RULES[optimizer.name], collection.parameters(), arguments)
+
+
+def _plan(
+    collections: Mapping[str, EmbeddingBagCollection], kinds: Mapping[str, str], context: ProcessContext
+) -> ShardingPlan:
+    """Say where every table lies. TorchRec's planner offers no row-wise sharding on CPUs, so the plan is made here."""
+    held = [0] * context.world_size  # elements of whole tables per process
+    sharder = EmbeddingBagCollectionSharder()
+    modules = {}
+    for path, collection in collections.items():
+        kind = kinds.get(path.split(".")[0], "table_wise")
+        places = {}
+        # Largest first, each to the process that holds least: the usual greedy balance.
+        for config in sorted(collection.embedding_bag_configs(), key=lambda c: -c.num_embeddings * c.embedding_dim):
+            if kind == "row_wise":
+                places[config.name] = row_wise(compute_kernel="fused")
+            elif kind == "column_wise":
+                places[config.name] = column_wise(ranks=list(range(context.world_size)), compute_kernel="fused")
+            else:
+                rank = held.index(min(held))
+                held[rank] += config.num_embeddings * config.embedding_dim
+                places[config.name] = table_wise(rank=rank, compute_kernel="fused")
+        in_order = {config.name: places[config.name] for config in collection.embedding_bag_configs()}
+        modules[path] = construct_module_sharding_plan(
+            collection,
+            in_order,
+            sharder=sharder,
+            local_size=context.world_size,
+            world_size=context.world_size,
+            device_type=context.device.type,
+        )
+    return ShardingPlan(modules)
+
+
+def _broadcast_dense(wrapped: nn.Module, context: ProcessContext) -> None:
+    """Give every process the first one's dense weights: they may have been drawn from different seeds."""
+    if context.world_size > 1:
+        with torch.no_grad():
+            for tensor in (*dense_parameters(wrapped).values(), *dense_buffers(wrapped).values()):
+                dist.broadcast(tensor, src=0)
+
+
+def _flat_gradient(parameter: nn.Parameter) -> torch.Tensor:
+    gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    return gradient.detach().reshape(-1)
