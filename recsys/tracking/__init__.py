@@ -1,0 +1,15 @@
+"""What a run leaves behind for people to compare: MLflow, and nowhere else.
+
+Holds the names of everything that is recorded, the local spool that training writes, its delivery to a tracking store,
+the life of a run, finished runs as a table, and the figures attached to a run. It knows neither models nor training:
+whoever calls it hands over plain numbers.
+"""
+
+import os
+
+# Before mlflow is first imported. A run must not call home; a server that is away must not hold a thread for minutes
+# (MLflow's own default is seven retries of two minutes); and no model may run pickled code when it is loaded.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")

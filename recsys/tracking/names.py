@@ -1,0 +1,216 @@
+"""Every metric, parameter and tag name, once: runs line up in the comparison view because they spell alike.
+
+MLflow's chart page makes a section of what stands before the slash, and cuts a chart's title after about a dozen
+characters, so sections are few and the parts after the slash short. A metric with several values draws a line, one with
+a single value a bar; final scores therefore have sections of their own (`test`, `test_auc`, `ranking`).
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from recsys.errors import UsageError
+
+TRAIN_LOSS = "train/loss"
+EPOCH = "train/epoch"
+ROWS_SEEN = "train/rows_seen"
+SKIPPED_BATCHES = "train/skipped_batches"
+ROWS_PER_SECOND = "perf/rows_per_second"
+DATA_WAIT_SHARE = "perf/data_wait_share"
+TRAIN_SECONDS = "cost/train_seconds"
+PEAK_MEMORY_MEGABYTES = "cost/peak_memory_mb"
+NON_FINITE = "train/non_finite_values"
+"""How many values were NaN or infinite and therefore counted here instead of logged under their own name."""
+
+VALIDATION, TEST = "valid", "test"
+
+WHOLE, ALL = "whole", "all"
+
+PARAM_ARM = "arm"
+PARAM_MODE = "training_mode"
+PARAM_COMPOSITION = "composition"
+PARAM_TOWER = "tower"
+PARAM_NETWORK = "network"
+PARAM_SEED = "seed"
+PARAM_DATA = "data"
+GROUPING_PARAMS = (PARAM_ARM, PARAM_MODE, PARAM_COMPOSITION, PARAM_TOWER, PARAM_NETWORK, PARAM_SEED, PARAM_DATA)
+"""Params that every run has, "none" where off: what people filter and group runs by."""
+
+TAG_ABLATION_ID = "ablation_id"
+TAG_KIND = "kind"
+"""One of `KINDS`."""
+KINDS = ("arm", "study", "train", "daily", "pretrain")
+TAG_ARM = "arm"
+TAG_VERDICT = "verdict"
+TAG_END_REASON = "end_reason"
+TAG_SPOOL_ID = "spool_id"
+TAG_CONTRACT = "contract"
+TAG_FROZEN_PROOF = "frozen_proof"
+TAG_NOTE = "mlflow.note.content"
+"""Markdown that the run's and the experiment's page show."""
+TAG_COLOUR = "mlflow.runColor"
+"""The run's line colour on the chart page, as `#rrggbb`."""
+
+CONFIG_FILE = "config.yaml"
+LEARNING_CURVES_FILE = "plots/learning_curves.png"
+GRADIENT_NORMS_FILE = "plots/gradient_norms.png"
+CALIBRATION_FILE = "plots/calibration.png"
+AUC_BY_SEGMENT_FILE = "plots/auc_by_segment.png"
+
+_LONGEST_KEY = 250
+# MLflow takes letters of any script, digits, `_`, `.`, `-`, space, `:` and `/`; the colon is spent on escaping here.
+_REFUSED = re.compile(r"[^\w.\- ]|^\.+|^ | $|\.$")
+_ESCAPED = re.compile(r":([0-9a-f]+):")
+
+
+def escaped(name: str) -> str:
+    """Return a name that MLflow accepts as one part of a key; `unescaped` turns it back.
+
+    >>> escaped("a/b"), escaped("café"), escaped("👍 5")
+    ('a:2f:b', 'café', ':1f44d: 5')
+    """
+    return _REFUSED.sub(lambda match: "".join(f":{ord(letter):x}:" for letter in match.group()), name)
+
+
+def unescaped(name: str) -> str:
+    """Return the name that `escaped` was given.
+
+    >>> unescaped(escaped("../👍:"))
+    '../👍:'
+    """
+    return _ESCAPED.sub(lambda match: chr(int(match.group(1), 16)), name)
+
+
+def checked_key(key: str) -> str:
+    """Return a metric or param key unchanged.
+
+    Raises:
+        UsageError: MLflow would refuse it, which must not come out hours later when the spool is sent.
+    """
+    parts = key.split("/")
+    if not all(parts) or len(parts) > 2 or any(_REFUSED.search(part.replace(":", "")) for part in parts):
+        raise UsageError(
+            f"The name {key!r} cannot be tracked: expected letters, digits, `_`, `.`, `-` and space, with at most one "
+            "slash. Pass what comes from data through `recsys.tracking.names.escaped` first."
+        )
+    if len(key) > _LONGEST_KEY:
+        raise UsageError(f"The name {key[:40]!r}... has {len(key)} characters; MLflow takes at most {_LONGEST_KEY}.")
+    return key
+
+
+def grad_norm(part: str) -> str:
+    """The gradient norm of one of the ranker's children, or of the `WHOLE` ranker."""
+    return f"grad_norm/{escaped(part)}"
+
+
+def learning_rate(part: str) -> str:
+    """The learning rate of a group of parameters, such as `dense` or `tables`."""
+    return f"train/lr_{escaped(part)}"
+
+
+def auc(split: str, segment: str = ALL) -> str:
+    """AUC on a split (`VALIDATION` or `TEST`), of one user segment or of all rows."""
+    return f"{split}_auc/{escaped(segment)}"
+
+
+def score(split: str, metric: str, segment: str = ALL) -> str:
+    """Another metric on a split, such as `log_loss`.
+
+    >>> score(TEST, "log_loss"), score(TEST, "log_loss", "new")
+    ('test/log_loss', 'test_log_loss/new')
+    """
+    return f"{split}/{escaped(metric)}" if segment == ALL else f"{split}_{metric}/{escaped(segment)}"
+
+
+def ranking(metric: str, candidates: str, segment: str = ALL) -> str:
+    """A ranking metric on the test split; MLflow refuses `@`, so it is dropped.
+
+    >>> ranking("recall@20", "all"), ranking("ndcg@20", "new_to_user", "heavy")
+    ('ranking/recall20_all', 'ranking_ndcg20_new_to_user/heavy')
+    """
+    stem = f"{metric.replace('@', '')}_{candidates}"
+    return f"ranking/{stem}" if segment == ALL else f"ranking_{stem}/{escaped(segment)}"
+
+
+def training_metrics(
+    *,
+    loss: float,
+    gradient_norms: Mapping[str, float],
+    learning_rates: Mapping[str, float],
+    rows_seen: int,
+    epoch: int,
+    rows_per_second: float,
+    data_wait_share: float,
+    skipped_batches: int,
+) -> dict[str, float]:
+    """Name the numbers of one report of the training loop.
+
+    Every run logs every name, a frozen tower's gradient norm of 0 included, so that all runs show the same charts.
+    """
+    return {
+        TRAIN_LOSS: loss,
+        **{grad_norm(part): norm for part, norm in gradient_norms.items()},
+        **{learning_rate(part): rate for part, rate in learning_rates.items()},
+        ROWS_SEEN: rows_seen,
+        EPOCH: epoch,
+        ROWS_PER_SECOND: rows_per_second,
+        DATA_WAIT_SHARE: data_wait_share,
+        SKIPPED_BATCHES: skipped_batches,
+    }
+
+
+def evaluation_metrics(
+    split: str, overall: Mapping[str, float], by_segment: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Name the metrics of one evaluation: everything overall, and each segment's AUC.
+
+    Other metrics by segment go to the run as a table: as metrics they would bury the charts that people look at.
+    A metric that is undefined is absent from its mapping, and stays absent.
+    """
+    named = {auc(split) if metric == "auc" else score(split, metric): value for metric, value in overall.items()}
+    named |= {auc(split, segment): metrics["auc"] for segment, metrics in by_segment.items() if "auc" in metrics}
+    return named
+
+
+def run_name(*differences: object, seed: int) -> str:
+    """Join what differs between runs, most telling first, as the run list cuts long names.
+
+    >>> run_name("frozen_tower", "conditional", seed=0)
+    'frozen_tower/conditional/s0'
+    """
+    return "/".join([*map(str, differences), f"s{seed}"])
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Turn a nested config into params with dotted names; what is off reads "none", lists are joined by commas.
+
+    >>> flattened({"training": {"steps": 10, "warm_up": None}, "seeds": [0, 1]})
+    {'training.steps': '10', 'training.warm_up': 'none', 'seeds': '0,1'}
+    """
+    params: dict[str, str] = {}
+    for key, value in config.items():
+        name = f"{prefix}{escaped(str(key))}"
+        if isinstance(value, Mapping):
+            params |= flattened(value, f"{name}.")
+        else:
+            params[name] = _param_value(value)
+    return params
+
+
+def split_finite(metrics: Mapping[str, float]) -> tuple[dict[str, float], int]:
+    """Separate what can be logged from a count of NaN and infinite values, which would wreck a chart's axis.
+
+    >>> split_finite({"a": 1.0, "b": float("nan")})
+    ({'a': 1.0}, 1)
+    """
+    finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+    return finite, len(metrics) - len(finite)
+
+
+def _param_value(value: Any) -> str:
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, list | tuple):
+        return ",".join(map(_param_value, value)) or "none"
+    return str(value)

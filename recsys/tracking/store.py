@@ -1,0 +1,152 @@
+"""Where runs are recorded: a SQLite file in a folder, or a tracking server.
+
+MLflow's file store refuses to start, and several processes that create a fresh SQLite store at once crash each other;
+so the store is named once here, and opened under a lock.
+"""
+
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fcntl import LOCK_EX, flock
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import LifecycleStage
+from mlflow.exceptions import MlflowException
+
+from recsys.errors import CannotWriteError, ServiceError, UsageError
+from recsys.files import ensure_writable
+
+_PROBE_SECONDS = 3.0
+_SQLITE = "sqlite:///"
+
+# "Creating initial database tables" is no news to somebody who asked for a training run.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class TrackingStore:
+    """A tracking store, the experiment that runs belong to, and the folder of their local spools.
+
+    Attributes:
+        uri: `sqlite:///<path>` or `http(s)://<server>`.
+        experiment: name; created where it is absent.
+        spool_directory: one folder per run is kept in it.
+
+    >>> store = TrackingStore.in_folder(Path("/tmp/runs"), experiment="online_retail")
+    >>> store.uri, store.is_server
+    ('sqlite:////tmp/runs/mlflow.db', False)
+    """
+
+    uri: str
+    experiment: str
+    spool_directory: Path
+
+    def __post_init__(self) -> None:
+        if not self.uri.startswith((_SQLITE, "http://", "https://")):
+            raise UsageError(
+                f"The tracking address {self.public_uri!r} is of no known kind; expected `sqlite:///<path>` or "
+                "`http://<host>:<port>`. Leave `tracking.uri` null for a SQLite store in the runs folder."
+            )
+
+    @classmethod
+    def in_folder(cls, folder: Path, experiment: str, uri: str | None = None) -> "TrackingStore":
+        """A store with its spools in `folder`; without a `uri`, its SQLite file and artifacts are there too."""
+        folder = folder.absolute()
+        return cls(uri or f"{_SQLITE}{folder}/mlflow.db", experiment, folder / "spool")
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the store is reached over a network, and so may be away."""
+        return not self.uri.startswith(_SQLITE)
+
+    @property
+    def public_uri(self) -> str:
+        """The address without any user name and password, fit for messages and files."""
+        parts = urlsplit(self.uri)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.username else self.uri
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file; only where the store is no server."""
+        return Path(self.uri.removeprefix(_SQLITE)).absolute()
+
+    def open(self) -> MlflowClient:
+        """Return a client of the store, which is created where it is absent.
+
+        Raises:
+            ServiceError: the server does not answer, said within seconds.
+            CannotWriteError: the SQLite file's folder cannot be written.
+        """
+        if self.is_server:
+            require_answer(self)
+            return MlflowClient(self.uri)
+        with locked(self.database.parent / ".mlflow.lock"):
+            try:
+                return MlflowClient(self.uri)
+            except MlflowException as error:
+                raise CannotWriteError(f"The run store {self.database} cannot be opened: {error.message}") from error
+
+    def experiment_id(self, client: MlflowClient) -> str:
+        """Return the id of the experiment, which is created where it is absent.
+
+        Raises:
+            ServiceError: the experiment was deleted in the store; nothing can be logged to it.
+        """
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            found = self._created(client)
+        if found.lifecycle_stage == LifecycleStage.DELETED:
+            raise ServiceError(
+                f"The experiment {self.experiment!r} in {self.public_uri} is deleted. Restore it with `mlflow "
+                f"experiments restore --experiment-id {found.experiment_id}`, or set `tracking.experiment` to another."
+            )
+        return found.experiment_id
+
+    def _created(self, client: MlflowClient) -> mlflow.entities.Experiment:
+        # A server keeps artifacts where it was told to; beside a SQLite file they would land in the working folder.
+        folder = f"{self.database.parent.as_uri()}/artifacts/{quote(self.experiment, safe='')}"
+        location = None if self.is_server else folder
+        try:
+            return client.get_experiment(client.create_experiment(self.experiment, artifact_location=location))
+        except MlflowException:
+            # Another process was faster, which is as good; any other trouble shows again here.
+            found = client.get_experiment_by_name(self.experiment)
+            if found is None:
+                raise
+            return found
+
+
+def require_answer(store: TrackingStore) -> None:
+    """Ask the server whether it is up, before a client with longer patience is let loose on it.
+
+    Raises:
+        ServiceError: no answer within 3 seconds.
+    """
+    try:
+        with urllib.request.urlopen(f"{store.uri.rstrip('/')}/health", timeout=_PROBE_SECONDS):
+            return
+    except (OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        raise ServiceError(
+            f"The tracking server {store.public_uri} does not answer ({reason}). Start it, or correct `tracking.uri`."
+        ) from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock on a file for the length of the block; the kernel frees it when the process dies.
+
+    Raises:
+        CannotWriteError: the folder cannot be written.
+    """
+    ensure_writable(path.parent)
+    with path.open("a") as stream:
+        flock(stream, LOCK_EX)
+        yield
