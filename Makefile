@@ -46,12 +46,14 @@ lock: ## resolve the versions anew and write both lock files
 # The stamp is written last, so an interrupted set-up starts again from an empty folder; a changed lock only adds to it.
 $(READY): $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
-	echo "Setting up .venv from $(LOCK); this takes minutes, once."
 	if [ ! -e $@ ]; then $(PYTHON) -m venv --clear .venv; fi
 	install="$(BIN)/python -m pip --disable-pip-version-check install --quiet"
+	echo "Setting up .venv from $(LOCK); this takes minutes, once. 1/3: torch"
 	$$install "$$(grep '^torch==' $(LOCK))"
 	if [ -n "$(SHIM)" ]; then $$install --constraint $(LOCK) $(SHIM); fi
+	echo "2/3: the other $$(grep -c == $(LOCK)) packages"
 	$$install --requirement $(LOCK)
+	echo "3/3: recsys itself"
 	$$install --no-deps --editable .
 	$(BIN)/python -m pip check
 	touch $@

@@ -4,9 +4,12 @@ Everything written for a later reader goes through this file: work happens under
 is flushed to the disk, and only then takes the final name in one rename.
 """
 
+import ctypes
+import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +20,8 @@ from typing import Any
 from recsys.errors import CannotWriteError
 
 _READ_BYTES = 1 << 20
+# From <fcntl.h> and <linux/fs.h>.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def canonical_json(value: Any) -> str:
@@ -69,19 +74,28 @@ def published_directory(final: Path) -> Iterator[Path]:
     A folder that already stands at `final` is replaced whole, and only after the new one is complete.
 
     Raises:
-        CannotWriteError: the parent folder cannot be written; said before any work is done.
+        CannotWriteError: the parent folder cannot be written, or something other than a folder stands at `final`,
+            both said before any work is done; or the disk is full. Other failures of the work pass through.
     """
-    final = final.absolute()
+    final = final.resolve()
     ensure_writable(final.parent)
-    work = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
+    if final.exists() and not final.is_dir():
+        raise CannotWriteError(
+            f"Cannot write the folder {final}: a file of that name stands there. Move it away first."
+        )
+    work = _unused_name(final, "partial")
     try:
+        work.mkdir()
         yield work
-        # mkdtemp makes private folders; what is published should be as readable as any other folder.
-        work.chmod(0o755)
         _flush_tree(work)
         _replace_directory(work, final)
     except OSError as error:
-        raise CannotWriteError(f"Cannot write {final}: {error.strerror or error}. Nothing was left behind.") from error
+        if not _is_about_writing(error, work):
+            raise
+        reason = error.strerror or error
+        raise CannotWriteError(
+            f"Cannot write {final}: {reason}. Nothing was left behind; mend that and repeat."
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -93,35 +107,59 @@ def write_text_atomically(path: Path, text: str) -> None:
         CannotWriteError: the folder cannot be written or the disk is full; a file that stood at `path` is untouched.
     """
     ensure_writable(path.parent)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    work = _unused_name(path, "partial")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with work.open("x", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        os.replace(work, path)
+        _flush_folder(path.parent)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
-        raise CannotWriteError(f"Cannot write {path}: {error.strerror}.") from error
-    _flush_folder(path.parent)
+        raise CannotWriteError(f"Cannot write {path}: {error.strerror}. What stood there is untouched.") from error
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def _unused_name(final: Path, ending: str) -> Path:
+    # Beside the final name, as a rename works within one file system; not by `tempfile`, whose files nobody else reads.
+    return final.with_name(f".{final.name}.{secrets.token_hex(6)}.{ending}")
+
+
+def _is_about_writing(error: OSError, work: Path) -> bool:
+    # The work may also read files or talk to a server; a failure there must not be reported as one of the output.
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENAMETOOLONG):
+        return True
+    return any(str(name).startswith(str(work)) for name in (error.filename, error.filename2) if name is not None)
 
 
 def _replace_directory(work: Path, final: Path) -> None:
     if not final.exists():
         os.rename(work, final)
+    elif _exchange(work, final):
+        shutil.rmtree(work, ignore_errors=True)
     else:
-        # A folder cannot be renamed over a full one, so the old one steps aside for the moment between two renames.
-        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".replaced", dir=final.parent))
-        os.rename(final, aside / final.name)
+        # No file system call swaps the two here, so the old one steps aside for the moment between two renames.
+        aside = _unused_name(final, "replaced")
+        os.rename(final, aside)
         os.rename(work, final)
         shutil.rmtree(aside, ignore_errors=True)
     _flush_folder(final.parent)
 
 
+def _exchange(first: Path, second: Path) -> bool:
+    # Linux swaps two names in one step, so that at no moment the final name is missing. False where it cannot.
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    done = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE)
+    return bool(done == 0)
+
+
 def _flush_tree(root: Path) -> None:
     for folder, _, names in os.walk(root):
-        for name in names:
+        # A link has no bytes of its own to flush, and what it points at may not exist.
+        for name in (name for name in names if not Path(folder, name).is_symlink()):
             with open(Path(folder, name), "rb") as stream:
                 os.fsync(stream.fileno())
         _flush_folder(Path(folder))

@@ -1,0 +1,200 @@
+"""Stages that are safe to start at any time, by anyone, any number of times.
+
+A stage's key names everything that its output follows from: inputs, parameters, code. Output that carries a receipt
+with the same key is up to date; anything else is made again beside it and takes its place whole. A lock that the
+kernel frees when its holder dies keeps a second starter out, so a crash leaves nothing to clean up by hand.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from recsys.errors import BusyError, CannotWriteError, DataError
+from recsys.files import ensure_writable, fingerprint_of, published_directory, sha256_of_file, write_text_atomically
+
+RECEIPT_NAME = "receipt.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one piece of work depends on.
+
+    >>> stage = Stage("prepare", inputs={"sales": "sha256:0a"}, parameters={"days": 90}, code_version="1")
+    >>> stage.key == Stage("prepare", {"sales": "sha256:0b"}, {"days": 90}, "1").key
+    False
+
+    Attributes:
+        inputs: a fingerprint of each input, as `input_fingerprint` makes them.
+        parameters: JSON-able values that the output depends on.
+        code_version: changes where the code that does the work changes, as `code_version_of` does.
+    """
+
+    name: str
+    inputs: Mapping[str, str]
+    parameters: Mapping[str, Any]
+    code_version: str
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits; equal where the output would be equal."""
+        return fingerprint_of(asdict(self))
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """Where a stage's output stands, and whether this call made it or found it up to date."""
+
+    path: Path
+    key: str
+    was_run: bool
+
+
+def run_stage(stage: Stage, final: Path, work: Callable[[Path], None]) -> StageResult:
+    """Make `final` by `work`, or find that it stands already.
+
+    Args:
+        final: the folder that holds the output and its receipt; one of another key is replaced whole.
+        work: writes everything into the empty folder that it is given.
+
+    Raises:
+        BusyError: another process works on `final`; names its pid, its host and since when.
+        CannotWriteError: `final` cannot be written; said before any work is done.
+    """
+    if is_up_to_date(stage, final):
+        return StageResult(final, stage.key, was_run=False)
+    with held_lock(final.parent / f".{final.name}.lock", f"Stage `{stage.name}` for {final}"):
+        # Whoever held the lock a moment ago may have done this very work.
+        if is_up_to_date(stage, final):
+            return StageResult(final, stage.key, was_run=False)
+        _sweep_leftovers(final)
+        started = _now()
+        with published_directory(final) as folder:
+            work(folder)
+            receipt = {
+                **asdict(stage),
+                "key": stage.key,
+                "files": _sizes(folder),
+                "started": started,
+                "finished": _now(),
+                **_holder(),
+            }
+            write_text_atomically(folder / RECEIPT_NAME, json.dumps(receipt, indent=2, sort_keys=True) + "\n")
+    return StageResult(final, stage.key, was_run=True)
+
+
+def is_up_to_date(stage: Stage, final: Path) -> bool:
+    """Whether `final` carries this stage's key and still holds every file of its receipt in full length."""
+    try:
+        receipt = json.loads((final / RECEIPT_NAME).read_text(encoding="utf-8"))
+        return bool(receipt["key"] == stage.key) and all(
+            (final / name).stat().st_size == size for name, size in receipt["files"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # No receipt, a torn one, or a file gone: whatever stands there cannot be relied on, so it is made again.
+        return False
+
+
+@contextmanager
+def held_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file at `path`; it stays behind, empty, as removing it would let two processes hold two of them.
+
+    Args:
+        what: what the lock protects, for the message ("Stage `prepare` for runs/3").
+
+    Raises:
+        BusyError: another process holds it; the message starts with `what`.
+        CannotWriteError: the lock file cannot be written.
+    """
+    ensure_writable(path.parent)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise CannotWriteError(f"{what} needs the lock file {path}, which cannot be opened: {error}.") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BusyError(
+                f"{what} is being worked on by {_read_holder(path)}. Wait until it ends, or end it and start again; "
+                "its lock is freed the moment it dies."
+            ) from None
+        try:
+            _sign(handle, json.dumps(_holder() | {"since": _now()}))
+            yield
+        finally:
+            _sign(handle, "")
+    finally:
+        os.close(handle)
+
+
+def input_fingerprint(path: Path) -> str:
+    """Return what names the bytes of a file, or of every file below a folder with their relative names.
+
+    Raises:
+        DataError: nothing stands at `path`.
+    """
+    if path.is_file():
+        return sha256_of_file(path)
+    if not path.is_dir():
+        raise DataError(f"The input {path} is neither a file nor a folder. Correct the path, or make the input first.")
+    return fingerprint_of({name: sha256_of_file(path / name) for name in _sizes(path)})
+
+
+def code_version_of(*packages: ModuleType) -> str:
+    """Return 16 hexadecimal digits that change with any source file of these packages or modules."""
+    digests: dict[str, str] = {}
+    for package in packages:
+        source = Path(str(package.__file__))
+        files = source.parent.rglob("*.py") if source.name == "__init__.py" else [source]
+        digests |= {f"{package.__name__}:{file.relative_to(source.parent)}": sha256_of_file(file) for file in files}
+    return fingerprint_of(digests)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+
+
+def _sweep_leftovers(final: Path) -> None:
+    # Only the lock's holder writes beside `final`, so what a killed holder left there belongs to nobody.
+    for pattern in (f".{final.name}.*.partial", f".{final.name}.*.replaced"):
+        for leftover in final.parent.glob(pattern):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _holder() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname()}
+
+
+def _sign(handle: int, text: str) -> None:
+    # On a full disk the lock holds all the same, and the work has its own message for that. Padded to one length and
+    # written in one call, so that a reader never meets half of one holder and half of another.
+    with suppress(OSError):
+        os.pwrite(handle, text.encode().ljust(256), 0)
+
+
+def _read_holder(path: Path) -> str:
+    # A holder takes the lock first and signs it a moment later; until then the file still names a holder before it.
+    for _ in range(20):
+        try:
+            holder = json.loads(path.read_text(encoding="utf-8"))
+            if holder["host"] != socket.gethostname() or Path(f"/proc/{holder['pid']}").exists():
+                return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        time.sleep(0.05)
+    return "another process, which has not signed the lock"
