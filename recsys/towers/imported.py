@@ -1,0 +1,127 @@
+"""Vectors made elsewhere, by id, into an embedding tower: read, checked, reduced, aligned to a vocabulary.
+
+A sentence encoder's vectors of product titles are such a file. What was found and what was done to it goes into the
+artifact's provenance as a receipt.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from recsys.errors import DataError
+from recsys.features.schema import FeatureSchema
+from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
+from recsys.files import sha256_of_file
+from recsys.towers.artifact import TowerArtifact
+from recsys.towers.embedding import TABLE_PREFIX, TowerSpec
+from recsys.towers.vector_files import read_vectors
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Vectors of `width` numbers made from longer ones.
+
+    Attributes:
+        vectors: (n, width) float32, of mean square 1.
+        explained_variance: share of the longer vectors' variance that is kept; 1 where nothing was cut.
+        scale: what every number was multiplied by, at the end.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    explained_variance: float
+    scale: float
+
+
+def import_tower(
+    path: Path, vocabulary: Vocabulary, schema: FeatureSchema, *, width: int, id_column: str, vector_column: str
+) -> TowerArtifact:
+    """Make a tower of a file of vectors: one per item of the vocabulary.
+
+    Ids of the vocabulary without a vector, and the unknown row, get the mean of the others.
+
+    Args:
+        path: `.parquet`, `.npy` or `.safetensors`; see `read_vectors`.
+        vocabulary: of the table that the schema's item looks up.
+        width: D; the file's vectors are cut to this many principal components, or kept as they are if equal.
+
+    Raises:
+        DataError: the file breaks one of the rules of `read_vectors`, its vectors are shorter than `width`, or no id in
+            it is in the vocabulary.
+    """
+    ids, vectors = read_vectors(path, id_column, vector_column)
+    rows = _rows_of(ids, vocabulary, path)
+    is_known = rows != UNKNOWN_ROW
+    if not is_known.any():
+        raise DataError(
+            f"None of the {len(ids)} ids in {path} (such as {ids[0].as_py()!r}) is an id of table `{vocabulary.table}` "
+            f"(such as {vocabulary.ids[0].as_py() if len(vocabulary.ids) else 'none at all'!r}). Check that "
+            f"`tower.id_column` ({id_column}) holds the same ids as the data."
+        )
+    reduced = reduce_width(vectors[is_known], width, str(path))
+    table = np.tile(reduced.vectors.mean(axis=0), (len(vocabulary), 1))
+    table[rows[is_known]] = reduced.vectors
+    found = int(is_known.sum())
+    return TowerArtifact(
+        spec=TowerSpec.imported(schema, width=width),
+        weights={f"ebc.embedding_bags.{TABLE_PREFIX}{vocabulary.table}.weight": torch.from_numpy(table)},
+        provenance={
+            "made_by": "import",
+            "file": str(path),
+            "file_sha256": sha256_of_file(path),
+            "vectors_in_file": len(ids),
+            "file_width": vectors.shape[1],
+            "width": width,
+            "explained_variance": reduced.explained_variance,
+            "scale": reduced.scale,
+            "ids_in_vocabulary": len(vocabulary.ids),
+            "ids_with_vector": found,
+            "ids_without_vector": len(vocabulary.ids) - found,
+        },
+    )
+
+
+def reduce_width(vectors: npt.NDArray[np.float32], width: int, where: str) -> Reduction:
+    """Cut vectors to their first `width` principal components, and scale them to mean square 1.
+
+    Vectors of just that width are scaled only. The one scale for all numbers leaves angles and ratios of lengths as
+    they were, and gives a layer above numbers of the size that it expects.
+
+    Args:
+        vectors: (n, W).
+        where: the file, for the message.
+
+    Raises:
+        DataError: W < width, or fewer vectors than components.
+    """
+    count, source_width = vectors.shape
+    if source_width < width or (source_width > width and count < width):
+        raise DataError(
+            f"{where} has {count} usable vectors of {source_width} numbers; `tower.width` {width} needs at least that "
+            "many of both. Lower `tower.width`."
+        )
+    explained = 1.0
+    if source_width > width:
+        centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
+        # eigh sorts upwards: the last columns are the directions of most variance.
+        variances, directions = np.linalg.eigh(centred.T @ centred / count)
+        axes = directions[:, ::-1][:, :width]
+        # An axis may point either way; the sign is fixed so that one file gives one table on every machine.
+        axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(width)])
+        explained = float(variances[::-1][:width].sum() / max(variances.sum(), np.finfo(np.float64).tiny))
+        vectors = (centred @ axes).astype(np.float32)
+    scale = float(1 / max(np.sqrt(np.mean(np.square(vectors, dtype=np.float64))), np.finfo(np.float32).tiny))
+    return Reduction((vectors * np.float32(scale)).astype(np.float32), explained, scale)
+
+
+def _rows_of(ids: pa.Array, vocabulary: Vocabulary, path: Path) -> npt.NDArray[np.int64]:
+    try:
+        return vocabulary.rows_of(ids)
+    except pa.ArrowInvalid as error:
+        raise DataError(
+            f"The ids in {path} are {ids.type} and those of table `{vocabulary.table}` are {vocabulary.ids.type}; they "
+            f"cannot be compared ({error}). Point `tower.id_column` at the column that holds the data's ids."
+        ) from error

@@ -1,0 +1,130 @@
+"""Pre-training a two-tower model: in-batch sampled softmax with a correction for popularity, and how well it retrieves.
+
+Source: Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (RecSys 2019).
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from recsys.features.batch import Batch
+from recsys.towers.embedding import EmbeddingTower
+
+
+def in_batch_softmax_loss(
+    user: Tensor, item: Tensor, item_rows: Tensor, log_popularity: Tensor, weight: Tensor, temperature: float
+) -> Tensor:
+    """Return the weighted mean of -log softmax of each user's own item among the batch's items: equations 3 to 5.
+
+    A popular item stands in many batches as a negative; taking the log of how often from its score undoes that. An item
+    that stands in the batch twice is no negative of itself, so the other copy is left out of the softmax; the paper
+    does not say what it does with those.
+
+    Args:
+        user: (P, D), of unit length, one per positive row.
+        item: (P, D), of unit length.
+        item_rows: (P,) int64, the item's table row.
+        log_popularity: (P,), log of the share of positive rows that have this item.
+        weight: (P,), the reward of each positive (r_i of the paper).
+        temperature: divides the scores.
+
+    Returns:
+        A scalar; 0 where P is 0.
+    """
+    if not len(user):
+        # A batch without positives teaches nothing, but its graph must still reach the tables.
+        return user.sum() + item.sum()
+    scores = user @ item.T / temperature - log_popularity  # (P, P), row i scored by user i
+    is_copy = item_rows.unsqueeze(0) == item_rows.unsqueeze(1)
+    is_copy.fill_diagonal_(False)
+    log_shares = scores.masked_fill(is_copy, -torch.inf).log_softmax(dim=1).diagonal()
+    return -(weight * log_shares).sum() / weight.sum()
+
+
+def log_popularity(counts: Tensor) -> Tensor:
+    """Return the log of every item's share of the positives, (rows,) float32, from its count.
+
+    Each count is raised by one, since an item without positives may still come up and log 0 would be infinite. The
+    paper estimates the shares from a stream (its algorithm 2); here the training split has been counted.
+
+    >>> log_popularity(torch.tensor([0, 1, 5])).exp().tolist()
+    [0.1111111044883728, 0.2222222089767456, 0.6666666865348816]
+    """
+    raised = counts.double() + 1
+    return (raised / raised.sum()).log().float()
+
+
+def count_positives(batches: Iterable[Batch], item_feature: str, num_rows: int) -> Tensor:
+    """Return in how many positive rows each item stands, (num_rows,) int64."""
+    counts = torch.zeros(num_rows, dtype=torch.int64)
+    for batch in batches:
+        items = batch.sparse[item_feature].values()[batch.label > 0]
+        counts += torch.bincount(items.cpu(), minlength=num_rows)
+    return counts
+
+
+class TwoTowerObjective(nn.Module):
+    """The tower and its loss as one module, so that pre-training runs through the same loop as everything else.
+
+    Args:
+        embedding_tower: with a user side and an item side.
+        item_feature: the sparse feature that names the item; one id per row.
+        log_popularity: (rows of the item's table,), as the function of that name returns it.
+        temperature: divides the scores; unit vectors need one well below 1.
+    """
+
+    log_popularity: Tensor
+
+    def __init__(
+        self, embedding_tower: EmbeddingTower, item_feature: str, log_popularity: Tensor, temperature: float
+    ) -> None:
+        super().__init__()
+        self.embedding_tower = embedding_tower
+        self.item_feature = item_feature
+        self.temperature = temperature
+        # Not persistent: it belongs to the data of this training, not to the tower.
+        self.register_buffer("log_popularity", log_popularity, persistent=False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the loss over the batch's positive rows, a scalar."""
+        positives = batch.label.nonzero().squeeze(1)  # (P,)
+        user, item = self.embedding_tower.sides(batch, positives)
+        item_rows = batch.sparse[self.item_feature].values()[positives]
+        return in_batch_softmax_loss(
+            user, item, item_rows, self.log_popularity[item_rows], batch.weight[positives], self.temperature
+        )
+
+
+@torch.no_grad()
+def retrieval_recall(tower: EmbeddingTower, batches: Iterable[Batch], item_feature: str, k: int) -> float:
+    """Return the share of positive rows whose item is among the k best for its user.
+
+    The candidates are the distinct items of the positives in `batches`; an item whose vector changes from row to row
+    (its price did) stands with its last one.
+
+    Args:
+        k: how many items are shown; with no more candidates than that the recall is 1.
+
+    Raises:
+        ValueError: there is no positive row.
+    """
+    users: list[Tensor] = []
+    targets: list[Tensor] = []
+    vectors: dict[int, Tensor] = {}
+    for batch in batches:
+        positives = batch.label.nonzero().squeeze(1)
+        user, item = tower.sides(batch, positives)
+        rows = batch.sparse[item_feature].values()[positives]
+        users.append(user)
+        targets.append(rows)
+        vectors.update(zip(rows.tolist(), item, strict=True))
+    if not vectors:
+        raise ValueError("Recall has no meaning without a positive row; give it the rows of a split that has some.")
+    candidates = torch.stack(list(vectors.values()))  # (N, D)
+    known = torch.tensor(list(vectors), device=candidates.device)
+    hits = 0
+    for user, target in zip(users, targets, strict=True):
+        best = known[(user @ candidates.T).topk(min(k, len(known)), dim=1).indices]  # (P, k)
+        hits += int((best == target.unsqueeze(1)).any(dim=1).sum())
+    return hits / sum(len(target) for target in targets)
