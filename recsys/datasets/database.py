@@ -1,0 +1,103 @@
+"""The DuckDB database in which sources and `encode` work: on disk, in a memory limit, gone at the end.
+
+The database file and everything that DuckDB spills lie in the folder that is given, so that tables larger than the
+memory limit are no special case. All times are UTC: the session's zone is set, whatever the machine's is.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+
+from recsys.errors import CannotWriteError, UsageError
+
+
+@contextmanager
+def temporary_database(folder: Path, memory_limit: str, threads: int) -> Iterator[Backend]:
+    """Yield a connection to a database inside `folder`; database and spilled data are removed at the end.
+
+    Args:
+        memory_limit: what DuckDB may hold in memory, such as "2GB"; beyond it, it spills.
+
+    Raises:
+        UsageError: the memory limit cannot be read, or is too small for the work.
+        CannotWriteError: the disk is full.
+    """
+    _restore_names_that_ibis_calls()
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".database.") as inside:
+        try:
+            # Insertion order costs memory and means nothing here: every output is ordered by its own ORDER BY.
+            connection = ibis.duckdb.connect(
+                Path(inside, "rows.duckdb"),
+                memory_limit=memory_limit,
+                threads=threads,
+                temp_directory=str(Path(inside, "spill")),
+                preserve_insertion_order=False,
+            )
+        except (duckdb.ParserException, duckdb.InvalidInputException) as error:
+            raise UsageError(
+                f"DuckDB refuses memory_limit {memory_limit!r} or threads {threads!r} ({error}). Expected a size such "
+                'as "2GB" and a positive number.'
+            ) from error
+        connection.raw_sql("SET TimeZone = 'UTC'")
+        connection.raw_sql("SET enable_progress_bar = false")
+        try:
+            yield connection
+        except duckdb.OutOfMemoryException as error:
+            raise UsageError(
+                f"Preparing the data needs more than memory_limit {memory_limit} with {threads} threads ({error}). "
+                "Raise the limit, or lower the number of threads."
+            ) from error
+        except duckdb.IOException as error:
+            if "space" not in str(error) and "write" not in str(error):
+                raise
+            raise CannotWriteError(f"Cannot write below {folder}: {error}. Free some space, or choose another.") from (
+                error
+            )
+        finally:
+            connection.disconnect()
+
+
+def store(connection: Backend, name: str, rows: ir.Table) -> ir.Table:
+    """Run `rows` once, keep the result as the table `name`, and return that table."""
+    connection.raw_sql(f'CREATE TABLE "{name}" AS {connection.compile(rows)}')
+    return connection.table(name)
+
+
+def load(connection: Backend, name: str, rows: pa.Table | pa.RecordBatchReader) -> ir.Table:
+    """Keep Arrow rows as the table `name`, and return that table; a reader is consumed batch by batch."""
+    connection.con.register("arriving", rows)
+    connection.raw_sql(f'CREATE TABLE "{name}" AS SELECT * FROM arriving')
+    connection.con.unregister("arriving")
+    return connection.table(name)
+
+
+def stream(connection: Backend, rows: ir.Table, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield the result of `rows` in its order, in batches of about `batch_rows`, never held whole."""
+    yield from connection.con.sql(connection.compile(rows)).to_arrow_reader(batch_rows)
+
+
+def fetch(connection: Backend, rows: ir.Table) -> pa.Table:
+    """Return the whole result of `rows`; for results known to be small."""
+    return connection.con.sql(connection.compile(rows)).to_arrow_table()
+
+
+def fetch_one(connection: Backend, rows: ir.Table) -> dict[str, Any]:
+    """Return the only row of `rows`."""
+    (row,) = fetch(connection, rows).to_pylist()
+    return dict(row)
+
+
+def _restore_names_that_ibis_calls() -> None:
+    # Ibis 12 still calls two methods that DuckDB 2.0 renamed; both are plain aliases.
+    form = duckdb.DuckDBPyConnection
+    if not hasattr(form, "fetch_arrow_table"):
+        form.fetch_arrow_table = lambda self: self.to_arrow_table()
+        form.fetch_record_batch = lambda self, rows_per_batch=1_000_000: self.to_arrow_reader(rows_per_batch)

@@ -1,0 +1,132 @@
+"""Staged rows -> encoded rows: ids to table rows, dense values to unit spread, in batches of Arrow columns."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.datasets.staging import EXTRA_TYPES
+from recsys.features.contract import FeatureContract, Scaling
+from recsys.features.schema import Feature, FeatureKind, Scale
+from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
+
+SEGMENT, LABEL, WEIGHT, TIME = "segment", "label", "weight", "time"
+"""Names of the encoded columns that are no features, whatever the schema calls their sources."""
+
+
+def encoded_schema(contract: FeatureContract) -> pa.Schema:
+    """The Arrow schema of encoded rows: features in schema order, then the other columns; nothing is null."""
+    forms = {
+        FeatureKind.DENSE: pa.float32(),
+        FeatureKind.SPARSE: pa.int32(),
+        FeatureKind.SPARSE_LIST: pa.list_(pa.field("element", pa.int32(), nullable=False)),
+    }
+    columns = {feature.name: forms[feature.kind] for feature in contract.schema.features}
+    columns |= {SEGMENT: pa.int8(), LABEL: pa.float32()}
+    if contract.schema.weight:
+        columns[WEIGHT] = pa.float32()
+    columns[TIME] = pa.timestamp("us", tz="UTC")
+    columns |= {name: pa.type_for_alias(EXTRA_TYPES[name]) for name in contract.extras}
+    fields = [pa.field(name, form, nullable=False) for name, form in columns.items()]
+    return pa.schema(fields, metadata={"recsys.contract": contract.fingerprint})
+
+
+class RowEncoder:
+    """Encodes batches of staged rows and counts what it had to mend.
+
+    `counts` grows with every batch; its keys read like "ids unknown: item_id".
+    """
+
+    def __init__(self, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary]) -> None:
+        self.contract = contract
+        self.arrow_schema = encoded_schema(contract)
+        self.counts: Counter[str] = Counter()
+        self._vocabularies = vocabularies
+        self._segments = pa.array(contract.schema.segments, type=pa.string())
+
+    def encode(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """Return the rows under `encoded_schema`, in the same order."""
+        schema = self.contract.schema
+        columns = {feature.name: self._encode_feature(rows[feature.name], feature) for feature in schema.features}
+        columns[SEGMENT] = pc.index_in(rows[schema.segment], value_set=self._segments)
+        columns[LABEL] = rows[schema.label]
+        if schema.weight:
+            columns[WEIGHT] = rows[schema.weight]
+        columns[TIME] = rows[schema.time].cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
+        columns |= {name: rows[name] for name in self.contract.extras}
+        arrays = [columns[field.name].cast(field.type) for field in self.arrow_schema]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.arrow_schema)
+
+    def _encode_feature(self, values: pa.Array, feature: Feature) -> pa.Array:
+        if feature.kind is FeatureKind.DENSE:
+            self._count("values filled", feature, values.null_count)
+            return pa.array(scaled(values, feature, self.contract.scaling.get(feature.name)))
+        if feature.kind is FeatureKind.SPARSE:
+            self._count("ids missing", feature, values.null_count)
+            return pa.array(self._rows_of(values, feature).astype(np.int32))
+        return self._encode_lists(values, feature)
+
+    def _encode_lists(self, lists: pa.Array, feature: Feature) -> pa.Array:
+        self._count("lists missing", feature, lists.null_count)
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        ids = lists.flatten()
+        if ids.null_count:
+            self._count("ids missing in lists", feature, ids.null_count)
+            kept = pc.is_valid(ids).to_numpy(zero_copy_only=False)
+            lengths = _lengths_of(kept, lengths)
+            ids = ids.drop_null()
+        rows = self._rows_of(ids, feature)
+        if (too_long := int((lengths > feature.max_length).sum())) > 0:
+            self._count("lists cut", feature, too_long)
+            # The last ids are kept: sources write lists oldest first.
+            ends = np.cumsum(lengths)
+            kept = np.repeat(ends, lengths) - np.arange(len(rows)) <= feature.max_length
+            rows, lengths = rows[kept], np.minimum(lengths, feature.max_length)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        values = pa.array(rows.astype(np.int32))
+        return pa.ListArray.from_arrays(offsets, values, type=self.arrow_schema.field(feature.name).type)
+
+    def _rows_of(self, ids: pa.Array, feature: Feature) -> npt.NDArray[np.int64]:
+        vocabulary = self._vocabularies[feature.table]
+        invalid = (pc.sum(pc.less(ids, 0)).as_py() or 0) if pa.types.is_integer(ids.type) else 0
+        self._count("ids invalid", feature, invalid)
+        rows = _dictionary_rows(ids, vocabulary) if pa.types.is_dictionary(ids.type) else vocabulary.rows_of(ids)
+        self._count("ids unknown", feature, int((rows == UNKNOWN_ROW).sum()) - invalid - ids.null_count)
+        return rows
+
+    def _count(self, what: str, feature: Feature, number: int) -> None:
+        if number:
+            self.counts[f"{what}: {feature.name}"] += number
+
+
+def scaled(values: pa.Array, feature: Feature, scaling: Scaling | None) -> npt.NDArray[np.float32]:
+    """Return a dense column filled, transformed and scaled; (n,) float32.
+
+    Args:
+        values: numbers, null where missing.
+        scaling: the feature's own; None for `scale: none`.
+    """
+    filled = values if feature.fill is None else pc.fill_null(values, float(feature.fill))
+    numbers = filled.to_numpy(zero_copy_only=False)
+    if feature.scale is Scale.LOG:
+        numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
+    if scaling is not None:
+        numbers = (numbers - scaling.centre) / scaling.spread
+    return numbers.astype(np.float32)
+
+
+def _lengths_of(kept: npt.NDArray[np.bool_], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Lengths of lists after dropping elements; sums of `kept` over each list, empty lists included."""
+    totals = np.concatenate([[0], np.cumsum(kept)])
+    ends = np.cumsum(lengths)
+    return totals[ends] - totals[ends - lengths]
+
+
+def _dictionary_rows(ids: pa.DictionaryArray, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
+    # A dictionary of a few thousand ids is looked up once, however many rows point into it.
+    row_of_entry = np.concatenate([vocabulary.rows_of(ids.dictionary), [UNKNOWN_ROW]])
+    entries = pc.fill_null(ids.indices.cast(pa.int64()), len(row_of_entry) - 1)
+    return row_of_entry[entries.to_numpy(zero_copy_only=False)]

@@ -1,0 +1,205 @@
+"""Raw rows, checked and cleaned once, in the form that fitting and encoding read.
+
+Cleaning happens here and nowhere else: NaN and infinity become null, numbers get one width, times become UTC. A value
+that breaks the schema stops the preparation before anything is fitted or written.
+"""
+
+import functools
+import operator
+import re
+from typing import Any
+
+import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+from recsys.datasets.database import fetch, fetch_one, store
+from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
+from recsys.errors import DataError
+from recsys.features.contract import EXTRA_COLUMNS
+from recsys.features.schema import Feature, FeatureKind, FeatureSchema
+
+EXTRA_TYPES = {
+    "user_key": "int64",
+    "query": "int64",
+    "log_sampling_rate": "float32",
+    "is_new_to_user": "int8",
+    "true_probability": "float32",
+}
+INVALID_ID = -1
+"""What an integer id becomes that no table row can stand for; negative ids are invalid as they come."""
+
+_LARGEST_INT64 = 2**63 - 1
+# A split names a folder: nothing that could lead out of it, or be read as a pattern.
+_SPLIT_NAME = "[a-z][a-z0-9_]*"
+
+
+def stage(connection: Backend, source: SourceRows, schema: FeatureSchema) -> ir.Table:
+    """Run the source's rows once and return them clean, in a table of the database.
+
+    Returns:
+        Dense features float64 (null where missing), sparse features string or int64 (null where missing), sparse lists
+        arrays of those, the segment as its name, label and weight float64, time timestamp without zone (UTC), `split`,
+        `day`, and the extras in their encoded types.
+
+    Raises:
+        DataError: a column is missing or has the wrong type (before any work), or holds values that the schema does
+            not allow; names the column, the values found and how many.
+    """
+    _require_columns(source, schema)
+    staged = store(connection, "staged", source.rows.select(**_clean_columns(source, schema)))
+    _require_values(connection, staged, source, schema)
+    return staged
+
+
+def missing_or_infinite_as_null(values: ir.Value) -> ir.Value:
+    """Return numbers as float64 with NaN and both infinities as null."""
+    numbers = values.cast("float64")
+    return (numbers.isnan() | numbers.isinf()).ifelse(ibis.null("float64"), numbers)
+
+
+def _require_columns(source: SourceRows, schema: FeatureSchema) -> None:
+    found = source.rows.schema()
+    where = _where(source)
+    if unknown := sorted(set(source.extras) - set(EXTRA_COLUMNS)):
+        raise DataError(f"{where}: extra column `{unknown[0]}` has no meaning; expected some of {[*EXTRA_COLUMNS]}.")
+    for name, (expected, accepts) in _expected_types(source, schema).items():
+        if name not in found:
+            close = [other for other in found if _plain(other) == _plain(name)]
+            hint = f" (did you mean `{close[0]}`?)" if close else ""
+            raise DataError(
+                f"{where}: column `{name}` is missing{hint}; expected {expected}, found the columns "
+                f"{', '.join(found)}. Rename the column in the data, or the feature in schema `{schema.name}`."
+            )
+        if not accepts(found[name]):
+            raise DataError(
+                f"{where}: column `{name}` has type {found[name]}; expected {expected}. Cast the column in the data, "
+                f"or declare another kind in schema `{schema.name}`."
+            )
+
+
+def _expected_types(source: SourceRows, schema: FeatureSchema) -> dict[str, tuple[str, Any]]:
+    number = ("a number", lambda form: form.is_numeric() or form.is_boolean())
+    text = ("a string", lambda form: form.is_string())
+    kinds = {
+        FeatureKind.DENSE: number,
+        FeatureKind.SPARSE: ("a string or integer id", _is_id),
+        FeatureKind.SPARSE_LIST: (
+            "an array of string or integer ids",
+            lambda form: form.is_array() and _is_id(form.value_type) and form.value_type != dt.uint64,
+        ),
+    }
+    return {
+        **{feature.name: kinds[feature.kind] for feature in schema.features},
+        schema.segment: text,
+        schema.label: number,
+        schema.time: ("a timestamp", lambda form: form.is_timestamp()),
+        **({schema.weight: number} if schema.weight else {}),
+        SPLIT: text,
+        DAY: ("a date", lambda form: form.is_date()),
+        **dict.fromkeys(source.extras, number),
+    }
+
+
+def _clean_columns(source: SourceRows, schema: FeatureSchema) -> dict[str, ir.Value]:
+    rows = source.rows
+    columns = {feature.name: _clean_feature(rows[feature.name], feature) for feature in schema.features}
+    columns[schema.segment] = rows[schema.segment]
+    for name in (schema.label, schema.weight):
+        if name:
+            columns[name] = missing_or_infinite_as_null(rows[name])
+    columns[schema.time] = rows[schema.time].cast(dt.Timestamp(scale=6))
+    columns |= {SPLIT: rows[SPLIT], DAY: rows[DAY]}
+    for name in source.extras:
+        is_real = EXTRA_TYPES[name] == "float32"
+        columns[name] = (missing_or_infinite_as_null(rows[name]) if is_real else rows[name]).cast(EXTRA_TYPES[name])
+    return columns
+
+
+def _clean_feature(values: ir.Value, feature: Feature) -> ir.Value:
+    if feature.kind is FeatureKind.DENSE:
+        return missing_or_infinite_as_null(values)
+    form = values.type()
+    if form == dt.uint64:
+        return (values > _LARGEST_INT64).ifelse(INVALID_ID, values.cast("int64"))
+    if form.is_integer():
+        return values.cast("int64")
+    if form.is_array() and form.value_type.is_integer():
+        return values.cast("array<int64>")
+    return values
+
+
+def _require_values(connection: Backend, staged: ir.Table, source: SourceRows, schema: FeatureSchema) -> None:
+    """Count every broken rule in one pass; a rule that is broken stops the work with an example."""
+    where = _where(source)
+    rules = _broken_rules(staged, source, schema)
+    counts = fetch_one(
+        connection,
+        staged.aggregate(
+            rows=staged.count(),
+            train_rows=(staged[SPLIT] == TRAIN).sum(),
+            **{f"rule_{number}": broken.sum() for number, (_, _, broken) in enumerate(rules)},
+        ),
+    )
+    if not counts["rows"] or not counts["train_rows"]:
+        found = fetch(connection, staged.group_by(SPLIT).aggregate(rows=staged.count()).order_by(SPLIT)).to_pylist()
+        splits = ", ".join(f"{row[SPLIT]} {row['rows']}" for row in found) or "none"
+        raise DataError(
+            f"{where}: 0 rows for split `{TRAIN}` (rows by split: {splits}). Vocabularies and scaling are fitted on "
+            "it: check the dates of the splits and the files."
+        )
+    for number, (column, expected, broken) in enumerate(rules):
+        if count := counts[f"rule_{number}"]:
+            example = fetch(connection, staged.filter(broken).select(value=staged[column]).distinct().limit(100))
+            values = sorted(map(repr, example["value"].to_pylist()))
+            raise DataError(
+                f"{where}: column `{column}` holds {values[0]} in {count} of {counts['rows']} rows; expected "
+                f"{expected}. Mend those rows, or the declaration in schema `{schema.name}`."
+            )
+
+
+def _broken_rules(
+    staged: ir.Table, source: SourceRows, schema: FeatureSchema
+) -> list[tuple[str, str, ir.BooleanValue]]:
+    """(column, what is allowed, which rows break it) of every rule."""
+    label, time, split, segment = (staged[name] for name in (schema.label, schema.time, SPLIT, schema.segment))
+    rules = [
+        (schema.label, "a label of 0 or 1", label.isnull() | label.notin([0.0, 1.0])),
+        (schema.segment, f"one of {', '.join(schema.segments)}", segment.isnull() | segment.notin(schema.segments)),
+        (schema.time, "a time in every row", time.isnull()),
+        (SPLIT, f"a name like {_SPLIT_NAME}", split.isnull() | ~split.re_search(f"^{_SPLIT_NAME}$")),
+        (DAY, f"the UTC day of `{schema.time}`", staged[DAY].isnull() | (staged[DAY] != time.date())),
+    ]
+    if schema.weight:
+        weight = staged[schema.weight]
+        rules.append((schema.weight, "a finite weight of at least 0", weight.isnull() | (weight < 0)))
+    for feature in schema.dense:
+        rules.extend(_dense_rules(staged[feature.name], feature))
+    rules.extend((name, "a finite number in every row", staged[name].isnull()) for name in source.extras)
+    return rules
+
+
+def _dense_rules(values: ir.Value, feature: Feature) -> list[tuple[str, str, ir.BooleanValue]]:
+    rules = []
+    if feature.fill is None:
+        rules.append((feature.name, "a finite number in every row, as the feature declares no `fill`", values.isnull()))
+    bounds = [(values < feature.minimum, feature.minimum), (values > feature.maximum, feature.maximum)]
+    finite = [broken for broken, bound in bounds if abs(bound) != float("inf")]
+    if finite:
+        allowed = f"a number in [{feature.minimum}, {feature.maximum}]"
+        rules.append((feature.name, allowed, functools.reduce(operator.or_, finite)))
+    return rules
+
+
+def _is_id(form: dt.DataType) -> bool:
+    return bool(form.is_string() or form.is_integer())
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _where(source: SourceRows) -> str:
+    files = source.description.get("files")
+    return f"Rows of {', '.join(files)}" if files else "The source's rows"
