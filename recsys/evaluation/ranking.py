@@ -1,0 +1,153 @@
+"""Recall and NDCG at a cutoff, by which whole candidate lists are judged, in one pass over rows in any order.
+
+Every row is one candidate of one query (an invoice); its label says whether it is relevant. A query's relevant products
+that are no candidates have no row and so count nowhere, as in the protocol. Queries without a relevant candidate are
+left out of the means and counted.
+
+Memory holds the best k rows of each query and scope, never all candidates: 7 million rows of 2,400 queries keep at most
+96,000 rows. Rows of a query may come in several batches and from several processes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from recsys.evaluation import ranks
+from recsys.evaluation.by_segment import ALL
+from recsys.evaluation.evaluate import evaluation_mode
+from recsys.evaluation.metrics import Column, Floats
+from recsys.evaluation.query_tops import QueryTops, TopRows, query_columns
+from recsys.evaluation.scores import Score, ranker_score
+from recsys.features.batch import Batch
+from recsys.progress import Progress, silent
+
+SCOPES = (ALL, "new_to_user")
+"""All candidates, and those that the user has never bought: bought ones leave candidates and relevant alike."""
+
+
+@dataclass(frozen=True)
+class QueryScores:
+    """Queries that have a relevant candidate in one scope, in rising order of their number.
+
+    Attributes:
+        query: (Q,) int64.
+        user: (Q,) int64 `user_key`, -1 where the data has none.
+        segment: (Q,) int64, each in [0, S).
+        recall, ndcg: (Q,) float64 in [0, 1].
+        queries_left_out: queries of this scope without a relevant candidate.
+    """
+
+    query: Column
+    user: Column
+    segment: Column
+    recall: Floats
+    ndcg: Floats
+    queries_left_out: int
+
+
+@dataclass(frozen=True)
+class RankingEvaluation:
+    """How well one score ranks: the queries' values for each of `SCOPES`, and the means that are reported."""
+
+    cutoff: int
+    segments: tuple[str, ...]
+    by_scope: Mapping[str, QueryScores]
+
+    def mean(self, metric: str, scope: str, segment: str = ALL) -> float | None:
+        """Mean of "recall" or "ndcg" over the queries of a segment; None where it has none."""
+        scores = self.by_scope[scope]
+        values: Floats = getattr(scores, metric)
+        if segment != ALL:
+            values = values[scores.segment == self.segments.index(segment)]
+        return float(values.mean()) if len(values) else None
+
+    def flat_metrics(self, prefix: str) -> dict[str, float]:
+        """Names to values for a tracking store: "<prefix>_recall_20/all", "<prefix>_ndcg_20_new/<segment>", ...
+
+        Absent where undefined; "<prefix>_queries/<segment>" counts the queries behind the means over all candidates.
+        """
+        start = f"{prefix}_" if prefix else ""
+        flat = {}
+        for scope, suffix in zip(SCOPES, ("", "_new"), strict=True):
+            for segment in (ALL, *self.segments):
+                for metric in ("recall", "ndcg"):
+                    if scope in self.by_scope and (value := self.mean(metric, scope, segment)) is not None:
+                        flat[f"{start}{metric}_{self.cutoff}{suffix}/{segment}"] = value
+        counts = np.bincount(self.by_scope[ALL].segment, minlength=len(self.segments))
+        support = dict(zip((ALL, *self.segments), (counts.sum(), *counts), strict=True))
+        return flat | {f"{start}queries/{segment}": float(count) for segment, count in support.items()}
+
+
+def evaluate_ranking(
+    scores: Mapping[str, Score],
+    stream: Iterable[Batch],
+    segments: tuple[str, ...],
+    cutoff: int,
+    progress: Progress = silent,
+) -> dict[str, RankingEvaluation]:
+    """Rank every query's candidates by each of `scores` in one pass, so that a ranker stands beside its baselines.
+
+    The batches carry the extra columns `query`; `is_new_to_user` where the second scope is wanted; `user_key` where the
+    queries are to be resampled by user. Candidates of one score are ordered by a fixed shuffle of their positions in
+    the stream: neither arbitrary nor in favour of rows that happen to come first, such as relevant ones.
+
+    Raises:
+        DataError: a column is missing, or one query has rows of two segments or users.
+        TrainingError: a score is NaN.
+    """
+    tops = {name: TopRows(cutoff) for name in scores}
+    # Processes number their rows far apart, so that no two rows are shuffled to the same place.
+    position = ranks.rank() << 40
+    total = getattr(stream, "num_batches", 0)
+    for done, (batch, is_own) in enumerate(ranks.in_step(stream), start=1):
+        values = {name: score(batch) for name, score in scores.items()}
+        if is_own:
+            columns = query_columns(batch, position)
+            for name, value in values.items():
+                tops[name].add(value.detach().cpu().numpy().astype(np.float64), columns)
+            position += len(batch)
+        progress("ranking", done, total)
+    return {name: _summarise(top.gathered(), segments, cutoff) for name, top in tops.items()}
+
+
+def rank_with(
+    ranker: nn.Module,
+    stream: Iterable[Batch],
+    segments: tuple[str, ...],
+    cutoff: int,
+    baselines: Mapping[str, Score],
+    progress: Progress = silent,
+) -> dict[str, RankingEvaluation]:
+    """`evaluate_ranking` of a ranker, named "ranker", and of baselines beside it; the ranker is left as it was."""
+    with evaluation_mode(ranker):
+        return evaluate_ranking({"ranker": ranker_score(ranker), **baselines}, stream, segments, cutoff, progress)
+
+
+def _summarise(top: QueryTops, segments: tuple[str, ...], cutoff: int) -> RankingEvaluation:
+    by_scope = {
+        scope: _query_scores(top, index, cutoff) for index, scope in enumerate(SCOPES) if index in top.relevant_in_scope
+    }
+    return RankingEvaluation(cutoff, segments, by_scope)
+
+
+def _query_scores(top: QueryTops, scope: int, cutoff: int) -> QueryScores:
+    """Recall = hits / relevant; NDCG = sum over hits of 1/log2(place + 2) over the same sum for the best order."""
+    relevant = top.relevant_in_scope[scope]
+    discount = 1 / np.log2(np.arange(2, cutoff + 2))
+    is_hit = (top.scope == scope) & top.is_relevant
+    hits, gains = (
+        np.bincount(top.query_index[is_hit], weights=value, minlength=len(relevant))
+        for value in (np.ones(int(is_hit.sum())), discount[top.place[is_hit]])
+    )
+    best = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(relevant, cutoff)]
+    counts = relevant > 0
+    return QueryScores(
+        query=top.query[counts],
+        user=top.user[counts],
+        segment=top.segment[counts],
+        recall=hits[counts] / relevant[counts],
+        ndcg=gains[counts] / best[counts],
+        queries_left_out=int((~counts).sum()),
+    )
