@@ -117,36 +117,66 @@ TowerConfig = Annotated[TwoTowerConfig | ImportedTowerConfig, Field(discriminato
 
 @checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
 class NetworkConfig:
-    """An interaction network over fields of `field_width` numbers; `width` is its output's.
+    """An interaction network over fields of `field_width` numbers each.
 
     `layers` counts cross layers or mask blocks, `rank` the low-rank cross's inner width, `mask_ratio` a mask's hidden
     width over its output's; each must be null where the crossing has no such thing.
     """
 
-    name: Literal["cross", "cross_low_rank", "dot", "mask", "mlp"]
+    name: Literal["cross", "cross_low_rank", "dot", "mask_parallel", "mask_serial", "mlp"]
     field_width: PositiveInt
-    width: PositiveInt
     hidden_widths: tuple[PositiveInt, ...]
     dropout: Fraction
     layers: PositiveInt | None
     rank: PositiveInt | None
     mask_ratio: PositiveFloat | None
 
+    def __post_init__(self) -> None:
+        """Refuse a knob that the named crossing does not have, or lacks."""
+        _require_exactly(
+            f"network `{self.name}`",
+            {"layers": self.layers, "rank": self.rank, "mask_ratio": self.mask_ratio},
+            needed={
+                "cross": {"layers"},
+                "cross_low_rank": {"layers", "rank"},
+                "dot": set(),
+                "mask_parallel": {"layers", "mask_ratio"},
+                "mask_serial": {"layers", "mask_ratio"},
+                "mlp": set(),
+            }[self.name],
+        )
+
 
 @checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
 class CompositionConfig:
     """How tower and interaction network are joined.
 
-    `join` is for the parallel kinds, `routes` (segment -> branches; every segment once, or {} for all through all),
-    `gate` and `experts` for the conditional ones; each must be null where it means nothing.
+    `width` is that of both branches where they meet. `join` is how the parallel kinds join them. The conditional kind
+    either weighs them by a learned gate per segment (`routing: gate`) or lets each segment's rows pass only the
+    branches of its route (`routing: route`, `routes: {segment: [branches]}`, every segment once). `expert_hidden` are
+    the hidden widths of each segment's expert, null for none. A knob that the kind does not have must be null.
     """
 
     name: Literal["sequential", "parallel", "conditional", "parallel_conditional"]
-    width: PositiveInt
+    width: PositiveInt | None
     join: Literal["concat", "sum", "product", "gate"] | None
     routing: Literal["gate", "route"] | None
     routes: dict[str, tuple[Literal["embedding_tower", "interaction_network"], ...]] | None
     expert_hidden: tuple[PositiveInt, ...] | None
+    head_hidden: tuple[PositiveInt, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a knob that the named composition does not have, or lacks."""
+        knobs = {"width": self.width, "join": self.join, "routing": self.routing, "routes": self.routes}
+        needed = {
+            "sequential": set(),
+            "parallel": {"width", "join"},
+            "conditional": {"width", "routing"} | ({"routes"} if self.routing == "route" else set()),
+            "parallel_conditional": {"width", "join"},
+        }[self.name]
+        _require_exactly(f"composition `{self.name}`", knobs, needed)
+        if self.expert_hidden is not None and "conditional" not in self.name:
+            raise ValueError(f"composition `{self.name}` has no experts; set `expert_hidden` to null")
 
 
 @checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
@@ -273,12 +303,22 @@ def config_document(config: RunConfig) -> dict[str, Any]:
 _ADAPTER = TypeAdapter(RunConfig)
 
 
+def _require_exactly(what: str, knobs: dict[str, Any], needed: set[str]) -> None:
+    for name, value in knobs.items():
+        if name in needed and value is None:
+            raise ValueError(f"{what} needs `{name}`, which is null")
+        if name not in needed and value is not None:
+            raise ValueError(f"{what} has no `{name}`; set it to null (found {value!r})")
+
+
 def _explain(detail: ErrorDetails) -> str:
     # The union's tag ("online_retail") is a step of pydantic's path, and no key that a user could type.
     tags = {"online_retail", "table", "movielens", "simulated", "two_tower", "imported"}
     key = ".".join(str(step) for step in detail["loc"] if step not in tags)
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"`{key}` is no known key (found {detail['input']!r}); the keys stand in the files of conf/"
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
     if detail["type"] in ("missing", "missing_argument"):
         return f"`{key}` is missing; it has no default"
     return f"`{key}` is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

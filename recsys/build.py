@@ -1,0 +1,130 @@
+"""The one place that turns words of the configuration into objects: a source, a tower's description, a ranker, rates.
+
+Below this file nothing is handed "the config": every constructor takes plain arguments.
+"""
+
+from collections.abc import Mapping
+from itertools import count
+from typing import Any
+
+import torch
+
+from recsys.composition.base import BranchProjection, Composition
+from recsys.composition.conditional import (
+    ParallelConditionalComposition,
+    SegmentGatedComposition,
+    SegmentRoutedComposition,
+)
+from recsys.composition.parallel import ConcatJoin, GateJoin, Join, ParallelComposition, ProductJoin, SumJoin
+from recsys.composition.ranker import Head, Ranker
+from recsys.composition.sequential import SequentialComposition
+from recsys.config import CompositionConfig, NetworkConfig, TrainingConfig
+from recsys.errors import UsageError
+from recsys.features.contract import FeatureContract
+from recsys.interactions.base import Crossing
+from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork
+from recsys.interactions.dot import DotInteraction
+from recsys.interactions.fields import InteractionFields
+from recsys.interactions.mask import ParallelMaskNet, SerialMaskNet
+from recsys.interactions.mlp import FlatCrossing
+from recsys.interactions.network import InteractionNetwork
+from recsys.sharding.wrap import TableOptimizer
+from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.training.optimizer import DenseOptimizer
+
+_JOINS: Mapping[str, type[Join]] = {"concat": ConcatJoin, "sum": SumJoin, "product": ProductJoin, "gate": GateJoin}
+_TOWER = "embedding_tower"
+_SEEDS_PER_RANKER = 3
+
+
+def build_ranker(
+    network: NetworkConfig, composition: CompositionConfig, spec: TowerSpec, contract: FeatureContract, seed: int
+) -> Ranker:
+    """Build a ranker whose first weights follow from the seed and the configuration alone.
+
+    Each part draws from a seed of its own, so that two compositions of one seed start from the same network.
+
+    Raises:
+        UsageError: the composition's routes do not name every segment of the schema once.
+    """
+    part_seed = count(seed * _SEEDS_PER_RANKER)
+    torch.manual_seed(next(part_seed))
+    tower = EmbeddingTower(spec, contract)
+    torch.manual_seed(next(part_seed))
+    interaction_network = _build_network(network, contract, has_tower_field=composition.name == "sequential")
+    torch.manual_seed(next(part_seed))
+    joined = _build_composition(
+        composition,
+        contract.schema.segments,
+        tower_width=tower.output_width,
+        field_width=network.field_width,
+        network_width=interaction_network.output_width,
+    )
+    head = Head(joined.output_width, composition.head_hidden, network.dropout)
+    return Ranker(tower, interaction_network, joined, head)
+
+
+def build_rates(
+    training: TrainingConfig, parts: tuple[str, ...], frozen: tuple[str, ...]
+) -> tuple[dict[str, DenseOptimizer | None], dict[str, TableOptimizer | None]]:
+    """Return each part's dense optimizer and table optimizer; None for the frozen ones.
+
+    A pre-trained tower that learns does so at `tower_rate_share` of the rates.
+    """
+    dense: dict[str, DenseOptimizer | None] = {}
+    tables: dict[str, TableOptimizer | None] = {}
+    for part in parts:
+        share = training.tower_rate_share if part == _TOWER else 1.0
+        is_frozen = part in frozen
+        dense[part] = None if is_frozen else DenseOptimizer(training.learning_rate * share, training.weight_decay)
+        tables[part] = None if is_frozen else TableOptimizer("rowwise_adagrad", training.table_learning_rate * share)
+    return dense, tables
+
+
+def _build_network(config: NetworkConfig, contract: FeatureContract, has_tower_field: bool) -> InteractionNetwork:
+    fields = InteractionFields(contract, config.field_width, has_tower_field=has_tower_field)
+    crossing = _build_crossing(config, fields.num_fields)
+    return InteractionNetwork(fields, crossing, config.hidden_widths, config.dropout)
+
+
+def _build_crossing(config: NetworkConfig, num_fields: int) -> Crossing:
+    shape: dict[str, Any] = {"num_fields": num_fields, "dimension": config.field_width}
+    match config.name:
+        case "cross":
+            return CrossNetwork(**shape, num_layers=config.layers or 0)
+        case "cross_low_rank":
+            return LowRankCrossNetwork(**shape, num_layers=config.layers or 0, rank=config.rank or 0)
+        case "dot":
+            return DotInteraction(**shape)
+        case "mlp":
+            return FlatCrossing(**shape)
+    mask = SerialMaskNet if config.name == "mask_serial" else ParallelMaskNet
+    widths = [config.hidden_widths[0]] * (config.layers or 0)
+    return mask(**shape, block_widths=widths, mask_ratio=config.mask_ratio or 0.0)
+
+
+def _build_composition(
+    config: CompositionConfig, segments: tuple[str, ...], *, tower_width: int, field_width: int, network_width: int
+) -> Composition:
+    if config.name == "sequential":
+        return SequentialComposition(tower_width, field_width, network_width)
+    width = config.width or 0
+    projection = BranchProjection(tower_width, network_width, width)
+    if config.name == "parallel":
+        return ParallelComposition(projection, _JOINS[config.join or ""](width))
+    if config.name == "parallel_conditional":
+        join = _JOINS[config.join or ""](width)
+        return ParallelConditionalComposition(projection, join, len(segments), config.expert_hidden)
+    if config.routing == "gate":
+        return SegmentGatedComposition(projection, len(segments), config.expert_hidden)
+    return SegmentRoutedComposition(projection, _routes(config, segments), config.expert_hidden)
+
+
+def _routes(config: CompositionConfig, segments: tuple[str, ...]) -> list[tuple[str, ...]]:
+    routes = config.routes or {}
+    if set(routes) != set(segments):
+        raise UsageError(
+            f"`composition.routes` names the segments {sorted(routes)}, but the data has {list(segments)}. Give every "
+            "segment one route."
+        )
+    return [routes[segment] for segment in segments]
