@@ -17,8 +17,7 @@ from ibis.backends.duckdb import Backend
 from recsys.datasets.database import fetch, fetch_one, store
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.errors import DataError
-from recsys.features.contract import EXTRA_COLUMNS
-from recsys.features.schema import Feature, FeatureKind, FeatureSchema
+from recsys.features.schema import EXTRA_COLUMNS, Feature, FeatureKind, FeatureSchema
 
 EXTRA_TYPES = {
     "user_key": "int64",

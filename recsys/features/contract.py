@@ -9,18 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from recsys.errors import DataError
-from recsys.features.schema import FeatureSchema
+from recsys.errors import DataError, UsageError
+from recsys.features.schema import EXTRA_COLUMNS, FeatureSchema
 from recsys.files import canonical_json, fingerprint_of
-
-EXTRA_COLUMNS = {
-    "user_key": "one number per user over all splits, unseen users included",
-    "query": "the list of candidates that a row is ranked in",
-    "log_sampling_rate": "log of the weight by which a row's item is drawn as a negative",
-    "is_new_to_user": "1 where the user never had the item before",
-    "true_probability": "the simulated probability of a positive label",
-}
-"""Encoded columns beside the schema's own that a source may know, and what each means; evaluation alone reads them."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +30,7 @@ class FeatureContract:
         table_rows: rows of each embedding table, the unknown row 0 included.
         vocabulary_fingerprints: the fingerprint of each table's vocabulary.
         scaling: of each dense feature that is scaled.
-        extras: which of `EXTRA_COLUMNS` the encoded rows carry.
+        extras: which of `recsys.features.schema.EXTRA_COLUMNS` the encoded rows carry.
     """
 
     schema: FeatureSchema
@@ -47,6 +38,12 @@ class FeatureContract:
     vocabulary_fingerprints: Mapping[str, str]
     scaling: Mapping[str, Scaling]
     extras: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.extras) - set(EXTRA_COLUMNS)):
+            raise DataError(
+                f"The extra column `{unknown[0]}` has no meaning; expected some of {', '.join(EXTRA_COLUMNS)}."
+            )
 
     @property
     def fingerprint(self) -> str:
@@ -73,7 +70,7 @@ class FeatureContract:
                 scaling={name: Scaling(**scaling) for name, scaling in document["scaling"].items()},
                 extras=tuple(document["extras"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
             raise DataError(
                 f"This is no feature contract ({type(error).__name__}: {error}). Expected the `contract.json` that "
                 "`recsys prepare` writes; prepare the data again."

@@ -5,20 +5,33 @@ is kept apart, in `contract.py`.
 """
 
 import math
+import re
+import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from recsys.errors import UsageError
+from recsys.features.plain_yaml import read_plain_yaml
 from recsys.files import fingerprint_of
 
 USER_TOWER, ITEM_TOWER, INTERACTION_NETWORK = "user_tower", "item_tower", "interaction_network"
 PARTS = (USER_TOWER, ITEM_TOWER, INTERACTION_NETWORK)
+
+EXTRA_COLUMNS = {
+    "user_key": "one number per user over all splits, unseen users included",
+    "query": "the list of candidates that a row is ranked in",
+    "log_sampling_rate": "log of the weight by which a row's item is drawn as a negative",
+    "is_new_to_user": "1 where the user never had the item before",
+    "true_probability": "the simulated probability of a positive label",
+}
+"""Encoded columns beside the schema's own that a source may know, and what each means; evaluation alone reads them."""
+
+RESERVED_COLUMNS = ("segment", "label", "weight", "time", "split", "day", *EXTRA_COLUMNS)
+"""Columns that encoded rows have beside the features, whatever the raw columns behind them are called."""
 
 
 class FeatureKind(StrEnum):
@@ -133,11 +146,20 @@ class FeatureSchema:
             UsageError: names `where`, the key or feature, what was found and what is allowed.
         """
         _require_keys(document, cls, where)
-        entries = document["features"]
+        for key in ("name", "segment", "label", "time", "user", "item", "weight"):
+            if key != "weight" or document.get("weight") is not None:
+                _require_text(document[key], key, where)
+        entries, segments = document["features"], document["segments"]
         if not isinstance(entries, list) or not entries:
-            raise UsageError(f"{where}: `features` is {entries!r}; expected a list with at least one feature.")
+            raise UsageError(f"{where}: `features` is {_shown(entries)}; expected a list with at least one feature.")
+        # YAML reads a bare `no` as a truth value and a bare 1 as a number: both would stand for other names.
+        if not isinstance(segments, list) or not segments or not all(isinstance(value, str) for value in segments):
+            raise UsageError(
+                f"{where}: `segments` is {_shown(segments)}; expected a list of at least one name. Put quotation marks "
+                "around a name that reads as a number or as yes or no."
+            )
         features = tuple(_feature_from(entry, where) for entry in entries)
-        schema = cls(**{**document, "features": features, "segments": tuple(map(str, document["segments"]))})
+        schema = cls(**{**document, "features": features, "segments": tuple(segments)})
         _check(schema, where)
         return schema
 
@@ -150,65 +172,120 @@ def load_schema(path: Path) -> FeatureSchema:
     Raises:
         UsageError: the file is missing or no YAML, or a key, kind or part in it is unknown.
     """
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"Schema file {path} cannot be read: {error}. Examples stand in `data/schemas/`.") from error
-    if not isinstance(document, dict):
-        raise UsageError(f"Schema file {path} holds {type(document).__name__}; expected keys such as `features:`.")
+    document = read_plain_yaml(path, "Schema file")
     document.pop("table", None)
     return FeatureSchema.from_document(document, f"Schema file {path}")
 
 
 def _require_keys(document: Mapping[str, Any], form: type, where: str) -> None:
-    known = {field.name: field for field in fields(form)}
-    if unknown := sorted(set(document) - set(known)):
+    known = [field.name for field in fields(form)]
+    if unknown := sorted(map(str, set(document) - set(known))):
         raise UsageError(f"{where}: unknown key `{unknown[0]}`; expected some of {', '.join(known)}.")
-    required = {"features", "segment", "segments", "label", "time", "user", "item", "name", "kind", "used_by"} & set(
-        known
-    )
-    if missing := sorted(required - set(document)):
+    required = [field.name for field in fields(form) if field.default is MISSING]
+    if missing := sorted(set(required) - set(document)):
         raise UsageError(f"{where}: the key `{missing[0]}` is missing; it has no default.")
+
+
+def _require_text(value: Any, key: str, where: str) -> None:
+    if not isinstance(value, str) or not value:
+        raise UsageError(
+            f"{where}: `{key}` is {_shown(value)}; expected a name, in quotation marks if YAML misreads it."
+        )
 
 
 def _feature_from(entry: Any, where: str) -> Feature:
     if not isinstance(entry, dict):
-        raise UsageError(f"{where}: a feature is {entry!r}; expected keys such as `name:` and `kind:`.")
-    where = f"{where}, feature `{entry.get('name', '?')}`"
-    _require_keys(entry, Feature, where)
-    kinds, scales = [kind.value for kind in FeatureKind], [scale.value for scale in Scale]
-    if entry["kind"] not in kinds:
-        raise UsageError(f"{where}: kind is {entry['kind']!r}; expected one of {', '.join(kinds)}.")
-    if entry.get("scale", Scale.STANDARD) not in scales:
-        raise UsageError(f"{where}: scale is {entry['scale']!r}; expected one of {', '.join(scales)}.")
+        raise UsageError(f"{where}: a feature is {_shown(entry)}; expected keys such as `name:` and `kind:`.")
+    _require_keys(entry, Feature, f"{where}, feature `{entry.get('name', '?')}`")
+    _require_text(entry["name"], "name", f"{where}, a feature")
+    where = f"{where}, feature `{entry['name']}`"
+    _require_word(entry["kind"], "kind", FeatureKind, where)
+    _require_word(entry.get("scale", Scale.STANDARD), "scale", Scale, where)
     used_by = entry["used_by"]
-    if not isinstance(used_by, list) or not used_by or not set(used_by) <= set(PARTS):
-        raise UsageError(f"{where}: used_by is {used_by!r}; expected a list of some of {', '.join(PARTS)}.")
-    values = {**entry, "kind": FeatureKind(entry["kind"]), "used_by": tuple(used_by)}
-    if "scale" in entry:
-        values["scale"] = Scale(entry["scale"])
-    if values["kind"] is FeatureKind.DENSE:
-        if values.get("table") or values.get("max_length"):
-            raise UsageError(f"{where}: `table` and `max_length` belong to sparse features, and this one is dense.")
-    else:
-        values["table"] = values.get("table") or values["name"]
-        if (values.get("max_length", 0) > 0) != (values["kind"] is FeatureKind.SPARSE_LIST):
-            raise UsageError(f"{where}: `max_length` must be positive for a sparse_list, and is for nothing else.")
-    return Feature(**values)
+    if not isinstance(used_by, list) or not used_by or not all(part in PARTS for part in used_by):
+        raise UsageError(f"{where}: used_by is {_shown(used_by)}; expected a list of some of {', '.join(PARTS)}.")
+    kind = FeatureKind(entry["kind"])
+    common = {"name": entry["name"], "kind": kind, "used_by": tuple(used_by)}
+    declared = {key: value for key, value in entry.items() if key not in common}
+    return Feature(**common, **(_dense_keys if kind is FeatureKind.DENSE else _sparse_keys)(declared, entry, where))
+
+
+def _dense_keys(declared: dict[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    # A written schema names every key, those of the other kinds by their defaults.
+    if declared.pop("table", "") or declared.pop("max_length", 0):
+        raise UsageError(f"{where}: `table` and `max_length` belong to sparse features, and this one is dense.")
+    minimum = _number(declared.get("minimum"), "minimum", -math.inf, where)
+    maximum = _number(declared.get("maximum"), "maximum", math.inf, where)
+    fill = _number(declared.get("fill"), "fill", math.nan, where)
+    if minimum > maximum:
+        raise UsageError(f"{where}: minimum {minimum:g} is above maximum {maximum:g}; no value could be allowed.")
+    if not math.isnan(fill) and not minimum <= fill <= maximum:
+        raise UsageError(f"{where}: fill is {fill:g}; expected a value from {minimum:g} to {maximum:g}, as declared.")
+    scale = Scale(declared.get("scale", Scale.STANDARD))
+    return {"minimum": minimum, "maximum": maximum, "fill": None if math.isnan(fill) else fill, "scale": scale}
+
+
+def _number(value: Any, key: str, absent: float, where: str) -> float:
+    if value is None:
+        return absent
+    # Comparing keeps whole numbers too large for a float from overflowing in the check itself.
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -1e308 < value < 1e308:
+        raise UsageError(f"{where}: {key} is {_shown(value)}; expected a finite number, or no such key.")
+    return float(value)
+
+
+def _sparse_keys(declared: dict[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, Any]:
+    defaults = {"minimum": None, "maximum": None, "fill": None, "scale": Scale.STANDARD}
+    if unread := [key for key, default in defaults.items() if declared.get(key, default) != default]:
+        raise UsageError(f"{where}: `{unread[0]}` belongs to dense features, and this one is {entry['kind']}.")
+    table, max_length = declared.get("table") or entry["name"], declared.get("max_length", 0)
+    # The table's name becomes a file's name and a module's.
+    if not isinstance(table, str) or not re.fullmatch(r"[\w-]+", table):
+        raise UsageError(
+            f"{where}: its embedding table is named {_shown(table)}; expected letters, digits, `_` and `-` alone. Give "
+            "the feature such a name under `table:`."
+        )
+    is_count = isinstance(max_length, int) and not isinstance(max_length, bool) and max_length >= 0
+    if not is_count or (max_length > 0) != (entry["kind"] == FeatureKind.SPARSE_LIST):
+        raise UsageError(
+            f"{where}: max_length is {_shown(max_length)}; expected a whole number from 1 for a sparse_list, and no "
+            "such key for other kinds."
+        )
+    return {"table": table, "max_length": max_length}
+
+
+def _require_word(value: Any, key: str, words: type[StrEnum], where: str) -> None:
+    if value not in [word.value for word in words]:
+        raise UsageError(f"{where}: {key} is {_shown(value)}; expected one of {', '.join(words)}.")
 
 
 def _check(schema: FeatureSchema, where: str) -> None:
     names = [feature.name for feature in schema.features]
-    taken = [*names, schema.segment, schema.label, schema.time, *([schema.weight] if schema.weight else [])]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"{where}: the feature `{repeated[0]}` is declared twice; each name stands once.")
+    if taken := sorted(set(names) & set(RESERVED_COLUMNS)):
+        raise UsageError(
+            f"{where}: a feature is named `{taken[0]}`, which encoded rows use for a column of their own. Rename it; "
+            f"the reserved names are {', '.join(RESERVED_COLUMNS)}."
+        )
     if schema.label in names:
         raise UsageError(f"{where}: the label `{schema.label}` is declared as a feature, which would leak the answer.")
-    if len(set(taken[len(names) :])) < len(taken) - len(names):
-        raise UsageError(f"{where}: `segment`, `label`, `time` and `weight` must be four different columns.")
-    if len(set(schema.segments)) < len(schema.segments) or not schema.segments:
-        raise UsageError(f"{where}: segments are {list(schema.segments)}; expected at least one, none twice.")
+    roles = [schema.segment, schema.label, schema.time, *([schema.weight] if schema.weight else [])]
+    if len(set(roles)) < len(roles):
+        raise UsageError(
+            f"{where}: `segment`, `label`, `time` and `weight` must be different columns, and they are "
+            f"{', '.join(roles)}."
+        )
+    if repeated := sorted({name for name in schema.segments if schema.segments.count(name) > 1}):
+        raise UsageError(f"{where}: the segment `{repeated[0]}` stands twice in `segments`; each name stands once.")
     for role in ("user", "item"):
         name = getattr(schema, role)
         if name not in names or schema.feature(name).kind is not FeatureKind.SPARSE:
             raise UsageError(f"{where}: `{role}: {name}` must name a feature of kind sparse.")
+    if schema.user == schema.item:
+        raise UsageError(f"{where}: `user` and `item` are both `{schema.user}`; expected two features.")
+
+
+def _shown(value: Any) -> str:
+    # Cut to a line: what was found may be a whole document.
+    return reprlib.repr(value)

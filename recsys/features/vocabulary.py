@@ -24,7 +24,7 @@ UNKNOWN_ROW = 0
 class Vocabulary:
     """The ids of one embedding table in the order of their rows.
 
-    `ids` is an Arrow array of strings or int64 without repeats; `ids[i]` owns row i + 1.
+    `ids` is an Arrow array without nulls or repeats, brought to strings or int64; `ids[i]` owns row i + 1.
 
     >>> vocabulary = Vocabulary.of("item_id", ["lamp", "mug"])
     >>> vocabulary.rows_of(["mug", "teapot"]).tolist()
@@ -33,6 +33,12 @@ class Vocabulary:
 
     table: str
     ids: pa.Array
+
+    def __post_init__(self) -> None:
+        whole = self.ids.combine_chunks() if isinstance(self.ids, pa.ChunkedArray) else self.ids
+        if whole.null_count:
+            raise DataError(f"The vocabulary of table `{self.table}` holds {whole.null_count} null ids; expected none.")
+        object.__setattr__(self, "ids", whole.cast(pa.int64() if pa.types.is_integer(whole.type) else pa.string()))
 
     @classmethod
     def of(cls, table: str, ids: Sequence[str] | Sequence[int]) -> "Vocabulary":
@@ -46,16 +52,32 @@ class Vocabulary:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that differ where any id, its type or the order differs."""
-        digest = hashlib.sha256(str(self.ids.type).encode())
-        for row in self.ids:
-            encoded = str(row.as_py()).encode()
-            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+        digest = hashlib.sha256(f"{self.ids.type} {len(self.ids)} ".encode())
+        if pa.types.is_integer(self.ids.type):
+            digest.update(np.ascontiguousarray(self.ids.to_numpy(), dtype="<i8").data)
+        else:
+            # A slice shares its buffers with the whole, so only the bytes between its own offsets count; and lengths
+            # instead of offsets, as those begin wherever the slice does.
+            _, starts, text = self.ids.buffers()
+            offsets = np.frombuffer(starts, dtype=np.int32)[self.ids.offset :][: len(self.ids) + 1]
+            digest.update(np.diff(offsets).astype("<i4").data)
+            digest.update(memoryview(text)[offsets[0] : offsets[-1]] if text is not None else b"")
         return digest.hexdigest()[:16]
 
     def rows_of(self, values: Sequence[str] | Sequence[int] | pa.Array) -> npt.NDArray[np.int64]:
-        """Return each value's table row, `UNKNOWN_ROW` for values never seen; (n,) int64."""
-        wanted = values if isinstance(values, pa.Array) else pa.array(values)
-        found = pc.index_in(wanted.cast(self.ids.type), value_set=self.ids)
+        """Return each value's table row, `UNKNOWN_ROW` for nulls and values never seen; (n,) int64.
+
+        Raises:
+            DataError: the values cannot be ids of this table, as text cannot be where the ids are numbers.
+        """
+        try:
+            wanted = (values if isinstance(values, pa.Array) else pa.array(values)).cast(self.ids.type)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"Table `{self.table}` has ids of type {self.ids.type}, and these values are of another: {error}. Cast "
+                "the column in the data, or fit the vocabulary to it again."
+            ) from error
+        found = pc.index_in(wanted, value_set=self.ids)
         rows = pc.add(pc.fill_null(found.cast(pa.int64()), -1), 1)
         return np.asarray(rows.to_numpy(zero_copy_only=False), dtype=np.int64)
 
@@ -73,17 +95,15 @@ class Vocabulary:
         """
         try:
             table = pq.read_table(path, columns=["id", "row"], page_checksum_verification=True)
+            rows, ids = table["row"].to_numpy(), table["id"]
         except (OSError, pa.ArrowException, KeyError) as error:
             raise DataError(
                 f"Vocabulary file {path} cannot be read ({error}); expected Parquet with the columns `id` and `row`. "
                 "Run `recsys prepare` again to make it."
             ) from error
-        rows = table["row"].to_numpy()
         if not np.array_equal(rows, np.arange(1, len(rows) + 1)):
             raise DataError(
                 f"Vocabulary file {path} does not number its rows 1, 2, 3, ...: every id would get another id's "
                 "vector. Run `recsys prepare` again to make it."
             )
-        ids = table["id"].combine_chunks()
-        normal = pa.int64() if pa.types.is_integer(ids.type) else pa.string()
-        return cls(path.stem, ids.cast(normal))
+        return cls(path.stem, ids)
