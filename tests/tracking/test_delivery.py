@@ -1,0 +1,217 @@
+"""Delivery to a real server that comes and goes: nothing lost, nothing doubled."""
+
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from recsys.tracking import delivery as delivery_module
+from recsys.tracking import names
+from recsys.tracking.delivery import Delivery, sync
+from recsys.tracking.run import start_run
+from recsys.tracking.spool import Spool, read_lines, spools_in
+from recsys.tracking.store import TrackingStore
+from tests.tracking.servers import TrackingServer, free_port
+
+
+@pytest.fixture(autouse=True)
+def fast_forwarding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recsys.tracking.forwarder._SECONDS_BETWEEN_DELIVERIES", 0.1)
+    monkeypatch.setattr("recsys.tracking.forwarder._SHORTEST_PAUSE", 0.2)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    with TrackingServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+def the_run(store: TrackingStore) -> tuple[MlflowClient, Run]:
+    client = store.open()
+    (run,) = client.search_runs([store.experiment_id(client)])
+    return client, run
+
+
+def points(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric)]
+
+
+def expected(steps: int) -> list[tuple[int, float]]:
+    return [(step, float(step)) for step in range(steps)]
+
+
+def test_a_server_that_is_away_from_start_to_end_costs_no_time_and_sync_brings_everything(
+    tmp_path: Path, server: TrackingServer, caplog: pytest.LogCaptureFixture
+):
+    away = TrackingStore(f"http://127.0.0.1:{free_port()}", "away", tmp_path)
+    start = time.monotonic()
+    with caplog.at_level(logging.WARNING), start_run(away, "r", {"seed": 1}, {"kind": "arm"}) as run:
+        for step in range(2500):
+            run.log_step(step, {"train/loss": float(step)})
+        run.attach("notes/why.txt", "because")
+        time.sleep(0.3)
+    assert time.monotonic() - start < 10
+    assert f"tracking offline, spooling to {run.spool_folder}" in caplog.text
+    assert "recsys sync" in caplog.text
+
+    store = TrackingStore(server.uri, "away", tmp_path)
+    first, second = sync(store), sync(store)
+
+    client, found = the_run(store)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"seed": "1"}
+    assert points(client, found, "train/loss") == expected(2500)
+    assert [file.path for file in client.list_artifacts(found.info.run_id, "notes")] == ["notes/why.txt"]
+    assert (first.delivered, first.busy, second.lines) == (1, 0, 0)
+
+
+def test_a_server_killed_in_the_middle_and_started_again_has_every_point_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with TrackingServer(tmp_path / "server") as server, caplog.at_level(logging.WARNING):
+        store = TrackingStore(server.uri, "restart", tmp_path / "spool")
+        with start_run(store, "r", {}, {"kind": "arm"}) as run:
+            for step in range(600):
+                run.log_step(step, {"train/loss": float(step)})
+                if step == 200:
+                    wait_until(lambda: run.run_id is not None)
+                    server.stop()
+                if step == 400:
+                    wait_until(lambda: "tracking offline" in caplog.text)
+                    server.start()
+            wait_until(lambda: "tracking is back" in caplog.text)
+
+        client, found = the_run(store)
+        assert found.info.status == "FINISHED"
+        assert points(client, found, "train/loss") == expected(600)
+
+
+def test_a_lost_answer_is_sent_again_and_stored_once(
+    tmp_path: Path, server: TrackingServer, monkeypatch: pytest.MonkeyPatch
+):
+    store = TrackingStore(server.uri, "lost answers", tmp_path)
+    client = store.open()
+    with Spool.create(tmp_path, {"name": "r", "experiment": store.experiment, "tags": {}}) as spool:
+        spool.write("params", {"params": {"seed": "1"}})
+        for step in range(3):
+            spool.write_metrics(step, {"train/loss": float(step)})
+        spool.write("tags", {"tags": {"kind": "arm"}})
+        spool.write("end", {"status": "FINISHED", "reason": ""})
+        # Every batch reaches the store twice: the first time the process dies before it has noted the answer.
+        sent = 0
+        while True:
+            with monkeypatch.context() as dying:
+                dying.setattr(Delivery, "_save_progress", lambda self: None)
+                Delivery(spool.folder, store, client).advance()
+            if not Delivery(spool.folder, store, client).advance():
+                break
+            sent += 1
+
+    _, found = the_run(store)
+    assert sent == 5
+    assert points(client, found, "train/loss") == expected(3)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"seed": "1"}
+
+
+def test_a_run_killed_without_warning_is_brought_in_whole_and_ended_as_killed(tmp_path: Path, server: TrackingServer):
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from recsys.tracking.run import start_run\n"
+        "from recsys.tracking.store import TrackingStore\n"
+        "with start_run(TrackingStore(sys.argv[1], 'killed', Path(sys.argv[2])), 'r', {}, {}) as run:\n"
+        "    for step in range(1000): run.log_step(step, {'train/loss': float(step)})\n"
+        "    while run.run_id is None: pass\n"
+        "    for step in range(1000, 2000): run.log_step(step, {'train/loss': float(step)})\n"
+        "    os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, server.uri, str(tmp_path)], check=False, timeout=120)
+    assert done.returncode == -9
+
+    store = TrackingStore(server.uri, "killed", tmp_path)
+    sync(store)
+
+    client, found = the_run(store)
+    assert points(client, found, "train/loss") == expected(2000)
+    assert found.info.status == "KILLED"
+    assert found.data.tags[names.TAG_END_REASON] == "the process died without a word"
+
+
+def test_a_living_run_is_left_to_itself(tmp_path: Path, server: TrackingServer):
+    store = TrackingStore(server.uri, "alive", tmp_path)
+    with Spool.create(tmp_path, {"name": "r", "experiment": "alive", "tags": {}}) as spool:
+        report = sync(store)
+
+    assert (report.delivered, report.busy) == (0, 1)
+    assert [line["kind"] for line, _ in read_lines(spool.folder)] == ["run"]
+
+
+def test_a_line_that_the_store_will_never_take_is_kept_aside_and_holds_nothing_up(
+    tmp_path: Path, server: TrackingServer, caplog: pytest.LogCaptureFixture
+):
+    store = TrackingStore(server.uri, "refused", tmp_path)
+    with Spool.create(tmp_path, {"name": "r", "experiment": "refused", "tags": {}}) as spool:
+        spool.write("params", {"params": {"seed": "1"}})
+        spool.write("params", {"params": {"seed": "2"}})
+        spool.write_metrics(1, {"train/loss": 0.5})
+        spool.write("end", {"status": "FINISHED", "reason": ""})
+    with caplog.at_level(logging.WARNING):
+        report = sync(store)
+
+    client, found = the_run(store)
+    assert report.refused == 1
+    assert found.data.params == {"seed": "1"}
+    assert points(client, found, "train/loss") == [(1, 0.5)]
+    assert '"seed": "2"' in (spool.folder / "refused.jsonl").read_text()
+    assert "refused.jsonl" in caplog.text
+
+
+def test_another_store_gets_the_whole_run(tmp_path: Path, server: TrackingServer):
+    local = TrackingStore.in_folder(tmp_path, "moved")
+    with start_run(local, "r", {"seed": 1}, {}) as run:
+        run.log_step(0, {"train/loss": 0.0})
+
+    remote = TrackingStore(server.uri, "moved", local.spool_directory)
+    sync(remote)
+
+    client, found = the_run(remote)
+    assert found.data.tags[names.TAG_SPOOL_ID] == run.spool_id
+    assert points(client, found, "train/loss") == expected(1)
+
+
+def test_many_metrics_go_in_few_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sizes: list[int] = []
+
+    class Recorder:
+        def log_batch(self, run_id: str, metrics: list[object], synchronous: bool) -> None:
+            sizes.append(len(metrics))
+            if len(sizes) == 2:
+                raise MlflowException("the connection broke")
+
+    with Spool.create(tmp_path, {"name": "r", "experiment": "e", "tags": {}}) as spool:
+        for step in range(500):
+            spool.write_metrics(step, {f"m{number}": 1.0 for number in range(5)})
+    monkeypatch.setattr(delivery_module.Delivery, "_send_run", lambda self, line: None)
+    sender = Delivery(spool.folder, TrackingStore.in_folder(tmp_path, "e"), Recorder())  # type: ignore[arg-type]
+
+    with pytest.raises(MlflowException):
+        sender.drain()
+    sender.drain()
+
+    assert sizes == [1000, 1000, 1000, 500]
+    assert spools_in(tmp_path) == [spool.folder]
+
+
+def wait_until(condition: object) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited 30 seconds in vain"
+        time.sleep(0.05)

@@ -1,0 +1,149 @@
+"""The life of a run in a local store: how it ends, and what it leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from recsys.errors import CannotWriteError, UsageError
+from recsys.tracking import names
+from recsys.tracking.run import DatasetUse, start_run
+from recsys.tracking.store import TrackingStore
+
+TAGS = {names.TAG_KIND: "arm", names.TAG_ABLATION_ID: "study-1"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> TrackingStore:
+    return TrackingStore.in_folder(tmp_path_factory.mktemp("runs"), "small")
+
+
+def runs_in(store: TrackingStore) -> tuple[MlflowClient, list[Run]]:
+    client = store.open()
+    return client, client.search_runs([store.experiment_id(client)])
+
+
+def only_run(store: TrackingStore, run_id: str | None) -> tuple[MlflowClient, Run]:
+    client = store.open()
+    return client, client.get_run(run_id)
+
+
+def test_a_run_leaves_params_tags_metrics_files_and_data_and_is_finished(store: TrackingStore):
+    data = DatasetUse("small", "train", "sha256:" + "ab" * 32, "/data/small", {"price": "float"}, 100)
+    with start_run(store, "frozen/s0", {"seed": 0}, TAGS, [data]) as run:
+        run.log_step(1, {"train/loss": 0.7})
+        run.log_step(2, {"train/loss": 0.6})
+        run.attach("config.yaml", "seed: 0\n")
+        run.attach("plots/empty.png", Figure())
+        run.log_final({"test_auc/all": 0.75}, data)
+
+    client, found = only_run(store, run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "frozen/s0"
+    assert found.data.params == {"seed": "0"}
+    assert TAGS.items() <= found.data.tags.items()
+    assert [(point.step, point.value) for point in client.get_metric_history(run.run_id, "train/loss")] == [
+        (1, 0.7),
+        (2, 0.6),
+    ]
+    assert found.data.metrics["test_auc/all"] == 0.75
+    (use,) = found.inputs.dataset_inputs
+    assert (use.dataset.name, use.dataset.digest) == ("small", "ab" * 18)
+    assert Path(client.download_artifacts(run.run_id, "config.yaml")).read_text() == "seed: 0\n"
+    assert found.info.artifact_uri.startswith(store.database.parent.as_uri())
+    assert [file.path for file in client.list_artifacts(run.run_id, "plots")] == ["plots/empty.png"]
+
+
+def test_nan_is_counted_and_leaves_no_point(store: TrackingStore):
+    with start_run(store, "r", {}, TAGS) as run:
+        run.log_step(1, {"train/loss": float("nan"), "grad_norm/head": float("inf"), "train/epoch": 0})
+
+    _, found = only_run(store, run.run_id)
+    assert found.data.metrics == {"train/epoch": 0.0, names.NON_FINITE: 2.0}
+
+
+def test_an_error_ends_the_run_as_failed_with_its_reason_and_goes_on_to_the_caller(store: TrackingStore):
+    with pytest.raises(ValueError, match="17"), start_run(store, "r", {}, TAGS) as run:
+        raise ValueError("segment 17 is unknown")
+
+    _, found = only_run(store, run.run_id)
+    assert found.info.status == "FAILED"
+    assert found.data.tags[names.TAG_END_REASON] == "ValueError: segment 17 is unknown"
+
+
+def test_ctrl_c_ends_the_run_as_killed(store: TrackingStore):
+    with pytest.raises(KeyboardInterrupt), start_run(store, "r", {}, TAGS) as run:
+        raise KeyboardInterrupt
+
+    _, found = only_run(store, run.run_id)
+    assert found.info.status == "KILLED"
+    assert "Ctrl-C" in found.data.tags[names.TAG_END_REASON]
+
+
+def test_sigterm_ends_the_run_as_killed_and_the_process_with_143(tmp_path: Path):
+    script = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from recsys.tracking.run import start_run\n"
+        "from recsys.tracking.store import TrackingStore\n"
+        "with start_run(TrackingStore.in_folder(Path(sys.argv[1]), 'e'), 'r', {}, {}) as run:\n"
+        "    run.log_step(1, {'train/loss': 0.5})\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    os.kill(process.pid, signal.SIGTERM)
+
+    assert process.wait(timeout=60) == 143
+    _, (found,) = runs_in(TrackingStore.in_folder(tmp_path, "e"))
+    assert found.info.status == "KILLED"
+    assert found.data.metrics == {"train/loss": 0.5}
+    assert found.data.tags[names.TAG_END_REASON] == "stopped by SIGTERM"
+
+
+def test_a_resumed_run_is_the_same_run_and_finishes(store: TrackingStore):
+    with pytest.raises(RuntimeError), start_run(store, "r", {"seed": 3}, TAGS) as run:
+        run.log_step(1, {"train/loss": 0.5})
+        run.log_step(2, {"train/loss": 0.4})
+        raise RuntimeError("power cut")
+
+    with start_run(store, "ignored", {"ignored": 1}, TAGS, resume=run.spool_id) as again:
+        run_id = run.run_id
+        again.log_step(2, {"train/loss": 0.4})
+        again.log_step(3, {"train/loss": 0.3})
+
+    assert again.run_id == run_id
+    client, found = only_run(store, run_id)
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"seed": "3"}
+    assert [point.step for point in client.get_metric_history(run_id, "train/loss")] == [1, 2, 3]
+
+
+def test_system_metrics_are_sampled_when_asked_for(store: TrackingStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("recsys.tracking.forwarder._SECONDS_BETWEEN_DELIVERIES", 0.05)
+    with start_run(store, "r", {}, TAGS, system_metrics=True) as run:
+        run._forwarder._next_sample = 0.0
+        run._forwarder.join(0.5)
+
+    _, found = only_run(store, run.run_id)
+    assert found.data.metrics["system/process_memory_megabytes"] > 10
+
+
+def test_an_attachment_cannot_leave_the_run(store: TrackingStore):
+    with start_run(store, "r", {}, TAGS) as run, pytest.raises(UsageError, match=r"'\.\./x' leaves the run's folder"):
+        run.attach("../x", "text")
+
+
+def test_a_runs_folder_that_cannot_be_written_is_said_before_training(tmp_path: Path):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(CannotWriteError, match="Cannot write to"):
+        start_run(TrackingStore.in_folder(tmp_path / "file", "e"), "r", {}, TAGS)

@@ -1,0 +1,63 @@
+"""Opening a store: fresh ones by many at once, absent servers, and addresses that mean nothing."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recsys.errors import ServiceError, UsageError
+from recsys.tracking.history import finished_runs
+from recsys.tracking.store import TrackingStore
+from tests.tracking.servers import free_port
+
+_ARM = """
+import sys
+from pathlib import Path
+from recsys.tracking.run import start_run
+from recsys.tracking.store import TrackingStore
+folder, number = Path(sys.argv[1]), int(sys.argv[2])
+sys.stdin.readline()
+with start_run(TrackingStore.in_folder(folder, "fresh"), f"s{number}", {"seed": number}, {"kind": "arm"}) as run:
+    for step in range(50):
+        run.log_step(step, {"train/loss": float(step), "train/epoch": 0.0})
+"""
+
+
+def test_eight_runs_at_once_on_a_fresh_store_all_succeed(tmp_path: Path):
+    command = [sys.executable, "-c", _ARM, str(tmp_path)]
+    arms = [
+        subprocess.Popen([*command, str(n)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for n in range(8)
+    ]
+    outputs = [arm.communicate("go\n", timeout=240) for arm in arms]
+
+    assert [(arm.returncode, errors) for arm, (_, errors) in zip(arms, outputs, strict=True)] == [(0, "")] * 8
+    table = finished_runs(TrackingStore.in_folder(tmp_path, "fresh"))
+    assert sorted(table["param.seed"]) == list("01234567")
+    assert table["metric.train/loss"].tolist() == [49.0] * 8
+
+
+def test_an_absent_server_is_noticed_within_seconds_and_named(tmp_path: Path):
+    store = TrackingStore(f"http://user:secret@127.0.0.1:{free_port()}", "e", tmp_path)
+
+    start = time.monotonic()
+    with pytest.raises(ServiceError, match="does not answer") as caught:
+        store.open()
+    assert time.monotonic() - start < 5
+    assert "127.0.0.1" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_address_of_no_known_kind_is_refused_with_what_is_expected(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"'\./mlruns' is of no known kind; expected `sqlite"):
+        TrackingStore("./mlruns", "e", tmp_path)
+
+
+def test_a_deleted_experiment_is_named_with_the_way_back(tmp_path: Path):
+    store = TrackingStore.in_folder(tmp_path, "gone")
+    client = store.open()
+    client.delete_experiment(store.experiment_id(client))
+
+    with pytest.raises(ServiceError, match=r"'gone' .* is deleted\. Restore it with"):
+        store.experiment_id(client)
