@@ -33,8 +33,8 @@ def apply_tower(tower: EmbeddingTower, artifact: TowerArtifact) -> None:
     """
     if tower.spec != artifact.spec:
         raise DataError(
-            f"The pre-trained tower is {artifact.spec}, but the ranker's is {tower.spec}. Build the ranker's tower from "
-            "the artifact's own description."
+            f"The pre-trained tower is {artifact.spec}, but the ranker's is {tower.spec}. Build the ranker's tower "
+            "from the artifact's own description."
         )
     expected = {name: tuple(value.shape) for name, value in tower.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in artifact.weights.items()}
