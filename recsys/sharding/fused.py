@@ -1,10 +1,12 @@
-"""The one adapter to TorchRec's sharded tables: their weights, their optimizers, and the gate before their update.
+"""The one adapter to TorchRec's sharded tables: their weights, their optimizers, and what of a module is no table.
 
 A fused table has no `.grad` and no optimizer that could be stepped: its kernel updates the rows inside the backward
 pass. Everything that needs more than that goes through this file (weights, digests, checkpoints) and `gate.py` (norms,
 clipped or withheld updates). This file alone reads names that TorchRec keeps private;
-`tests/sharding/test_fused.py` holds them against a plain collection. A table's name is its parameter's name in the plain, unwrapped module
-(`embedding_tower.ebc.embedding_bags.tower_item.weight`), so state read here loads into either.
+`tests/sharding/test_fused.py` holds them against a plain collection.
+
+A table's name is its parameter's name in the plain, unwrapped module, such as
+`embedding_tower.ebc.embedding_bags.tower_item.weight`, so state read here loads into either.
 """
 
 from collections.abc import Iterator, Mapping
@@ -62,12 +64,16 @@ class FusedKernel:
 
 
 @dataclass(frozen=True)
-class _Table:
-    """What every process knows about one table, whether or not it holds a piece of it."""
+class Table:
+    """What every process knows about one table, whether or not it holds a piece of it.
+
+    Attributes:
+        optimizer: the fused update rule by fbgemm's word; None for a plain table that no kernel holds.
+    """
 
     shape: tuple[int, int]
     dtype: torch.dtype
-    optimizer: str | None  # None: a plain, unsharded table
+    optimizer: str | None
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -84,9 +90,20 @@ def fused_kernels(module: nn.Module) -> list[FusedKernel]:
     ]
 
 
-def table_names(module: nn.Module) -> tuple[str, ...]:
-    """Return the names of all tables under `module`, the same in every process."""
-    return tuple(_tables(unwrapped(module)))
+def tables(module: nn.Module) -> dict[str, Table]:
+    """Return all tables under `module` by name, the same in every process and in the same order."""
+    found = {}
+    for path, collection in _sharded(unwrapped(module)):
+        infos = [info for group in collection.sharding_type_to_sharding_infos.values() for info in group]
+        rules = {info.embedding_config.name: info.fused_params["optimizer"].value for info in infos}
+        for config in collection._embedding_bag_configs:
+            shape = config.num_embeddings, config.embedding_dim
+            found[_name(path, config.name)] = Table(shape, torch.float32, rules[config.name])
+    for path, plain in _plain(unwrapped(module)):
+        for config in plain.embedding_bag_configs():
+            weight = plain.embedding_bags[config.name].weight
+            found[_name(path, config.name)] = Table((weight.shape[0], weight.shape[1]), weight.dtype, None)
+    return found
 
 
 def table_shards(module: nn.Module) -> list[TableShard]:
@@ -115,7 +132,7 @@ def table_weights(module: nn.Module) -> dict[str, Tensor]:
     """
     shards = table_shards(module)
     whole = {}
-    for name, table in _tables(unwrapped(module)).items():
+    for name, table in tables(module).items():
         pieces = [(shard.rows, shard.columns, shard.weight) for shard in shards if shard.table == name]
         whole[name] = _joined(table.shape, table.dtype, pieces, is_sharded=table.optimizer is not None)
     return whole
@@ -127,7 +144,7 @@ def load_table_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None
     Raises:
         DataError: a table is missing from `weights` or has another shape.
     """
-    for name, table in _tables(unwrapped(module)).items():
+    for name, table in tables(module).items():
         _require_shape(weights, name, table.shape)
     for shard in table_shards(module):
         shard.weight.copy_(weights[shard.table][shard.rows, shard.columns])
@@ -141,7 +158,7 @@ def table_optimizer_state(module: nn.Module) -> dict[str, Tensor]:
     """
     shards = table_shards(module)
     whole = {}
-    for name, table in _tables(unwrapped(module)).items():
+    for name, table in tables(module).items():
         shape = _state_shape(table)
         if shape is not None:
             pieces = [
@@ -159,7 +176,7 @@ def load_table_optimizer_state(module: nn.Module, state: Mapping[str, Tensor]) -
     Raises:
         DataError: a table's accumulator is missing or has another shape, as after a change of the optimizer.
     """
-    for name, table in _tables(unwrapped(module)).items():
+    for name, table in tables(module).items():
         shape = _state_shape(table)
         if shape is not None:
             _require_shape(state, f"{name}.sum", shape)
@@ -169,28 +186,21 @@ def load_table_optimizer_state(module: nn.Module, state: Mapping[str, Tensor]) -
             shard.state.copy_(whole[shard.rows] if shard.state.dim() == 1 else whole[shard.rows, shard.columns])
 
 
-def table_optimizers(module: nn.Module) -> dict[str, str | None]:
-    """Return each table's fused update rule by fbgemm's word; None for a plain table. The same in every process."""
-    return {name: table.optimizer for name, table in _tables(unwrapped(module)).items()}
-
-
 def dense_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return every parameter under `module` that is no table, by name; one shared by two modules appears once."""
-    tables = _collection_prefixes(unwrapped(module))
+    collections = _collection_prefixes(unwrapped(module))
     return {
-        name: parameter
-        for name, parameter in unwrapped(module).named_parameters()
-        if not name.startswith(tables)
+        name: parameter for name, parameter in unwrapped(module).named_parameters() if not name.startswith(collections)
     }
 
 
 def dense_buffers(module: nn.Module, *, only_persistent: bool = False) -> dict[str, Tensor]:
     """Return every buffer under `module` outside its tables, by name; `only_persistent` leaves out derived ones."""
-    tables = _collection_prefixes(unwrapped(module))
+    collections = _collection_prefixes(unwrapped(module))
     return {
         f"{path}.{name}" if path else name: buffer
         for path, child in unwrapped(module).named_modules()
-        if not f"{path}.".startswith(tables)
+        if not f"{path}.".startswith(collections)
         for name, buffer in child.named_buffers(recurse=False)
         if not (only_persistent and name in child._non_persistent_buffers_set)
     }
@@ -212,7 +222,7 @@ def load_whole_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
         DataError: an entry is missing, has another shape, or belongs to nothing here.
     """
     dense = {**dense_parameters(module), **dense_buffers(module, only_persistent=True)}
-    unknown = sorted(set(state) - set(dense) - set(table_names(module)))
+    unknown = sorted(set(state) - set(dense) - set(tables(module)))
     if unknown:
         raise DataError(
             f"The saved state holds `{unknown[0]}` ({len(unknown)} such), which this model has not. It belongs to a "
@@ -254,22 +264,7 @@ def _kernels(collection: ShardedEmbeddingBagCollection) -> Iterator[tuple[SplitT
             yield kernel.emb_module, kernel.config.embedding_tables
 
 
-def _tables(module: nn.Module) -> dict[str, _Table]:
-    tables = {}
-    for path, collection in _sharded(module):
-        infos = [info for group in collection.sharding_type_to_sharding_infos.values() for info in group]
-        rules = {info.embedding_config.name: info.fused_params["optimizer"].value for info in infos}
-        for config in collection._embedding_bag_configs:
-            shape = config.num_embeddings, config.embedding_dim
-            tables[_name(path, config.name)] = _Table(shape, torch.float32, rules[config.name])
-    for path, plain in _plain(module):
-        for config in plain.embedding_bag_configs():
-            weight = plain.embedding_bags[config.name].weight
-            tables[_name(path, config.name)] = _Table((weight.shape[0], weight.shape[1]), weight.dtype, None)
-    return tables
-
-
-def _state_shape(table: _Table) -> tuple[int, ...] | None:
+def _state_shape(table: Table) -> tuple[int, ...] | None:
     if table.optimizer is None or table.optimizer == "exact_sgd":
         return None
     return table.shape[:1] if table.optimizer == "exact_row_wise_adagrad" else table.shape

@@ -85,14 +85,14 @@ class TableGate:
         if keep.device.type == "cpu" and not keep:
             self.discard()
             return
-        reached = [lookup for lookups in self._lookups for lookup in lookups if lookup.leaf.grad is not None]
-        gradients = [lookup.leaf.grad for lookup in reached]
+        outputs = [lookup.output for lookups in self._lookups for lookup in lookups if lookup.leaf.grad is not None]
+        gradients = self.gradients()
         if scale is not None:
-            gradients = [gradient * scale.to(gradient.dtype) for gradient in gradients]  # type: ignore[union-attr]
+            gradients = [gradient * scale.to(gradient.dtype) for gradient in gradients]
         if keep.device.type != "cpu":
             gradients = [torch.where(keep, gradient, 0.0) for gradient in gradients]
-        if reached:
-            torch.autograd.backward([lookup.output for lookup in reached], gradients)
+        if outputs:
+            torch.autograd.backward(outputs, gradients)
         self.discard()
 
     def discard(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from recsys.errors import UsageError
 
@@ -46,7 +47,7 @@ def start_processes() -> ProcessContext:
         if _is_started_by_torchrun(os.environ):
             dist.init_process_group(_backend(), init_method="env://")
         else:
-            dist.init_process_group(_backend(), store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(_backend(), store=HashStore(), rank=0, world_size=1)
     device = _device()
     if device.type == "cuda":
         torch.cuda.set_device(device)

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch import nn
-from torch.distributed.optim import _apply_optimizer_in_backward
+from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
@@ -50,7 +50,9 @@ class TableOptimizer:
 
     def __post_init__(self) -> None:
         if self.name not in _UPDATE_RULES:
-            raise UsageError(f"Tables cannot learn by `{self.name}`; the fused kernels have {', '.join(_UPDATE_RULES)}.")
+            raise UsageError(
+                f"Tables cannot learn by `{self.name}`; the fused kernels have {', '.join(_UPDATE_RULES)}."
+            )
 
 
 # A kernel cannot be without an update rule: with none attached it takes fbgemm's default, SGD at rate 0.01. This one

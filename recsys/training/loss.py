@@ -1,0 +1,28 @@
+"""The ranker's loss: weighted binary cross-entropy on logits."""
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from recsys.features.batch import Batch
+
+
+def weighted_log_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """Return sum(weight * cross-entropy) / sum(weight), a scalar, in nats.
+
+    Args:
+        logit: (B,).
+        label: (B,) float, each 0 or 1.
+        weight: (B,), at least one above 0.
+
+    >>> import torch
+    >>> label, weight = torch.tensor([1.0, 0.0]), torch.tensor([3.0, 1.0])
+    >>> round(weighted_log_loss(torch.zeros(2), label, weight).item(), 4)  # log 2, whatever the weights
+    0.6931
+    """
+    losses = F.binary_cross_entropy_with_logits(logit, label, weight=weight, reduction="sum")
+    return losses / weight.sum()
+
+
+def click_objective(ranker: nn.Module, batch: Batch) -> Tensor:
+    """Return the ranker's weighted log loss on one batch: what `train_steps` minimises for a ranker."""
+    return weighted_log_loss(ranker(batch), batch.label, batch.weight)
