@@ -5,6 +5,7 @@ Below this file nothing is handed "the config": every constructor takes plain ar
 
 from collections.abc import Mapping
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,18 @@ from recsys.composition.conditional import (
 from recsys.composition.parallel import ConcatJoin, GateJoin, Join, ParallelComposition, ProductJoin, SumJoin
 from recsys.composition.ranker import Head, Ranker
 from recsys.composition.sequential import SequentialComposition
-from recsys.config import CompositionConfig, NetworkConfig, TrainingConfig
+from recsys.config import (
+    CompositionConfig,
+    DataConfig,
+    MovielensData,
+    NetworkConfig,
+    OnlineRetailData,
+    SimulatedData,
+    TableData,
+    TrainingConfig,
+)
+from recsys.datasets.simulator import SimulatorSource
+from recsys.datasets.source import Source
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
 from recsys.interactions.base import Crossing
@@ -62,6 +74,19 @@ def build_ranker(
     )
     head = Head(joined.output_width, composition.head_hidden, network.dropout)
     return Ranker(tower, interaction_network, joined, head)
+
+
+def build_source(data: DataConfig, raw: Path) -> Source:
+    """Return the reader of the configured raw data, which lie at `raw`."""
+    match data:
+        case OnlineRetailData():
+            raise NotImplementedError
+        case TableData():
+            raise NotImplementedError
+        case MovielensData():
+            raise NotImplementedError
+        case SimulatedData():
+            return SimulatorSource(raw)
 
 
 def build_rates(

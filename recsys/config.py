@@ -4,6 +4,7 @@ Values stand in `conf/` alone; here stand their types and the ranges that make s
 wrong type or a value out of range is refused before anything runs.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -262,6 +263,11 @@ class RuntimeConfig:
     towers: Path
     threads: PositiveInt | None
     memory_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(MB|GB)$")]
+
+    @property
+    def cores(self) -> int:
+        """How many threads to compute with: `threads`, or every core that this process may use."""
+        return self.threads or len(os.sched_getaffinity(0))
 
 
 @checked_dataclass(frozen=True, config=_STRICT, kw_only=True)

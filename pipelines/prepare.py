@@ -1,0 +1,70 @@
+"""Raw rows -> encoded Parquet, once per data, schema, settings and code."""
+
+import argparse
+from pathlib import Path
+
+import recsys.datasets
+import recsys.features
+from pipelines.console import console, progress_bars, show_table
+from recsys.build import build_source
+from recsys.config import RunConfig, SimulatedData, config_document
+from recsys.datasets.encode import encode
+from recsys.datasets.encoded import EncodedDataset, open_encoded
+from recsys.datasets.simulator import simulate
+from recsys.datasets.world import World
+from recsys.features.schema import load_schema
+from recsys.progress import Progress
+from recsys.scheduling.stage import Stage, code_version_of, input_fingerprint, run_stage
+
+_ROWS, _WORLD = "rows", "world"
+
+
+def run(config: RunConfig, progress: Progress) -> EncodedDataset:
+    """Prepare the configured data, or find them prepared already.
+
+    Raises:
+        DataError: the raw data are missing or break the schema.
+        CannotWriteError: `runtime.encoded` cannot be written.
+        BusyError: another process prepares the same data now.
+    """
+    schema = load_schema(config.data.schema_path)
+    raw = raw_folder(config, progress)
+    settings = config_document(config)["data"]
+    stage = Stage(
+        "prepare",
+        inputs={"raw": input_fingerprint(raw), "schema": input_fingerprint(config.data.schema_path)},
+        # Where the raw files lie does not matter, what is in them does.
+        parameters={key: value for key, value in settings.items() if key not in ("raw", "schema_path")},
+        code_version=code_version_of(recsys.datasets, recsys.features),
+    )
+
+    def work(folder: Path) -> None:
+        source = build_source(config.data, raw)
+        limits = {"memory_limit": config.runtime.memory_limit, "threads": config.runtime.cores}
+        encode(source, schema, folder / _ROWS, **limits, progress=progress)
+
+    result = run_stage(stage, config.runtime.encoded / f"{config.data.name}-{stage.key}", work)
+    return open_encoded(result.path / _ROWS)
+
+
+def raw_folder(config: RunConfig, progress: Progress) -> Path:
+    """Return where the raw data lie; a simulated world is drawn first where it is absent."""
+    data = config.data
+    if not isinstance(data, SimulatedData):
+        return data.raw
+    world = World(
+        rows=data.rows, users=data.users, items=data.items, days=data.days, seed=data.seed, world_seed=data.world_seed
+    )
+    stage = Stage("simulate", inputs={}, parameters=world.to_document(), code_version=code_version_of(recsys.datasets))
+    final = data.raw / f"{data.name}-{stage.key}"
+    return run_stage(stage, final, lambda folder: simulate(folder / _WORLD, world, progress)).path / _WORLD
+
+
+def main(config: RunConfig, arguments: argparse.Namespace) -> None:
+    """Prepare, and show how many rows each split has."""
+    with progress_bars() as progress:
+        encoded = run(config, progress)
+    days = {split: list(encoded.days(split)) for split in encoded.splits}
+    rows = [(split, f"{encoded.rows(split):,}", days[split][0], days[split][-1]) for split in encoded.splits]
+    show_table(f"{config.data.name}: contract {encoded.contract.fingerprint}", ("split", "rows", "first", "last"), rows)
+    console.print(f"Prepared in {encoded.root}\nNext: recsys pretrain data={config.data.name}")
