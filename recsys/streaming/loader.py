@@ -1,0 +1,228 @@
+"""The stream of batches that training and evaluation read.
+
+Row groups are decoded in background threads, gathered into pools, shuffled, cut into batches and sent to the device,
+each stage a bounded number of rows ahead of the next, so that memory depends on the settings and on the largest row
+group and not on the data.
+"""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from recsys.errors import DataError, UsageError
+from recsys.features.batch import Batch
+from recsys.features.contract import FeatureContract
+from recsys.streaming.checks import check_values
+from recsys.streaming.collate import Collator
+from recsys.streaming.device import SentBatch, copy_to
+from recsys.streaming.parquet import RowGroup, encoded_columns, find_row_groups, layout_fingerprint, read_row_group
+from recsys.streaming.pools import PoolReader, decoding, in_sizes, run_ahead
+from recsys.streaming.shuffle import EpochOrder, Stint, Stretch, batch_sizes, count_batches, count_rows, skip_rows
+from recsys.streaming.views import view_of
+
+# Built and sent ahead of the step: enough to ride out a slow step or a slow pool, and a few megabytes each.
+_BATCHES_AHEAD = 4
+
+
+class BatchStream:
+    """Every row of a split once per epoch, as batches on a device.
+
+    Iterating yields the rest of the current epoch and then moves `epoch` on. The order of rows depends on (seed,
+    epoch) and the settings of the shuffle, never on the number of threads. With several ranks each reads one interval
+    of the epoch's rows; all make the same number of batches, and no row is left out or read twice: a rank's last batch
+    has at least one row, and may have `batch_size` + 1 where the rows left over are fewer than the ranks.
+
+    Only one iterator is alive at a time: a second one ends the first.
+
+    Args:
+        encoded: a folder as `recsys prepare` makes it.
+        contract: the one that stands in that folder.
+        seed: 0 or more.
+        shuffle: False keeps the order of the files, which is the order of the days.
+        shuffle_buffer_rows: most rows that are permuted together; a row group with more is permuted alone.
+        decode_threads: 0 does all work in the caller's thread, when it asks for a batch.
+        extras: the extra columns that go into `Batch.extra`; no others are read.
+
+    Raises:
+        DataError: before the first batch: no rows, fewer rows than ranks, a damaged footer, a missing or retyped
+            column. While iterating: damaged data or a value that the contract rules out, with file, row group, column.
+        UsageError: a setting that cannot mean anything, or an extra that the data does not carry.
+    """
+
+    def __init__(
+        self,
+        encoded: Path,
+        split: str,
+        contract: FeatureContract,
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+        shuffle_buffer_rows: int,
+        decode_threads: int,
+        device: torch.device,
+        extras: Sequence[str] = (),
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        _require_settings(batch_size, seed, shuffle_buffer_rows, decode_threads, rank, world_size)
+        columns = encoded_columns(contract, extras)
+        groups = find_row_groups(encoded, split, columns)
+        self._columns = tuple(columns)
+        self._contract = contract
+        self._order = EpochOrder(groups, seed, shuffle, shuffle_buffer_rows)
+        self._layout = layout_fingerprint(groups, encoded)
+        self._split = split
+        self._batch_size = batch_size
+        self._decode_threads = decode_threads
+        self._rank = rank
+        self._world_size = world_size
+        self._copy = copy_to(device)
+        self._collator = Collator(contract.schema, extras, pin=self._copy.pins)
+        self._running: Generator[Batch, None, None] | None = None
+        self._past: tuple[Stint, ...] = ()
+        self._consumed = 0
+        split_rows = sum(group.rows for group in groups)
+        self.num_rows = split_rows * (rank + 1) // world_size - split_rows * rank // world_size
+        """Rows that this rank reads in an epoch; ranks differ by at most one."""
+        self.num_batches = count_batches(split_rows, world_size, batch_size)
+        """Batches in an epoch, the same on every rank."""
+        self.epoch = 0
+        """The epoch that iterating yields, from 0."""
+        self.wait_seconds = 0.0
+        """How long callers have waited for a batch, over all epochs."""
+        self.peak_rows = 0
+        """Most rows that were decoded or being decoded at one time, over all epochs; never above `most_rows`."""
+
+    @property
+    def most_rows(self) -> int:
+        """The bound on rows in memory, besides a few batches on their way: it depends on no file but the largest.
+
+        One pool that is being read, the next one being gathered, one row group in each decoding thread, and the two row
+        groups that the borders to other ranks cut.
+        """
+        largest = max(group.rows for group in self._order.groups)
+        pool = max(largest, self._order.buffer_rows) if self._order.shuffle else largest
+        return pool + self._rows_ahead + 2 * largest
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.close()
+        self._running = self._rest_of_epoch()
+        return self._running
+
+    def close(self) -> None:
+        """Stop background work and wait for its threads. Iterating again goes on behind the last batch consumed."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position behind the last batch that the caller received, as JSON-able values.
+
+        It is the same on every rank that has received the same number of batches.
+        """
+        current = Stint(self._world_size, self._batch_size, self._consumed)
+        return {**self._identity(), "epoch": self.epoch, "stints": [asdict(stint) for stint in (*self._past, current)]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a position that `state_dict` returned; batches already built are dropped.
+
+        The numbers of ranks and threads and the batch size may differ from the run that saved it: the rows which that
+        run left are divided anew. With the same number of ranks and batch size the batches are the same bit for bit.
+
+        Raises:
+            DataError: the state belongs to other data or another order, or fewer rows are left than there are ranks.
+        """
+        for name, expected in self._identity().items():
+            if state.get(name) != expected:
+                raise DataError(
+                    f"The data position was saved with {name} {state.get(name)!r}, but this stream has {expected!r}: "
+                    "the same position would stand for other rows. Resume with the data and settings of the first "
+                    "run, or start a new run."
+                )
+        stints = tuple(Stint(**stint) for stint in state["stints"])
+        consumed = 0
+        if (stints[-1].world_size, stints[-1].batch_size) == (self._world_size, self._batch_size):
+            stints, consumed = stints[:-1], stints[-1].batches
+        self.close()
+        self.epoch, self._past, self._consumed = state["epoch"], stints, consumed
+        self._remaining()
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "split": self._split,
+            "layout": self._layout,
+            "seed": self._order.seed,
+            "shuffle": self._order.shuffle,
+            "shuffle_buffer_rows": self._order.buffer_rows,
+        }
+
+    def _rest_of_epoch(self) -> Generator[Batch, None, None]:
+        host = self._sent_batches(*self._remaining())
+        with closing(run_ahead(host, _BATCHES_AHEAD) if self._decode_threads else host) as batches:
+            while True:
+                began = time.perf_counter()
+                sent = next(batches, None)
+                self.wait_seconds += time.perf_counter() - began
+                if sent is None:
+                    break
+                # Counted before the caller has it: whoever saves the state while holding a batch has consumed it.
+                self._consumed += 1
+                yield self._copy.receive(sent)
+        self.epoch, self._past, self._consumed = self.epoch + 1, (), 0
+
+    def _remaining(self) -> tuple[list[Stretch], list[int]]:
+        """This rank's rows of the epoch that are not consumed, and the sizes of their batches."""
+        streams = self._order.streams(self.epoch, self._world_size, self._past)
+        stream = streams[self._rank]
+        left = sum(map(count_rows, streams))
+        if left == 0:
+            return [], []
+        sizes = batch_sizes(
+            count_rows(stream), count_batches(left, self._world_size, self._batch_size), self._batch_size
+        )
+        return skip_rows(stream, sum(sizes[: self._consumed])), sizes[self._consumed :]
+
+    def _sent_batches(self, stream: list[Stretch], sizes: list[int]) -> Generator[SentBatch, None, None]:
+        with decoding(self._decode_threads) as executor:
+            reader = PoolReader(self._read, executor, self._rows_ahead)
+            with closing(reader.pools(stream)) as pools:
+                # By `map`, which holds no rows of a pool that should be freed while the next one is made.
+                for batch in map(self._collator.batch, in_sizes(pools, sizes)):
+                    yield self._copy.send(batch)
+                    self.peak_rows = max(self.peak_rows, reader.peak_rows)
+
+    @property
+    def _rows_ahead(self) -> int:
+        largest = max(group.rows for group in self._order.groups)
+        pool = max(largest, self._order.buffer_rows) if self._order.shuffle else largest
+        return pool + self._decode_threads * largest if self._decode_threads else 0
+
+    def _read(self, group: RowGroup) -> dict[str, pa.Array]:
+        arrays = read_row_group(group, self._columns)
+        check_values(group, {name: view_of(array) for name, array in arrays.items()}, self._contract)
+        return arrays
+
+
+def _require_settings(
+    batch_size: int, seed: int, shuffle_buffer_rows: int, decode_threads: int, rank: int, world_size: int
+) -> None:
+    least = {
+        "batch_size": (batch_size, 1),
+        "seed": (seed, 0),
+        "shuffle_buffer_rows": (shuffle_buffer_rows, 1),
+        "decode_threads": (decode_threads, 0),
+        "world_size": (world_size, 1),
+        "rank": (rank, 0),
+    }
+    for name, (value, smallest) in least.items():
+        if value < smallest:
+            raise UsageError(f"{name} is {value}; expected {smallest} or more.")
+    if rank >= world_size:
+        raise UsageError(f"rank is {rank} of {world_size} processes; expected 0 to {world_size - 1}.")

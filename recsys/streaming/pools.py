@@ -1,0 +1,172 @@
+"""Work done ahead of its consumer, in bounded measure: decoding row groups, shuffling pools, building batches.
+
+Nothing here waits on a full queue: a consumer that takes a result asks for one more, so work that nobody takes stops
+by itself, and a closed generator leaves no thread behind.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from recsys.streaming.parquet import RowGroup
+from recsys.streaming.shuffle import Piece, Stretch
+from recsys.streaming.views import ColumnView, view_of
+
+_Item = TypeVar("_Item")
+_END = object()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows [start, stop) of some columns that are in memory, in the order in which they go into batches."""
+
+    columns: Mapping[str, ColumnView]
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def detached(self) -> "Rows":
+        """Return the same rows; copied, where they are only a part of what they keep in memory."""
+        whole = len(next(iter(self.columns.values())))
+        if len(self) == whole:
+            return self
+        columns = {name: column[self.start : self.stop].copy() for name, column in self.columns.items()}
+        return Rows(columns, 0, len(self))
+
+
+class PoolReader:
+    """Decodes the pools of a stream ahead of need and hands them over one by one, shuffled.
+
+    Args:
+        read: decodes one row group into arrays without nulls, by column.
+        executor: runs the decoding and the shuffling.
+        rows_ahead: row groups are begun while the rows of those begun and not yet in a pool stay within this; at
+            least one is always begun.
+    """
+
+    def __init__(self, read: Callable[[RowGroup], dict[str, pa.Array]], executor: Executor, rows_ahead: int) -> None:
+        self._read = read
+        self._executor = executor
+        self._rows_ahead = rows_ahead
+        self.peak_rows = 0
+
+    def pools(self, stream: Sequence[Stretch]) -> Generator[Rows, None, None]:
+        """Yield the stream's pools in order. A pool is freed when the next one is asked for."""
+        todo = deque(piece for stretch in stream for piece in stretch.pool.pieces)
+        begun: deque[tuple[int, Future[dict[str, pa.Array]]]] = deque()
+        rows_begun = 0
+
+        def begin(rows_elsewhere: int, required: bool) -> None:
+            nonlocal rows_begun
+            while todo and ((required and not begun) or rows_begun + todo[0].group.rows <= self._rows_ahead):
+                piece = todo.popleft()
+                # A row group is decoded whole, even where a rank takes only a part of it.
+                begun.append((piece.group.rows, self._executor.submit(self._decode, piece)))
+                rows_begun += piece.group.rows
+            self.peak_rows = max(self.peak_rows, rows_begun + rows_elsewhere)
+
+        for stretch in stream:
+            sources, source_rows = [], 0
+            for _ in stretch.pool.pieces:
+                begin(0, required=True)
+                rows, decoded = begun.popleft()
+                sources.append(decoded.result())
+                source_rows += rows
+            del decoded
+            columns = self._shuffled(sources, stretch.pool.order())
+            rows_begun -= source_rows
+            begin(stretch.pool.rows, required=False)
+            yield Rows(columns, stretch.start, stretch.stop)
+            del columns
+
+    def _decode(self, piece: Piece) -> dict[str, pa.Array]:
+        arrays = self._read(piece.group)
+        if piece.stop - piece.start == piece.group.rows:
+            return arrays
+        return {name: array.slice(piece.start, piece.stop - piece.start) for name, array in arrays.items()}
+
+    def _shuffled(
+        self, sources: list[dict[str, pa.Array]], order: npt.NDArray[np.int64] | None
+    ) -> dict[str, ColumnView]:
+        if order is None:
+            return {name: view_of(array) for name, array in sources[0].items()}
+        places = pa.array(order)
+
+        def column(name: str) -> ColumnView:
+            # Each source column is let go as soon as it is copied: a pool is never in memory twice.
+            arrays = [source.pop(name) for source in sources]
+            joined = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
+            del arrays
+            return view_of(joined.take(places))
+
+        names = list(sources[0])
+        return dict(zip(names, self._executor.map(column, names), strict=True))
+
+
+def in_sizes(pools: Iterator[Rows], sizes: Sequence[int]) -> Iterator[list[Rows]]:
+    """Cut the pools' rows into runs of the given sizes, which must sum to at most their rows.
+
+    What is left of a pool is carried into the next run; of a large pool only that rest stays in memory.
+    """
+    rest = None
+    for size in sizes:
+        parts: list[Rows] = []
+        missing = size
+        while missing:
+            rows = rest if rest is not None else next(pools)
+            taken = min(missing, len(rows))
+            parts.append(Rows(rows.columns, rows.start, rows.start + taken))
+            missing -= taken
+            rest = Rows(rows.columns, rows.start + taken, rows.stop) if taken < len(rows) else None
+            if rest is not None and len(rest) < size:
+                rest = rest.detached()
+            del rows
+        yield parts
+
+
+@contextmanager
+def decoding(threads: int) -> Iterator[Executor]:
+    """Yield what runs the decoding: so many threads, or the caller's own for 0. Begun work is waited for at the end."""
+    executor = ThreadPoolExecutor(threads, thread_name_prefix="recsys-decode") if threads else _Inline()
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def run_ahead(items: Generator[_Item, None, None], depth: int) -> Generator[_Item, None, None]:
+    """Yield the items of a generator that runs in a thread of its own, `depth` items ahead of the consumer.
+
+    An error in the generator is raised here, after the items before it. Closing this one closes the generator.
+    """
+    executor = ThreadPoolExecutor(1, thread_name_prefix="recsys-batches")
+    try:
+        pending: deque[Future[Any]] = deque(executor.submit(next, items, _END) for _ in range(depth))
+        while (item := pending.popleft().result()) is not _END:
+            pending.append(executor.submit(next, items, _END))
+            yield cast(_Item, item)
+    finally:
+        # First wait for the step under way: a generator cannot be closed while it runs.
+        executor.shutdown(wait=True, cancel_futures=True)
+        items.close()
+
+
+class _Inline(Executor):
+    """Runs work at once in the thread that submits it."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments, **named))
+        except BaseException as error:  # the future carries it to whoever asks for the result
+            future.set_exception(error)
+        return future

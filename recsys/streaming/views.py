@@ -1,0 +1,70 @@
+"""Arrow arrays as numpy views on the same memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class ListView:
+    """A column of lists: row i holds `values[offsets[i]:offsets[i + 1]]`.
+
+    Attributes:
+        values: (values,) every list's values, one list after the other.
+        offsets: (rows + 1,) int32; need not begin at 0.
+    """
+
+    values: npt.NDArray[Any]
+    offsets: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, rows: slice) -> "ListView":
+        """Return the lists of some rows; only `start:stop` slices."""
+        return ListView(self.values, self.offsets[rows.start : rows.stop + 1])
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """(rows,) number of values in each list."""
+        return np.diff(self.offsets)
+
+    @property
+    def flat(self) -> npt.NDArray[Any]:
+        """The values of these rows alone."""
+        return self.values[self.offsets[0] : self.offsets[-1]]
+
+    def copy(self) -> "ListView":
+        """Return the same lists in memory of their own, so that the rest of the column can be freed."""
+        return ListView(self.flat.copy(), self.offsets - self.offsets[0])
+
+
+ColumnView: TypeAlias = npt.NDArray[Any] | ListView
+
+
+def view_of(array: pa.Array) -> ColumnView:
+    """Return the array's values without copying them; the array must have no nulls.
+
+    >>> view_of(pa.array([[1, 2], [], [3]], type=pa.list_(pa.int32()))).lengths
+    array([2, 0, 1], dtype=int32)
+    """
+    if pa.types.is_list(array.type):
+        return ListView(_numbers(array.values), _numbers(array.offsets))
+    return _numbers(array)
+
+
+def numbers(columns: Mapping[str, ColumnView], name: str) -> npt.NDArray[Any]:
+    """Return a column that has one number per row; which ones do was settled by the footers."""
+    return cast(npt.NDArray[Any], columns[name])
+
+
+def _numbers(array: pa.Array) -> npt.NDArray[Any]:
+    # By the buffer, as the first `to_numpy` of a process imports pandas, which takes a third of a second.
+    data = array.buffers()[1]
+    if data is None or len(array) == 0:
+        return np.empty(0, array.type.to_pandas_dtype())
+    return np.frombuffer(data, array.type.to_pandas_dtype(), len(array), array.offset * array.type.byte_width)
