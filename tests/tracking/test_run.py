@@ -13,7 +13,7 @@ from mlflow.entities import Run
 
 from recsys.errors import CannotWriteError, UsageError
 from recsys.tracking import names
-from recsys.tracking.run import DatasetUse, start_run
+from recsys.tracking.run import DatasetUse, TrackedRun, start_run
 from recsys.tracking.store import TrackingStore
 
 TAGS = {names.TAG_KIND: "arm", names.TAG_ABLATION_ID: "study-1"}
@@ -32,6 +32,13 @@ def runs_in(store: TrackingStore) -> tuple[MlflowClient, list[Run]]:
 def only_run(store: TrackingStore, run_id: str | None) -> tuple[MlflowClient, Run]:
     client = store.open()
     return client, client.get_run(run_id)
+
+
+def die_after_two_steps(run: TrackedRun) -> None:
+    with run:
+        run.log_step(1, {"train/loss": 0.5})
+        run.log_step(2, {"train/loss": 0.4})
+        raise RuntimeError("power cut")
 
 
 def test_a_run_leaves_params_tags_metrics_files_and_data_and_is_finished(store: TrackingStore):
@@ -110,10 +117,9 @@ def test_sigterm_ends_the_run_as_killed_and_the_process_with_143(tmp_path: Path)
 
 
 def test_a_resumed_run_is_the_same_run_and_finishes(store: TrackingStore):
-    with pytest.raises(RuntimeError), start_run(store, "r", {"seed": 3}, TAGS) as run:
-        run.log_step(1, {"train/loss": 0.5})
-        run.log_step(2, {"train/loss": 0.4})
-        raise RuntimeError("power cut")
+    run = start_run(store, "r", {"seed": 3}, TAGS)
+    with pytest.raises(RuntimeError):
+        die_after_two_steps(run)
 
     with start_run(store, "ignored", {"ignored": 1}, TAGS, resume=run.spool_id) as again:
         run_id = run.run_id

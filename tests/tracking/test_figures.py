@@ -1,0 +1,81 @@
+"""Figures: what a reader must be able to see in them."""
+
+from io import BytesIO
+
+import pytest
+from matplotlib.figure import Figure
+
+from recsys.tracking.figures import arm_colours, auc_by_segment, calibration, gradient_norms, learning_curves
+
+
+def words(figure: Figure) -> set[str]:
+    """Everything that is written in a figure, after drawing it for real."""
+    figure.savefig(BytesIO(), format="png")
+    found = {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+    for axes in figure.axes:
+        found |= {axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel()}
+        found |= {text.get_text() for text in axes.texts}
+        found |= {label.get_text() for label in [*axes.get_xticklabels(), *axes.get_yticklabels()]}
+        legend = axes.get_legend()
+        found |= {text.get_text() for text in legend.get_texts()} if legend else set()
+    return found
+
+
+def test_learning_curves_name_their_axes_and_tell_the_best_validation_point():
+    curve = ([100, 200, 300], [0.60, 0.50, 0.55])
+
+    shown = words(learning_curves({"frozen": curve}, {"frozen": curve}, {"frozen": curve}))
+
+    assert {"Training loss", "Validation log loss", "Validation AUC", "Step"} <= shown
+    # The lowest log loss and the highest AUC.
+    assert {"0.5000", "0.6000"} <= shown
+
+
+def test_learning_curves_of_several_arms_share_one_legend():
+    curve = ([1, 2], [0.6, 0.5])
+
+    figure = learning_curves({"frozen": curve, "fine-tuned": curve}, {}, {})
+
+    assert {"frozen", "fine-tuned", "not measured"} <= words(figure)
+    assert len(figure.legends) == 1
+
+
+def test_a_frozen_towers_zero_norm_is_a_visible_line_on_the_logarithmic_axis():
+    figure = gradient_norms({"embedding_tower": ([1, 2, 3], [0, 0, 0]), "head": ([1, 2, 3], [0.02, 0.5, 7.0])})
+
+    assert {"embedding tower (0: frozen)", "head", "0", "1"} <= words(figure)
+    axes = figure.axes[0]
+    bottom, top = axes.get_ylim()
+    height = axes.transAxes.inverted().transform(axes.transData.transform((1, 0)))[1]
+    assert bottom < 0 < top
+    # Neither on the edge nor far up: about a tenth of the axis.
+    assert 0.01 < height < 0.2
+
+
+def test_gradient_norms_that_are_all_zero_can_be_drawn():
+    assert "embedding tower (0: frozen)" in words(gradient_norms({"embedding_tower": ([1, 2], [0.0, 0.0])}))
+
+
+def test_calibration_shows_every_arm_beside_the_perfect_line():
+    shown = words(calibration({"frozen": [(0.1, 0.12, 50.0), (0.3, 0.25, 50.0)], "empty": []}))
+
+    assert {"frozen", "perfectly calibrated", "Predicted probability", "Share of positives"} <= shown
+
+
+def test_a_segment_without_an_auc_gets_no_bar_and_no_number():
+    figure = auc_by_segment(
+        {"frozen": {"all": (0.7, 0.68, 0.72), "new": (0.6, 0.5, 0.7)}, "tuned": {"all": (0.8, 0.79, 0.81)}}
+    )
+
+    shown = words(figure)
+    assert {"all", "new", "0.700", "0.600", "0.800"} <= shown
+    assert len(figure.axes[0].patches) == 3
+    # A bar starts at chance: one from 0 would make 0.70 and 0.72 look alike.
+    assert figure.axes[0].patches[0].get_x() == pytest.approx(0.5)
+
+
+def test_an_arm_has_one_colour_everywhere():
+    colours = arm_colours(["frozen", "tuned"])
+    figure = learning_curves({"frozen": ([1], [1.0]), "tuned": ([1], [1.0])}, {}, {})
+
+    assert [line.get_color() for line in figure.axes[0].lines] == [colours["frozen"], colours["tuned"]]
