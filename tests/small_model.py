@@ -18,12 +18,13 @@ from recsys.interactions.fields import InteractionFields
 from recsys.interactions.network import InteractionNetwork
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 
-TOWER_WIDTH, FIELD_WIDTH, JOINED_WIDTH, NETWORK_WIDTH = 4, 3, 5, 6
+# Tables are 4 wide, the least that the fused kernels take.
+TOWER_WIDTH, FIELD_WIDTH, JOINED_WIDTH, NETWORK_WIDTH = 4, 4, 5, 6
 SEGMENTS = ("new", "light", "heavy")
 
 
 def small_schema() -> FeatureSchema:
-    """Two dense features, a user, an item, and a list that shares the item's table; one of each is the tower's alone."""
+    """Two dense features, a user, an item, a brand for the tower alone, and a list that shares the item's table."""
     user, item, network = "user_tower", "item_tower", "interaction_network"
     return FeatureSchema.from_document(
         {
@@ -108,7 +109,7 @@ def batch_of(rows: Sequence[Row]) -> Batch:
 
 def two_tower_spec() -> TowerSpec:
     """A two-tower description of the small schema."""
-    return TowerSpec.two_tower(small_schema(), width=TOWER_WIDTH, table_dimension=3, hidden_widths=[7])
+    return TowerSpec.two_tower(small_schema(), width=TOWER_WIDTH, table_dimension=4, hidden_widths=[7])
 
 
 def cross(num_fields: int, dimension: int) -> Crossing:
@@ -149,4 +150,4 @@ def spread_out(module: nn.Module) -> None:
             if parameter.dim() == 1:
                 parameter.uniform_(0.1, 0.7)
             else:
-                parameter.normal_(0, 0.4)
+                parameter.normal_(0, 0.3)

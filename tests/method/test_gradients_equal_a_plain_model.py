@@ -93,7 +93,7 @@ def assert_same_gradients(ranker: Ranker, model: plain.PlainRanker, rows: Sequen
     for name, parameter in ranker.named_parameters():
         want, found = expected[name], parameter.grad
         if want is None or (not want.any() and ".ebc." in name):
-            # A table is looked up for every row, so one that no row learns from has a gradient of zeros instead of none.
+            # A table is looked up for every row: one that no row learns from has a gradient of zeros instead of none.
             assert found is None or (".ebc." in name and not found.any()), name
             continue
         assert found is not None, f"{name} got no gradient"
