@@ -1,0 +1,37 @@
+"""Runs a test's function in two processes joined by gloo, and hands back what each of them returned."""
+
+import json
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+
+from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
+
+_TIMEOUT = timedelta(seconds=60)
+
+
+def run_in_two(function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
+    """Call `function(context, *arguments)` in both processes; its result must be JSON-able.
+
+    `function` stands at the top of its module, so that the new processes can import it.
+    """
+    multiprocessing.spawn(_work, args=(function, str(folder), arguments), nprocs=2)
+    return [json.loads((folder / f"result-{rank}.json").read_text()) for rank in range(2)]
+
+
+def _work(rank: int, function: Callable[..., Any], folder: str, arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    store = dist.FileStore(str(Path(folder, "meeting-point")), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=_TIMEOUT)
+    context: ProcessContext = start_processes()
+    result = function(context, *arguments)
+    Path(folder, f"result-{rank}.json").write_text(json.dumps(result))
+    dist.barrier()
+    stop_processes()
