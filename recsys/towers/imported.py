@@ -120,8 +120,8 @@ def reduce_width(vectors: npt.NDArray[np.float32], width: int, where: str) -> Re
 def _rows_of(ids: pa.Array, vocabulary: Vocabulary, path: Path) -> npt.NDArray[np.int64]:
     try:
         return vocabulary.rows_of(ids)
-    except pa.ArrowInvalid as error:
+    except DataError as error:
         raise DataError(
-            f"The ids in {path} are {ids.type} and those of table `{vocabulary.table}` are {vocabulary.ids.type}; they "
-            f"cannot be compared ({error}). Point `tower.id_column` at the column that holds the data's ids."
+            f"The ids in {path} are {ids.type} and cannot be compared with the data's. {error} Or point `tower.id_column` "
+            "at the column that holds the data's ids."
         ) from error

@@ -94,7 +94,7 @@ def _read_parquet(path: Path, id_column: str, vector_column: str) -> tuple[pa.Ar
             "length for all."
         )
     numbers = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
-    return _plain_ids(table[id_column].combine_chunks()), numbers.reshape(len(lists), -1)
+    return _plain_ids(table[id_column].combine_chunks()), numbers.reshape(len(lists), sum(lengths))
 
 
 def _read_npy(path: Path, id_column: str, vector_column: str) -> tuple[pa.Array, npt.NDArray]:

@@ -1,0 +1,46 @@
+"""Rows through their own segment's module, and back in order."""
+
+import torch
+from torch import nn
+
+from recsys.composition.routing import apply_by_segment
+
+
+class Recorder(nn.Module):
+    """Multiplies by `factor` and remembers how many rows it saw in each call."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+        self.calls: list[int] = []
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        self.calls.append(len(rows))
+        return rows * self.factor
+
+
+def test_every_row_passes_its_own_segments_module_and_keeps_its_place() -> None:
+    modules = [Recorder(10), Recorder(100), Recorder(1000)]
+    rows = torch.arange(1.0, 7.0).unsqueeze(1)
+
+    result = apply_by_segment(modules, rows, torch.tensor([2, 0, 1, 0, 2, 2]))
+
+    assert result.flatten().tolist() == [1000, 20, 300, 40, 5000, 6000]
+    assert [module.calls for module in modules] == [[2], [1], [3]]
+
+
+def test_an_absent_segments_module_is_not_called() -> None:
+    modules = [Recorder(10), Recorder(100), Recorder(1000)]
+
+    apply_by_segment(modules, torch.ones(3, 1), torch.tensor([2, 0, 0]))
+
+    assert [module.calls for module in modules] == [[2], [], [1]]
+
+
+def test_rows_of_any_further_shape_are_routed() -> None:
+    rows = torch.randn(5, 2, 3)
+    segment = torch.tensor([1, 0, 1, 1, 0])
+
+    result = apply_by_segment([nn.Identity(), Recorder(2)], rows, segment)
+
+    torch.testing.assert_close(result, rows * torch.tensor([2, 1, 2, 2, 1.0]).view(5, 1, 1))
