@@ -10,9 +10,19 @@ FEATURES = ["item", "brand", "recent", "user"]
 # Repeated ids within a bag (3, 3), across bags (3 again) and across features (item and recent share a table), and
 # empty bags; brand is never looked up in the second batch.
 BAGS = [
-    {"item": [[3], [3], [1], [0]], "brand": [[1], [], [2], [1]], "recent": [[3, 3, 1], [], [2], [4, 3]], "user": [[0], [2], [2], [1]]},
-    {"item": [[2], [4], [2], [2]], "brand": [[], [], [], []], "recent": [[], [1, 1], [1], [0, 0]], "user": [[2], [2], [2], [0]]},
-]  # fmt: skip
+    {
+        "item": [[3], [3], [1], [0]],
+        "brand": [[1], [], [2], [1]],
+        "recent": [[3, 3, 1], [], [2], [4, 3]],
+        "user": [[0], [2], [2], [1]],
+    },
+    {
+        "item": [[2], [4], [2], [2]],
+        "brand": [[], [], [], []],
+        "recent": [[], [1, 1], [1], [0, 0]],
+        "user": [[2], [2], [2], [0]],
+    },
+]
 
 
 def keyed_ids(bags: dict[str, list[list[int]]], weighted: bool = False) -> KeyedJaggedTensor:
@@ -77,7 +87,6 @@ def norm(tensors: list[Tensor]) -> float:
 def norms_by_hand(model: nn.Module) -> dict[str, float]:
     """Each part's gradient norm in a plain model, straight from `.grad`."""
     parts = {
-        name: norm([p.grad for p in child.parameters() if p.grad is not None])
-        for name, child in model.named_children()
+        name: norm([p.grad for p in child.parameters() if p.grad is not None]) for name, child in model.named_children()
     }
     return parts | {"whole": sum(value**2 for value in parts.values()) ** 0.5}
