@@ -56,7 +56,7 @@ def test_both_processes_hold_all_rows_once_though_one_ran_out_early(two_ranks):
 
 
 def test_a_query_that_is_spread_over_processes_is_ranked_as_one_list(two_ranks):
-    # Query 1 at 2: rows 4 (not relevant) and 3 (relevant) of two relevant ones. Query 2: its one relevant row is second.
+    # Query 1: its best two are 4 (not relevant) and 3 (one of two relevant ones). Query 2: one of one.
     for found in two_ranks:
         np.testing.assert_array_equal(found["recall"], [0.5, 1.0])
 

@@ -1,0 +1,205 @@
+"""Paired differences between two conditions of a study, overall and per segment, each with its verdict."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from recsys.ablation.arms import Contrast
+from recsys.ablation.intervals import Spread, holm, spread_of
+from recsys.ablation.resampling import ALL, MeasuredArm
+from recsys.errors import DataError, UsageError
+
+LOWER_IS_BETTER = frozenset({"log_loss", "normalised_entropy"})
+
+
+class Verdict(StrEnum):
+    """What a difference lets one say of the first condition beside the second."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    EQUIVALENT = "equivalent"
+    OPEN = "not enough evidence"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When a verdict is given.
+
+    Attributes:
+        level: chance of a false "better" or "worse" that is accepted, per metric: once overall, once over all segments.
+        margins: metric -> a difference smaller than this is of no account; a metric without one is never equivalent.
+    """
+
+    level: float
+    margins: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """First condition minus second in one metric and segment.
+
+    Attributes:
+        first_mean, second_mean: means over the seeds, on all test users.
+        difference: their difference in the metric's own unit and direction.
+        low, high: its interval at the level of the rules, from both sources of chance; None where it cannot be told.
+        seed_deviation, user_deviation: the two sources, see `intervals.Spread`.
+        p_value: of no difference; over segments it is corrected for their number (Holm).
+        seeds_to_settle: seeds in all that would about settle an open verdict; None where it is not open or where no
+            number of seeds would.
+    """
+
+    metric: str
+    segment: str
+    rows: int
+    users: int
+    seeds: int
+    first_mean: float
+    second_mean: float
+    difference: float
+    low: float | None
+    high: float | None
+    seed_deviation: float | None
+    user_deviation: float | None
+    p_value: float | None
+    verdict: Verdict
+    seeds_to_settle: int | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A contrast with its differences: for each metric the one overall first, then the segments in order.
+
+    A metric that is undefined in a segment has no difference there.
+    """
+
+    contrast: Contrast
+    differences: tuple[Difference, ...]
+
+    def find(self, metric: str, segment: str = ALL) -> Difference | None:
+        """The difference of that metric and segment; None where it is undefined."""
+        found = (d for d in self.differences if (d.metric, d.segment) == (metric, segment))
+        return next(found, None)
+
+    def of_segments(self, metric: str) -> tuple[Difference, ...]:
+        """The metric's differences in the segments, without the one overall."""
+        return tuple(d for d in self.differences if d.metric == metric and d.segment != ALL)
+
+    def to_document(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def compare(contrast: Contrast, arms: Sequence[MeasuredArm], rules: Rules) -> Comparison:
+    """Compare the contrast's two conditions, paired by seed, in every metric and segment that `arms` were measured in.
+
+    Raises:
+        UsageError: a condition has no arms, or lacks a seed that the other has.
+        DataError: arms were measured on different test rows.
+    """
+    first, second = _pairs(contrast, arms)
+    _refuse_unlike_rows([*first, *second])
+    metrics = dict.fromkeys(metric for metric, _ in first[0].values)
+    differences: list[Difference] = []
+    for metric in metrics:
+        segments = [segment for name, segment in first[0].values if name == metric]
+        found = [d for segment in segments if (d := _difference(metric, segment, first, second, rules)) is not None]
+        differences += [d for d in found if d.segment == ALL]
+        differences += _corrected([d for d in found if d.segment != ALL], rules)
+    return Comparison(contrast, tuple(differences))
+
+
+def _pairs(contrast: Contrast, arms: Sequence[MeasuredArm]) -> tuple[list[MeasuredArm], list[MeasuredArm]]:
+    by_seed = {
+        condition: {arm.seed: arm for arm in arms if arm.condition == condition}
+        for condition in (contrast.first, contrast.second)
+    }
+    for mine, other in ((contrast.first, contrast.second), (contrast.second, contrast.first)):
+        if missing := sorted(set(by_seed[other]) - set(by_seed[mine])):
+            raise UsageError(
+                f"Arm {mine}/s{missing[0]} has no result, but {other}/s{missing[0]} has: differences are taken in "
+                "pairs of one seed. Run the study again to fill in what is missing, or leave that seed out."
+            )
+    if not by_seed[contrast.first]:
+        raise UsageError(
+            f"Neither {contrast.first} nor {contrast.second} has a finished arm: there is nothing to compare."
+        )
+    seeds = sorted(by_seed[contrast.first])
+    return [by_seed[contrast.first][seed] for seed in seeds], [by_seed[contrast.second][seed] for seed in seeds]
+
+
+def _refuse_unlike_rows(arms: Sequence[MeasuredArm]) -> None:
+    reference = arms[0]
+    for arm in arms[1:]:
+        unlike = [name for name, value in reference.fingerprints.items() if arm.fingerprints.get(name) != value]
+        if unlike:
+            raise DataError(
+                f"Arms {reference.condition}/s{reference.seed} and {arm.condition}/s{arm.seed} were not evaluated on "
+                f"the same rows in the same order: they differ in {', '.join(unlike)}. Evaluate both on one encoded "
+                "dataset, with the same split, batch order and number of processes."
+            )
+
+
+def _difference(
+    metric: str, segment: str, first: Sequence[MeasuredArm], second: Sequence[MeasuredArm], rules: Rules
+) -> Difference | None:
+    key = (metric, segment)
+    support = first[0].support[key]
+    pairs = np.stack([mine.values[key] - other.values[key] for mine, other in zip(first, second, strict=True)])
+    spread = spread_of(pairs, support.effective_users)
+    if spread is None:
+        return None
+    half_width = spread.half_width(rules.level)
+    difference = Difference(
+        metric=metric,
+        segment=segment,
+        rows=support.rows,
+        users=support.users,
+        seeds=spread.seeds,
+        first_mean=float(np.mean([arm.values[key][0] for arm in first])),
+        second_mean=float(np.mean([arm.values[key][0] for arm in second])),
+        difference=spread.difference,
+        low=None if half_width is None else spread.difference - half_width,
+        high=None if half_width is None else spread.difference + half_width,
+        seed_deviation=spread.seed_deviation,
+        user_deviation=spread.user_deviation,
+        p_value=spread.p_value(),
+        verdict=Verdict.OPEN,
+        seeds_to_settle=_seeds_to_settle(spread, metric, rules),
+    )
+    return _judged(difference, rules)
+
+
+def _corrected(differences: list[Difference], rules: Rules) -> list[Difference]:
+    """The segments' differences with p-values corrected for their number, and judged again by these."""
+    known = [d.p_value for d in differences if d.p_value is not None]
+    corrected = iter(holm(known))
+    return [d if d.p_value is None else _judged(replace(d, p_value=next(corrected)), rules) for d in differences]
+
+
+def _judged(difference: Difference, rules: Rules) -> Difference:
+    """With its verdict. Equivalence goes first: a difference that is surely there but of no account is no win.
+
+    Equivalence asks for the whole interval inside the margin, which at 95 % is stricter than the usual two one-sided
+    tests at 5 % (Schuirmann 1987); so it needs no correction of its own.
+    """
+    low, high, p_value = difference.low, difference.high, difference.p_value
+    if low is None or high is None or p_value is None:
+        return replace(difference, verdict=Verdict.OPEN)
+    margin = rules.margins.get(difference.metric, 0.0)
+    if -margin < low and high < margin:
+        verdict = Verdict.EQUIVALENT
+    elif p_value >= rules.level:
+        return replace(difference, verdict=Verdict.OPEN)
+    else:
+        is_gain = (difference.difference > 0) != (difference.metric in LOWER_IS_BETTER)
+        verdict = Verdict.BETTER if is_gain else Verdict.WORSE
+    return replace(difference, verdict=verdict, seeds_to_settle=None)
+
+
+def _seeds_to_settle(spread: Spread, metric: str, rules: Rules) -> int | None:
+    """Whichever verdict asks for fewer seeds if the difference stays what it is: one-sided, or inside the margin."""
+    size = abs(spread.difference)
+    return spread.seeds_to_reach(max(size, rules.margins.get(metric, 0.0) - size), rules.level)
