@@ -5,7 +5,7 @@ memory limit are no special case. All times are UTC: the session's zone is set, 
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from recsys.errors import CannotWriteError, UsageError
+
+_INSERTED_ROWS = 200_000
 
 
 @contextmanager
@@ -71,11 +73,22 @@ def store(connection: Backend, name: str, rows: ir.Table) -> ir.Table:
     return connection.table(name)
 
 
-def load(connection: Backend, name: str, rows: pa.Table | pa.RecordBatchReader) -> ir.Table:
-    """Keep Arrow rows as the table `name`, and return that table; a reader is consumed batch by batch."""
-    connection.con.register("arriving", rows)
-    connection.raw_sql(f'CREATE TABLE "{name}" AS SELECT * FROM arriving')
-    connection.con.unregister("arriving")
+def load(connection: Backend, name: str, rows: pa.Table) -> ir.Table:
+    """Keep Arrow rows as the table `name`, and return that table."""
+    return load_batches(connection, name, rows.schema, rows.to_batches())
+
+
+def load_batches(connection: Backend, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> ir.Table:
+    """Keep Arrow batches as the table `name`, in their order, and return that table; never holds them all."""
+    _insert(connection, f'CREATE TABLE "{name}" AS', pa.Table.from_batches([], schema))
+    waiting, rows = list[pa.RecordBatch](), 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += batch.num_rows
+        if rows >= _INSERTED_ROWS:
+            _insert(connection, f'INSERT INTO "{name}"', pa.Table.from_batches(waiting, schema))
+            waiting, rows = [], 0
+    _insert(connection, f'INSERT INTO "{name}"', pa.Table.from_batches(waiting, schema))
     return connection.table(name)
 
 
@@ -93,6 +106,12 @@ def fetch_one(connection: Backend, rows: ir.Table) -> dict[str, Any]:
     """Return the only row of `rows`."""
     (row,) = fetch(connection, rows).to_pylist()
     return dict(row)
+
+
+def _insert(connection: Backend, statement: str, rows: pa.Table) -> None:
+    connection.con.register("arriving", rows)
+    connection.raw_sql(f"{statement} SELECT * FROM arriving")
+    connection.con.unregister("arriving")
 
 
 def _restore_names_that_ibis_calls() -> None:
