@@ -4,6 +4,7 @@ Below this file nothing is handed "the config": every constructor takes plain ar
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,22 @@ def build_ranker(
     )
     head = Head(joined.output_width, composition.head_hidden, network.dropout)
     return Ranker(tower, interaction_network, joined, head)
+
+
+def describe_ranker(network: NetworkConfig, composition: CompositionConfig, spec: TowerSpec) -> dict[str, Any]:
+    """Return JSON-able values from which, with the contract, `rebuild_ranker` makes a ranker of the same shape."""
+    return {"network": asdict(network), "composition": asdict(composition), "tower": spec.to_document()}
+
+
+def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) -> Ranker:
+    """Build the ranker that `describe_ranker` described; its weights are to be loaded from elsewhere."""
+    return build_ranker(
+        NetworkConfig(**description["network"]),
+        CompositionConfig(**description["composition"]),
+        TowerSpec.from_document(description["tower"]),
+        contract,
+        seed=0,
+    )
 
 
 def build_source(data: DataConfig, raw: Path) -> Source:
