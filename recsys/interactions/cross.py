@@ -4,6 +4,7 @@ Source: Wang et al., "DCN V2: Improved Deep & Cross Network and Practical Lesson
 Systems" (WWW 2021).
 """
 
+import torch
 from torch import Tensor, nn
 
 from recsys.interactions.base import Crossing
@@ -20,7 +21,8 @@ class _Cross(Crossing):
         """Map (B, F, D) to (B, F * D)."""
         first = crossed = fields.flatten(1)
         for linear in self.linears:
-            crossed = first * linear(crossed) + crossed
+            # One pass over memory: first * linear(crossed) + crossed.
+            crossed = torch.addcmul(crossed, first, linear(crossed))
         return crossed
 
 

@@ -122,6 +122,6 @@ def _rows_of(ids: pa.Array, vocabulary: Vocabulary, path: Path) -> npt.NDArray[n
         return vocabulary.rows_of(ids)
     except DataError as error:
         raise DataError(
-            f"The ids in {path} are {ids.type} and cannot be compared with the data's. {error} Or point `tower.id_column` "
-            "at the column that holds the data's ids."
+            f"The ids in {path} are {ids.type} and cannot be compared with the data's. {error} Or point "
+            "`tower.id_column` at the column that holds the data's ids."
         ) from error

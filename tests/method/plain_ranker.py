@@ -205,7 +205,6 @@ def parallel_conditional(model: PlainRanker, p: Parameters, row: Row) -> Vector:
 
 
 ROUTES = (("embedding_tower",), ("interaction_network",), ("embedding_tower", "interaction_network"))
-ROUTES_WITH_A_LONELY_BRANCH = (("interaction_network",), ("embedding_tower",), ("interaction_network",))
 
 
 def routed_by(routes: Sequence[Sequence[str]]) -> Callable[[PlainRanker, Parameters, Row], Vector]:

@@ -19,15 +19,20 @@ from recsys.composition.sequential import SequentialComposition
 from recsys.sharding.fused import dense_parameters, table_weights
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
+from recsys.towers.embedding import EmbeddingTower
+from recsys.towers.pretraining import TwoTowerObjective
 from tests.small_model import (
     FIELD_WIDTH,
     JOINED_WIDTH,
     NETWORK_WIDTH,
+    ROWS,
     ROWS_WITHOUT_LIGHT,
     SEGMENTS,
     TOWER_WIDTH,
     batch_of,
+    small_contract,
     small_ranker,
+    two_tower_spec,
 )
 
 W, S = JOINED_WIDTH, len(SEGMENTS)
@@ -90,3 +95,23 @@ def test_a_frozen_towers_tables_keep_every_bit_behind_the_fused_kernels(context:
 
     moved = {name.split(".")[0] for name, weight in table_weights(wrapped).items() if not weight.equal(before[name])}
     assert moved == {"interaction_network"}
+
+
+@pytest.mark.parametrize("rows", [ROWS, [row for row in ROWS if not row.label]], ids=["rows", "no positive row"])
+def test_the_sharded_pre_training_has_the_plain_ones_loss_and_gradients(rows: list, context: ProcessContext) -> None:
+    def objective() -> TwoTowerObjective:
+        torch.manual_seed(0)
+        return TwoTowerObjective(EmbeddingTower(two_tower_spec(), small_contract()), "item_id", torch.zeros(6), 0.5)
+
+    plain, wrapped = objective(), wrap_ranker(objective(), {"embedding_tower": SGD}, context)
+    before = table_weights(wrapped)
+
+    losses = [module(batch_of(rows)) for module in (wrapped, plain)]
+    for loss in losses:
+        loss.backward()
+
+    torch.testing.assert_close(*losses)
+    for name, weight in table_weights(wrapped).items():
+        torch.testing.assert_close(before[name] - weight, plain.get_parameter(name).grad, rtol=1e-5, atol=2e-7)
+    for name, parameter in dense_parameters(wrapped).items():
+        torch.testing.assert_close(parameter.grad, plain.get_parameter(name).grad, rtol=1e-5, atol=1e-7)
