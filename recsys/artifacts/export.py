@@ -47,7 +47,11 @@ Rebuild = Callable[[Mapping[str, Any], FeatureContract], nn.Module]
 
 _WEIGHTS, _CONTRACT, _DESCRIPTION, _VOCABULARIES = "weights.safetensors", "contract.json", "ranker.json", "vocabulary"
 _ROWS_PER_PASS = 8192
-_REQUIREMENTS = ("torch", "torchrec", "mlflow", "pandas", "pyarrow", "safetensors", "PyYAML", "pydantic", "numpy")
+# What `recsys.build` and this file import, and MLflow to load the model with.
+_REQUIREMENTS = (
+    *("torch", "torchrec", "mlflow", "pandas", "pyarrow", "safetensors", "PyYAML", "pydantic", "numpy"),
+    *("ibis-framework", "duckdb", "scipy"),
+)
 _DOTTED_NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*:[a-z_][a-z0-9_]*")
 _PACKAGE = Path(__file__).resolve().parents[1]
 

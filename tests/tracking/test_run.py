@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mlflow
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
@@ -141,6 +143,41 @@ def test_system_metrics_are_sampled_when_asked_for(store: TrackingStore, monkeyp
 
     _, found = only_run(store, run.run_id)
     assert found.data.metrics["system/process_memory_megabytes"] > 10
+
+
+def test_a_logged_model_is_listed_with_its_scores_and_their_data_and_loads_by_its_id(
+    store: TrackingStore, tmp_path: Path
+):
+    code = tmp_path / "doubling.py"
+    code.write_text(
+        "from mlflow.models import set_model\n"
+        "from mlflow.pyfunc import PythonModel\n"
+        "class Doubling(PythonModel):\n"
+        "    def predict(self, context, model_input, params=None): return model_input * 2\n"
+        "set_model(Doubling())\n"
+    )
+    mlflow.pyfunc.save_model(tmp_path / "model", python_model=str(code), pip_requirements=[])
+    data = DatasetUse("small", "test", "sha256:" + "cd" * 32, "/data/small", {"price": "float"}, 100)
+    with start_run(store, "r", {}, TAGS, [data]) as run:
+        run.log_model("ranker", tmp_path / "model")
+        run.log_final({"test_auc/all": 0.75}, data, model="ranker")
+
+    client, found = only_run(store, run.run_id)
+    (output,) = found.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert (model.name, model.source_run_id, str(model.status)) == ("ranker", run.run_id, "READY")
+    (score,) = model.metrics
+    assert (score.key, score.value, score.dataset_name, score.dataset_digest) == (
+        "test_auc/all", 0.75, "small", "cd" * 18,
+    )  # fmt: skip
+    assert found.data.metrics["test_auc/all"] == 0.75
+    previous = mlflow.get_tracking_uri()
+    try:
+        mlflow.set_tracking_uri(store.uri)
+        loaded = mlflow.pyfunc.load_model(f"models:/{output.model_id}")
+        assert loaded.predict(pd.DataFrame({"x": [2]}))["x"].tolist() == [4]
+    finally:
+        mlflow.set_tracking_uri(previous)
 
 
 def test_an_attachment_cannot_leave_the_run(store: TrackingStore):
