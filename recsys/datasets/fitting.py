@@ -99,7 +99,8 @@ def fit_scaling(connection: Backend, staged: ir.Table, schema: FeatureSchema) ->
 
 def transformed(values: ir.Value, feature: Feature) -> ir.Value:
     """A dense column with its fill and, for `scale: log`, sign(x) log(1 + |x|); what centre and spread speak of."""
-    filled = values if feature.fill is None else values.fill_null(float(feature.fill))
+    numbers = values.cast("float64")
+    filled = numbers if feature.fill is None else numbers.fill_null(float(feature.fill))
     return filled.sign() * (filled.abs() + 1.0).ln() if feature.scale is Scale.LOG else filled
 
 

@@ -2,9 +2,9 @@
 
 Every negative is an independent draw, so a candidate is drawn in exact proportion to its weight q among those that are
 not on the list; the same candidate may be drawn twice. A model trained on such rows learns log odds that are lower by
-log q where q is large; adding log q back ("log_sampling_rate") ranks the whole candidate set. Source: the correction of
-Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (2019), eq. 3, which subtracts
-log q in training; here it is added in ranking, as the pointwise label is calibrated to the sample.
+log q; adding log q back ("log_sampling_rate") ranks the whole candidate set. Source: the correction of Yi et al.,
+"Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations" (2019), eq. 3, which subtracts log q in
+training; here it is added in ranking, as the pointwise label is calibrated to the sample.
 
 The random numbers are hashes of (seed, list, draw, attempt): they do not depend on other lists, on the order of the
 rows or on threads, so a list keeps its negatives when later data arrives.

@@ -110,7 +110,7 @@ def scaled(values: pa.Array, feature: Feature, scaling: Scaling | None) -> npt.N
         scaling: the feature's own; None for `scale: none`.
     """
     filled = values if feature.fill is None else pc.fill_null(values, float(feature.fill))
-    numbers = filled.to_numpy(zero_copy_only=False)
+    numbers = filled.to_numpy(zero_copy_only=False).astype(np.float64)
     if feature.scale is Scale.LOG:
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
     if scaling is not None:

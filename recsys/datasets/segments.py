@@ -3,6 +3,7 @@
 A segment that counted later activity would tell the model which users come back.
 """
 
+import itertools
 from collections.abc import Mapping
 
 import ibis
@@ -29,9 +30,10 @@ def segment_by_activity(earlier: ir.IntegerValue, lower_bounds: Mapping[str, int
         UsageError: the bounds do not begin at 0 or do not rise.
     """
     bounds = list(lower_bounds.values())
-    if not bounds or bounds[0] != 0 or any(low >= high for low, high in zip(bounds, bounds[1:], strict=False)):
+    if not bounds or bounds[0] != 0 or any(low >= high for low, high in itertools.pairwise(bounds)):
         raise UsageError(
-            f"Segments by activity begin at {dict(lower_bounds)}; expected the first at 0 and each above the one before."
+            f"Segments by activity begin at {dict(lower_bounds)}; expected the first at 0 and each above the one "
+            "before it."
         )
     falling = list(lower_bounds.items())[::-1]
     return ibis.cases(*((earlier >= bound, name) for name, bound in falling), else_=ibis.null("string"))

@@ -38,7 +38,7 @@ def stage(connection: Backend, source: SourceRows, schema: FeatureSchema) -> ir.
     """Run the source's rows once and return them clean, in a table of the database.
 
     Returns:
-        Dense features float64 (null where missing), sparse features string or int64 (null where missing), sparse lists
+        Dense features float64 or float32 (null where missing), sparse features string or int64 (null where missing), sparse lists
         arrays of those, the segment as its name, label and weight float64, time timestamp without zone (UTC), `split`,
         `day`, and the extras in their encoded types.
 
@@ -53,9 +53,10 @@ def stage(connection: Backend, source: SourceRows, schema: FeatureSchema) -> ir.
 
 
 def missing_or_infinite_as_null(values: ir.Value) -> ir.Value:
-    """Return numbers as float64 with NaN and both infinities as null."""
-    numbers = values.cast("float64")
-    return (numbers.isnan() | numbers.isinf()).ifelse(ibis.null("float64"), numbers)
+    """Return numbers as float64 (float32 where they come as such) with NaN and both infinities as null."""
+    form = "float32" if values.type().is_float32() else "float64"
+    numbers = values.cast(form)
+    return (numbers.isnan() | numbers.isinf()).ifelse(ibis.null(form), numbers)
 
 
 def _require_columns(source: SourceRows, schema: FeatureSchema) -> None:

@@ -6,6 +6,7 @@ up to the day before.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import ibis
 import ibis.expr.types as ir
@@ -27,6 +28,7 @@ RANKING = {VALIDATION: "ranking_validation", TEST: "ranking_test"}
 """Split -> the split in which its invoices rank all their candidates."""
 
 Ints = npt.NDArray[np.int64]
+Value = TypeVar("Value", bound=np.generic)
 
 _SCHEMA = pa.schema(
     {"query": pa.int32(), "item": pa.int32(), "label": pa.int8(), "is_ranking": pa.bool_(), "affinity": pa.float32()}
@@ -49,14 +51,14 @@ class Sampling:
     seed: int
 
 
-class _Groups:
+class _Groups(Generic[Value]):
     """Values grouped by an integer key: `groups[key]` is an array, empty for keys without values."""
 
-    def __init__(self, keys: Ints, values: npt.NDArray[np.generic]) -> None:
+    def __init__(self, keys: Ints, values: npt.NDArray[Value]) -> None:
         order = np.argsort(keys, kind="stable")
         self._keys, self._values = keys[order], values[order]
 
-    def __getitem__(self, key: int) -> npt.NDArray[np.generic]:
+    def __getitem__(self, key: int) -> npt.NDArray[Value]:
         low, high = np.searchsorted(self._keys, [key, key + 1])
         return self._values[low:high]
 

@@ -45,12 +45,14 @@ def customer_features(connection: Backend, events: Events, split: TimeSplit) -> 
             *asked.columns,
             split=split.name_of(joined.time),
             segment=segment_by_activity(joined.earlier_invoices, ACTIVITY_SEGMENTS),
-            user_invoices=joined.earlier_invoices,
-            user_basket_size=joined.earlier_lines / joined.earlier_invoices.nullif(0),
-            user_days_away=_days_between(joined.last_time, joined.time),
-            user_tenure_days=_days_between(joined.first_time, joined.time),
-            user_repeat_share=joined.earlier_repeats / joined.earlier_lines.nullif(0),
-            user_price=joined.log_price_sum / (joined.earlier_lines.nullif(0) * LOG_PRICE_STEPS),
+            **_narrow(
+                user_invoices=joined.earlier_invoices,
+                user_basket_size=joined.earlier_lines / joined.earlier_invoices.nullif(0),
+                user_days_away=_days_between(joined.last_time, joined.time),
+                user_tenure_days=_days_between(joined.first_time, joined.time),
+                user_repeat_share=joined.earlier_repeats / joined.earlier_lines.nullif(0),
+                user_price=joined.log_price_sum / (joined.earlier_lines.nullif(0) * LOG_PRICE_STEPS),
+            ),
         ),
     )
 
@@ -61,13 +63,14 @@ def product_features(connection: Backend, events: Events, split: TimeSplit) -> i
     `sold_90d` > 0 says that it is a candidate.
     """
     grid = store(connection, "product_days", _product_days(connection, events, split))
-    window = {name: _days_before(last, first) for name, (last, first) in _WINDOWS.items()}
+    window = {name: _days_before(first, last) for name, (first, last) in _WINDOWS.items()}
     ever = ibis.window(group_by="item", order_by="day_number", preceding=(None, 1))
     counted = grid.mutate(
         **{name: grid.sold.sum().over(frame).fill_null(0).cast("int32") for name, frame in window.items()},
         buyers=grid.first_purchases.sum().over(ever).fill_null(0).cast("int32"),
         repeaters=grid.second_purchases.sum().over(ever).fill_null(0).cast("int32"),
-        last_log_price=grid.log_price.last(include_null=False).over(ever),
+        log_price_sum=grid.log_price.sum().over(ever),
+        sold_ever=grid.sold.sum().over(ever),
         age_days=grid.day_number - grid.day_number.min().over(ibis.window(group_by="item")),
     )
     first_day = _number_of(split.train_start)
@@ -79,14 +82,16 @@ def product_features(connection: Backend, events: Events, split: TimeSplit) -> i
             "item",
             "day_number",
             "sold_90d",
-            item_sold_7d=rows.sold_7d,
-            item_sold_14d=rows.sold_14d,
-            item_sold_90d=rows.sold_90d,
-            item_trend=((rows.sold_14d + 1) / (rows.sold_90d * 14 / CANDIDATE_DAYS + 1)).ln(),
-            item_season=rows.sold_season,
-            item_repeat_share=(rows.repeaters + _PRIOR_REPEATERS) / (rows.buyers + _PRIOR_BUYERS),
-            item_price=rows.last_log_price / LOG_PRICE_STEPS,
-            item_age_days=rows.age_days,
+            **_narrow(
+                item_sold_7d=rows.sold_7d,
+                item_sold_14d=rows.sold_14d,
+                item_sold_90d=rows.sold_90d,
+                item_trend=((rows.sold_14d + 1) / (rows.sold_90d * 14 / CANDIDATE_DAYS + 1)).ln(),
+                item_season=rows.sold_season,
+                item_repeat_share=(rows.repeaters + _PRIOR_REPEATERS) / (rows.buyers + _PRIOR_BUYERS),
+                item_price=rows.log_price_sum / (rows.sold_ever.nullif(0) * LOG_PRICE_STEPS),
+                item_age_days=rows.age_days,
+            ),
         ),
     )
 
@@ -109,8 +114,7 @@ def pair_features(connection: Backend, events: Events, customers: ir.Table) -> i
         pairs.select(
             "query",
             "item",
-            bought_times=pairs.times.cast("int32"),
-            days_since_bought=_days_between(pairs.last_time, pairs.now).cast("float32"),
+            **_narrow(bought_times=pairs.times, days_since_bought=_days_between(pairs.last_time, pairs.now)),
             recency=ibis.row_number()
             .over(group_by=pairs.query, order_by=[pairs.last_time.desc(), pairs.item])
             .cast("int32"),
@@ -148,7 +152,7 @@ def _product_days(connection: Backend, events: Events, split: TimeSplit) -> ir.T
         sold=bought.count(),
         first_purchases=(bought.item_purchase == 0).sum(),
         second_purchases=(bought.item_purchase == 1).sum(),
-        log_price=bought.log_price.min(),
+        log_price=bought.log_price.sum().cast("int64"),
     )
     first = bought.group_by("item").aggregate(first_day=bought.day_number.min())
     last_day = _number_of(split.last_day)
@@ -156,10 +160,8 @@ def _product_days(connection: Backend, events: Events, split: TimeSplit) -> ir.T
         "item", day_number=ibis.range(first.first_day, last_day + 1).unnest().cast("int32")
     )
     joined = days.left_join(sold, ["item", "day_number"])
-    counts = ("sold", "first_purchases", "second_purchases")
-    return joined.select(
-        "item", "day_number", "log_price", **{name: joined[name].fill_null(0).cast("int32") for name in counts}
-    )
+    counts = ("sold", "first_purchases", "second_purchases", "log_price")
+    return joined.select("item", "day_number", **{name: joined[name].fill_null(0).cast("int64") for name in counts})
 
 
 def _days_before(first: int, last: int) -> Any:
@@ -169,6 +171,11 @@ def _days_before(first: int, last: int) -> Any:
 
 def _days_between(earlier: ir.TimestampValue, later: ir.TimestampValue) -> ir.FloatingValue:
     return (later.epoch_seconds() - earlier.epoch_seconds()) / SECONDS_PER_DAY
+
+
+def _narrow(**columns: ir.Value) -> dict[str, ir.Value]:
+    # Joined to ten million rows, half the width is half the time.
+    return {name: values.cast("float32") for name, values in columns.items()}
 
 
 def _number_of(day: date) -> int:

@@ -99,7 +99,8 @@ def _read_parquet(connection: Backend, files: list[Path]) -> ir.Table:
     casts = ", ".join(f'"{name}"::{_DUCKDB_TYPES[form]} AS "{name}"' for name, form in COLUMNS.items())
     # DuckDB keeps NaN, and may skip row groups by statistics that ignore NaN, unless it is told that there is some.
     connection.raw_sql(
-        f"CREATE TABLE transactions AS SELECT {casts} FROM read_parquet([{names}], can_have_nan=true, union_by_name=true)"
+        f"CREATE TABLE transactions AS SELECT {casts} "
+        f"FROM read_parquet([{names}], can_have_nan=true, union_by_name=true)"
     )
     return connection.table("transactions")
 
@@ -192,13 +193,11 @@ def _batches(file: Path, named: Path, progress: Progress) -> Iterator[pa.RecordB
         where = f"{named}{f', sheet {sheet!r}' if sheet else ''}"
         positions = _positions(next(rows, ()), where)
         while block := list(itertools.islice(rows, _BATCH_ROWS)):
-            first_line = done + 2
             columns = {
                 name: [row[place] if place < len(row) else None for row in block] for name, place in positions.items()
             }
-            arrays = [
-                _typed(columns[name], name, form, f"{where}, row {first_line} on") for name, form in COLUMNS.items()
-            ]
+            lines = f"{where}, data rows {done + 1} to {done + len(block)}"
+            arrays = [_typed(columns[name], name, form, lines) for name, form in COLUMNS.items()]
             yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(COLUMNS))
             done += len(block)
             progress(f"read {named.name}", done, 0)
@@ -226,7 +225,8 @@ def _positions(header: Sequence[Any], where: str) -> dict[str, int]:
         if place is None:
             raise DataError(
                 f"{where}: column `{names[0]}` is missing; found {', '.join(found) or 'no header'}. Expected the "
-                "publisher's header: Invoice, StockCode, Description, Quantity, InvoiceDate, Price, Customer ID, Country."
+                "publisher's header: Invoice, StockCode, Description, Quantity, InvoiceDate, Price, Customer ID, "
+                "Country."
             )
         positions[column] = place
     return positions

@@ -118,7 +118,7 @@ def _join(
         bought_times=bought,
         days_since_bought=joined.days_since_bought,
         had_before=(bought > 0).cast("float32"),
-        bought_share=bought / joined.user_invoices.nullif(0),
+        bought_share=(bought / joined.user_invoices.nullif(0)).cast("float32"),
         price_gap=joined.item_price - joined.user_price,
         **{SPLIT: joined.is_ranking.ifelse(ranking, joined.split), DAY: joined.time.date()},
         user_key=joined.customer.cast("int64"),
@@ -147,7 +147,8 @@ def _with_title_words(connection: Backend, events: Events) -> ir.Table:
     store(connection, "words", words.distinct())
     connection.raw_sql("CREATE TYPE word AS ENUM (SELECT DISTINCT word FROM words ORDER BY word)")
     connection.raw_sql(
-        "CREATE TABLE title_words AS SELECT item, list(word::word ORDER BY word) AS title_words FROM words GROUP BY item"
+        "CREATE TABLE title_words AS "
+        "SELECT item, list(word::word ORDER BY word) AS title_words FROM words GROUP BY item"
     )
     ids, lists = connection.table("item_ids"), connection.table("title_words")
     return ids.left_join(lists, "item").select("item", "item_id", "title_words")
