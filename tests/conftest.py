@@ -1,9 +1,12 @@
-"""What every room of tests shares: where the real data lies, and markers that skip with a reason."""
+"""What every room of tests shares: where the real data lies, a process group, markers that skip with a reason."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -27,6 +30,13 @@ def online_retail_folder() -> Path:
 def ml_100k_folder() -> Path:
     """The folder of the MovieLens-100K table; tests that need it are skipped where it is absent."""
     return _shared("ml-100k")
+
+
+@pytest.fixture(scope="session")
+def context() -> Iterator[ProcessContext]:
+    """This process as a run of one."""
+    yield start_processes()
+    stop_processes()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,6 +4,7 @@ A run of one process is a group of one, so that there is a single training path.
 memory: it opens no port, and any number of runs can start on one machine at the same moment.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ def start_processes() -> ProcessContext:
     Raises:
         UsageError: torchrun's variables are half set, or name more processes than the machine has GPUs.
     """
+    # TorchRec trips a deprecation line of torch.fx's on every first forward pass; it means nothing to our users.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     if not dist.is_initialized():
         if _is_started_by_torchrun(os.environ):
             dist.init_process_group(_backend(), init_method="env://")

@@ -144,7 +144,8 @@ def train_steps(
     """Train until the budget is spent, validation stops improving, or `should_stop` says so; yield reports on the way.
 
     The weights at the end are the last ones; `best.restore()` brings back those of the best validation. `state` is
-    brought forward in place, so a fresh `LoopState()` begins a run and a loaded one goes on with it.
+    brought forward in place: a fresh `LoopState()` begins a run, and a loaded one goes on with it, also where it was
+    asked to stop or its budget has been raised since.
 
     Args:
         ranker: as `wrap_ranker` returned it.
@@ -161,6 +162,7 @@ def train_steps(
     loop = _Loop(ranker, optimizers, objective, settings, context, state)
     throughput = Throughput()
     unwrapped(ranker).train()
+    state.ended = _end(state, settings, asked=False)
     empty_epochs = 0
     try:
         while state.ended is None:
@@ -343,7 +345,7 @@ class _Loop:
 
 
 def _end(state: LoopState, settings: LoopSettings, *, asked: bool) -> str | None:
-    """Return why the run ends after this step, or None."""
+    """Return why the run ends where it stands, or None."""
     if state.step >= settings.max_steps:
         return "budget"
     if state.validations_without_gain >= settings.patience:

@@ -8,6 +8,7 @@ stands when its gradient arrives, so a rate set after the backward pass would be
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +99,8 @@ class RankerOptimizers:
         self._kernels: list[tuple[str, FusedKernel]] = [
             (part, kernel) for part in self._table_rates for kernel in fused_kernels(self._part(part))
         ]
-        groups = [group for part, optimizer in dense.items() if optimizer for group in self._groups(part, optimizer)]
+        self._dense = {part: optimizer for part, optimizer in dense.items() if optimizer}
+        groups = self._groups()
         self._adamw = torch.optim.AdamW(groups, lr=0.0, fused=True) if groups else None
         self._names = {id(parameter): name for name, parameter in dense_parameters(self._ranker).items()}
         self.dense_parameters = [p for group in self._adamw_groups() for p in group["params"]]
@@ -107,7 +109,7 @@ class RankerOptimizers:
 
     def set_rates(self, step: int) -> None:
         """Give every optimizer its rate for the given step, counted from 0; call it before the forward pass."""
-        factor = self._schedule.factor(step)
+        self._factor = factor = self._schedule.factor(step)
         for group in self._adamw_groups():
             group["lr"] = group["base_rate"] * factor
         for part, kernel in self._kernels:
@@ -132,8 +134,8 @@ class RankerOptimizers:
 
     def learning_rates(self) -> dict[str, float]:
         """Return the current rates: `<part>` for its dense parameters, `<part>_tables` for its tables."""
-        rates = {group["part"]: float(group["lr"]) for group in self._adamw_groups()}
-        return rates | {f"{part}_tables": kernel.learning_rate for part, kernel in self._kernels}
+        rates = {part: optimizer.learning_rate * self._factor for part, optimizer in self._dense.items()}
+        return rates | {f"{part}_tables": rate * self._factor for part, rate in self._table_rates.items()}
 
     def contract(self) -> list[ParameterContract]:
         """Return who steps what, every parameter and table of the ranker once.
@@ -206,24 +208,20 @@ class RankerOptimizers:
             )
         return self._ranker.get_submodule(part)
 
-    def _groups(self, part: str, optimizer: DenseOptimizer) -> list[dict]:
-        """Return the part's parameter groups: with weight decay, and without."""
-        trainable = {n: p for n, p in dense_parameters(self._part(part)).items() if p.requires_grad}
-        groups = []
-        for decay in (True, False):
-            parameters = [p for name, p in trainable.items() if _decays(name, p) == decay]
-            if parameters:
-                groups.append(
-                    {
-                        "params": parameters,
-                        "weight_decay": optimizer.weight_decay if decay else 0.0,
-                        "part": part,
-                        "base_rate": optimizer.learning_rate,
-                    }
-                )
-        return groups
+    def _groups(self) -> list[dict[str, Any]]:
+        """Return AdamW's groups: the parameters that share rate and decay, whatever their part; each costs a kernel."""
+        shared: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for part, optimizer in self._dense.items():
+            for name, parameter in dense_parameters(self._part(part)).items():
+                if parameter.requires_grad:
+                    decay = optimizer.weight_decay if _decays(name, parameter) else 0.0
+                    shared.setdefault((optimizer.learning_rate, decay), []).append(parameter)
+        return [
+            {"params": parameters, "weight_decay": decay, "base_rate": rate}
+            for (rate, decay), parameters in shared.items()
+        ]
 
-    def _adamw_groups(self) -> list[dict]:
+    def _adamw_groups(self) -> list[dict[str, Any]]:
         return [] if self._adamw is None else self._adamw.param_groups
 
     def _adamw_state(self) -> dict[str, Tensor]:

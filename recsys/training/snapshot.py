@@ -86,21 +86,22 @@ def give_back(
 ) -> dict[str, Any]:
     """Put ranker, optimizers, stream, best weights and random generators where they stood; return the loop's state.
 
-    A process that the saved run had not (it had fewer) takes the first one's stream state, and random numbers of its
+    A process that the saved run had not (it had fewer) takes the last one's stream state, and random numbers of its
     own: such a run is the same experiment, and no longer the same bits.
 
     Raises:
         DataError: the snapshot is of another model, optimizer or data.
     """
-    load_whole_state(ranker, _under("model/", snapshot.tensors))
-    optimizers.load_state(_under("optimizer/", snapshot.tensors))
-    best.state = {name: tensor.clone() for name, tensor in _under("best/", snapshot.tensors).items()}
+    tensors, facts = snapshot.tensors, snapshot.facts
+    load_whole_state(ranker, _under("model/", tensors))
+    optimizers.load_state(_under("optimizer/", tensors))
+    best.state = {name: tensor.clone() for name, tensor in _under("best/", tensors).items()}
     rank = dist.get_rank() if dist.is_initialized() else 0
     try:
-        processes, loop = snapshot.facts["processes"], snapshot.facts["loop"]
+        processes, loop = facts["processes"], facts["loop"]
         stream.load_state_dict(processes[min(rank, len(processes) - 1)]["stream"])
         if rank < len(processes):
-            _set_random(_under(f"random/{rank}/", snapshot.tensors), processes[rank]["python_random"])
+            _set_random(_under(f"random/{rank}/", tensors), processes[rank]["python_random"])
     except (KeyError, IndexError, TypeError) as error:
         raise DataError(
             f"The saved run lacks {error}: it was written by another version. Start the run afresh."

@@ -3,7 +3,7 @@
 A fused table has no gradient to look at. But under SGD at rate 1 it moves by just that.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from recsys.composition.conditional import (
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.composition.sequential import SequentialComposition
 from recsys.sharding.fused import dense_parameters, table_weights
-from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
+from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.pretraining import TwoTowerObjective
@@ -50,12 +50,6 @@ COMPOSITIONS = {
     "parallel and conditional": lambda p: ParallelConditionalComposition(p, ConcatJoin(W), S, [7]),
 }
 SGD = TableOptimizer("sgd", learning_rate=1.0)
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[ProcessContext]:
-    yield start_processes()
-    stop_processes()
 
 
 @pytest.mark.parametrize(("name", "make"), COMPOSITIONS.items(), ids=COMPOSITIONS.keys())

@@ -1,0 +1,148 @@
+"""A run that was stopped and resumed from its checkpoint ends with the very bits of one that was never stopped.
+
+With dropout, so that random generators must come back too, with a schedule in mid-descent, early stopping half-way
+through its patience, and a bad batch before the break.
+"""
+
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
+from recsys.composition.conditional import SegmentGatedComposition
+from recsys.composition.ranker import Head
+from recsys.errors import DataError
+from recsys.sharding.fused import whole_state
+from recsys.training.loop import LoopState
+from recsys.training.loss import click_objective
+from recsys.training.optimizer import RateSchedule
+from recsys.training.snapshot import Snapshot, give_back, take
+from tests.small_model import SEGMENTS, small_contract, small_ranker
+from tests.training.small_run import small_run
+
+SCHEDULE = RateSchedule(warmup_steps=3, total_steps=20, final_share=0.1)
+LOG_LOSSES = {4: 0.6, 8: 0.5, 12: 0.55, 16: 0.52}
+STEPS = 16
+
+
+def ranker_with_dropout() -> nn.Module:
+    ranker = small_ranker(lambda p: SegmentGatedComposition(p, len(SEGMENTS), [4]))
+    ranker.head = Head(ranker.composition.output_width, hidden_widths=[8], dropout=0.3)
+    return ranker
+
+
+def new_run(context, mode):
+    run = small_run(context, mode, ranker=ranker_with_dropout(), schedule=SCHEDULE)
+    torch.manual_seed(7)
+    return run
+
+
+class KilledError(Exception):
+    """The process died."""
+
+
+def train(run, checkpoint_every=1000):
+    """Train to the end; every loss also draws from Python's and NumPy's generators."""
+
+    def objective(ranker, batch):
+        loss = click_objective(ranker, batch) * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand()))
+        return loss * math.nan if run.state.step == 4 else loss
+
+    run.log_losses = [loss for step, loss in LOG_LOSSES.items() if step > run.state.step]
+    run.train(STEPS, objective, validate_every=4, report_every=3, patience=3, checkpoint_every=checkpoint_every)
+
+
+def saved_run(run, folder):
+    """Keep a checkpoint and die."""
+
+    def save_and_die(state):
+        snapshot = take(run.ranker, run.optimizers, run.stream, run.best, state.to_document())
+        save_checkpoint(folder, state.step, snapshot.tensors, snapshot.facts, small_contract(), keep_last=1)
+        raise KilledError
+
+    return save_and_die
+
+
+def resume(run, folder):
+    saved = load_latest_complete(folder, small_contract(), notice=pytest.fail)
+    held = Snapshot(saved.tensors, saved.facts)
+    run.state = LoopState.from_document(give_back(held, run.ranker, run.optimizers, run.stream, run.best))
+
+
+def everything(run):
+    return {**whole_state(run.ranker), **run.optimizers.state(), **{f"best/{n}": t for n, t in run.best.state.items()}}
+
+
+def seed_generators():
+    random.seed(1)
+    np.random.seed(1)
+
+
+def what_was_said(reports):
+    return {report.step: (report.loss, report.gradient_norms, report.learning_rates) for report in reports}
+
+
+@pytest.mark.parametrize("mode", ["end_to_end", "frozen_tower"])
+@pytest.mark.parametrize("break_at", [1, 5, 9, 14])
+def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(context, tmp_path, mode, break_at):
+    seed_generators()
+    unbroken = new_run(context, mode)
+    train(unbroken)
+
+    seed_generators()
+    broken = new_run(context, mode)
+    broken.on_checkpoint = saved_run(broken, tmp_path)
+    with pytest.raises(KilledError):
+        train(broken, checkpoint_every=break_at)
+    random.seed(99)
+    np.random.seed(99)
+    resumed = new_run(context, mode)
+    resume(resumed, tmp_path)
+    assert resumed.state.step == break_at
+    train(resumed)
+
+    assert resumed.state == unbroken.state
+    assert everything(resumed).keys() == everything(unbroken).keys()
+    for name, tensor in everything(unbroken).items():
+        assert torch.equal(tensor, everything(resumed)[name]), name
+    assert what_was_said(broken.reports) | what_was_said(resumed.reports) == what_was_said(unbroken.reports)
+
+
+def test_a_run_that_was_asked_to_stop_goes_on_and_ends_with_the_same_bits(context, tmp_path):
+    seed_generators()
+    unbroken = new_run(context, "end_to_end")
+    train(unbroken)
+
+    seed_generators()
+    stopped = new_run(context, "end_to_end")
+    stopped.asked_at, stopped.on_checkpoint = 6, saved_run(stopped, tmp_path)
+    with pytest.raises(KilledError):
+        train(stopped)
+    resumed = new_run(context, "end_to_end")
+    resume(resumed, tmp_path)
+    assert resumed.state.ended == "asked"
+    train(resumed)
+
+    assert resumed.state.ended == "budget"
+    for name, tensor in everything(unbroken).items():
+        assert torch.equal(tensor, everything(resumed)[name]), name
+
+
+def test_a_snapshot_of_another_model_is_refused_and_says_so(context):
+    run, other = new_run(context, "end_to_end"), small_run(context)
+    snapshot = take(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+
+    with pytest.raises(DataError, match=r"`head\.\S+` has shape .* in the saved state and .* in this model"):
+        give_back(snapshot, other.ranker, other.optimizers, other.stream, other.best)
+
+
+def test_a_snapshot_of_another_version_is_refused(context):
+    run = new_run(context, "end_to_end")
+    snapshot = take(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+
+    with pytest.raises(DataError, match="lacks 'processes': it was written by another version"):
+        give_back(Snapshot(snapshot.tensors, {"loop": {}}), run.ranker, run.optimizers, run.stream, run.best)
