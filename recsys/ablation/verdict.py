@@ -48,8 +48,8 @@ def verdict_paragraph(comparisons: Sequence[Comparison], metric: str, rules: Rul
     evidence = []
     for each in answers:
         # With one contrast the summary has just said the circumstance.
-        opening = f"{each.circumstance}: " if len(answers) > 1 else ""
-        evidence.append(" ".join([_capital(opening + each.sentences[0]), *each.sentences[1:]]))
+        opening = each.circumstance if len(answers) > 1 else "overall"
+        evidence.append(" ".join([f"{_capital(opening)}, {each.sentences[0]}", *each.sentences[1:]]))
     return " ".join([_capital(summary) + ".", *evidence])
 
 
@@ -112,7 +112,7 @@ def _segment_sentences(comparison: Comparison, metric: str, rules: Rules) -> lis
             gains = [
                 f"{d.segment} users (by {abs(d.difference):.4f}, {_interval(d, rules, as_gain=True)})" for d in won
             ]
-            parts.append(f"{winner} is better for {_list(gains)}.")
+            parts.append(f"For {_list(gains)} {winner} is better.")
     if equal := [d.segment for d in segments if d.verdict is Verdict.EQUIVALENT]:
         parts.append(f"The two are equivalent for {_list(equal)} users.")
     if still_open := [d for d in segments if d.verdict is Verdict.OPEN]:
