@@ -10,7 +10,7 @@ from recsys.sharding.processes import ProcessContext, start_processes, stop_proc
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 
 def _shared(name: str) -> Path:
