@@ -95,6 +95,7 @@ class Delivery:
             "dataset": self._send_dataset,
             "file": self._send_file,
             "model": self._send_model,
+            "view": self._send_view,
             "end": self._send_end,
         }
 
@@ -233,6 +234,9 @@ class Delivery:
             self._client.log_model_artifacts(model.model_id, str(place))
         self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
         self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=line["step"])])
+
+    def _send_view(self, line: Line) -> None:
+        self._client.set_experiment_tag(self._progress.experiment_id, line["key"], line["value"])
 
     def _send_end(self, line: Line) -> None:
         if line["reason"]:

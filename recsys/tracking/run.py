@@ -26,6 +26,7 @@ from recsys.tracking import names
 from recsys.tracking.forwarder import Forwarder
 from recsys.tracking.spool import Spool
 from recsys.tracking.store import TrackingStore
+from recsys.tracking.views import ChartView
 
 _PATIENCE_SECONDS = 60.0
 _LONGEST_REASON = 500
@@ -108,7 +109,7 @@ class TrackedRun:
         A (metric, step) that was recorded before, by the run that this one resumes, is left as it was.
         """
         self._last_step = max(self._last_step, step)
-        self._write(step, metrics)
+        self._spool.write_metrics(step, _finite(metrics))
 
     def log_final(self, metrics: Mapping[str, float], dataset: DatasetUse | None = None, model: str = "") -> None:
         """Record scores that a run has once; the chart page draws them as bars.
@@ -118,10 +119,10 @@ class TrackedRun:
             dataset: the data they were measured on; it must be one of the run's datasets.
             model: the name given to `log_model`, to which the scores then belong as well.
         """
-        about: dict[str, Any] = {"model": model} if model else {}
+        about = {"model": model} if model else {}
         if dataset:
             about |= {"dataset_name": dataset.name, "dataset_digest": dataset.short_digest}
-        self._write(self._last_step, metrics, **about)
+        self._spool.write_final(_finite(metrics), about)
 
     def log_params(self, params: Mapping[str, str | int | float]) -> None:
         """Record params, which cannot be changed afterwards."""
@@ -155,6 +156,10 @@ class TrackedRun:
         folder = str(PurePosixPath(name).parent)
         self._spool.write("file", {"place": self._relative(place), "folder": "" if folder == "." else folder})
 
+    def save_chart_view(self, view: ChartView) -> None:
+        """Keep a prepared chart page with the experiment; it is found under "Views" on that page."""
+        self._spool.write("view", {"key": view.tag, "value": view.to_text()})
+
     def log_model(self, name: str, folder: Path) -> None:
         """Keep a served model, as `artifacts.export` wrote it, and list it among the experiment's models."""
         place = self._spool.file_place(_checked_name(name))
@@ -177,12 +182,6 @@ class TrackedRun:
         self._spool.close()
         if self._previous_handler is not None:
             signal.signal(signal.SIGTERM, self._previous_handler)
-
-    def _write(self, step: int, metrics: Mapping[str, float], **about: Any) -> None:
-        finite, dropped = names.split_finite(metrics)
-        if dropped:
-            finite[names.NON_FINITE] = dropped
-        self._spool.write_metrics(step, finite, **about)
 
     def _relative(self, place: Path) -> str:
         return str(place.relative_to(self._spool.folder))
@@ -224,6 +223,11 @@ def start_run(
         for dataset in datasets:
             run.log_dataset(dataset)
     return run
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    finite, dropped = names.split_finite(metrics)
+    return finite | {names.NON_FINITE: float(dropped)} if dropped else finite
 
 
 def _user_tags() -> dict[str, str]:

@@ -77,7 +77,7 @@ class Spool:
         self.folder = folder
         self._lock = SpoolLock(folder)
         _cut_torn_line(folder / LINES)
-        self._logged_steps = _highest_steps(folder)
+        self._logged_steps, self._final = _logged_so_far(folder)
         self._handle = os.open(folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._is_closed = False
 
@@ -134,7 +134,7 @@ class Spool:
             os.ftruncate(self._handle, os.fstat(self._handle).st_size - written)
             raise CannotWriteError(f"Cannot write {self.folder / LINES}: the disk is full. Free some space.")
 
-    def write_metrics(self, step: int, metrics: Mapping[str, float], **about: Any) -> None:
+    def write_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append the metrics of one step, but for those that were written for this step or a later one before.
 
         A resumed run repeats the steps after its checkpoint, and a store keeps two points for one step if it gets two.
@@ -147,7 +147,18 @@ class Spool:
             if name not in highest:
                 names.checked_key(name)
             highest[name] = step
-        self.write("metrics", {"step": step, "metrics": fresh, **about})
+        self.write("metrics", {"step": step, "metrics": fresh})
+
+    def write_final(self, metrics: Mapping[str, float], about: Mapping[str, str]) -> None:
+        """Append scores that a run has once, but for those that stand there with the same value already.
+
+        A run that is resumed after its end and trained further gets new scores; the store shows the latest.
+        """
+        fresh = {names.checked_key(name): value for name, value in metrics.items() if self._final.get(name) != value}
+        if fresh:
+            self._final |= fresh
+            # At step 0: the chart page draws a bar for a metric without steps, and a line of one point for any other.
+            self.write("metrics", {"step": 0, "metrics": fresh, "is_final": True, **about})
 
     def highest_step(self, metric: str) -> int:
         """The last step that has this metric; -1 where it has none."""
@@ -226,12 +237,14 @@ def _cut_torn_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def _highest_steps(folder: Path) -> dict[str, int]:
+def _logged_so_far(folder: Path) -> tuple[dict[str, int], dict[str, float]]:
+    """The last step of each metric by step, and the last value of each final one."""
     highest: dict[str, int] = {}
-    if not (folder / LINES).exists():
-        return highest
-    for line, _ in read_lines(folder):
-        if line["kind"] == "metrics":
-            for name in line["metrics"]:
-                highest[name] = max(highest.get(name, -1), line["step"])
-    return highest
+    final: dict[str, float] = {}
+    if (folder / LINES).exists():
+        for line, _ in read_lines(folder):
+            if line["kind"] == "metrics" and line.get("is_final"):
+                final |= line["metrics"]
+            elif line["kind"] == "metrics":
+                highest |= {name: max(highest.get(name, -1), line["step"]) for name in line["metrics"]}
+    return highest, final

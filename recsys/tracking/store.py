@@ -21,9 +21,16 @@ from mlflow.exceptions import MlflowException
 
 from recsys.errors import CannotWriteError, ServiceError, UsageError
 from recsys.files import ensure_writable
+from recsys.tracking import names
 
 _PROBE_SECONDS = 3.0
 _SQLITE = "sqlite:///"
+# Without the first, MLflow's pages take the experiment for one of prompts and traces; the second is the metric that its
+# overviews put first.
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": names.auc(names.TEST),
+}
 
 # "Creating initial database tables" is no news to somebody who asked for a training run.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -114,7 +121,8 @@ class TrackingStore:
         folder = f"{self.database.parent.as_uri()}/artifacts/{quote(self.experiment, safe='')}"
         location = None if self.is_server else folder
         try:
-            return client.get_experiment(client.create_experiment(self.experiment, artifact_location=location))
+            created = client.create_experiment(self.experiment, artifact_location=location, tags=_EXPERIMENT_TAGS)
+            return client.get_experiment(created)
         except MlflowException:
             # Another process was faster, which is as good; any other trouble shows again here.
             found = client.get_experiment_by_name(self.experiment)
