@@ -8,12 +8,17 @@ Memory holds the best k rows of each query and scope, never all candidates: 7 mi
 96,000 rows. Rows of a query may come in several batches and from several processes.
 """
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import nn
 
+from recsys.errors import DataError
 from recsys.evaluation import ranks
 from recsys.evaluation.by_segment import ALL
 from recsys.evaluation.evaluate import evaluation_mode
@@ -21,7 +26,10 @@ from recsys.evaluation.metrics import Column, Floats
 from recsys.evaluation.query_tops import QueryTops, TopRows, query_columns
 from recsys.evaluation.scores import Score, ranker_score
 from recsys.features.batch import Batch
+from recsys.files import published_directory
 from recsys.progress import Progress, silent
+
+_FILE = "ranking.safetensors"
 
 SCOPES = (ALL, "new_to_user")
 """All candidates, and those that the user has never bought: bought ones leave candidates and relevant alike."""
@@ -69,15 +77,30 @@ class RankingEvaluation:
         Absent where undefined; "<prefix>_queries/<segment>" counts the queries behind the means over all candidates.
         """
         start = f"{prefix}_" if prefix else ""
-        flat = {}
-        for scope, suffix in zip(SCOPES, ("", "_new"), strict=True):
-            for segment in (ALL, *self.segments):
-                for metric in ("recall", "ndcg"):
-                    if scope in self.by_scope and (value := self.mean(metric, scope, segment)) is not None:
-                        flat[f"{start}{metric}_{self.cutoff}{suffix}/{segment}"] = value
+        means = {
+            f"{start}{name}/{segment}": self.mean(metric, scope, segment)
+            for name, (scope, metric) in self._names().items()
+            for segment in (ALL, *self.segments)
+        }
         counts = np.bincount(self.by_scope[ALL].segment, minlength=len(self.segments))
         support = dict(zip((ALL, *self.segments), (counts.sum(), *counts), strict=True))
+        flat = {name: value for name, value in means.items() if value is not None}
         return flat | {f"{start}queries/{segment}": float(count) for segment, count in support.items()}
+
+    def by_query(self) -> dict[str, tuple[Column, Column, Floats]]:
+        """Metric as in `flat_metrics` ("recall_20", "ndcg_20_new") -> user, segment and value of each query (Q,)."""
+        return {
+            name: (self.by_scope[scope].user, self.by_scope[scope].segment, getattr(self.by_scope[scope], metric))
+            for name, (scope, metric) in self._names().items()
+        }
+
+    def _names(self) -> dict[str, tuple[str, str]]:
+        suffixes = dict(zip(SCOPES, ("", "_new"), strict=True))
+        return {
+            f"{metric}_{self.cutoff}{suffixes[scope]}": (scope, metric)
+            for scope in self.by_scope
+            for metric in ("recall", "ndcg")
+        }
 
 
 def evaluate_ranking(
@@ -123,6 +146,48 @@ def rank_with(
     """`evaluate_ranking` of a ranker, named "ranker", and of baselines beside it; the ranker is left as it was."""
     with evaluation_mode(ranker):
         return evaluate_ranking({"ranker": ranker_score(ranker), **baselines}, stream, segments, cutoff, progress)
+
+
+def save_ranking(ranking: RankingEvaluation, folder: Path) -> None:
+    """Write every query's values to `folder`, which is published whole or not at all.
+
+    Raises:
+        CannotWriteError: the place cannot be written.
+    """
+    columns = {
+        f"{scope}.{name}": np.atleast_1d(np.asarray(value))
+        for scope, scores in ranking.by_scope.items()
+        for name, value in vars(scores).items()
+    }
+    facts = {"cutoff": str(ranking.cutoff), "segments": json.dumps(ranking.segments)}
+    with published_directory(folder) as work:
+        save_file(columns, work / _FILE, metadata=facts)
+
+
+def load_ranking(folder: Path) -> RankingEvaluation:
+    """Read what `save_ranking` wrote.
+
+    Raises:
+        DataError: the file is absent or damaged.
+    """
+    path = folder / _FILE
+    if not path.is_file():
+        raise DataError(f"No ranking at {path}. Run the arm again, or point to the folder that it wrote.")
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            facts, columns = stored.metadata(), {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        scopes = dict.fromkeys(name.split(".")[0] for name in columns)
+        by_scope = {scope: _stored_scores(columns, scope) for scope in SCOPES if scope in scopes}
+        return RankingEvaluation(int(facts["cutoff"]), tuple(json.loads(facts["segments"])), by_scope)
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise DataError(f"The ranking in {path} cannot be read: {error}. Delete it and run the arm again.") from error
+
+
+def _stored_scores(columns: Mapping[str, Column], scope: str) -> QueryScores:
+    query, user, segment, recall, ndcg, left_out = (
+        columns[f"{scope}.{name}"] for name in ("query", "user", "segment", "recall", "ndcg", "queries_left_out")
+    )
+    return QueryScores(query, user, segment, recall, ndcg, int(left_out[0]))
 
 
 def _summarise(top: QueryTops, segments: tuple[str, ...], cutoff: int) -> RankingEvaluation:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys.errors import DataError, TrainingError, UsageError
-from recsys.evaluation.ranking import evaluate_ranking, rank_with
+from recsys.evaluation.ranking import SCOPES, evaluate_ranking, load_ranking, rank_with, save_ranking
 from recsys.evaluation.scores import column_score, ranker_score
 from tests.evaluation.small_split import FirstColumnRanker, Stream, rows
 
@@ -201,3 +201,34 @@ def test_a_score_that_is_not_a_number_is_refused():
 def test_without_a_sampling_rate_the_logit_ranks_alone():
     batch = rows(logit=[1.0, 2.0], label=[0, 1])
     assert ranker_score(FirstColumnRanker().eval())(batch).tolist() == [1.0, 2.0]
+
+
+def test_a_stored_ranking_comes_back_bit_for_bit_with_its_values_by_query(tmp_path):
+    split = Stream(
+        rows(
+            logit=[5.0, 4.0, 3.0, 2.0],
+            label=[1, 0, 0, 1],
+            segment=[1, 1, 0, 0],
+            query=[8, 8, 9, 9],
+            user_key=[70, 70, 71, 71],
+            is_new_to_user=[0, 1, 0, 1],
+        ),
+        batch_size=3,
+    )
+    ranking = _rank(split, cutoff=1)["column"]
+    save_ranking(ranking, tmp_path / "ranking")
+    loaded = load_ranking(tmp_path / "ranking")
+
+    assert loaded.flat_metrics("test") == ranking.flat_metrics("test")
+    assert loaded.by_scope[SCOPES[1]].queries_left_out == 1
+    user, segment, recall = loaded.by_query()["recall_1"]
+    assert (user.tolist(), segment.tolist(), recall.tolist()) == ([70, 71], [1, 0], [1.0, 0.0])
+    assert set(loaded.by_query()) == {"recall_1", "ndcg_1", "recall_1_new", "ndcg_1_new"}
+
+
+def test_absent_and_damaged_rankings_are_refused_by_path(tmp_path):
+    with pytest.raises(DataError, match=r"No ranking at .*nowhere"):
+        load_ranking(tmp_path / "nowhere")
+    (tmp_path / "ranking.safetensors").write_bytes(b"\x05" * 40)
+    with pytest.raises(DataError, match="cannot be read"):
+        load_ranking(tmp_path)
