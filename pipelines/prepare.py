@@ -40,8 +40,8 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
 
     def work(folder: Path) -> None:
         source = build_source(config.data, raw)
-        limits = {"memory_limit": config.runtime.memory_limit, "threads": config.runtime.cores}
-        encode(source, schema, folder / _ROWS, **limits, progress=progress)
+        memory, threads = config.runtime.memory_limit, config.runtime.cores
+        encode(source, schema, folder / _ROWS, memory_limit=memory, threads=threads, progress=progress)
 
     result = run_stage(stage, config.runtime.encoded / f"{config.data.name}-{stage.key}", work)
     return open_encoded(result.path / _ROWS)

@@ -1,0 +1,170 @@
+"""What pre-training and training share: streams, one model in TorchRec's engine, and the settings of the loop."""
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+import torch
+from torch import nn
+
+from recsys.build import build_rates
+from recsys.config import RunConfig, TrainingConfig
+from recsys.datasets.encoded import EncodedDataset
+from recsys.files import fingerprint_of
+from recsys.monitoring.frozen_proof import FrozenProof, frozen_parts
+from recsys.sharding.processes import ProcessContext, start_processes
+from recsys.sharding.wrap import wrap_ranker
+from recsys.streaming.loader import BatchStream
+from recsys.tracking.run import DatasetUse
+from recsys.training.loop import LoopSettings
+from recsys.training.optimizer import RankerOptimizers, RateSchedule
+
+TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_test"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model ready to learn: sharded, with its optimizers and, where a part is frozen, the proof's first half."""
+
+    wrapped: nn.Module
+    optimizers: RankerOptimizers
+    proof: FrozenProof
+
+
+def prepare_to_fit(model: nn.Module, training: TrainingConfig, total_steps: int, context: ProcessContext) -> Fitted:
+    """Shard the model and give every part that learns its optimizers.
+
+    Args:
+        model: with its training mode applied; its children are its parts.
+
+    Raises:
+        TrainingError: a parameter that learns would be stepped by none, or a frozen one by some.
+    """
+    parts = tuple(name for name, _ in model.named_children())
+    dense, tables = build_rates(training, parts, frozen_parts(model))
+    schedule = RateSchedule(
+        warmup_steps=round(training.warmup_share * total_steps),
+        total_steps=total_steps,
+        final_share=training.final_rate_share,
+    )
+    wrapped = wrap_ranker(model, tables, context)
+    optimizers = RankerOptimizers(wrapped, dense, tables, schedule)
+    return Fitted(wrapped, optimizers, FrozenProof(wrapped, optimizers.local_state))
+
+
+def loop_settings(training: TrainingConfig, batches_per_epoch: int) -> LoopSettings:
+    """Turn epochs and validations per epoch into steps."""
+    return LoopSettings(
+        max_steps=batches_per_epoch * training.epochs,
+        report_every=training.report_every,
+        validate_every=max(1, batches_per_epoch // training.validations_per_epoch),
+        checkpoint_every=training.checkpoint_every,
+        patience=training.patience,
+        max_gradient_norm=training.max_gradient_norm,
+    )
+
+
+def training_stream(config: RunConfig, encoded: EncodedDataset, context: ProcessContext) -> BatchStream:
+    """The training split, shuffled by the run's seed."""
+    training = config.training
+    return BatchStream(
+        encoded.root,
+        TRAIN,
+        encoded.contract,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        shuffle=True,
+        shuffle_buffer_rows=training.shuffle_buffer_rows,
+        decode_threads=training.decode_threads,
+        device=context.device,
+        rank=context.rank,
+        world_size=context.world_size,
+    )
+
+
+def scoring_stream(
+    config: RunConfig, encoded: EncodedDataset, split: str, context: ProcessContext, extras: Sequence[str] = ()
+) -> BatchStream:
+    """A split in the order of its files, with those of `extras` that the data have."""
+    return BatchStream(
+        encoded.root,
+        split,
+        encoded.contract,
+        batch_size=config.evaluation.batch_size,
+        seed=0,
+        shuffle=False,
+        shuffle_buffer_rows=config.training.shuffle_buffer_rows,
+        decode_threads=config.training.decode_threads,
+        device=context.device,
+        extras=[name for name in extras if name in encoded.contract.extras],
+        rank=context.rank,
+        world_size=context.world_size,
+    )
+
+
+def started(config: RunConfig) -> ProcessContext:
+    """Join the process group and keep to the configured number of threads."""
+    torch.set_num_threads(config.runtime.cores)
+    return start_processes()
+
+
+def dataset_uses(encoded: EncodedDataset, name: str, splits: Sequence[str]) -> list[DatasetUse]:
+    """Say which data a run reads, as its page shows it."""
+    schema = encoded.contract.schema
+    columns = {feature.name: "double" for feature in schema.dense} | {feature.name: "long" for feature in schema.sparse}
+    return [
+        DatasetUse(
+            name=f"{name}-{split}",
+            context=split,
+            digest=_split_digest(encoded, split),
+            source=str(encoded.root),
+            columns=columns,
+            rows=encoded.rows(split),
+            details={"contract": encoded.contract.fingerprint},
+        )
+        for split in splits
+        if encoded.rows(split)
+    ]
+
+
+def _split_digest(encoded: EncodedDataset, split: str) -> str:
+    files = {path.relative_to(encoded.root).as_posix() for path in encoded.files(split)}
+    return fingerprint_of({name: entry.sha256 for name, entry in encoded.manifest.files.items() if name in files})
+
+
+class StopRequest:
+    """Whether the process was asked to stop; calling it answers, `raise_if_asked` passes the question on."""
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+
+    def __call__(self) -> bool:
+        return self._signal is not None
+
+    def raise_if_asked(self) -> None:
+        """End the command with the code of the signal that came, once what must be finished is."""
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._signal is not None:
+            raise SystemExit(128 + self._signal)
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Remember the first signal; a second one does not wait for the step in hand."""
+        if self._signal is not None:
+            self.raise_if_asked()
+        self._signal = number
+
+
+@contextmanager
+def stoppable() -> Iterator[StopRequest]:
+    """Within it SIGTERM and Ctrl-C are noted, not obeyed, so that the step in hand ends and a checkpoint stands."""
+    request = StopRequest()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous: Mapping[int, object] = {number: signal.signal(number, request.note) for number in numbers}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]

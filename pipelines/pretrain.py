@@ -1,0 +1,193 @@
+"""The embedding tower: pre-trained here on the training split's positives, or imported; kept once made."""
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import recsys.features
+import recsys.sharding
+import recsys.towers
+import recsys.training
+from pipelines import prepare
+from pipelines.console import console, progress_bars
+from pipelines.fitting import (
+    TRAIN,
+    VALIDATION,
+    dataset_uses,
+    loop_settings,
+    prepare_to_fit,
+    scoring_stream,
+    started,
+    training_stream,
+)
+from pipelines.recording import open_store, step_metrics
+from recsys.artifacts.pretrained_tower import load_tower, save_tower
+from recsys.config import ImportedTowerConfig, RunConfig, TrainingConfig, TwoTowerConfig, config_document
+from recsys.datasets.encoded import EncodedDataset
+from recsys.evaluation.evaluate import evaluation_mode
+from recsys.features.batch import Batch
+from recsys.progress import Progress
+from recsys.scheduling.stage import Stage, code_version_of, input_fingerprint, run_stage
+from recsys.sharding.fused import unwrapped, whole_state
+from recsys.towers.artifact import TowerArtifact
+from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.towers.imported import import_tower
+from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_popularity, retrieval_recall
+from recsys.tracking import names
+from recsys.tracking.run import start_run
+from recsys.training.loop import LOG_LOSS, LoopState, train_steps
+from recsys.training.snapshot import BestWeights
+
+_TOWER = "tower"
+_RECALL_AT = 20
+# Settings of the loop that change nothing of what it learns.
+_WITHOUT_EFFECT = ("report_every", "decode_threads", "checkpoint_every", "keep_checkpoints")
+
+
+def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:
+    """Make the configured tower for this data, or load it where it is made already.
+
+    Raises:
+        DataError: the vectors to import are missing or damaged.
+        BusyError: another process makes the same tower now.
+    """
+    parameters = config_document(config)["tower"]
+    if isinstance(config.tower, TwoTowerConfig):
+        loop = config_document(replace(config, training=_training_of(config.tower, config.training)))["training"]
+        parameters["loop"] = {key: value for key, value in loop.items() if key not in _WITHOUT_EFFECT}
+    inputs = {"data": encoded.contract.fingerprint, "rows": encoded.manifest.contract}
+    if isinstance(config.tower, ImportedTowerConfig):
+        inputs["vectors"] = input_fingerprint(config.tower.vectors)
+        del parameters["vectors"]
+    code = code_version_of(recsys.towers, recsys.features, recsys.training, recsys.sharding)
+    stage = Stage("pretrain", inputs, parameters, code)
+
+    def work(folder: Path) -> None:
+        is_imported = isinstance(config.tower, ImportedTowerConfig)
+        artifact = _import(config, encoded) if is_imported else _pretrain(config, encoded, progress)
+        vocabularies = {table: encoded.vocabulary(table) for table in encoded.contract.table_rows}
+        save_tower(folder / _TOWER, artifact, encoded.contract, vocabularies)
+
+    final = config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
+    return load_tower(run_stage(stage, final, work).path / _TOWER, encoded.contract)
+
+
+def main(config: RunConfig, arguments: argparse.Namespace) -> None:
+    """Make the tower and show where it came from."""
+    with progress_bars() as progress:
+        artifact = run(config, prepare.run(config, progress), progress)
+    for key, value in artifact.provenance.items():
+        console.print(f"  {key}: {value}")
+    console.print(f"Next: recsys train data={config.data.name} tower={config.tower.name}")
+
+
+def _import(config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:
+    tower, schema = config.tower, encoded.contract.schema
+    assert isinstance(tower, ImportedTowerConfig)
+    vocabulary = encoded.vocabulary(schema.feature(schema.item).table)
+    columns = {"id_column": tower.id_column, "vector_column": tower.vector_column}
+    return import_tower(tower.vectors, vocabulary, schema, width=tower.width, **columns)
+
+
+def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:
+    """Two towers, in-batch sampled softmax over the positives, early stopping on validation."""
+    tower_config = config.tower
+    assert isinstance(tower_config, TwoTowerConfig)
+    config = replace(config, training=_training_of(tower_config, config.training))
+    context = started(config)
+    stream = training_stream(config, encoded, context)
+    settings = loop_settings(config.training, stream.num_batches)
+    objective = _objective(tower_config, encoded, config, context.device)
+    fitted = prepare_to_fit(objective, config.training, settings.max_steps, context)
+    best, state = BestWeights(fitted.wrapped), LoopState()
+    validation = scoring_stream(config, encoded, VALIDATION, context)
+
+    def validate() -> dict[str, float]:
+        return {LOG_LOSS: _mean_loss(fitted.wrapped, validation)}
+
+    params = names.flattened(config_document(config))
+    with start_run(
+        open_store(config),
+        f"pretrain/{tower_config.name}",
+        params,
+        {names.TAG_KIND: "pretrain", names.TAG_CONTRACT: encoded.contract.fingerprint},
+        dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION)),
+    ) as tracked:
+        for report in train_steps(
+            fitted.wrapped,
+            fitted.optimizers,
+            stream,
+            lambda module, batch: module(batch),
+            settings,
+            context,
+            state=state,
+            best=best,
+            validate=validate,
+            checkpoint=lambda _: None,
+            should_stop=lambda: False,
+        ):
+            progress("pre-training the tower", report.step, settings.max_steps)
+            tracked.log_step(report.step, step_metrics(report))
+        best.restore()
+        progress("pre-training the tower", settings.max_steps, settings.max_steps)
+        tower = objective.embedding_tower
+        with evaluation_mode(tower):
+            recall = retrieval_recall(tower, validation, encoded.contract.schema.item, k=_RECALL_AT)
+        tracked.log_final({f"pretrain/recall_{_RECALL_AT}": recall})
+    provenance = {
+        "made_by": "pre-training on the training split",
+        "objective": "in-batch sampled softmax with log-popularity correction",
+        "validation_loss": state.best_log_loss,
+        f"validation_recall_{_RECALL_AT}": recall,
+        "best_step": state.best_step,
+        "data": encoded.contract.fingerprint,
+    }
+    return TowerArtifact(tower.spec, whole_state(tower), provenance)
+
+
+def _training_of(tower: TwoTowerConfig, training: TrainingConfig) -> TrainingConfig:
+    """The loop's budget and rates for pre-training; what the tower does not say is as in training."""
+    return replace(
+        training,
+        seed=tower.seed,
+        batch_size=tower.batch_size,
+        epochs=tower.epochs,
+        learning_rate=tower.learning_rate,
+        table_learning_rate=tower.table_learning_rate,
+        tower_rate_share=1.0,
+    )
+
+
+def _objective(
+    tower: TwoTowerConfig, encoded: EncodedDataset, config: RunConfig, device: torch.device
+) -> TwoTowerObjective:
+    contract, schema = encoded.contract, encoded.contract.schema
+    spec = TowerSpec.two_tower(
+        schema, width=tower.width, table_dimension=tower.table_dimension, hidden_widths=tower.hidden_widths
+    )
+    torch.manual_seed(tower.seed)
+    module = EmbeddingTower(spec, contract)
+    # Counted over all ranks' rows by each of them, so that all correct by the same popularity.
+    alone = replace(started(config), rank=0, world_size=1)
+    counts = count_positives(
+        scoring_stream(config, encoded, TRAIN, alone),
+        schema.item,
+        contract.table_rows[schema.feature(schema.item).table],
+    )
+    return TwoTowerObjective(module, schema.item, log_popularity(counts), tower.temperature).to(device)
+
+
+def _mean_loss(wrapped: nn.Module, batches: Iterable[Batch]) -> float:
+    """The objective's mean over batches, weighted by their positives."""
+    module = unwrapped(wrapped)
+    total, positives = 0.0, 0.0
+    with evaluation_mode(module):
+        for batch in batches:
+            count = float(batch.label.sum())
+            total += float(module(batch)) * count
+            positives += count
+    return total / max(positives, 1.0)

@@ -1,0 +1,131 @@
+"""How this project's runs are recorded: the store, the names of a report's numbers, an evaluation's, and the plots."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from recsys.config import RunConfig, config_document
+from recsys.evaluation.evaluate import Evaluation
+from recsys.evaluation.ranking import SCOPES, RankingEvaluation
+from recsys.monitoring.gradient_norms import WHOLE
+from recsys.tracking import figures, names
+from recsys.tracking.run import TrackedRun
+from recsys.tracking.store import TrackingStore
+from recsys.training.loop import StepReport
+
+AUC, CUTOFF = "auc", 20
+_RATES = ("embedding_tower", "embedding_tower_tables", "interaction_network", "interaction_network_tables")
+_SCORES = (
+    "log_loss",
+    "normalised_entropy",
+    "calibration",
+    "grouped_auc",
+    "auc_share_of_best",
+    "log_loss_above_best",
+)
+
+
+def open_store(config: RunConfig) -> TrackingStore:
+    """The configured store, or SQLite in the runs folder."""
+    return TrackingStore.in_folder(config.runtime.runs, config.tracking.experiment, config.tracking.uri)
+
+
+def run_params(config: RunConfig, arm: str) -> dict[str, str | int | float]:
+    """The resolved config as flat params, and the few that people group runs by under short names."""
+    return {
+        **names.flattened(config_document(config)),
+        names.PARAM_ARM: arm,
+        names.PARAM_MODE: config.training_mode.name,
+        names.PARAM_COMPOSITION: config.composition.name,
+        names.PARAM_TOWER: config.tower.name,
+        names.PARAM_NETWORK: config.network.name,
+        names.PARAM_SEED: config.training.seed,
+        names.PARAM_DATA: config.data.name,
+    }
+
+
+def step_metrics(report: StepReport) -> dict[str, float]:
+    """Name one report's numbers; a part that stands still has rate and gradient norm 0, so that all charts line up."""
+    measured = names.training_metrics(
+        loss=float("nan") if report.loss is None else report.loss,
+        gradient_norms=report.gradient_norms,
+        learning_rates={name: report.learning_rates.get(name, 0.0) for name in _RATES},
+        rows_seen=report.rows_seen,
+        epoch=report.epoch,
+        rows_per_second=report.rows_per_second,
+        data_wait_share=report.data_wait_share,
+        skipped_batches=report.non_finite_batches,
+    )
+    for name, value in (report.validation or {}).items():
+        metric, _, segment = name.partition("/")
+        named = names.auc(names.VALIDATION, segment or names.ALL) if metric == AUC else None
+        measured[named or names.score(names.VALIDATION, metric)] = value
+    return measured
+
+
+def validation_figures(evaluation: Evaluation) -> dict[str, float]:
+    """What is followed while a run learns: log loss, AUC, and each segment's AUC as "auc/<segment>"."""
+    figures_of = {name: evaluation.overall[name] for name in ("log_loss", AUC)}
+    figures_of |= {f"{AUC}/{segment}": metrics.get(AUC) for segment, metrics in evaluation.by_segment.items()}
+    return {name: value for name, value in figures_of.items() if value is not None}
+
+
+def test_metrics(evaluation: Evaluation) -> dict[str, float]:
+    """The final scores on the test split; what is undefined is absent."""
+    overall = {name: evaluation.overall.get(name) for name in (AUC, *_SCORES)}
+    by_segment = {
+        segment: {AUC: value}
+        for segment, metrics in evaluation.by_segment.items()
+        if (value := metrics.get(AUC)) is not None
+    }
+    present = {name: value for name, value in overall.items() if value is not None}
+    support = {names.score(names.TEST, "support", s): float(e.rows) for s, e in evaluation.support.items()}
+    return names.evaluation_metrics(names.TEST, present, by_segment) | support
+
+
+def ranking_metrics(ranking: RankingEvaluation) -> dict[str, float]:
+    """Recall and NDCG over whole candidate lists, for each of the scopes."""
+    found = {
+        names.ranking(f"{metric}@{ranking.cutoff}", scope): ranking.mean(metric, scope)
+        for scope in SCOPES
+        if scope in ranking.by_scope
+        for metric in ("recall", "ndcg")
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+class Curves:
+    """A run's reports, kept for its plots."""
+
+    def __init__(self) -> None:
+        self._reports: list[StepReport] = []
+
+    def add(self, report: StepReport) -> None:
+        """Keep one report, without what plots do not show."""
+        self._reports.append(replace(report, learning_rates={}))
+
+    def attach(self, run: TrackedRun, label: str) -> None:
+        """Draw learning curves and gradient norms and attach them to the run."""
+        losses = self._curve({r.step: r.loss for r in self._reports})
+        validated = [r for r in self._reports if r.validation]
+        log_loss = self._curve({r.step: (r.validation or {}).get("log_loss") for r in validated})
+        auc = self._curve({r.step: (r.validation or {}).get(AUC) for r in validated})
+        run.attach(
+            names.LEARNING_CURVES_FILE, figures.learning_curves({label: losses}, {label: log_loss}, {label: auc})
+        )
+        parts = [part for part in self._first_norms() if part != WHOLE]
+        norms = {p: self._curve({r.step: r.gradient_norms.get(p) for r in self._reports}) for p in parts}
+        run.attach(names.GRADIENT_NORMS_FILE, figures.gradient_norms(norms))
+
+    def _first_norms(self) -> Iterable[str]:
+        return next((report.gradient_norms for report in self._reports if report.gradient_norms), {})
+
+    @staticmethod
+    def _curve(points: Mapping[int, float | None]) -> figures.Curve:
+        kept = {step: value for step, value in points.items() if value is not None}
+        return list(kept), list(kept.values())
+
+
+def attach_calibration(run: TrackedRun, label: str, evaluation: Evaluation) -> None:
+    """Draw predicted against observed and attach it to the run."""
+    bins = [(b.predicted, b.observed, b.weight) for b in evaluation.reliability]
+    run.attach(names.CALIBRATION_FILE, figures.calibration({label: bins}))

@@ -1,0 +1,310 @@
+"""One run: one composition, one training mode, one seed; trained, proven, measured, recorded."""
+
+import argparse
+import json
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pipelines import prepare, pretrain
+from pipelines.console import console, progress_bars, show_table, warn
+from pipelines.fitting import (
+    RANKING_TEST,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Fitted,
+    StopRequest,
+    dataset_uses,
+    loop_settings,
+    prepare_to_fit,
+    scoring_stream,
+    started,
+    stoppable,
+    training_stream,
+)
+from pipelines.recording import (
+    CUTOFF,
+    Curves,
+    attach_calibration,
+    open_store,
+    ranking_metrics,
+    run_params,
+    step_metrics,
+    test_metrics,
+    validation_figures,
+)
+from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
+from recsys.build import build_ranker
+from recsys.config import RunConfig, config_document, config_from
+from recsys.datasets.encoded import EncodedDataset
+from recsys.errors import DataError
+from recsys.evaluation.evaluate import Evaluation, evaluate, predict
+from recsys.evaluation.predictions import save_predictions
+from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking
+from recsys.evaluation.scores import ranker_score
+from recsys.files import ensure_writable, write_text_atomically
+from recsys.progress import Progress
+from recsys.sharding.processes import ProcessContext
+from recsys.streaming.loader import BatchStream
+from recsys.towers.artifact import TowerArtifact, apply_tower
+from recsys.tracking import names
+from recsys.tracking.run import TrackedRun, start_run
+from recsys.training import snapshot
+from recsys.training.loop import LoopState, train_steps
+from recsys.training.loss import click_objective
+from recsys.training.modes import apply_training_mode
+from recsys.training.snapshot import BestWeights
+
+CONFIG, RESULT, CHECKPOINTS, PREDICTIONS = "config.json", "result.json", "checkpoints", "predictions"
+TEST_EXTRAS = ("user_key", "true_probability")
+RANKING_EXTRAS = ("query", "user_key", "is_new_to_user", "log_sampling_rate")
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is called and which study it belongs to.
+
+    Attributes:
+        folder: where it keeps its checkpoints, predictions and result.
+        ablation_id: empty for a run outside of a study.
+        colour: "#rrggbb" of its lines on the chart page; empty for MLflow's choice.
+    """
+
+    folder: Path
+    name: str
+    kind: str
+    ablation_id: str = ""
+    colour: str = ""
+
+    def tags(self) -> dict[str, str]:
+        """The run's tags in the tracking store."""
+        tags = {names.TAG_KIND: self.kind, names.TAG_ARM: self.name}
+        tags |= {names.TAG_ABLATION_ID: self.ablation_id} if self.ablation_id else {}
+        return tags | ({names.TAG_COLOUR: self.colour} if self.colour else {})
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run left behind, as `result.json` keeps it.
+
+    Attributes:
+        metrics: final scores under their tracked names.
+        frozen_proof: per frozen part, that it stood still; {} where nothing was frozen.
+        learning_parameters: numbers that some optimizer steps, tables included.
+    """
+
+    name: str
+    spool_id: str
+    metrics: dict[str, float]
+    frozen_proof: dict[str, Any]
+    steps: int
+    best_step: int
+    train_seconds: float
+    learning_parameters: int
+
+
+def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume: bool = False) -> RunResult:
+    """Train one ranker in one training mode, and measure its best weights on the test split.
+
+    Raises:
+        DataError, TrainingError, CannotWriteError: see the steps; nothing half-written carries a final name.
+        SystemExit, KeyboardInterrupt: a signal came; a checkpoint stands, and `resume` goes on from it.
+    """
+    ensure_writable(identity.folder)
+    encoded = prepare.run(config, progress)
+    artifact = pretrain.run(config, encoded, progress)
+    context = started(config)
+    ranker = build_ranker(config.network, config.composition, artifact.spec, encoded.contract, config.training.seed)
+    apply_tower(ranker.embedding_tower, artifact)
+    apply_training_mode(ranker, config.training_mode.name)
+    stream = training_stream(config, encoded, context)
+    settings = loop_settings(config.training, stream.num_batches)
+    fitted = prepare_to_fit(ranker, config.training, settings.max_steps, context)
+    job = _Job(config, identity, encoded, context, fitted, stream)
+    spool = job.load_checkpoint() if resume else ""
+    write_text_atomically(identity.folder / CONFIG, json.dumps(config_document(config), indent=2) + "\n")
+    with (
+        stoppable() as request,
+        start_run(
+            open_store(config),
+            identity.name,
+            run_params(config, identity.name),
+            identity.tags() | {names.TAG_CONTRACT: encoded.contract.fingerprint},
+            dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION, TEST)),
+            system_metrics=config.tracking.system_metrics,
+            resume=spool,
+        ) as tracked,
+    ):
+        job.describe(tracked, artifact)
+        seconds = job.train(tracked, request, progress)
+        request.raise_if_asked()
+        return job.finish(tracked, seconds, progress)
+
+
+def load_result(folder: Path) -> RunResult | None:
+    """Return the result of the run that finished in `folder`; None where none has."""
+    path = folder / RESULT
+    return RunResult(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def load_config(folder: Path) -> RunConfig:
+    """Return the configuration of the run that was started in `folder`.
+
+    Raises:
+        DataError: there is no run.
+    """
+    try:
+        return config_from(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} holds no run ({error}). Expected a folder that `recsys train` printed.") from error
+
+
+def main(config: RunConfig, arguments: argparse.Namespace) -> None:
+    """Train, and print the scores and where everything is."""
+    if arguments.resume:
+        folder = Path(arguments.resume)
+        config = load_config(folder)
+    name = names.run_name(config.training_mode.name, config.composition.name, seed=config.training.seed)
+    if not arguments.resume:
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        folder = config.runtime.runs / config.data.name / f"{stamp}-{name.replace('/', '-')}"
+    with progress_bars() as progress:
+        result = run(config, RunIdentity(folder, name, "train"), progress, resume=bool(arguments.resume))
+    rows = [(metric, f"{value:.4f}") for metric, value in result.metrics.items() if "support" not in metric]
+    show_table(f"{result.name}: best of {result.steps} steps is {result.best_step}", ("metric", "value"), rows)
+    for part, proof in result.frozen_proof.items():
+        console.print(f"{part} stood still: digest {proof['digest_before']} before and {proof['digest_after']} after")
+    console.print(f"Run folder: {folder}\nNext: recsys ui")
+
+
+class _Job:
+    """One run's parts while it lasts."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        identity: RunIdentity,
+        encoded: EncodedDataset,
+        context: ProcessContext,
+        fitted: Fitted,
+        stream: BatchStream,
+    ) -> None:
+        self._config, self._identity, self._encoded, self._context = config, identity, encoded, context
+        self._fitted, self._stream = fitted, stream
+        self._state, self._best, self._curves = LoopState(), BestWeights(fitted.wrapped), Curves()
+        self._spool = ""
+
+    @property
+    def _wrapped(self) -> nn.Module:
+        return self._fitted.wrapped
+
+    def load_checkpoint(self) -> str:
+        """Go to the newest complete checkpoint of the run's folder; return the id of its tracked run."""
+        folder = self._identity.folder / CHECKPOINTS
+        saved = load_latest_complete(folder, self._encoded.contract, warn)
+        if saved is None:
+            raise DataError(f"{folder} holds no checkpoint to resume from. Start the run afresh without --resume.")
+        held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
+        state = snapshot.give_back(held, self._wrapped, self._fitted.optimizers, self._stream, self._best)
+        self._state = LoopState.from_document(state)
+        if self._state.ended == "asked":
+            self._state.ended = None
+        spool: str = saved.facts["spool"]
+        return spool
+
+    def describe(self, tracked: TrackedRun, artifact: TowerArtifact) -> None:
+        """Attach what the run is made of."""
+        self._spool = tracked.spool_id
+        lines = [asdict(line) for line in self._fitted.optimizers.contract()]
+        tracked.attach("config.json", json.dumps(config_document(self._config), indent=2))
+        tracked.attach("optimizer_contract.json", json.dumps(lines, indent=1))
+        tracked.attach("tower_provenance.json", json.dumps(dict(artifact.provenance), indent=2, default=str))
+        tracked.attach("contract.json", self._encoded.contract.to_json())
+
+    def train(self, tracked: TrackedRun, request: StopRequest, progress: Progress) -> float:
+        """Take the steps; return how many seconds they took."""
+        settings = loop_settings(self._config.training, self._stream.num_batches)
+        validation = scoring_stream(self._config, self._encoded, VALIDATION, self._context)
+        segments = self._encoded.contract.schema.segments
+
+        def validate() -> dict[str, float]:
+            return validation_figures(evaluate(predict(self._wrapped, validation), segments))
+
+        began = time.perf_counter()
+        label = f"training {self._identity.name}"
+        for report in train_steps(
+            self._wrapped,
+            self._fitted.optimizers,
+            self._stream,
+            click_objective,
+            settings,
+            self._context,
+            state=self._state,
+            best=self._best,
+            validate=validate,
+            checkpoint=self._save_checkpoint,
+            should_stop=request,
+        ):
+            progress(label, report.step, settings.max_steps)
+            tracked.log_step(report.step, step_metrics(report))
+            self._curves.add(report)
+        if self._state.ended != "asked":
+            progress(label, settings.max_steps, settings.max_steps)
+        return time.perf_counter() - began
+
+    def finish(self, tracked: TrackedRun, seconds: float, progress: Progress) -> RunResult:
+        """Prove that what was frozen stood still, measure the best weights, and write the result."""
+        proof = self._fitted.proof.record()
+        self._best.restore()
+        config, encoded, folder = self._config, self._encoded, self._identity.folder
+        stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
+        predictions = predict(self._wrapped, stream)
+        evaluation = evaluate(predictions, encoded.contract.schema.segments)
+        metrics = test_metrics(evaluation)
+        if config.evaluation.ranking and encoded.rows(RANKING_TEST):
+            metrics |= ranking_metrics(self._rank(progress))
+        lines = self._fitted.optimizers.contract()
+        result = RunResult(
+            name=self._identity.name,
+            spool_id=tracked.spool_id,
+            metrics=metrics,
+            frozen_proof=proof,
+            steps=self._state.step,
+            best_step=self._state.best_step or 0,
+            train_seconds=seconds,
+            learning_parameters=sum(line.elements for line in lines if line.is_trainable),
+        )
+        save_predictions(predictions, folder / PREDICTIONS)
+        write_text_atomically(folder / "evaluation.json", evaluation.to_json())
+        self._record(tracked, result, evaluation)
+        write_text_atomically(folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
+        return result
+
+    def _rank(self, progress: Progress) -> RankingEvaluation:
+        stream = scoring_stream(self._config, self._encoded, RANKING_TEST, self._context, RANKING_EXTRAS)
+        segments = self._encoded.contract.schema.segments
+        scores = {"ranker": ranker_score(self._wrapped)}
+        return evaluate_ranking(scores, stream, segments, CUTOFF, progress)["ranker"]
+
+    def _record(self, tracked: TrackedRun, result: RunResult, evaluation: Evaluation) -> None:
+        uses = dataset_uses(self._encoded, self._config.data.name, (TEST,))
+        tracked.log_final(result.metrics, dataset=uses[0])
+        tracked.log_final({names.TRAIN_SECONDS: result.train_seconds})
+        tracked.attach("evaluation.json", evaluation.to_json())
+        if result.frozen_proof:
+            tracked.attach("frozen_proof.json", json.dumps(result.frozen_proof, indent=2))
+            tracked.set_tags({names.TAG_FROZEN_PROOF: "stood still"})
+        self._curves.attach(tracked, self._identity.name)
+        attach_calibration(tracked, self._identity.name, evaluation)
+
+    def _save_checkpoint(self, state: LoopState) -> None:
+        held = snapshot.take(self._wrapped, self._fitted.optimizers, self._stream, self._best, state.to_document())
+        facts = {"snapshot": held.facts, "spool": self._spool}
+        folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
+        if self._context.is_first:
+            save_checkpoint(folder, state.step, held.tensors, facts, self._encoded.contract, keep)
