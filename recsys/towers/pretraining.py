@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch
+from recsys.features.vocabulary import UNKNOWN_ROW
 from recsys.towers.embedding import EmbeddingTower
 
 
@@ -101,26 +102,28 @@ def retrieval_recall(tower: EmbeddingTower, batches: Iterable[Batch], item_featu
     """Return the share of positive rows whose item is among the k best for its user.
 
     The candidates are the distinct items of the positives in `batches`; an item whose vector changes from row to row
-    (its price did) stands with its last one.
+    (its price did) stands with its last one. Items that were never seen in training share one row, so a hit among them
+    would mean nothing: their positives are left out.
 
     Args:
         k: how many items are shown; with no more candidates than that the recall is 1.
 
     Raises:
-        ValueError: there is no positive row.
+        ValueError: there is no positive row of a known item.
     """
     users: list[Tensor] = []
     targets: list[Tensor] = []
     vectors: dict[int, Tensor] = {}
     for batch in batches:
-        positives = batch.label.nonzero().squeeze(1)
+        items = batch.sparse[item_feature].values()
+        positives = ((batch.label > 0) & (items != UNKNOWN_ROW)).nonzero().squeeze(1)
         user, item = tower.sides(batch, positives)
-        rows = batch.sparse[item_feature].values()[positives]
+        rows = items[positives]
         users.append(user)
         targets.append(rows)
         vectors.update(zip(rows.tolist(), item, strict=True))
     if not vectors:
-        raise ValueError("Recall has no meaning without a positive row; give it the rows of a split that has some.")
+        raise ValueError("Recall has no meaning without a positive row of a known item; give it rows that have some.")
     candidates = torch.stack(list(vectors.values()))  # (N, D)
     known = torch.tensor(list(vectors), device=candidates.device)
     hits = 0

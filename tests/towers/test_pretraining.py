@@ -126,7 +126,11 @@ def test_recall_counts_the_positives_whose_item_is_among_the_k_best_of_all_batch
         return Row(0.0, 1, item, 0.0, 0, (recent,), 0, 1)
 
     # From item 1, the candidates 2, 3, 4 rank 2 > 3 > 4; the target 2 is found at k = 1, 3 at k = 2, 4 at k = 3.
-    batches = [batch_of([likes(2, 1), likes(3, 1)]), batch_of([likes(4, 1), replace(likes(5, 1), label=0)])]
+    # The negative row of item 5 and the positive one of an unknown item do not count.
+    batches = [
+        batch_of([likes(2, 1), likes(3, 1)]),
+        batch_of([likes(4, 1), replace(likes(5, 1), label=0), likes(0, 1)]),
+    ]
     assert retrieval_recall(tower, batches, "item_id", k=1) == pytest.approx(1 / 3)
     assert retrieval_recall(tower, batches, "item_id", k=2) == pytest.approx(2 / 3)
     assert retrieval_recall(tower, batches, "item_id", k=3) == 1
@@ -135,5 +139,5 @@ def test_recall_counts_the_positives_whose_item_is_among_the_k_best_of_all_batch
 def test_recall_without_positives_is_refused() -> None:
     tower = EmbeddingTower(two_tower_spec(), small_contract())
 
-    with pytest.raises(ValueError, match="without a positive row"):
+    with pytest.raises(ValueError, match="without a positive row of a known item"):
         retrieval_recall(tower, [batch_of([row for row in ROWS if not row.label])], "item_id", k=1)
