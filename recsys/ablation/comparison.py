@@ -111,6 +111,40 @@ def compare(contrast: Contrast, arms: Sequence[MeasuredArm], rules: Rules) -> Co
     return Comparison(contrast, tuple(differences))
 
 
+@dataclass(frozen=True)
+class FixedDifference:
+    """First model minus second in one segment, with its interval; the models stand as they are, no seed plays a part."""
+
+    value: float
+    low: float
+    high: float
+
+
+def compare_fixed(first: MeasuredArm, second: MeasuredArm, metric: str, level: float) -> dict[str, FixedDifference]:
+    """Compare two models that are at hand, such as a challenger and a champion: is one better on other users too?
+
+    That is another question than `compare` answers, which asks of two designs and so must allow for other seeds.
+
+    Returns:
+        "all" and each segment where the metric and its interval are defined -> difference, in the metric's direction.
+
+    Raises:
+        DataError: the models were measured on different test rows.
+    """
+    _refuse_unlike_rows([first, second])
+    found: dict[str, FixedDifference] = {}
+    for (name, segment), values in first.values.items():
+        if name != metric:
+            continue
+        pair = (values - second.values[name, segment])[None]
+        spread = spread_of(pair, first.support[name, segment].effective_users)
+        half_width = None if spread is None else spread.half_width_of_users(level)
+        if spread is not None and half_width is not None:
+            value = spread.difference
+            found[segment] = FixedDifference(value, value - half_width, value + half_width)
+    return found
+
+
 def _pairs(contrast: Contrast, arms: Sequence[MeasuredArm]) -> tuple[list[MeasuredArm], list[MeasuredArm]]:
     by_seed = {
         condition: {arm.seed: arm for arm in arms if arm.condition == condition}

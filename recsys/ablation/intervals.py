@@ -50,8 +50,13 @@ class Spread:
         if self.seed_deviation is None or self.user_deviation is None:
             return None
         seed_part = student.isf(level / 2, self.seeds - 1) * self.seed_deviation / math.sqrt(self.seeds)
-        user_part = student.isf(level / 2, self.effective_users - 1) * self.user_deviation
-        return math.hypot(seed_part, user_part)
+        return math.hypot(seed_part, student.isf(level / 2, self.effective_users - 1) * self.user_deviation)
+
+    def half_width_of_users(self, level: float) -> float | None:
+        """The part that other users alone make, for arms that are compared as they are and not as draws of a seed."""
+        if self.user_deviation is None:
+            return None
+        return float(student.isf(level / 2, self.effective_users - 1) * self.user_deviation)
 
     def p_value(self) -> float | None:
         """The level at which the interval just touches 0; None where there is no interval."""

@@ -16,15 +16,13 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from torch import nn
 
 from recsys.errors import DataError
 from recsys.evaluation import ranks
 from recsys.evaluation.by_segment import ALL
-from recsys.evaluation.evaluate import evaluation_mode
 from recsys.evaluation.metrics import Column, Floats
 from recsys.evaluation.query_tops import QueryTops, TopRows, query_columns
-from recsys.evaluation.scores import Score, ranker_score
+from recsys.evaluation.scores import Score
 from recsys.features.batch import Batch
 from recsys.files import published_directory
 from recsys.progress import Progress, silent
@@ -133,19 +131,6 @@ def evaluate_ranking(
             position += len(batch)
         progress("ranking", done, total)
     return {name: _summarise(top.gathered(), segments, cutoff) for name, top in tops.items()}
-
-
-def rank_with(
-    ranker: nn.Module,
-    stream: Iterable[Batch],
-    segments: tuple[str, ...],
-    cutoff: int,
-    baselines: Mapping[str, Score],
-    progress: Progress = silent,
-) -> dict[str, RankingEvaluation]:
-    """`evaluate_ranking` of a ranker, named "ranker", and of baselines beside it; the ranker is left as it was."""
-    with evaluation_mode(ranker):
-        return evaluate_ranking({"ranker": ranker_score(ranker), **baselines}, stream, segments, cutoff, progress)
 
 
 def save_ranking(ranking: RankingEvaluation, folder: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from recsys.errors import UsageError
+from recsys.evaluation.evaluate import evaluation_mode
 from recsys.features.batch import Batch
 
 Score = Callable[[Batch], Tensor]
@@ -12,7 +13,7 @@ Score = Callable[[Batch], Tensor]
 
 
 def ranker_score(ranker: nn.Module) -> Score:
-    """Logit, plus `log_sampling_rate` where the batch has it.
+    """Logit, plus `log_sampling_rate` where the batch has it; without a graph, and the ranker is left as it was.
 
     Negatives drawn in proportion to q leave an item's log-odds short of log q: often drawn is often seen losing. Adding
     it gives the order among all candidates (Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
@@ -20,7 +21,8 @@ def ranker_score(ranker: nn.Module) -> Score:
     """
 
     def score(batch: Batch) -> Tensor:
-        logit: Tensor = ranker(batch).double()
+        with evaluation_mode(ranker):
+            logit: Tensor = ranker(batch).double()
         return logit + batch.extra["log_sampling_rate"].double() if "log_sampling_rate" in batch.extra else logit
 
     return score

@@ -1,12 +1,13 @@
 """What a comparison promises: pairs by seed on equal rows, corrected verdicts, and a known rate of false ones."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from recsys.ablation.comparison import Rules, Verdict, compare
+from recsys.ablation.comparison import Rules, Verdict, compare, compare_fixed
 from recsys.ablation.resampling import ALL, MeasuredArm, Support, UserResamples, measure_arm
 from recsys.errors import DataError, UsageError
 from tests.ablation.simulated_studies import QUESTION, SEGMENTS, World, simulate, study
@@ -122,6 +123,23 @@ def test_a_segment_in_which_the_metric_is_undefined_has_no_difference():
     assert found.find("auc") is not None
 
 
+def test_two_models_at_hand_are_compared_on_other_users_alone():
+    first = _measured("frozen", 0, all=(0.72, 0.002), cold=(0.72, 0.03), heavy=(np.nan, 0.0))
+    second = _measured("end_to_end", 0, all=(0.70, 0.002), cold=(0.70, 0.03), heavy=(np.nan, 0.0))
+    found = compare_fixed(first, second, "auc", level=0.05)
+    assert found.keys() == {"all", "cold"}
+    assert found["all"].value == pytest.approx(0.02)
+    # Two independent spreads of 0.002 make one of 0.0028, and 1.97 of these to either side.
+    assert found["all"].low == pytest.approx(0.02 - 1.97 * 0.00283, abs=4e-4)
+    assert found["cold"].low < 0 < found["cold"].high
+
+
+def test_two_models_at_hand_must_have_been_measured_on_the_same_rows():
+    first, second = _measured("frozen", 0, all=(0.7, 0.1)), _measured("end_to_end", 0, all=(0.7, 0.1))
+    with pytest.raises(DataError, match="differ in label"):
+        compare_fixed(first, replace(second, fingerprints={"label": "other"}), "auc", level=0.05)
+
+
 def test_arms_that_were_evaluated_on_other_rows_are_refused_with_what_differs():
     arms = simulate(World(users=20), seed=0)
     arms[3] = replace(arms[3], label=1 - arms[3].label)
@@ -139,6 +157,13 @@ def test_rows_in_another_order_are_other_rows():
     users = UserResamples(arms[0], 3, 0)
     with pytest.raises(DataError, match="same rows in the same order"):
         compare(QUESTION, [measure_arm(arm, SEGMENTS, users) for arm in arms], RULES)
+
+
+def test_a_comparison_becomes_json_with_its_verdicts_as_words():
+    found = study(World(users=30), seed=0, resamples=10)
+    document = json.loads(json.dumps(found.to_document()))
+    assert document["contrast"]["first"] == "frozen"
+    assert document["differences"][0]["verdict"] in set(Verdict)
 
 
 def test_a_missing_partner_is_refused_by_name():

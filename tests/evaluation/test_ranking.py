@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys.errors import DataError, TrainingError, UsageError
-from recsys.evaluation.ranking import SCOPES, evaluate_ranking, load_ranking, rank_with, save_ranking
+from recsys.evaluation.ranking import SCOPES, evaluate_ranking, load_ranking, save_ranking
 from recsys.evaluation.scores import column_score, ranker_score
 from tests.evaluation.small_split import FirstColumnRanker, Stream, rows
 
@@ -152,17 +152,22 @@ def test_a_ranker_trained_on_sampled_negatives_is_ranked_by_its_logit_plus_the_l
     split = Stream(
         rows(logit=[0.0, 1.0], label=[1, 0], query=[1, 1], log_sampling_rate=[math.log(8), 0.0]), batch_size=2
     )
-    result = rank_with(FirstColumnRanker(), split, SEGMENTS, 1, {"plain": column_score(("logit",), "logit")})
+    scores = {"ranker": ranker_score(FirstColumnRanker()), "plain": column_score(("logit",), "logit")}
+    result = _rank(split, cutoff=1, **scores)
     assert result["ranker"].mean("recall", "all") == 1.0
     assert result["plain"].mean("recall", "all") == 0.0
 
 
-def test_ranking_leaves_the_ranker_in_the_mode_it_had():
+def test_a_ranker_is_scored_in_evaluation_mode_without_a_graph_and_left_in_the_mode_it_had():
     ranker = FirstColumnRanker().train()
     ranker.embedding_tower.eval()
-    rank_with(ranker, Stream(rows(logit=[1.0], label=[1], query=[1]), 1), SEGMENTS, 1, {})
-    assert ranker.training
-    assert not ranker.embedding_tower[0].training
+    ranker.embedding_tower[0].train()  # a dropout of everything, were it not for evaluation mode
+    batch = rows(logit=[1.0, 2.0], label=[0, 1])
+    batch.dense.requires_grad_()
+    score = ranker_score(ranker)(batch)
+    assert score.tolist() == [1.0, 2.0]
+    assert not score.requires_grad
+    assert (ranker.training, ranker.embedding_tower.training, ranker.embedding_tower[0].training) == (True, False, True)
 
 
 def test_a_rule_ranks_by_its_first_column_and_breaks_ties_by_the_next():
