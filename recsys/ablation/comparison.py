@@ -113,7 +113,7 @@ def compare(contrast: Contrast, arms: Sequence[MeasuredArm], rules: Rules) -> Co
 
 @dataclass(frozen=True)
 class FixedDifference:
-    """First model minus second in one segment, with its interval; the models stand as they are, no seed plays a part."""
+    """First model minus second in one segment, with its interval; the models stand as they are, so no seed counts."""
 
     value: float
     low: float
