@@ -154,6 +154,10 @@ def _check_tables(path: str, collection: EmbeddingBagCollection, optimizer: Tabl
 
 
 def _attach(collection: EmbeddingBagCollection, optimizer: TableOptimizer) -> None:
+    for config in collection.embedding_bag_configs():
+        # Called once more on the sharded tables, also on the empty piece of a process that holds none; the weights
+        # that the tables have now are loaded afterwards anyway.
+        config.init_fn = _leave_as_it_is
     # A fused kernel ignores requires_grad, and attaching to a parameter without it fails.
     collection.requires_grad_(True)
     # The sharder writes into these arguments: a dictionary shared by two parts would mix them up.
@@ -161,6 +165,10 @@ def _attach(collection: EmbeddingBagCollection, optimizer: TableOptimizer) -> No
     if optimizer.name != "sgd":
         arguments["eps"] = optimizer.epsilon
     _apply_optimizer_in_backward(_UPDATE_RULES[optimizer.name], collection.parameters(), arguments)
+
+
+def _leave_as_it_is(weight: torch.Tensor) -> None:
+    """Start nothing."""
 
 
 def _plan(

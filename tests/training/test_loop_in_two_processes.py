@@ -1,0 +1,93 @@
+"""Two processes train, skip and stop together, and as one process on the joined batch."""
+
+import math
+
+import pytest
+import torch
+
+from recsys.monitoring.frozen_proof import FrozenProof
+from recsys.sharding.fused import whole_state
+from recsys.training.loss import click_objective
+from recsys.training.snapshot import give_back, take
+from tests.sharding.two_processes import run_in_two
+from tests.small_model import ROWS, batch_of
+from tests.training.small_run import Batches, small_run
+
+# Equal halves. Segment 1 is in the second process's half alone in the first step, and in neither in the second.
+HALVES = [[ROWS[:3], ROWS[3:]], [ROWS[:2], (ROWS[2], ROWS[4])]]
+
+
+def train_together(context):
+    run = small_run(context)
+    run.stream = Batches([batch_of(step[context.rank]) for step in HALVES])
+    absent = []
+
+    def objective(ranker, batch):
+        absent.append({name: tensor.tolist() for name, tensor in everything(run).items() if ".segments.1." in name})
+        return click_objective(ranker, batch)
+
+    reports = run.train(3, objective)
+    return {
+        "loss": [report.loss for report in reports],
+        "norms": [report.gradient_norms for report in reports],
+        "rows_seen": [report.rows_seen for report in reports],
+        "weights": {name: tensor.flatten().tolist() for name, tensor in everything(run).items()},
+        "stood_still_in_the_second_step": absent[1] == absent[2],
+        "moved_in_the_first_step": absent[0] != absent[1],
+    }
+
+
+def everything(run):
+    return {**whole_state(run.ranker), **run.optimizers.state()}
+
+
+def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tmp_path, context):
+    alone = small_run(context)
+    alone.stream = Batches([batch_of(first + second) for first, second in HALVES])
+    reports = alone.train(3)
+
+    first, second = run_in_two(train_together, tmp_path)
+
+    assert first == second
+    # Two halves are summed in another order than one whole, and AdamW's first steps divide by gradients near 0.
+    assert first["loss"] == pytest.approx([report.loss for report in reports], rel=1e-4)
+    assert first["rows_seen"] == [report.rows_seen for report in reports] == [6, 10, 16]
+    for found, report in zip(first["norms"], reports, strict=True):
+        assert found == pytest.approx(report.gradient_norms, rel=1e-3)
+    for name, tensor in everything(alone).items():
+        assert torch.allclose(torch.tensor(first["weights"][name]), tensor.flatten(), atol=1e-4), name
+    assert first["moved_in_the_first_step"]
+    assert first["stood_still_in_the_second_step"]
+
+
+def skip_and_stop(context):
+    run = small_run(context, "frozen_tower")
+    run.stream = Batches([batch_of(step[context.rank]) for step in HALVES])
+    run.asked_at = 4 if context.rank == 0 else None  # one process alone is asked to stop
+    proof = FrozenProof(run.ranker, run.optimizers.local_state)
+    states = []
+
+    def objective(ranker, batch):
+        states.append(everything(run))
+        loss = click_objective(ranker, batch)
+        bad = context.rank == 1 and run.state.step == 1  # one process alone has a bad batch
+        return loss * math.nan if bad else loss
+
+    run.train(100, objective)
+    snapshot = take(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    fresh = small_run(context, "frozen_tower")
+    give_back(snapshot, fresh.ranker, fresh.optimizers, fresh.stream, fresh.best)
+    after = everything(fresh)
+    return {
+        "step": run.state.step,
+        "skipped": all(torch.equal(tensor, states[1][name]) for name, tensor in states[2].items()),
+        "bad": run.state.non_finite_batches,
+        "resumed": all(torch.equal(tensor, after[name]) for name, tensor in everything(run).items()),
+        "proof": proof.record()["embedding_tower"]["stood_still"],
+    }
+
+
+def test_a_bad_batch_or_a_request_in_one_process_is_one_in_both(tmp_path):
+    results = run_in_two(skip_and_stop, tmp_path)
+
+    assert results == [{"step": 4, "skipped": True, "bad": 1, "resumed": True, "proof": True}] * 2
