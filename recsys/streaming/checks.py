@@ -13,7 +13,7 @@ import numpy.typing as npt
 from recsys.errors import DataError
 from recsys.features.contract import FeatureContract
 from recsys.features.schema import FeatureKind
-from recsys.streaming.parquet import RowGroup
+from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT, RowGroup
 from recsys.streaming.views import ColumnView, ListView, numbers
 
 _PREPARE = "Prepare the data again with `recsys prepare`, under the contract that stands beside it."
@@ -41,12 +41,10 @@ def check_values(group: RowGroup, columns: Mapping[str, ColumnView], contract: F
         else:
             _require_below(where, column, limit, of)
     segments = f"segments {', '.join(schema.segments)}"
-    _require_below(
-        f"{group}, column `{schema.segment}`", numbers(columns, schema.segment), len(schema.segments), segments
-    )
-    _require_binary(f"{group}, column `{schema.label}`", numbers(columns, schema.label))
+    _require_below(f"{group}, column `{SEGMENT}`", numbers(columns, SEGMENT), len(schema.segments), segments)
+    _require_binary(f"{group}, column `{LABEL}`", numbers(columns, LABEL))
     if schema.weight:
-        _require_weights(f"{group}, column `{schema.weight}`", numbers(columns, schema.weight))
+        _require_weights(f"{group}, column `{WEIGHT}`", numbers(columns, WEIGHT))
 
 
 def _require_below(where: str, values: npt.NDArray[Any], limit: int, of: str, lists: ListView | None = None) -> None:

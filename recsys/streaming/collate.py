@@ -15,6 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.batch import Batch
 from recsys.features.schema import FeatureSchema
+from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT
 from recsys.streaming.pools import Rows
 from recsys.streaming.views import ListView, numbers
 
@@ -31,19 +32,18 @@ class Collator:
     def __init__(self, schema: FeatureSchema, extras: Sequence[str], *, pin: bool) -> None:
         self._dense = [feature.name for feature in schema.dense]
         self._sparse = [feature.name for feature in schema.sparse]
-        self._schema = schema
+        self._is_weighted = schema.weight is not None
         self._extras = tuple(extras)
         self._pin = pin
 
     def batch(self, parts: Sequence[Rows]) -> Batch:
         """Join the parts into one batch; its tensors share no memory with them."""
-        schema = self._schema
-        weight = self._column(parts, schema.weight, torch.float32) if schema.weight else None
-        label = self._column(parts, schema.label, torch.float32)
+        label = self._column(parts, LABEL, torch.float32)
+        weight = self._column(parts, WEIGHT, torch.float32) if self._is_weighted else None
         return Batch(
             dense=self._dense_matrix(parts),
             sparse=self._jagged(parts),
-            segment=self._column(parts, schema.segment, torch.int64),
+            segment=self._column(parts, SEGMENT, torch.int64),
             label=label,
             weight=torch.ones_like(label, pin_memory=self._pin) if weight is None else weight,
             extra=self._extra(parts),

@@ -19,6 +19,9 @@ from recsys.features.contract import FeatureContract
 from recsys.features.schema import FeatureKind
 from recsys.files import fingerprint_of
 
+SEGMENT, LABEL, WEIGHT = "segment", "label", "weight"
+"""What encoded rows call these columns, whatever the schema calls the raw ones."""
+
 _FEATURE_TYPES = {
     FeatureKind.DENSE: pa.float32(),
     FeatureKind.SPARSE: pa.int32(),
@@ -63,9 +66,9 @@ def encoded_columns(contract: FeatureContract, extras: Sequence[str]) -> dict[st
             )
     return {
         **{feature.name: _FEATURE_TYPES[feature.kind] for feature in schema.features},
-        schema.segment: pa.int8(),
-        schema.label: pa.float32(),
-        **({schema.weight: pa.float32()} if schema.weight else {}),
+        SEGMENT: pa.int8(),
+        LABEL: pa.float32(),
+        **({WEIGHT: pa.float32()} if schema.weight else {}),
         **{name: _EXTRA_TYPES[name] for name in extras},
     }
 

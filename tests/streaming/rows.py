@@ -24,11 +24,12 @@ CONTRACT = FeatureContract(
                 {"name": "price", "kind": "dense", "used_by": ["interaction_network"]},
                 {"name": "item_id", "kind": "sparse", "used_by": ["item_tower"], "table": "item"},
             ],
-            "segment": "segment",
+            # The raw columns' names; encoded rows call them segment, label, weight and time.
+            "segment": "activity",
             "segments": ["cold", "light", "heavy"],
-            "label": "label",
-            "weight": "weight",
-            "time": "time",
+            "label": "clicked",
+            "weight": "importance",
+            "time": "clicked_at",
             "user": "user_id",
             "item": "item_id",
         }

@@ -16,6 +16,7 @@ from recsys.errors import DataError, UsageError
 from recsys.streaming import loader
 from recsys.streaming.loader import BatchStream
 from tests.streaming.rows import CONTRACT, encoded_rows, keys, open_stream, write_layout
+from tests.worlds import write_encoded_world
 
 layouts = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=5)
 # A folder per example: Hypothesis runs many examples inside one test, and tmp_path is one per test.
@@ -322,3 +323,19 @@ def test_settings_that_mean_nothing_are_refused(tmp_path, changed, message):
 def test_fewer_rows_than_ranks_are_refused(tmp_path):
     with pytest.raises(DataError, match="2 rows cannot be shared among 3 ranks"):
         open_stream(write_layout(tmp_path, [[2]]), world_size=3)
+
+
+def test_the_stream_reads_what_the_preparation_writes(tmp_path):
+    contract = write_encoded_world(tmp_path / "world", rows_per_day=30, days={"train": 2, "test": 1})
+
+    stream = BatchStream(
+        tmp_path / "world", "train", contract, batch_size=25, seed=0, shuffle=True, shuffle_buffer_rows=50,
+        decode_threads=2, extras=contract.extras, device=torch.device("cpu"),
+    )  # fmt: skip
+    batches = list(stream)
+
+    assert [len(batch) for batch in batches] == [25, 25, 10]
+    assert batches[0].sparse.keys() == [feature.name for feature in contract.schema.sparse]
+    assert set(batches[0].extra) == {"user_key", "query", "is_new_to_user"}
+    # Fitted on these very rows, so they have mean 0 and spread 1.
+    assert torch.cat([batch.dense for batch in batches]).mean(dim=0).tolist() == pytest.approx([0, 0], abs=1e-5)
