@@ -216,8 +216,7 @@ def _nan_as_null(column: ir.Value) -> ir.Value:
 
 
 def _user_key(user: ir.Value) -> ir.IntegerValue:
-    """A number per user: the id where it is one, else its hash without the sign; -1 for no user."""
-    number = (
-        user.cast("int64") if user.type().is_integer() else user.hash().cast("int64").bit_and(ibis.literal(2**62 - 1))
-    )
-    return number.fill_null(-1)
+    """A number per user: the id where it is one, else 62 bits of its hash; -1 for no user."""
+    number = user.cast("int64") if user.type().is_integer() else user.hash() & ibis.literal(2**62 - 1)
+    # Asked of the user, as the hash of null is a number like any other.
+    return user.isnull().ifelse(-1, number)
