@@ -10,19 +10,22 @@ class Throughput:
 
     Time inside `paused` (validation, checkpoints, the consumer of a report) counts for neither.
 
+    Args:
+        rows, wait_seconds: what the run has counted already, where it goes on from a checkpoint.
+
     >>> clock = iter([0.0, 10.0, 13.0, 15.0]).__next__
-    >>> throughput = Throughput(clock)
+    >>> throughput = Throughput(rows=0, wait_seconds=0.0, clock=clock)
     >>> with throughput.paused():  # from second 10 to 13
     ...     pass
     >>> throughput.read(rows=600, wait_seconds=3.0)  # at second 15: 12 seconds of training
     (50.0, 0.25)
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, rows: int, wait_seconds: float, clock: Callable[[], float] = time.perf_counter) -> None:
         self._clock = clock
         self._since = clock()
-        self._rows = 0
-        self._wait_seconds = 0.0
+        self._rows = rows
+        self._wait_seconds = wait_seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:

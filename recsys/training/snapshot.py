@@ -22,9 +22,11 @@ from recsys.training.optimizer import RankerOptimizers
 class Stream(Protocol):
     """A source of batches that knows where it stands; `state_dict` is plain JSON."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the stream was consumed."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where `state_dict` was taken."""
 
 
 @dataclass(frozen=True)
