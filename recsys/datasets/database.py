@@ -43,7 +43,7 @@ def temporary_database(folder: Path, memory_limit: str, threads: int) -> Iterato
                 temp_directory=str(Path(inside, "spill")),
                 preserve_insertion_order=False,
             )
-        except (duckdb.ParserException, duckdb.InvalidInputException) as error:
+        except duckdb.Error as error:
             raise UsageError(
                 f"DuckDB refuses memory_limit {memory_limit!r} or threads {threads!r} ({error}). Expected a size such "
                 'as "2GB" and a positive number.'
@@ -98,7 +98,10 @@ def stream(connection: Backend, rows: ir.Table, batch_rows: int) -> Iterator[pa.
 
 
 def fetch(connection: Backend, rows: ir.Table) -> pa.Table:
-    """Return the whole result of `rows`; for results known to be small."""
+    """Return the whole result of `rows`; for results known to be small.
+
+    An order holds only where `order_by` came last: what follows it in the expression may lose it.
+    """
     return connection.con.sql(connection.compile(rows)).to_arrow_table()
 
 

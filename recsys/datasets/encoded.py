@@ -67,7 +67,7 @@ class EncodedDataset:
         if table not in self.contract.table_rows:
             raise DataError(
                 f"{self.root} has no vocabulary for table `{table}`; its tables are "
-                f"{', '.join(self.contract.table_rows)}."
+                f"{', '.join(sorted(self.contract.table_rows))}."
             )
         path = self.root / VOCABULARY_FOLDER / f"{table}.parquet"
         vocabulary = Vocabulary.load(path)

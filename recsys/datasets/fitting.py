@@ -48,8 +48,7 @@ def _fit_vocabulary(connection: Backend, train: ir.Table, table: str, features: 
         )
     merged = functools.reduce(ibis.union, occurrences)
     counts = merged.group_by("id").aggregate(occurrences=merged.occurrences.sum())
-    ordered = counts.order_by([ibis.desc("occurrences"), "id"]).select("id")
-    ids = fetch(connection, ordered)["id"].combine_chunks()
+    ids = fetch(connection, counts.order_by([ibis.desc("occurrences"), "id"]))["id"].combine_chunks()
     return Vocabulary(table, ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string()))
 
 
@@ -106,8 +105,8 @@ def transformed(values: ir.Value, feature: Feature) -> ir.Value:
 
 def _to_steps(values: ir.Value, low: float, high: float) -> ir.Value:
     width = high - low
-    if width <= 0 or not math.isfinite(width):
-        return values * 0
+    if width == 0:
+        return (values * 0).cast("int64")
     return ((values - low) / width * _STEPS).round().cast("int64")
 
 

@@ -38,9 +38,9 @@ def stage(connection: Backend, source: SourceRows, schema: FeatureSchema) -> ir.
     """Run the source's rows once and return them clean, in a table of the database.
 
     Returns:
-        Dense features float64 or float32 (null where missing), sparse features string or int64 (null where missing), sparse lists
-        arrays of those, the segment as its name, label and weight float64, time timestamp without zone (UTC), `split`,
-        `day`, and the extras in their encoded types.
+        Dense features float64 or float32 and sparse features string or int64 (null where missing), sparse lists arrays
+        of those, the segment as its name, label and weight float64, time timestamp without zone (UTC), `split`, `day`,
+        and the extras in their encoded types.
 
     Raises:
         DataError: a column is missing or has the wrong type (before any work), or holds values that the schema does

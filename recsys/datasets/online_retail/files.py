@@ -248,8 +248,8 @@ def _typed(values: Sequence[Any], column: str, form: pa.DataType, where: str) ->
 
 def _whole(value: Any) -> int:
     number = float(value)
-    if number != int(number):
-        raise ValueError(f"{value!r} is not whole")
+    if number != int(number) or abs(number) >= 2**63:
+        raise ValueError(f"{value!r} is no whole number of 64 bits")
     return int(number)
 
 
