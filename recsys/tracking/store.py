@@ -26,10 +26,17 @@ from recsys.tracking import names
 _PROBE_SECONDS = 3.0
 _SQLITE = "sqlite:///"
 # Without the first, MLflow's pages take the experiment for one of prompts and traces; the second is the metric that its
-# overviews put first.
+# overviews put first; the third is what a newcomer reads on the experiment's page.
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": names.auc(names.TEST),
+    names.TAG_NOTE: (
+        "Arms of one study share the tag `ablation_id`; the study's own run carries the verdict and the report. The "
+        "menu *Views* has a prepared chart page per study.\n\n"
+        "`valid_auc`: by step, overall and per user segment. `test_auc`, `test`, `ranking`: final scores. "
+        "`grad_norm`: L2 norm of each part's gradient before clipping, 0 where the part is frozen. `train`: loss and "
+        "learning rates. `perf`: throughput.\n"
+    ),
 }
 
 # "Creating initial database tables" is no news to somebody who asked for a training run.

@@ -4,8 +4,9 @@ MLflow has a monitor of its own, but it talks to the store directly and loses wh
 These numbers go through the spool like all others.
 """
 
+import sys
+
 import psutil
-import torch
 
 _MEGABYTE = 1 << 20
 
@@ -31,8 +32,10 @@ class SystemSampler:
             "system/system_memory_usage_percentage": memory.percent,
             "system/process_memory_megabytes": self._process.memory_info().rss / _MEGABYTE,
         }
-        # Asking for the memory of a GPU that nobody uses would claim some of it.
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        # Only of a process that computes on a GPU: importing torch to ask takes seconds, which commands that merely
+        # read runs would pay as well, and asking for the memory of an unused GPU would claim some of it.
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
             free, total = torch.cuda.mem_get_info()
             readings["system/gpu_memory_usage_megabytes"] = (total - free) / _MEGABYTE
         return readings

@@ -135,6 +135,19 @@ def test_a_resumed_run_is_the_same_run_and_finishes(store: TrackingStore):
     assert [point.step for point in client.get_metric_history(run_id, "train/loss")] == [1, 2, 3]
 
 
+def test_a_run_that_is_trained_further_shows_its_new_scores_and_equal_ones_once(store: TrackingStore):
+    with start_run(store, "r", {}, TAGS) as run:
+        run.log_step(5, {"train/loss": 0.5})
+        run.log_final({"test_auc/all": 0.7, "test/log_loss": 0.5})
+    with start_run(store, "r", {}, TAGS, resume=run.spool_id) as again:
+        again.log_final({"test_auc/all": 0.8, "test/log_loss": 0.5})
+
+    client, found = only_run(store, again.run_id)
+    # At step 0, or the chart page draws lines instead of bars.
+    assert [(p.step, p.value) for p in client.get_metric_history(again.run_id, "test/log_loss")] == [(0, 0.5)]
+    assert found.data.metrics["test_auc/all"] == 0.8
+
+
 def test_system_metrics_are_sampled_when_asked_for(store: TrackingStore, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("recsys.tracking.forwarder._SECONDS_BETWEEN_DELIVERIES", 0.05)
     with start_run(store, "r", {}, TAGS, system_metrics=True) as run:
