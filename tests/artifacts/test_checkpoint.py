@@ -152,3 +152,18 @@ def test_a_format_of_another_version_is_refused(tmp_path):
 
     with pytest.raises(DataError, match="has format 2, and this version reads 1"):
         load(tmp_path)
+
+
+def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_and_nothing_else(tmp_path, monkeypatch):
+    def half_written(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    save(tmp_path, 100)
+    monkeypatch.setattr("recsys.artifacts.checkpoint.save_file", half_written)
+
+    with pytest.raises(CannotWriteError, match=r"Cannot write .*step-00000200: No space left on device"):
+        save(tmp_path, 200)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000100"]
+    assert load(tmp_path)[0].step == 100
