@@ -1,11 +1,13 @@
 """How this project's runs are recorded: the store, the names of a report's numbers, an evaluation's, and the plots."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import json
+from collections.abc import Mapping
+from pathlib import Path
 
 from recsys.config import RunConfig, config_document
 from recsys.evaluation.evaluate import Evaluation
 from recsys.evaluation.ranking import SCOPES, RankingEvaluation
+from recsys.files import write_text_atomically
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.tracking import figures, names
 from recsys.tracking.run import TrackedRun
@@ -94,35 +96,53 @@ def ranking_metrics(ranking: RankingEvaluation) -> dict[str, float]:
 
 
 class Curves:
-    """A run's reports, kept for its plots."""
+    """A run's curves by step: "train_loss", "valid_log_loss", "valid_auc", and "grad_norm/<part>" for each part."""
 
     def __init__(self) -> None:
-        self._reports: list[StepReport] = []
+        self._points: dict[str, dict[int, float]] = {}
 
     def add(self, report: StepReport) -> None:
-        """Keep one report, without what plots do not show."""
-        self._reports.append(replace(report, learning_rates={}))
+        """Keep what one report says."""
+        validation = report.validation or {}
+        values = {
+            "train_loss": report.loss,
+            "valid_log_loss": validation.get("log_loss"),
+            "valid_auc": validation.get(AUC),
+        }
+        norms = {names.grad_norm(part): norm for part, norm in report.gradient_norms.items() if part != WHOLE}
+        for name, value in (values | norms).items():
+            if value is not None:
+                self._points.setdefault(name, {})[report.step] = value
 
-    def attach(self, run: TrackedRun, label: str) -> None:
-        """Draw learning curves and gradient norms and attach them to the run."""
-        losses = self._curve({r.step: r.loss for r in self._reports})
-        validated = [r for r in self._reports if r.validation]
-        log_loss = self._curve({r.step: (r.validation or {}).get("log_loss") for r in validated})
-        auc = self._curve({r.step: (r.validation or {}).get(AUC) for r in validated})
-        run.attach(
-            names.LEARNING_CURVES_FILE, figures.learning_curves({label: losses}, {label: log_loss}, {label: auc})
-        )
-        parts = [part for part in self._first_norms() if part != WHOLE]
-        norms = {p: self._curve({r.step: r.gradient_norms.get(p) for r in self._reports}) for p in parts}
-        run.attach(names.GRADIENT_NORMS_FILE, figures.gradient_norms(norms))
+    def curves(self) -> dict[str, figures.Curve]:
+        """Every curve as its steps and its values."""
+        return {name: (list(points), list(points.values())) for name, points in self._points.items()}
 
-    def _first_norms(self) -> Iterable[str]:
-        return next((report.gradient_norms for report in self._reports if report.gradient_norms), {})
+    def save(self, path: Path) -> None:
+        """Write the curves as JSON."""
+        write_text_atomically(path, json.dumps(self.curves()) + "\n")
 
     @staticmethod
-    def _curve(points: Mapping[int, float | None]) -> figures.Curve:
-        kept = {step: value for step, value in points.items() if value is not None}
-        return list(kept), list(kept.values())
+    def load(path: Path) -> dict[str, figures.Curve]:
+        """Read what `save` wrote."""
+        return {name: (steps, values) for name, (steps, values) in json.loads(path.read_text()).items()}
+
+
+def attach_learning_curves(run: TrackedRun, curves: Mapping[str, Mapping[str, figures.Curve]]) -> None:
+    """Draw the learning curves of every label and attach them to the run.
+
+    Args:
+        curves: curve name -> label (a run or a condition) -> curve.
+    """
+    losses, log_losses, aucs = (curves.get(name, {}) for name in ("train_loss", "valid_log_loss", "valid_auc"))
+    run.attach(names.LEARNING_CURVES_FILE, figures.learning_curves(losses, log_losses, aucs))
+
+
+def attach_gradient_norms(run: TrackedRun, curves: Mapping[str, figures.Curve]) -> None:
+    """Draw one run's gradient norms by part and attach them to it."""
+    prefix = names.grad_norm("")
+    norms = {name.removeprefix(prefix): curve for name, curve in curves.items() if name.startswith(prefix)}
+    run.attach(names.GRADIENT_NORMS_FILE, figures.gradient_norms(norms))
 
 
 def attach_calibration(run: TrackedRun, label: str, evaluation: Evaluation) -> None:

@@ -31,6 +31,8 @@ from pipelines.recording import (
     CUTOFF,
     Curves,
     attach_calibration,
+    attach_gradient_norms,
+    attach_learning_curves,
     open_store,
     ranking_metrics,
     run_params,
@@ -45,7 +47,7 @@ from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import Evaluation, evaluate, predict
 from recsys.evaluation.predictions import save_predictions
-from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking
+from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking, save_ranking
 from recsys.evaluation.scores import ranker_score
 from recsys.files import ensure_writable, write_text_atomically
 from recsys.progress import Progress
@@ -60,7 +62,8 @@ from recsys.training.loss import click_objective
 from recsys.training.modes import apply_training_mode
 from recsys.training.snapshot import BestWeights
 
-CONFIG, RESULT, CHECKPOINTS, PREDICTIONS = "config.json", "result.json", "checkpoints", "predictions"
+CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
+PREDICTIONS, QUERIES, CURVES = "predictions", "queries", "curves.json"
 TEST_EXTRAS = ("user_key", "true_probability")
 RANKING_EXTRAS = ("query", "user_key", "is_new_to_user", "log_sampling_rate")
 
@@ -94,6 +97,7 @@ class RunResult:
 
     Attributes:
         metrics: final scores under their tracked names.
+        scores: every final score as "<metric>/<segment>", "all" being every row.
         frozen_proof: per frozen part, that it stood still; {} where nothing was frozen.
         learning_parameters: numbers that some optimizer steps, tables included.
     """
@@ -101,7 +105,9 @@ class RunResult:
     name: str
     spool_id: str
     metrics: dict[str, float]
+    scores: dict[str, float]
     frozen_proof: dict[str, Any]
+    budget_steps: int
     steps: int
     best_step: int
     train_seconds: float
@@ -265,15 +271,20 @@ class _Job:
         stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
         predictions = predict(self._wrapped, stream)
         evaluation = evaluate(predictions, encoded.contract.schema.segments)
-        metrics = test_metrics(evaluation)
+        metrics, scores = test_metrics(evaluation), evaluation.flat_metrics("")
         if config.evaluation.ranking and encoded.rows(RANKING_TEST):
-            metrics |= ranking_metrics(self._rank(progress))
+            ranking = self._rank(progress)
+            save_ranking(ranking, folder / QUERIES)
+            metrics |= ranking_metrics(ranking)
+            scores |= ranking.flat_metrics("")
         lines = self._fitted.optimizers.contract()
         result = RunResult(
             name=self._identity.name,
             spool_id=tracked.spool_id,
             metrics=metrics,
+            scores=scores,
             frozen_proof=proof,
+            budget_steps=loop_settings(config.training, self._stream.num_batches).max_steps,
             steps=self._state.step,
             best_step=self._state.best_step or 0,
             train_seconds=seconds,
@@ -281,6 +292,7 @@ class _Job:
         )
         save_predictions(predictions, folder / PREDICTIONS)
         write_text_atomically(folder / "evaluation.json", evaluation.to_json())
+        self._curves.save(folder / CURVES)
         self._record(tracked, result, evaluation)
         write_text_atomically(folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
         return result
@@ -299,7 +311,10 @@ class _Job:
         if result.frozen_proof:
             tracked.attach("frozen_proof.json", json.dumps(result.frozen_proof, indent=2))
             tracked.set_tags({names.TAG_FROZEN_PROOF: "stood still"})
-        self._curves.attach(tracked, self._identity.name)
+        name = self._identity.name
+        curves = self._curves.curves()
+        attach_learning_curves(tracked, {curve: {name: points} for curve, points in curves.items()})
+        attach_gradient_norms(tracked, curves)
         attach_calibration(tracked, self._identity.name, evaluation)
 
     def _save_checkpoint(self, state: LoopState) -> None:

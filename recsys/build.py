@@ -30,10 +30,17 @@ from recsys.config import (
     TableData,
     TrainingConfig,
 )
+from recsys.datasets.movielens import MovielensSource
+from recsys.datasets.online_retail.examples import Sampling
+from recsys.datasets.online_retail.source import OnlineRetailSource
 from recsys.datasets.simulator import SimulatorSource
 from recsys.datasets.source import Source
+from recsys.datasets.split import TimeSplit
+from recsys.datasets.table import TableSource
+from recsys.datasets.table_layout import load_table_layout
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
+from recsys.features.schema import load_schema
 from recsys.interactions.base import Crossing
 from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork
 from recsys.interactions.dot import DotInteraction
@@ -97,11 +104,13 @@ def build_source(data: DataConfig, raw: Path) -> Source:
     """Return the reader of the configured raw data, which lie at `raw`."""
     match data:
         case OnlineRetailData():
-            raise NotImplementedError
+            split = TimeSplit.from_days(data.train_start, data.validation_start, data.test_start, data.test_end)
+            sampling = Sampling(data.negatives_per_positive, data.ranking_validation_invoices, data.seed)
+            return OnlineRetailSource(raw, split, sampling)
         case TableData():
-            raise NotImplementedError
+            return TableSource(raw, load_table_layout(data.schema_path, load_schema(data.schema_path)))
         case MovielensData():
-            raise NotImplementedError
+            return MovielensSource(raw)
         case SimulatedData():
             return SimulatorSource(raw)
 

@@ -27,7 +27,11 @@ Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
 @checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
 class OnlineRetailData:
-    """Invoices of an online shop; dates are half-open boundaries (UTC days)."""
+    """Invoices of an online shop; dates are half-open boundaries (UTC days).
+
+    `ranking_baselines` are rules to rank candidates by without a model: name -> columns, the first one decides, the
+    next breaks its ties.
+    """
 
     source: Literal["online_retail"]
     name: Name
@@ -39,6 +43,7 @@ class OnlineRetailData:
     test_end: Day
     negatives_per_positive: PositiveInt
     ranking_validation_invoices: PositiveInt
+    ranking_baselines: dict[str, tuple[str, ...]]
     seed: NonNegativeInt
 
 

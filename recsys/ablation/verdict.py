@@ -109,15 +109,13 @@ def _segment_sentences(comparison: Comparison, metric: str, rules: Rules) -> lis
     sides = ((Verdict.BETTER, comparison.contrast.first_value), (Verdict.WORSE, comparison.contrast.second_value))
     for verdict, winner in sides:
         if won := [d for d in segments if d.verdict is verdict]:
-            gains = [
-                f"{d.segment} users (by {abs(d.difference):.4f}, {_interval(d, rules, as_gain=True)})" for d in won
-            ]
-            parts.append(f"For {_list(gains)} {winner} is better.")
+            gains = [f"{d.segment} (by {abs(d.difference):.4f}, {_interval(d, rules, as_gain=True)})" for d in won]
+            parts.append(f"In the segment{'s' * (len(won) > 1)} {_list(gains)} {winner} is better.")
     if equal := [d.segment for d in segments if d.verdict is Verdict.EQUIVALENT]:
-        parts.append(f"The two are equivalent for {_list(equal)} users.")
+        parts.append(f"The two are equivalent in the segment{'s' * (len(equal) > 1)} {_list(equal)}.")
     if still_open := [d for d in segments if d.verdict is Verdict.OPEN]:
-        reasons = _list([f"{d.segment} users ({d.difference:+.4f}; {_what_would_settle(d)})" for d in still_open])
-        parts.append(f"There is not enough evidence for {reasons}.")
+        reasons = _list([f"{d.segment} ({d.difference:+.4f}; {_what_would_settle(d)})" for d in still_open])
+        parts.append(f"There is not enough evidence in the segment{'s' * (len(still_open) > 1)} {reasons}.")
     return parts
 
 

@@ -73,10 +73,10 @@ def test_segments_are_told_by_who_wins_them():
         difference(Verdict.EQUIVALENT, -0.001, 0.001, segment="light"),
         difference(Verdict.OPEN, -0.009, 0.011, segment="regular", seeds_to_settle=9),
     )
-    assert "For cold users (by 0.0150, 95 % interval 0.0100 to 0.0200) frozen_tower is better." in said
-    assert "For heavy users (by 0.0060, 95 % interval 0.0040 to 0.0080) end_to_end is better." in said
-    assert "The two are equivalent for light users." in said
-    assert "not enough evidence for regular users (+0.0010; about 6 more seeds would settle it)." in said
+    assert "In the segment cold (by 0.0150, 95 % interval 0.0100 to 0.0200) frozen_tower is better." in said
+    assert "In the segment heavy (by 0.0060, 95 % interval 0.0040 to 0.0080) end_to_end is better." in said
+    assert "The two are equivalent in the segment light." in said
+    assert "not enough evidence in the segment regular (+0.0010; about 6 more seeds would settle it)." in said
 
 
 def test_several_compositions_are_summed_up_first_and_then_told_one_by_one():

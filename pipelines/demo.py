@@ -1,0 +1,23 @@
+"""The project's question answered on a simulated world, in minutes."""
+
+import argparse
+
+from pipelines import ablate
+from pipelines.console import console, progress_bars
+from recsys.config import RunConfig
+
+EXPERIMENT = "experiment=demo"
+NEXT = """
+Next:
+  make ui                                every run in the browser: learning curves, gradient norms by tower
+  .venv/bin/recsys train --help          one run of your own
+  .venv/bin/recsys ablate experiment=frozen_vs_finetuned data=online_retail data.raw=<folder>
+                                         the same question on real transactions"""
+
+
+def main(config: RunConfig, arguments: argparse.Namespace) -> None:
+    """Simulate, prepare, pre-train, train every arm, compare, and say what to type next."""
+    with progress_bars() as progress:
+        study = ablate.run([EXPERIMENT, *arguments.overrides], progress)
+    ablate.show(study)
+    console.print(NEXT, soft_wrap=True)

@@ -1,0 +1,107 @@
+"""A study's arms on disk: what each left behind, read back in the form that comparisons take."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.recording import Curves
+from pipelines.train import CURVES, PREDICTIONS, QUERIES, RunResult
+from recsys.ablation.arms import Arm
+from recsys.ablation.report import ArmResult
+from recsys.ablation.resampling import ArmPredictions, MeasuredArm, QueryValues, UserResamples, measure_arm
+from recsys.evaluation.predictions import load_predictions
+from recsys.evaluation.ranking import load_ranking
+from recsys.progress import Progress
+from recsys.tracking.figures import Curve
+
+
+@dataclass(frozen=True)
+class FinishedArm:
+    """An arm, the folder of its run, and what the run left behind."""
+
+    arm: Arm
+    folder: Path
+    result: RunResult
+
+    def figures(self) -> ArmResult:
+        """The arm's row of the study's table."""
+        costs = {
+            "seconds_per_step": self.result.train_seconds / max(1, self.result.steps),
+            "trained_parameters": float(self.result.learning_parameters),
+        }
+        return ArmResult(self.arm.condition, self.arm.seed, self.result.scores, costs)
+
+    def predictions(self) -> ArmPredictions:
+        """What the arm said about every test row and, where candidates were ranked, about every query."""
+        rows = load_predictions(self.folder / PREDICTIONS)
+        queries: dict[str, QueryValues] = {}
+        if (self.folder / QUERIES).is_dir():
+            ranking = load_ranking(self.folder / QUERIES)
+            queries = {name: QueryValues(*columns) for name, columns in ranking.by_query().items()}
+        return ArmPredictions(
+            condition=self.arm.condition,
+            seed=self.arm.seed,
+            logit=rows.logit,
+            label=rows.label,
+            segment=rows.segment,
+            weight=rows.weight,
+            user=rows.extra.get("user_key"),
+            queries=queries,
+        )
+
+
+def measure(
+    finished: Sequence[FinishedArm], segments: Sequence[str], resamples: int, progress: Progress
+) -> list[MeasuredArm]:
+    """Measure every arm on the same resampled users, one arm in memory at a time."""
+    measured = []
+    draws: UserResamples | None = None
+    for done, each in enumerate(finished):
+        progress("resampling users", done, len(finished))
+        predictions = each.predictions()
+        draws = draws or UserResamples(predictions, resamples, seed=0)
+        measured.append(measure_arm(predictions, segments, draws))
+    progress("resampling users", len(finished), len(finished))
+    return measured
+
+
+def auc_intervals(
+    measured: Sequence[MeasuredArm], segments: Sequence[str]
+) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Condition -> segment -> the mean AUC over seeds, and the 95 % interval of that mean over resampled users."""
+    found: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for condition in dict.fromkeys(arm.condition for arm in measured):
+        arms = [arm for arm in measured if arm.condition == condition]
+        for segment in segments:
+            values = np.mean([arm.values["auc", segment] for arm in arms], axis=0)
+            if np.isfinite(values).all():
+                low, high = np.quantile(values[1:], (0.025, 0.975))
+                found.setdefault(condition, {})[segment] = (float(values[0]), float(low), float(high))
+    return found
+
+
+def mean_curves(finished: Sequence[FinishedArm]) -> dict[str, dict[str, Curve]]:
+    """Curve name -> condition -> the mean over seeds at the steps that all of them reported."""
+    curves: dict[str, dict[str, Curve]] = {}
+    for condition in dict.fromkeys(each.arm.condition for each in finished):
+        folders = [each.folder for each in finished if each.arm.condition == condition]
+        loaded = [Curves.load(folder / CURVES) for folder in folders]
+        for name in loaded[0]:
+            curves.setdefault(name, {})[condition] = _mean([one[name] for one in loaded if name in one])
+    return curves
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    points: list[Mapping[float, float]] = [dict(zip(*curve, strict=True)) for curve in curves]
+    shared = [step for step in points[0] if all(step in one for one in points)]
+    return shared, [float(np.mean([one[step] for one in points])) for step in shared]
+
+
+def write_json(path: Path, document: object) -> str:
+    """Return a document as indented JSON, and write it to `path` as well."""
+    text = json.dumps(document, indent=1)
+    path.write_text(text + "\n", encoding="utf-8")
+    return text
