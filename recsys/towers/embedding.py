@@ -166,7 +166,7 @@ class EmbeddingTower(nn.Module):
             if self.spec.kind is TowerKind.IMPORTED:
                 return user, item
             if not len(user):
-                return tuple(_no_rows(side, self.spec.width) for side in (user, item))  # type: ignore[return-value]
+                return _no_rows(user, self.spec.width), _no_rows(item, self.spec.width)
             (dense,) = _picked([batch.dense], rows)
             user = self.user_side(torch.cat([user, dense[:, self.user_columns]], dim=1))
             item = self.item_side(torch.cat([item, dense[:, self.item_columns]], dim=1))
