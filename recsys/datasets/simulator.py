@@ -51,7 +51,7 @@ def simulate(target: Path, world: World, progress: Progress = silent) -> None:
         (work / _DAYS_FOLDER).mkdir()
         pq.write_table(goods.vectors, work / _VECTORS_FILE, compression="zstd", write_page_checksum=True)
         done = 0
-        # One day ahead of the disk: the next chunk is drawn while the last one is compressed.
+        # One chunk ahead of the disk: the next is drawn while the last is compressed.
         with ThreadPoolExecutor(max_workers=1) as writer:
             for day in range(world.days):
                 rows = world.rows * (day + 1) // world.days - world.rows * day // world.days
