@@ -206,6 +206,16 @@ def test_epochs_and_seeds_differ_in_order_and_the_same_ones_agree(tmp_path):
     assert first == keys(open_stream(tmp_path, seed=1))
 
 
+def test_rows_leave_every_pool_and_every_epoch_in_an_order_of_its_own(tmp_path):
+    write_layout(tmp_path, [[30], [30]])
+    stream = open_stream(tmp_path, batch_size=30, shuffle_buffer_rows=30)
+
+    places = [[key % 30 for key in pool] for _ in range(2) for pool in keys(stream)]
+
+    assert all(sorted(pool) == list(range(30)) for pool in places)
+    assert all(one != other for one, other in itertools.combinations(places, 2))
+
+
 def test_small_day_files_are_mixed_over_the_days(tmp_path):
     # 20 days of 50 rows; a buffer of 500 rows gathers 10 days drawn at random. Read day by day, a batch would know 1.
     write_layout(tmp_path, [[50]] * 20)
