@@ -10,6 +10,7 @@ An exported folder holds data and readable code, nothing pickled:
 
 import importlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -18,9 +19,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-# Before mlflow is imported: no model that this process loads may run pickled code.
+# Before mlflow is imported: no model that this process loads may run pickled code, call home or draw progress bars.
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 import numpy as np
@@ -40,6 +42,9 @@ from recsys.features.raw import raw_to_batch
 from recsys.features.schema import FeatureKind
 from recsys.features.vocabulary import Vocabulary
 from recsys.files import canonical_json, published_directory, sha256_of_file
+
+# That an example is being validated is no news to somebody who asked for an export.
+logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 PROBABILITY = "probability"
 Rebuild = Callable[[Mapping[str, Any], FeatureContract], nn.Module]
