@@ -99,7 +99,8 @@ class StepReport:
 
     Attributes:
         loss: mean over the batches since the last report, and over processes; None where none was finite.
-        gradient_norms: of this step's batch by part and "whole", before clipping; {} where the batch was not finite.
+        gradient_norms: of this step's batch by part and "whole", before clipping; {} where the batch was not finite,
+            or where the run was asked to stop in a step that was due no report.
         learning_rates: that this step used.
         data_wait_share: share of the training time since the last report that was spent waiting for data.
         non_finite_batches: since the run began.

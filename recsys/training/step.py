@@ -86,7 +86,7 @@ class Stepper:
         average_dense_gradients(optimizers.dense_parameters, self._context)
         dense = [parameter.grad for parameter in optimizers.dense_parameters if parameter.grad is not None]
         keep = self._judge(loss, dense)
-        scale = None
+        scale, self._squared_norms = None, {}
         if with_norms or self._max_gradient_norm is not None:
             # Before clipping: afterwards every part's norm is scaled by the same factor, and a part whose gradient
             # explodes looks as calm as the others.
@@ -118,7 +118,7 @@ class Stepper:
         return Counts(self._loss_sum.item(), losses, non_finite, in_a_row)
 
     def norms(self) -> dict[str, float]:
-        """Return the norms of the last step that kept them, by part and "whole", before clipping; waits once."""
+        """Return the last step's norms by part and "whole", before clipping, or {} if it kept none; waits once."""
         if not self._squared_norms:
             return {}
         values = torch.stack(list(self._squared_norms.values())).sqrt().tolist()

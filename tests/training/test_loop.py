@@ -118,7 +118,7 @@ def test_a_request_to_stop_ends_the_run_after_the_step_with_a_report_and_a_check
     reports = run.train(100, report_every=50, checkpoint_every=2)
 
     assert run.state.ended == "asked"
-    assert [report.step for report in reports] == [3]
+    assert [(report.step, report.gradient_norms) for report in reports] == [(3, {})]
     assert run.checkpoints == [2, 3]
 
 
