@@ -6,6 +6,7 @@ group and not on the data.
 """
 
 import time
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -85,7 +86,8 @@ class BatchStream:
         self._world_size = world_size
         self._copy = copy_to(device)
         self._collator = Collator(contract.schema, extras, pin=self._copy.pins)
-        self._running: Generator[Batch, None, None] | None = None
+        # Held weakly: a loop that is left early then ends its iterator, and its threads, at once.
+        self._running: weakref.ref[Generator[Batch, None, None]] | None = None
         self._past: tuple[Stint, ...] = ()
         self._consumed = 0
         split_rows = sum(group.rows for group in groups)
@@ -113,14 +115,15 @@ class BatchStream:
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
-        self._running = self._rest_of_epoch()
-        return self._running
+        batches = self._rest_of_epoch()
+        self._running = weakref.ref(batches)
+        return batches
 
     def close(self) -> None:
         """Stop background work and wait for its threads. Iterating again goes on behind the last batch consumed."""
-        if self._running is not None:
-            self._running.close()
-            self._running = None
+        running = self._running() if self._running else None
+        if running is not None:
+            running.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position behind the last batch that the caller received, as JSON-able values.
