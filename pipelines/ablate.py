@@ -11,7 +11,7 @@ from pipelines import prepare, train
 from pipelines.compose import compose_config
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, dataset_uses, scoring_stream, started
-from pipelines.recording import CUTOFF, attach_learning_curves, open_store, run_params
+from pipelines.recording import CUTOFF, Curves, attach_learning_curves, open_store, run_params
 from pipelines.study import FinishedArm, auc_intervals, mean_curves, measure, write_json
 from recsys.ablation.arms import Arm, contrasts, expand_grid, study_id
 from recsys.ablation.comparison import Comparison, Rules, compare
@@ -29,6 +29,7 @@ from recsys.progress import Progress
 from recsys.scheduling.stage import code_version_of
 from recsys.tracking import figures, names
 from recsys.tracking.run import start_run
+from recsys.tracking.views import study_views
 
 SEED_KEY = "training.seed"
 DECISIVE = "auc"
@@ -188,6 +189,15 @@ def _baselines(config: RunConfig, encoded: EncodedDataset, progress: Progress) -
     return [ArmResult(name, 0, ranking.flat_metrics("")) for name, ranking in ranked.items()]
 
 
+def _charted(study: Study) -> list[str]:
+    """Names of everything that an arm's chart page can show."""
+    curves = Curves.load(study.arms[0].folder / train.CURVES)
+    steps = [name for name in curves if "/" in name]
+    followed = [names.TRAIN_LOSS, names.score(names.VALIDATION, "log_loss"), names.auc(names.VALIDATION)]
+    followed += [names.grad_norm(names.WHOLE), names.ROWS_PER_SECOND, names.DATA_WAIT_SHARE, names.TRAIN_SECONDS]
+    return [*steps, *followed, *(name for name in study.arms[0].result.metrics if "support" not in name)]
+
+
 def _record(
     config: RunConfig,
     encoded: EncodedDataset,
@@ -215,3 +225,5 @@ def _record(
         segments = (ALL, *encoded.contract.schema.segments)
         tracked.attach(names.AUC_BY_SEGMENT_FILE, figures.auc_by_segment(auc_intervals(measured, segments)))
         attach_learning_curves(tracked, mean_curves(study.arms))
+        for view in study_views(study.id, _charted(study)):
+            tracked.save_chart_view(view)

@@ -6,17 +6,33 @@ from pathlib import Path
 import recsys.datasets
 import recsys.features
 from pipelines.console import console, progress_bars, show_table
-from recsys.build import build_source
-from recsys.config import RunConfig, SimulatedData, config_document
+from recsys.config import (
+    DataConfig,
+    MovielensData,
+    OnlineRetailData,
+    RunConfig,
+    SimulatedData,
+    TableData,
+    config_document,
+)
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
-from recsys.datasets.simulator import simulate
+from recsys.datasets.movielens import MovielensSource
+from recsys.datasets.online_retail.examples import Sampling
+from recsys.datasets.online_retail.source import OnlineRetailSource
+from recsys.datasets.simulator import SimulatorSource, simulate
+from recsys.datasets.source import Source
+from recsys.datasets.split import TimeSplit
+from recsys.datasets.table import TableSource
+from recsys.datasets.table_layout import load_table_layout
 from recsys.datasets.world import World
 from recsys.features.schema import load_schema
 from recsys.progress import Progress
 from recsys.scheduling.stage import Stage, code_version_of, input_fingerprint, run_stage
 
 _ROWS, _WORLD = "rows", "world"
+# Where the raw files lie does not matter, what is in them does; rules to rank by are read later.
+_NOT_OF_THE_ROWS = ("raw", "schema_path", "ranking_baselines")
 
 
 def run(config: RunConfig, progress: Progress) -> EncodedDataset:
@@ -33,13 +49,12 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
     stage = Stage(
         "prepare",
         inputs={"raw": input_fingerprint(raw), "schema": input_fingerprint(config.data.schema_path)},
-        # Where the raw files lie does not matter, what is in them does.
-        parameters={key: value for key, value in settings.items() if key not in ("raw", "schema_path")},
+        parameters={key: value for key, value in settings.items() if key not in _NOT_OF_THE_ROWS},
         code_version=code_version_of(recsys.datasets, recsys.features),
     )
 
     def work(folder: Path) -> None:
-        source = build_source(config.data, raw)
+        source = _source(config.data, raw)
         memory, threads = config.runtime.memory_limit, config.runtime.cores
         encode(source, schema, folder / _ROWS, memory_limit=memory, threads=threads, progress=progress)
 
@@ -68,3 +83,17 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     rows = [(split, f"{encoded.rows(split):,}", days[split][0], days[split][-1]) for split in encoded.splits]
     show_table(f"{config.data.name}: contract {encoded.contract.fingerprint}", ("split", "rows", "first", "last"), rows)
     console.print(f"Prepared in {encoded.root}\nNext: recsys pretrain data={config.data.name}")
+
+
+def _source(data: DataConfig, raw: Path) -> Source:
+    match data:
+        case OnlineRetailData():
+            split = TimeSplit.from_days(data.train_start, data.validation_start, data.test_start, data.test_end)
+            sampling = Sampling(data.negatives_per_positive, data.ranking_validation_invoices, data.seed)
+            return OnlineRetailSource(raw, split, sampling)
+        case TableData():
+            return TableSource(raw, load_table_layout(data.schema_path, load_schema(data.schema_path)))
+        case MovielensData():
+            return MovielensSource(raw)
+        case SimulatedData():
+            return SimulatorSource(raw)

@@ -40,6 +40,7 @@ from pipelines.recording import (
     test_metrics,
     validation_figures,
 )
+from pipelines.serving import export_run
 from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.build import build_ranker
 from recsys.config import RunConfig, config_document, config_from
@@ -54,6 +55,7 @@ from recsys.progress import Progress
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
+from recsys.towers.embedding import TowerSpec
 from recsys.tracking import names
 from recsys.tracking.run import TrackedRun, start_run
 from recsys.training import snapshot
@@ -64,6 +66,7 @@ from recsys.training.snapshot import BestWeights
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PREDICTIONS, QUERIES, CURVES = "predictions", "queries", "curves.json"
+_MODEL_NAME = "ranker"
 TEST_EXTRAS = ("user_key", "true_probability")
 RANKING_EXTRAS = ("query", "user_key", "is_new_to_user", "log_sampling_rate")
 
@@ -131,7 +134,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     stream = training_stream(config, encoded, context)
     settings = loop_settings(config.training, stream.num_batches)
     fitted = prepare_to_fit(ranker, config.training, settings.max_steps, context)
-    job = _Job(config, identity, encoded, context, fitted, stream)
+    job = _Job(config, identity, encoded, artifact.spec, context, fitted, stream)
     spool = job.load_checkpoint() if resume else ""
     write_text_atomically(identity.folder / CONFIG, json.dumps(config_document(config), indent=2) + "\n")
     with (
@@ -196,11 +199,13 @@ class _Job:
         config: RunConfig,
         identity: RunIdentity,
         encoded: EncodedDataset,
+        spec: TowerSpec,
         context: ProcessContext,
         fitted: Fitted,
         stream: BatchStream,
     ) -> None:
         self._config, self._identity, self._encoded, self._context = config, identity, encoded, context
+        self._spec = spec
         self._fitted, self._stream = fitted, stream
         self._state, self._best, self._curves = LoopState(), BestWeights(fitted.wrapped), Curves()
         self._spool = ""
@@ -218,8 +223,6 @@ class _Job:
         held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
         state = snapshot.give_back(held, self._wrapped, self._fitted.optimizers, self._stream, self._best)
         self._state = LoopState.from_document(state)
-        if self._state.ended == "asked":
-            self._state.ended = None
         spool: str = saved.facts["spool"]
         return spool
 
@@ -293,7 +296,9 @@ class _Job:
         save_predictions(predictions, folder / PREDICTIONS)
         write_text_atomically(folder / "evaluation.json", evaluation.to_json())
         self._curves.save(folder / CURVES)
-        self._record(tracked, result, evaluation)
+        progress(f"exporting {self._identity.name}", 0, 0)
+        model = export_run(folder, config, self._spec, self._wrapped, encoded)
+        self._record(tracked, result, evaluation, model)
         write_text_atomically(folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
         return result
 
@@ -303,9 +308,10 @@ class _Job:
         scores = {"ranker": ranker_score(self._wrapped)}
         return evaluate_ranking(scores, stream, segments, CUTOFF, progress)["ranker"]
 
-    def _record(self, tracked: TrackedRun, result: RunResult, evaluation: Evaluation) -> None:
+    def _record(self, tracked: TrackedRun, result: RunResult, evaluation: Evaluation, model: Path) -> None:
         uses = dataset_uses(self._encoded, self._config.data.name, (TEST,))
-        tracked.log_final(result.metrics, dataset=uses[0])
+        tracked.log_model(_MODEL_NAME, model)
+        tracked.log_final(result.metrics, dataset=uses[0], model=_MODEL_NAME)
         tracked.log_final({names.TRAIN_SECONDS: result.train_seconds})
         tracked.attach("evaluation.json", evaluation.to_json())
         if result.frozen_proof:

@@ -1,4 +1,4 @@
-"""The one place that turns words of the configuration into objects: a source, a tower's description, a ranker, rates.
+"""The one place that turns words of the configuration into a ranker and its rates.
 
 Below this file nothing is handed "the config": every constructor takes plain arguments.
 """
@@ -6,7 +6,6 @@ Below this file nothing is handed "the config": every constructor takes plain ar
 from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,25 +21,11 @@ from recsys.composition.ranker import Head, Ranker
 from recsys.composition.sequential import SequentialComposition
 from recsys.config import (
     CompositionConfig,
-    DataConfig,
-    MovielensData,
     NetworkConfig,
-    OnlineRetailData,
-    SimulatedData,
-    TableData,
     TrainingConfig,
 )
-from recsys.datasets.movielens import MovielensSource
-from recsys.datasets.online_retail.examples import Sampling
-from recsys.datasets.online_retail.source import OnlineRetailSource
-from recsys.datasets.simulator import SimulatorSource
-from recsys.datasets.source import Source
-from recsys.datasets.split import TimeSplit
-from recsys.datasets.table import TableSource
-from recsys.datasets.table_layout import load_table_layout
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
-from recsys.features.schema import load_schema
 from recsys.interactions.base import Crossing
 from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork
 from recsys.interactions.dot import DotInteraction
@@ -98,21 +83,6 @@ def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) ->
         contract,
         seed=0,
     )
-
-
-def build_source(data: DataConfig, raw: Path) -> Source:
-    """Return the reader of the configured raw data, which lie at `raw`."""
-    match data:
-        case OnlineRetailData():
-            split = TimeSplit.from_days(data.train_start, data.validation_start, data.test_start, data.test_end)
-            sampling = Sampling(data.negatives_per_positive, data.ranking_validation_invoices, data.seed)
-            return OnlineRetailSource(raw, split, sampling)
-        case TableData():
-            return TableSource(raw, load_table_layout(data.schema_path, load_schema(data.schema_path)))
-        case MovielensData():
-            return MovielensSource(raw)
-        case SimulatedData():
-            return SimulatorSource(raw)
 
 
 def build_rates(

@@ -53,10 +53,7 @@ Rebuild = Callable[[Mapping[str, Any], FeatureContract], nn.Module]
 _WEIGHTS, _CONTRACT, _DESCRIPTION, _VOCABULARIES = "weights.safetensors", "contract.json", "ranker.json", "vocabulary"
 _ROWS_PER_PASS = 8192
 # What `recsys.build` and this file import, and MLflow to load the model with.
-_REQUIREMENTS = (
-    *("torch", "torchrec", "mlflow", "pandas", "pyarrow", "safetensors", "PyYAML", "pydantic", "numpy"),
-    *("ibis-framework", "duckdb", "scipy"),
-)
+_REQUIREMENTS = ("torch", "torchrec", "mlflow", "pandas", "pyarrow", "safetensors", "PyYAML", "pydantic", "numpy")
 _DOTTED_NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*:[a-z_][a-z0-9_]*")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -144,7 +141,7 @@ def export_ranker(
             signature=signature_of(contract),
             input_example=example,
             code_paths=[str(_PACKAGE)],
-            metadata={"columns": _column_kinds(contract), "contract": contract.fingerprint},
+            metadata={"columns": _column_kinds(contract), "contract": contract.fingerprint, "rebuild": rebuild},
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
         )
 
@@ -152,6 +149,19 @@ def export_ranker(
 def load_served(folder: Path | str) -> mlflow.pyfunc.PyFuncModel:
     """Load what `export_ranker` wrote, or a model of the tracking store such as `models:/ranker@champion`."""
     return mlflow.pyfunc.load_model(str(folder))
+
+
+def read_ranker(folder: Path) -> tuple[nn.Module, FeatureContract]:
+    """Read the ranker itself out of what `export_ranker` wrote, to score rows that are encoded already.
+
+    Raises:
+        DataError: there is no served model at `folder`, or a file of it was changed.
+    """
+    if not (folder / "MLmodel").is_file():
+        raise DataError(f"There is no served model at {folder}. Expected the `model` folder of a run that finished.")
+    metadata = mlflow.models.Model.load(str(folder)).metadata or {}
+    ranker, contract, _ = _read_ranker(folder / "artifacts" / "ranker", _function(metadata["rebuild"]))
+    return ranker, contract
 
 
 def signature_of(contract: FeatureContract) -> ModelSignature:

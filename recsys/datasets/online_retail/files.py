@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 from openpyxl.utils.exceptions import InvalidFileException
 
-from recsys.datasets.database import load_batches
+from recsys.datasets.database import fetch_one, load_batches, temporary_database
 from recsys.errors import DataError
 from recsys.files import sha256_of_file
-from recsys.progress import Progress
+from recsys.progress import Progress, silent
 
 MAX_UNPACKED_BYTES = 2_000_000_000
 """Archives that declare more than this are refused; the publisher's file unpacks to about 0.4 GB."""
@@ -70,6 +70,25 @@ def read_transactions(connection: Backend, path: Path, progress: Progress) -> tu
     else:
         table = _read_published(connection, files[0], progress)
     return table, {file.name: sha256_of_file(file) for file in files}
+
+
+def transaction_times(
+    folder: Path, path: Path, memory_limit: str, threads: int
+) -> tuple[datetime.datetime, datetime.datetime]:
+    """Return the times of the first and the newest transaction, taken as UTC.
+
+    Args:
+        folder: takes the database for as long as this runs.
+
+    Raises:
+        DataError: as `read_transactions`; or there is no transaction.
+    """
+    with temporary_database(folder, memory_limit, threads) as connection:
+        table, _ = read_transactions(connection, path, silent)
+        found = fetch_one(connection, table.aggregate(first=table.invoice_date.min(), last=table.invoice_date.max()))
+    if found["first"] is None:
+        raise DataError(f"{path} holds 0 transactions. Point `data.raw` at a folder that has some.")
+    return found["first"].replace(tzinfo=datetime.UTC), found["last"].replace(tzinfo=datetime.UTC)
 
 
 def _find(path: Path) -> list[Path]:

@@ -1,0 +1,184 @@
+"""A scheduled run: window, prepare, train, evaluate, compare with the champion, promote or not; safe to start twice."""
+
+import argparse
+import dataclasses
+import datetime
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines import prepare, train
+from pipelines.console import console, progress_bars, show_table
+from pipelines.serving import MODEL, raw_rows
+from recsys.ablation.comparison import compare_fixed
+from recsys.ablation.resampling import ALL, ArmPredictions, UserResamples, measure_arm
+from recsys.artifacts.export import PROBABILITY, load_served
+from recsys.config import OnlineRetailData, RunConfig, config_document
+from recsys.datasets.encoded import EncodedDataset
+from recsys.datasets.online_retail.files import transaction_times
+from recsys.errors import UsageError
+from recsys.evaluation.predictions import Predictions, load_predictions
+from recsys.files import ensure_writable, fingerprint_of, write_text_atomically
+from recsys.progress import Progress
+from recsys.scheduling.promotion import Champion, ChampionFile, Decision, Difference, decide
+from recsys.scheduling.stage import held_lock
+from recsys.scheduling.window import Readiness, Window, complete_days, readiness, window_before
+
+_LEVEL = 0.05
+_DECISION = "decision.json"
+
+
+@dataclass(frozen=True)
+class DailyResult:
+    """What a scheduled run came to: whether it ran, in one sentence, and the decision where it took one."""
+
+    readiness: Readiness
+    reason: str
+    folder: Path
+    decision: Decision | None
+
+
+def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResult:
+    """Train on the window before `date`, and promote the result if it beats the champion.
+
+    Raises:
+        UsageError: the source's splits cannot be moved to a date.
+        BusyError: another scheduled run for the same data is under way.
+        DataError: the data begin after the window does.
+    """
+    daily = config.daily
+    window = window_before(
+        date, train_days=daily.train_days, validation_days=daily.validation_days, test_days=daily.test_days
+    )
+    dated = _dated(config, window)
+    root = config.runtime.runs / config.data.name / "daily"
+    folder = root / f"{date}-{_key(dated)}"
+    ensure_writable(root)
+    with held_lock(root / ".daily.lock", f"The scheduled run of {config.data.name}"):
+        is_done = (folder / _DECISION).is_file()
+        complete = complete_days(*_first_and_newest(config)) if not is_done else window.whole
+        state, reason = readiness(window, complete, is_done)
+        if state is not Readiness.GO:
+            return DailyResult(state, reason, folder, _read_decision(folder) if is_done else None)
+        result = train.load_result(folder)
+        if result is None:
+            name = f"daily/{date}"
+            train.run(dated, train.RunIdentity(folder, name, "daily"), progress, resume=_has_checkpoint(folder))
+        champions = ChampionFile(root / "champion.json")
+        decision = _compare_and_promote(dated, folder, champions, progress)
+        document = {"promote": decision.promote, "reasons": list(decision.reasons), "window": str(window.whole)}
+        write_text_atomically(folder / _DECISION, json.dumps(document, indent=2) + "\n")
+    return DailyResult(state, reason, folder, decision)
+
+
+def main(config: RunConfig, arguments: argparse.Namespace) -> None:
+    """Do the day's work once, and print what came of it."""
+    try:
+        date = datetime.date.fromisoformat(arguments.date)
+    except ValueError as error:
+        raise UsageError(f"--date is {arguments.date!r}; expected a day as YYYY-MM-DD.") from error
+    with progress_bars() as progress:
+        result = run(config, date, progress)
+    console.print(f"{result.readiness}: {result.reason}", soft_wrap=True)
+    if result.decision:
+        rows = [(reason,) for reason in result.decision.reasons]
+        show_table("promoted" if result.decision.promote else "not promoted", ("reason",), rows)
+        console.print(f"Run folder: {result.folder}", soft_wrap=True)
+
+
+def _dated(config: RunConfig, window: Window) -> RunConfig:
+    if not isinstance(config.data, OnlineRetailData):
+        raise UsageError(
+            f"A scheduled run moves the splits' dates, and source `{config.data.source}` has its splits in its files. "
+            "Use data=online_retail."
+        )
+    data = dataclasses.replace(
+        config.data,
+        train_start=window.train.first.isoformat(),
+        validation_start=window.validation.first.isoformat(),
+        test_start=window.test.first.isoformat(),
+        test_end=window.test.end.isoformat(),
+    )
+    return dataclasses.replace(config, data=data)
+
+
+def _key(config: RunConfig) -> str:
+    document = {k: v for k, v in config_document(config).items() if k not in ("runtime", "tracking", "ablation")}
+    document["data"].pop("raw")
+    return fingerprint_of(document)[:8]
+
+
+def _first_and_newest(config: RunConfig) -> tuple[datetime.datetime, datetime.datetime]:
+    with tempfile.TemporaryDirectory() as folder:
+        return transaction_times(Path(folder), config.data.raw, config.runtime.memory_limit, config.runtime.cores)
+
+
+def _has_checkpoint(folder: Path) -> bool:
+    return any((folder / train.CHECKPOINTS).glob("step-*"))
+
+
+def _read_decision(folder: Path) -> Decision:
+    document = json.loads((folder / _DECISION).read_text(encoding="utf-8"))
+    return Decision(document["promote"], tuple(document["reasons"]))
+
+
+def _compare_and_promote(config: RunConfig, folder: Path, champions: ChampionFile, progress: Progress) -> Decision:
+    champion = champions.current()
+    if champion is None:
+        decision = Decision(True, ("There was no champion yet.",))
+    else:
+        decision = _against(champion, champions, config, folder, progress)
+    if decision.promote:
+        champions.promote(folder, champion, decision.reasons)
+    return decision
+
+
+def _against(
+    champion: Champion, champions: ChampionFile, config: RunConfig, folder: Path, progress: Progress
+) -> Decision:
+    """Compare both on the challenger's test rows, which neither was trained on."""
+    encoded = prepare.run(config, progress)
+    challenger = load_predictions(folder / train.PREDICTIONS)
+    logit = _champion_logits(champions.folder(champion) / MODEL, encoded, progress)
+    arms = [
+        _arm("challenger", challenger, challenger.logit),
+        _arm("champion", challenger, logit),
+    ]
+    draws = UserResamples(arms[0], config.ablation.resamples, seed=0)
+    segments = encoded.contract.schema.segments
+    first, second = (measure_arm(arm, segments, draws) for arm in arms)
+    found = compare_fixed(first, second, "auc", _LEVEL)
+    differences = {name: Difference(each.value, each.low, each.high) for name, each in found.items()}
+    nothing = Difference(float("nan"), float("nan"), float("nan"))
+    overall = differences.pop(ALL, nothing)
+    by_segment = {segment: differences.get(segment, nothing) for segment in segments}
+    return decide(overall, by_segment, config.daily.segment_margin)
+
+
+def _champion_logits(model: Path, encoded: EncodedDataset, progress: Progress) -> NDArray[np.float64]:
+    served = load_served(model)
+    rows = encoded.rows("test")
+    scores: list[NDArray[np.float64]] = []
+    done = 0
+    for table in raw_rows(encoded, "test"):
+        scores.append(_logit(served.predict, table))
+        done += table.num_rows
+        progress("scoring the champion", done, rows)
+    return np.concatenate(scores)
+
+
+def _logit(predict: Callable[..., object], table: pa.Table) -> NDArray[np.float64]:
+    probability = np.asarray(predict(table.to_pandas())[PROBABILITY], dtype=np.float64)  # type: ignore[index]
+    tiny = np.finfo(np.float64).tiny
+    return np.log(np.maximum(probability, tiny)) - np.log1p(-np.minimum(probability, 1 - 1e-16))
+
+
+def _arm(condition: str, rows: Predictions, logit: NDArray[np.float64]) -> ArmPredictions:
+    user = rows.extra.get("user_key")
+    return ArmPredictions(condition, 0, logit, rows.label, rows.segment, rows.weight, user)

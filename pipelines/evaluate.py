@@ -1,0 +1,54 @@
+"""Measure a finished run on a split."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from pipelines import prepare
+from pipelines.console import console, progress_bars, show_table
+from pipelines.fitting import RANKING_TEST, TEST, scoring_stream, started
+from pipelines.recording import CUTOFF
+from pipelines.serving import MODEL
+from pipelines.train import RANKING_EXTRAS, TEST_EXTRAS, load_config
+from recsys.artifacts.export import read_ranker
+from recsys.config import RunConfig
+from recsys.evaluation.evaluate import evaluate, predict
+from recsys.evaluation.ranking import evaluate_ranking
+from recsys.evaluation.scores import ranker_score
+from recsys.features.contract import contract_tags, require_same_contract
+from recsys.progress import Progress
+
+
+def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> dict[str, float]:
+    """Return every metric of the run's ranker on `split` as "<metric>/<segment>".
+
+    On the test split whole candidate lists are ranked too, where the data have them.
+
+    Raises:
+        DataError: no finished run, no such split, or the data are not those that the ranker was trained on.
+    """
+    encoded = prepare.run(config, progress)
+    ranker, contract = read_ranker(folder / MODEL)
+    require_same_contract(encoded.contract, contract_tags(contract), f"The ranker of {folder}")
+    context = started(config)
+    ranker.to(context.device)
+    predictions = predict(ranker, scoring_stream(config, encoded, split, context, TEST_EXTRAS), progress)
+    scores = evaluate(predictions, contract.schema.segments).flat_metrics("")
+    if split == TEST and config.evaluation.ranking and encoded.rows(RANKING_TEST):
+        stream = scoring_stream(config, encoded, RANKING_TEST, context, RANKING_EXTRAS)
+        ranked = evaluate_ranking({MODEL: ranker_score(ranker)}, stream, contract.schema.segments, CUTOFF, progress)
+        scores |= ranked[MODEL].flat_metrics("")
+    return scores
+
+
+def main(config: RunConfig, arguments: argparse.Namespace) -> None:
+    """Measure, and print a table with a column per segment."""
+    folder = Path(arguments.run)
+    config = dataclasses.replace(load_config(folder), runtime=config.runtime)
+    with progress_bars() as progress:
+        scores = run(config, folder, arguments.split, progress)
+    metrics = list(dict.fromkeys(name.partition("/")[0] for name in scores))
+    segments = list(dict.fromkeys(name.partition("/")[2] for name in scores))
+    rows = [(m, *(f"{scores[f'{m}/{s}']:.4f}" if f"{m}/{s}" in scores else "-" for s in segments)) for m in metrics]
+    show_table(f"{folder.name} on {arguments.split}", ("metric", *segments), rows)
+    console.print(f"Measured {folder / MODEL}", soft_wrap=True)
