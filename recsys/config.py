@@ -250,9 +250,8 @@ class AblationConfig:
 
 @checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
 class DailyConfig:
-    """A scheduled run's window: the days before `date`, the last of them held out for validation and test."""
+    """A scheduled run's window: the days before its date, the last of them held out for validation and test."""
 
-    date: Day | None
     train_days: PositiveInt
     validation_days: PositiveInt
     test_days: PositiveInt
