@@ -5,21 +5,20 @@ import dataclasses
 import datetime
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines import prepare, train
 from pipelines.console import console, progress_bars, show_table
-from pipelines.serving import MODEL, raw_rows
+from pipelines.serving import MODEL
 from recsys.ablation.comparison import compare_fixed
 from recsys.ablation.resampling import ALL, ArmPredictions, UserResamples, measure_arm
 from recsys.artifacts.export import PROBABILITY, load_served
 from recsys.config import OnlineRetailData, RunConfig, config_document
+from recsys.datasets.decode import raw_rows
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.online_retail.files import transaction_times
 from recsys.errors import UsageError
@@ -166,17 +165,17 @@ def _champion_logits(model: Path, encoded: EncodedDataset, progress: Progress) -
     rows = encoded.rows("test")
     scores: list[NDArray[np.float64]] = []
     done = 0
-    for table in raw_rows(encoded, "test"):
-        scores.append(_logit(served.predict, table))
-        done += table.num_rows
+    for frame in raw_rows(encoded, "test"):
+        scores.append(_logit(np.asarray(served.predict(frame)[PROBABILITY], dtype=np.float64)))
+        done += len(frame)
         progress("scoring the champion", done, rows)
     return np.concatenate(scores)
 
 
-def _logit(predict: Callable[..., object], table: pa.Table) -> NDArray[np.float64]:
-    probability = np.asarray(predict(table.to_pandas())[PROBABILITY], dtype=np.float64)  # type: ignore[index]
-    tiny = np.finfo(np.float64).tiny
-    return np.log(np.maximum(probability, tiny)) - np.log1p(-np.minimum(probability, 1 - 1e-16))
+def _logit(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The logit, finite also where a probability was rounded to 0 or 1."""
+    kept = np.clip(probability, np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
+    return np.log(kept) - np.log1p(-kept)
 
 
 def _arm(condition: str, rows: Predictions, logit: NDArray[np.float64]) -> ArmPredictions:

@@ -49,6 +49,15 @@ class TopRows:
         self._facts: list[dict[str, Column]] = []
 
     def add(self, score: Floats, columns: dict[str, Column]) -> None:
+        """Take in a batch of candidates; what cannot be among the best k any more is dropped from time to time.
+
+        Args:
+            score: (B,).
+            columns: as `query_columns` makes them, each (B,).
+
+        Raises:
+            TrainingError: a score is NaN.
+        """
         if np.isnan(score).any():
             raise TrainingError(f"{int(np.isnan(score).sum()):,} scores of a batch are NaN: they cannot be ranked.")
         self._facts.append(_facts(columns))
@@ -95,6 +104,14 @@ class TopRows:
 
 
 def query_columns(batch: Batch, position: int) -> dict[str, Column]:
+    """Return what ranking reads of a batch besides its scores, on the host, each (B,).
+
+    Args:
+        position: of the batch's first row among all rows of this process; ties are broken by a shuffle of positions.
+
+    Raises:
+        DataError: the batch has no column `query`.
+    """
     if "query" not in batch.extra:
         raise DataError(
             "Ranking needs the column `query`, which says in which list a row is ranked; the batch has "

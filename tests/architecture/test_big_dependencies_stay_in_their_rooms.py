@@ -22,6 +22,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.towers.imported",
         "recsys.towers.vector_files",
         "recsys.artifacts.export",
+        "recsys.artifacts.scoring",
     ),
     "pandas": (
         "recsys.datasets",
@@ -29,6 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.features.raw",
         "recsys.tracking.history",
         "recsys.artifacts.export",
+        "recsys.artifacts.scoring",
     ),
     "torchrec": (
         "recsys.features.batch",
