@@ -19,8 +19,8 @@ class TimeSplit:
     """Four UTC days; each split runs from the midnight that begins one to the midnight that begins the next.
 
     >>> split = TimeSplit.from_days("2010-03-01", "2011-07-01", "2011-08-15", "2011-10-01")
-    >>> split.contains_day(date(2011, 9, 30)), split.contains_day(date(2011, 10, 1))
-    (True, False)
+    >>> split.last_day
+    datetime.date(2011, 9, 30)
     """
 
     train_start: date
@@ -58,10 +58,6 @@ class TimeSplit:
     def contains(self, time: ir.TimestampValue) -> ir.BooleanValue:
         """Whether a time belongs to any split."""
         return (time >= _midnight(self.train_start)) & (time < _midnight(self.test_end))
-
-    def contains_day(self, day: date) -> bool:
-        """Whether a day belongs to any split."""
-        return self.train_start <= day < self.test_end
 
     @property
     def last_day(self) -> date:

@@ -62,7 +62,7 @@ def product_features(connection: Backend, events: Events, split: TimeSplit) -> i
 
     `sold_90d` > 0 says that it is a candidate.
     """
-    grid = store(connection, "product_days", _product_days(connection, events, split))
+    grid = store(connection, "product_days", _product_days(events, split))
     window = {name: _days_before(first, last) for name, (first, last) in _WINDOWS.items()}
     ever = ibis.window(group_by="item", order_by="day_number", preceding=(None, 1))
     counted = grid.mutate(
@@ -145,7 +145,7 @@ def _visits(events: Events) -> ir.Table:
     )
 
 
-def _product_days(connection: Backend, events: Events, split: TimeSplit) -> ir.Table:
+def _product_days(events: Events, split: TimeSplit) -> ir.Table:
     """Every product on every day from its first sale to the end of the splits, with what was sold that day."""
     bought = events.events
     sold = bought.group_by(["item", "day_number"]).aggregate(
