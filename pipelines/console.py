@@ -11,6 +11,7 @@ from rich.table import Table
 
 from recsys.progress import Progress
 
+_FINISHED_IN_SIGHT = 8
 console = Console(highlight=False)
 
 
@@ -20,16 +21,37 @@ def progress_bars() -> Iterator[Progress]:
     if not console.is_terminal:
         yield _PlainLines()
         return
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description:<36}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with RichProgress(*columns, console=console) as bars:
-        tasks: dict[str, TaskID] = {}
+        yield _Bars(bars)
 
-        def draw(label: str, done: int, total: int) -> None:
-            if label not in tasks:
-                tasks[label] = bars.add_task(label, total=total or None)
-            bars.update(tasks[label], completed=done, total=total or None)
 
-        yield draw
+class _Bars:
+    """One bar per stage label; only the newest few finished ones stay in sight."""
+
+    def __init__(self, bars: RichProgress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+        self._open: str | None = None
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        if label not in self._tasks:
+            self._end_open_stage()
+            self._tasks[label] = self._bars.add_task(label, total=total or None)
+            self._hide_oldest()
+        self._open = None if total else label
+        self._bars.update(self._tasks[label], completed=done, total=total or None)
+
+    def _end_open_stage(self) -> None:
+        # A stage of unknown length says no end; the next stage's beginning is its end.
+        if self._open is not None:
+            self._bars.update(self._tasks[self._open], completed=1, total=1)
+            self._open = None
+
+    def _hide_oldest(self) -> None:
+        finished = [task for task in self._bars.tasks if task.finished and task.visible]
+        for task in finished[:-_FINISHED_IN_SIGHT]:
+            self._bars.update(task.id, visible=False)
 
 
 class _PlainLines:

@@ -16,7 +16,7 @@ from pipelines.console import console, progress_bars, show_table
 from pipelines.serving import MODEL
 from recsys.ablation.comparison import compare_fixed
 from recsys.ablation.resampling import ALL, ArmPredictions, UserResamples, measure_arm
-from recsys.artifacts.export import PROBABILITY, load_served
+from recsys.artifacts.export import PROBABILITY, load_scorer
 from recsys.config import OnlineRetailData, RunConfig, config_document
 from recsys.datasets.decode import raw_rows
 from recsys.datasets.encoded import EncodedDataset
@@ -161,12 +161,12 @@ def _against(
 
 
 def _champion_logits(model: Path, encoded: EncodedDataset, progress: Progress) -> NDArray[np.float64]:
-    served = load_served(model)
+    score = load_scorer(model)
     rows = encoded.rows("test")
     scores: list[NDArray[np.float64]] = []
     done = 0
     for frame in raw_rows(encoded, "test"):
-        scores.append(_logit(np.asarray(served.predict(frame)[PROBABILITY], dtype=np.float64)))
+        scores.append(_logit(np.asarray(score(frame)[PROBABILITY], dtype=np.float64)))
         done += len(frame)
         progress("scoring the champion", done, rows)
     return np.concatenate(scores)

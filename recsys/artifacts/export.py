@@ -87,7 +87,7 @@ class ServedRanker(PythonModel):
         )
 
     def predict(
-        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+        self, context: PythonModelContext | None, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         """Return each row's probability of a positive label, in a frame with the index of the rows.
 
@@ -149,6 +149,21 @@ def export_ranker(
 def load_served(folder: Path | str) -> mlflow.pyfunc.PyFuncModel:
     """Load what `export_ranker` wrote, or a model of the tracking store such as `models:/ranker@champion`."""
     return mlflow.pyfunc.load_model(str(folder))
+
+
+def load_scorer(folder: Path) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Return the `predict` of what `export_ranker` wrote, without MLflow's own check of the columns before it.
+
+    That check knows columns by name only and tells of a missing one in MLflow's words.
+
+    Raises:
+        DataError: there is no served model at `folder`, or a file of it was changed. Calling what is returned raises
+            it too, for rows that break the schema.
+    """
+    if not (folder / "MLmodel").is_file():
+        raise DataError(f"There is no served model at {folder}. Expected the `model` folder of a run that finished.")
+    served: ServedRanker = load_served(folder).unwrap_python_model()
+    return lambda rows: served.predict(None, rows)
 
 
 def read_ranker(folder: Path) -> tuple[nn.Module, FeatureContract]:

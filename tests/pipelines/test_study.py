@@ -1,0 +1,86 @@
+"""A whole study on a tiny world: arms, proof, comparison, record."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines import ablate
+from pipelines.compose import compose_config
+from pipelines.recording import open_store
+from recsys.progress import silent
+from recsys.tracking import names
+from recsys.tracking.history import finished_runs, metric_history
+
+
+@pytest.fixture(scope="module")
+def study(small_world: list[str]) -> ablate.Study:
+    return ablate.run(small_world, silent)
+
+
+@pytest.fixture(scope="module")
+def arms(small_world: list[str], study: ablate.Study):
+    return finished_runs(open_store(compose_config(small_world)), study.id).set_index("name")
+
+
+def test_every_arm_of_the_grid_is_a_finished_run_of_its_own_with_the_studys_id(arms):
+    assert sorted(arms.index) == ["end-to-end/s0", "end-to-end/s1", "frozen/s0", "frozen/s1"]
+    assert set(arms["tag.kind"]) == {"arm"}
+    assert arms["tag.ablation_id"].nunique() == 1
+
+
+def test_arms_have_the_same_params_so_that_they_line_up(arms):
+    params = arms.filter(like="param.")
+    assert not params.isna().any().any()
+    assert set(params["param.training_mode"]) == {"end_to_end", "frozen_tower"}
+    assert set(params["param.data"]) == {"simulated"}
+
+
+def test_a_frozen_towers_gradient_norm_is_logged_as_zero_and_a_learning_ones_is_not(small_world, arms):
+    store = open_store(compose_config(small_world))
+    frozen, learning = (
+        metric_history(store, arms.loc[name, "run_id"], names.grad_norm("embedding_tower")).value
+        for name in ("frozen/s0", "end-to-end/s0")
+    )
+    assert len(frozen) == len(learning) > 0
+    assert (frozen == 0).all()
+    assert (learning > 0).all()
+
+
+def test_the_frozen_arms_carry_the_proof_that_their_tower_stood_still(study):
+    for each in study.arms:
+        if each.arm.choices["training_mode"] == "frozen_tower":
+            proof = each.result.frozen_proof["embedding_tower"]
+            assert proof["stood_still"]
+            assert proof["digest_before"] == proof["digest_after"]
+        else:
+            assert each.result.frozen_proof == {}
+
+
+def test_the_studys_own_run_tells_the_verdict_and_holds_the_report(small_world, study):
+    runs = finished_runs(open_store(compose_config(small_world)), study.id, kind="study")
+    assert len(runs) == 1
+    assert runs["tag.verdict"][0] == study.verdict
+    assert study.verdict
+    report = (study.folder / "report.md").read_text()
+    assert study.verdict in report
+    assert "frozen" in report
+
+
+def test_a_finished_arm_is_not_trained_again_and_a_new_seed_is(small_world, study):
+    def stamps(folder: Path) -> dict[str, int]:
+        return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
+
+    before = stamps(study.folder)
+    again = ablate.run([*small_world, "ablation.seeds=[0,1,2]"], silent)
+    after = stamps(study.folder)
+    assert again.folder == study.folder
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 2
+
+
+def test_the_comparison_is_between_pairs_of_one_seed_on_the_same_rows(study):
+    (comparison,) = study.comparisons
+    overall = comparison.find("auc")
+    assert overall is not None
+    assert overall.seeds == 2
+    assert overall.difference == pytest.approx(overall.first_mean - overall.second_mean)
