@@ -151,7 +151,7 @@ def _train_all(
         result = train.load_result(place)
         if result is None:
             config = compose_config([*overrides, *arm.overrides(SEED_KEY)])
-            run_identity = train.RunIdentity(place, arm.name, "arm", identity, colours[arm.condition])
+            run_identity = train.RunIdentity(place, arm.name, arm.condition, "arm", identity, colours[arm.condition])
             result = train.run(config, run_identity, progress)
         finished.append(FinishedArm(arm, place, result))
     progress("arms", len(arms), len(arms))

@@ -67,8 +67,8 @@ def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResu
             return DailyResult(state, reason, folder, _read_decision(folder) if is_done else None)
         result = train.load_result(folder)
         if result is None:
-            name = f"daily/{date}"
-            train.run(dated, train.RunIdentity(folder, name, "daily"), progress, resume=_has_checkpoint(folder))
+            identity = train.RunIdentity(folder, f"daily/{date}", "daily", "daily")
+            train.run(dated, identity, progress, resume=_has_checkpoint(folder))
         champions = ChampionFile(root / "champion.json")
         decision = _compare_and_promote(dated, folder, champions, progress)
         document = {"promote": decision.promote, "reasons": list(decision.reasons), "window": str(window.whole)}

@@ -77,19 +77,21 @@ class RunIdentity:
 
     Attributes:
         folder: where it keeps its checkpoints, predictions and result.
+        arm: what runs that differ in their seed alone share; runs are grouped by it.
         ablation_id: empty for a run outside of a study.
         colour: "#rrggbb" of its lines on the chart page; empty for MLflow's choice.
     """
 
     folder: Path
     name: str
+    arm: str
     kind: str
     ablation_id: str = ""
     colour: str = ""
 
     def tags(self) -> dict[str, str]:
         """The run's tags in the tracking store."""
-        tags = {names.TAG_KIND: self.kind, names.TAG_ARM: self.name}
+        tags = {names.TAG_KIND: self.kind, names.TAG_ARM: self.arm}
         tags |= {names.TAG_ABLATION_ID: self.ablation_id} if self.ablation_id else {}
         return tags | ({names.TAG_COLOUR: self.colour} if self.colour else {})
 
@@ -142,7 +144,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
         start_run(
             open_store(config),
             identity.name,
-            run_params(config, identity.name),
+            run_params(config, identity.arm),
             identity.tags() | {names.TAG_CONTRACT: encoded.contract.fingerprint},
             dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION, TEST)),
             system_metrics=config.tracking.system_metrics,
@@ -178,12 +180,13 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     if arguments.resume:
         folder = Path(arguments.resume)
         config = load_config(folder)
-    name = names.run_name(config.training_mode.name, config.composition.name, seed=config.training.seed)
+    arm = f"{config.training_mode.name}/{config.composition.name}"
+    name = names.run_name(arm, seed=config.training.seed)
     if not arguments.resume:
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         folder = config.runtime.runs / config.data.name / f"{stamp}-{name.replace('/', '-')}"
     with progress_bars() as progress:
-        result = run(config, RunIdentity(folder, name, "train"), progress, resume=bool(arguments.resume))
+        result = run(config, RunIdentity(folder, name, arm, "train"), progress, resume=bool(arguments.resume))
     rows = [(metric, f"{value:.4f}") for metric, value in result.metrics.items() if "support" not in metric]
     show_table(f"{result.name}: best of {result.steps} steps is {result.best_step}", ("metric", "value"), rows)
     for part, proof in result.frozen_proof.items():
