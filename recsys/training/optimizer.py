@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recsys.errors import DataError, TrainingError, UsageError
-from recsys.monitoring.frozen_proof import frozen_parts
+from recsys.errors import DataError, UsageError
 from recsys.sharding.fused import (
     FusedKernel,
     dense_parameters,
@@ -22,10 +21,10 @@ from recsys.sharding.fused import (
     load_table_optimizer_state,
     table_optimizer_state,
     table_shards,
-    tables,
     unwrapped,
 )
 from recsys.sharding.wrap import TableOptimizer
+from recsys.training.contract import ParameterContract, optimizer_contract
 
 _ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
 
@@ -61,19 +60,6 @@ class RateSchedule:
         return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-@dataclass(frozen=True)
-class ParameterContract:
-    """One line of the optimizer contract: one parameter or table, and who steps it ("none" for nobody)."""
-
-    part: str
-    parameter: str
-    elements: int
-    is_trainable: bool
-    optimizer: str
-    learning_rate: float
-    weight_decay: float
-
-
 class RankerOptimizers:
     """All optimizers of one wrapped ranker, behind one face.
 
@@ -83,7 +69,7 @@ class RankerOptimizers:
         table_optimizers: the mapping that `wrap_ranker` was given.
 
     Raises:
-        TrainingError: a parameter that learns is stepped by no optimizer, or a frozen one by some; it is named.
+        TrainingError: the contract does not hold (`contract.py`); the parameter is named.
     """
 
     def __init__(
@@ -95,6 +81,7 @@ class RankerOptimizers:
     ) -> None:
         self._ranker = unwrapped(ranker)
         self._schedule = schedule
+        self._table_optimizers = dict(table_optimizers)
         self._table_rates = {part: optimizer.learning_rate for part, optimizer in table_optimizers.items() if optimizer}
         self._kernels: list[tuple[str, FusedKernel]] = [
             (part, kernel) for part in self._table_rates for kernel in fused_kernels(self._part(part))
@@ -138,25 +125,14 @@ class RankerOptimizers:
         return rates | {f"{part}_tables": rate * self._factor for part, rate in self._table_rates.items()}
 
     def contract(self) -> list[ParameterContract]:
-        """Return who steps what, every parameter and table of the ranker once.
+        """Return who steps what, every parameter and table of the ranker once, as it stands now.
 
         Raises:
-            TrainingError: a parameter that learns is stepped by none, or a frozen one by some; names it.
+            TrainingError: a parameter that learns is not stepped by exactly one, or a frozen one by some; names it.
         """
-        frozen = frozen_parts(self._ranker)
-        lines = [*self._dense_contract(frozen), *self._table_contract(frozen)]
-        for line in lines:
-            if line.is_trainable and line.optimizer == "none":
-                raise TrainingError(
-                    f"`{line.parameter}` learns, but no optimizer steps it: it would stay as it was drawn. Give part "
-                    f"`{line.part}` an optimizer, or freeze it."
-                )
-            if not line.is_trainable and line.optimizer != "none":
-                raise TrainingError(
-                    f"`{line.parameter}` is frozen, but {line.optimizer} steps it: weight decay and momentum move a "
-                    f"parameter without any gradient. Leave part `{line.part}` out of the optimizers."
-                )
-        return lines
+        return optimizer_contract(
+            self._ranker, {} if self._adamw is None else {"adamw": self._adamw}, self._table_optimizers
+        )
 
     def state(self) -> dict[str, Tensor]:
         """Return a copy of all optimizer state on the CPU, whole tables' included, by parameter name.
@@ -211,9 +187,11 @@ class RankerOptimizers:
     def _groups(self) -> list[dict[str, Any]]:
         """Return AdamW's groups: the parameters that share rate and decay, whatever their part; each costs a kernel."""
         shared: dict[tuple[float, float], list[nn.Parameter]] = {}
+        grouped: set[int] = set()  # a parameter that two parts share is stepped once, as the first one's
         for part, optimizer in self._dense.items():
             for name, parameter in dense_parameters(self._part(part)).items():
-                if parameter.requires_grad:
+                if parameter.requires_grad and id(parameter) not in grouped:
+                    grouped.add(id(parameter))
                     decay = optimizer.weight_decay if _decays(name, parameter) else 0.0
                     shared.setdefault((optimizer.learning_rate, decay), []).append(parameter)
         return [
@@ -232,39 +210,6 @@ class RankerOptimizers:
             for parameter, state in self._adamw.state.items()
             for key in _ADAMW_STATE
         }
-
-    def _dense_contract(self, frozen: tuple[str, ...]) -> list[ParameterContract]:
-        groups = {id(parameter): group for group in self._adamw_groups() for parameter in group["params"]}
-        lines = []
-        for name, parameter in dense_parameters(self._ranker).items():
-            part = name.split(".")[0]
-            group = groups.get(id(parameter))
-            lines.append(
-                ParameterContract(
-                    part=part,
-                    parameter=name,
-                    elements=parameter.numel(),
-                    is_trainable=parameter.requires_grad and part not in frozen,
-                    optimizer="none" if group is None else "adamw",
-                    learning_rate=0.0 if group is None else group["base_rate"],
-                    weight_decay=0.0 if group is None else group["weight_decay"],
-                )
-            )
-        return lines
-
-    def _table_contract(self, frozen: tuple[str, ...]) -> list[ParameterContract]:
-        return [
-            ParameterContract(
-                part=(part := name.split(".")[0]),
-                parameter=name,
-                elements=table.shape[0] * table.shape[1],
-                is_trainable=part not in frozen,
-                optimizer=(table.optimizer or "none") if part in self._table_rates else "none",
-                learning_rate=self._table_rates.get(part, 0.0),
-                weight_decay=0.0,
-            )
-            for name, table in tables(self._ranker).items()
-        ]
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
