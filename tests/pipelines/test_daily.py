@@ -1,0 +1,132 @@
+"""A scheduled run over a made-up shop: does its work once, compares with the champion, and waits for data."""
+
+import datetime
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines import daily
+from pipelines.cli import main
+from pipelines.compose import compose_config
+from recsys.config import RunConfig
+from recsys.errors import UsageError
+from recsys.progress import silent
+from recsys.scheduling.promotion import ChampionFile
+from recsys.scheduling.window import Readiness
+
+FIRST = datetime.datetime(2011, 1, 3)
+DAYS = 150
+
+
+def write_shop(path: Path) -> None:
+    """About six invoices a day of 40 customers who each like some of 30 products."""
+    rng = np.random.default_rng(0)
+    liking = rng.dirichlet(np.full(30, 0.3), size=40)
+    rows = []
+    for number in range(DAYS * 6):
+        day, customer = number // 6, int(rng.integers(40))
+        time = FIRST + datetime.timedelta(days=day, hours=9, minutes=int(rng.integers(400)))
+        for product in rng.choice(30, size=3, replace=False, p=0.9 * liking[customer] + 0.1 / 30):
+            rows.append(
+                (str(500000 + number), str(20000 + product), f"THING {product}", 2, time, 1.5, 13000 + customer)
+            )
+    names = ("invoice", "stock_code", "description", "quantity", "invoice_date", "unit_price", "customer_id")
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    table = table.append_column("country", pa.array(["United Kingdom"] * table.num_rows))
+    pq.write_table(table, path)
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("shop")
+    (root / "raw").mkdir()
+    write_shop(root / "raw" / "transactions.parquet")
+    return [
+        "data=online_retail",
+        "experiment=smoke",
+        f"data.raw={root}/raw",
+        "data.ranking_validation_invoices=5",
+        f"runtime.runs={root}/runs",
+        f"runtime.encoded={root}/encoded",
+        f"runtime.towers={root}/towers",
+        "runtime.threads=1",
+        "tower.epochs=1",
+        "tower.batch_size=512",
+        "network.hidden_widths=[16]",
+        "tracking.system_metrics=false",
+        "ablation.resamples=50",
+        "daily.train_days=40",
+        "daily.validation_days=7",
+        "daily.test_days=7",
+    ]
+
+
+@pytest.fixture(scope="module")
+def config(overrides: list[str]) -> RunConfig:
+    return compose_config(overrides)
+
+
+def champions(config: RunConfig) -> ChampionFile:
+    return ChampionFile(config.runtime.runs / "online_retail" / "daily" / "champion.json")
+
+
+@pytest.fixture(scope="module")
+def first_day(config: RunConfig) -> daily.DailyResult:
+    return daily.run(config, datetime.date(2011, 5, 20), silent)
+
+
+def test_the_first_run_has_no_rival_and_becomes_the_champion(config: RunConfig, first_day: daily.DailyResult):
+    assert first_day.readiness is Readiness.GO
+    assert first_day.decision is not None
+    assert first_day.decision.promote
+    champion = champions(config).current()
+    assert champion is not None
+    assert champions(config).folder(champion) == first_day.folder
+
+
+def test_no_row_of_the_run_is_from_its_date_or_later(first_day: daily.DailyResult, config: RunConfig):
+    (encoded,) = config.runtime.encoded.glob("online_retail-*/rows")
+    days = {split.name: sorted(day.name for day in split.iterdir()) for split in encoded.glob("split=*")}
+    assert days["split=test"][-1] == "day=2011-05-19"
+    assert days["split=validation"][-1] < days["split=test"][0]
+    assert days["split=train"][-1] < days["split=validation"][0]
+
+
+def test_started_twice_it_does_the_work_once(overrides, first_day, capsys: pytest.CaptureFixture[str]):
+    result = first_day.folder / "result.json"
+    before = result.stat().st_mtime_ns
+    assert main(["daily", "--date", "2011-05-20", *overrides]) == 0
+    assert "already done" in capsys.readouterr().out
+    assert result.stat().st_mtime_ns == before
+
+
+def test_a_later_run_is_compared_with_the_champion_on_rows_that_neither_was_trained_on(config, first_day):
+    later = daily.run(config, datetime.date(2011, 5, 29), silent)
+    assert later.decision is not None
+    document = json.loads((later.folder / "decision.json").read_text())
+    assert document["reasons"][0].startswith("Over all rows the challenger is")
+    current = champions(config).current()
+    assert current is not None
+    expected = later.folder if later.decision.promote else first_day.folder
+    assert champions(config).folder(current) == expected
+
+
+def test_a_date_whose_data_have_not_arrived_waits(overrides, capsys: pytest.CaptureFixture[str]):
+    assert main(["daily", "--date", "2012-01-01", *overrides]) == 0
+    assert "not there yet" in capsys.readouterr().out
+
+
+def test_a_date_that_is_none_is_refused(overrides, capsys: pytest.CaptureFixture[str]):
+    assert main(["daily", "--date", "tomorrow", *overrides]) == 2
+    assert "YYYY-MM-DD" in capsys.readouterr().err
+
+
+def test_a_source_whose_splits_stand_in_its_files_cannot_be_scheduled(tmp_path: Path):
+    config = compose_config(["data=ml_100k", f"runtime.runs={tmp_path}"])
+    with pytest.raises(UsageError, match="source `table` has its splits in its files"):
+        daily.run(config, datetime.date(2011, 5, 20), silent)
