@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor, nn
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
@@ -95,7 +96,11 @@ def tables(module: nn.Module) -> dict[str, Table]:
     found = {}
     for path, collection in _sharded(unwrapped(module)):
         infos = [info for group in collection.sharding_type_to_sharding_infos.values() for info in group]
-        rules = {info.embedding_config.name: info.fused_params["optimizer"].value for info in infos}
+        # A kernel that was given no update rule has fbgemm's default all the same.
+        rules = {
+            info.embedding_config.name: (info.fused_params or {}).get("optimizer", EmbOptimType.EXACT_SGD).value
+            for info in infos
+        }
         for config in collection._embedding_bag_configs:
             shape = config.num_embeddings, config.embedding_dim
             found[_name(path, config.name)] = Table(shape, torch.float32, rules[config.name])
