@@ -8,7 +8,9 @@ import sys
 from pipelines.console import console
 from recsys.config import RunConfig
 from recsys.errors import DataError, UsageError
+from recsys.tracking.history import newest_study
 from recsys.tracking.store import TrackingStore
+from recsys.tracking.views import study_views
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> int:
@@ -25,7 +27,12 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> int:
         raise DataError(f"No runs are recorded in {config.runtime.runs}. Make some with `recsys demo`.")
     if not arguments.port.isdecimal() or not 0 < int(arguments.port) < 65536:
         raise UsageError(f"--port is {arguments.port!r}; expected a number from 1 to 65535.")
-    console.print(f"MLflow: http://127.0.0.1:{arguments.port}  (Ctrl-C ends it)")
+    address = f"http://127.0.0.1:{arguments.port}"
+    console.print(f"MLflow: {address}  (Ctrl-C ends it)", soft_wrap=True)
+    if study := newest_study(store):
+        experiment, ablation_id = study
+        for view in study_views(ablation_id, ()):
+            console.print(f"{view.name}: {view.address(address, experiment)}", soft_wrap=True)
     # One worker without job execution: two processes and 0.4 GB instead of fifteen and 2.5 GB.
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", arguments.port]

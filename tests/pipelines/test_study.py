@@ -9,7 +9,7 @@ from pipelines.compose import compose_config
 from pipelines.recording import open_store
 from recsys.progress import silent
 from recsys.tracking import names
-from recsys.tracking.history import finished_runs, metric_history
+from recsys.tracking.history import finished_runs, metric_history, newest_study
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +76,13 @@ def test_a_finished_arm_is_not_trained_again_and_a_new_seed_is(small_world, stud
     assert again.folder == study.folder
     assert before.items() <= after.items()
     assert len(after) == len(before) + 2
+
+
+def test_the_newest_study_is_found_again_for_the_page_that_shows_it(small_world, study):
+    config = compose_config(small_world)
+    found = newest_study(open_store(config))
+    assert found is not None
+    assert found[1] == study.id
 
 
 def test_the_comparison_is_between_pairs_of_one_seed_on_the_same_rows(study):
