@@ -1,11 +1,15 @@
 """What every composition promises, and the projection that lets two branches of different widths meet."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch
+
+BRANCHES = ("embedding_tower", "interaction_network")
+"""The two parts of a ranker that a composition joins, by name."""
 
 
 class Tower(Protocol):
@@ -30,11 +34,22 @@ class Composition(nn.Module):
 
     Attributes:
         output_width: of the joined vector.
+        only_through: part -> the module through which alone its gradient comes, where there is such a one.
     """
+
+    only_through: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, output_width: int) -> None:
         super().__init__()
         self.output_width = output_width
+
+    def reached_by(self, segment: int) -> frozenset[str]:
+        """Return what the loss of a segment's rows must reach, and nothing beside it; a frozen part not counted.
+
+        Names of the ranker's modules: the branches, and the composition's own behind "composition.". As declared
+        here, all of them.
+        """
+        return frozenset((*BRANCHES, *(f"composition.{name}" for name, _ in self.named_children())))
 
     def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
         """Return the joined vector of every row, (B, output_width)."""

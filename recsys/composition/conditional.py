@@ -10,14 +10,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.composition.base import BranchProjection, Composition, Network, Tower
+from recsys.composition.base import BRANCHES, BranchProjection, Composition, Network, Tower
 from recsys.composition.parallel import Join
 from recsys.composition.routing import apply_by_segment
 from recsys.errors import UsageError
 from recsys.features.batch import Batch
 from recsys.interactions.mlp import Mlp
 
-BRANCHES = ("embedding_tower", "interaction_network")
+_PROJECTIONS = {"embedding_tower": "tower", "interaction_network": "network"}  # names within BranchProjection
 
 
 class BranchGate(nn.Module):
@@ -71,6 +71,10 @@ class SegmentGatedComposition(Composition):
         self.projection = projection
         self.segments = _gates_and_experts(projection.width, num_segments, expert_hidden)
 
+    def reached_by(self, segment: int) -> frozenset[str]:
+        """Return both branches, and the segment's own gates and expert."""
+        return super().reached_by(segment) - {"composition.segments"} | {f"composition.segments.{segment}"}
+
     def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
         """Return (B, D)."""
         branches = self.projection(embedding_tower(batch), interaction_network(batch))  # (B, 2, D)
@@ -114,6 +118,13 @@ class SegmentRoutedComposition(Composition):
         if expert_hidden is not None:
             self.experts = nn.ModuleList(SegmentExpert(projection.width, expert_hidden) for _ in routes)
 
+    def reached_by(self, segment: int) -> frozenset[str]:
+        """Return the branches of the segment's route with their projections, and the segment's expert."""
+        passed = [branch for branch, passes in zip(BRANCHES, self.get_buffer("passes"), strict=True) if passes[segment]]
+        own = [f"composition.projection.{_PROJECTIONS[branch]}" for branch in passed]
+        own += [] if self.experts is None else [f"composition.experts.{segment}"]
+        return frozenset((*passed, *own))
+
     def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
         """Return (B, D)."""
         joined = batch.dense.new_zeros(len(batch), self.output_width)
@@ -146,6 +157,10 @@ class ParallelConditionalComposition(Composition):
         self.projection = projection
         self.join = join
         self.segments = _gates_and_experts(projection.width, num_segments, expert_hidden)
+
+    def reached_by(self, segment: int) -> frozenset[str]:
+        """Return both branches, the shared join, and the segment's own gates and expert."""
+        return super().reached_by(segment) - {"composition.segments"} | {f"composition.segments.{segment}"}
 
     def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
         """Return (B, the join's width + D), the shared half first."""

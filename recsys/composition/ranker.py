@@ -44,6 +44,10 @@ class Ranker(nn.Module):
         self.composition = composition
         self.head = head
 
+    def reached_by(self, segment: int) -> frozenset[str]:
+        """Return the names of the modules that the loss of a segment's rows must reach, where they learn."""
+        return self.composition.reached_by(segment) | {"head"}
+
     def forward(self, batch: Batch) -> Tensor:
         """Return the logit of every row, (B,)."""
         return self.head(self.composition(batch, self.embedding_tower, self.interaction_network))

@@ -1,5 +1,8 @@
 """Tower and interaction network one after the other."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from recsys.composition.base import Composition, Network, Tower
@@ -20,6 +23,8 @@ class SequentialComposition(Composition):
     >>> SequentialComposition(tower_width=12, field_width=4, network_width=8).output_width
     8
     """
+
+    only_through: ClassVar[Mapping[str, str]] = {"embedding_tower": "interaction_network.crossing"}
 
     def __init__(self, tower_width: int, field_width: int, network_width: int) -> None:
         super().__init__(network_width)

@@ -202,3 +202,38 @@ def test_shared_parts_do_move_while_a_segment_is_absent() -> None:
     optimizer.step()
 
     assert not torch.equal(ranker.composition.projection.tower.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("sequential", {"tower_field"}),
+        ("gate", {"projection", "join"}),
+        ("conditional gate", {"projection", "segments.1"}),
+        ("conditional route and experts", {"projection.network", "experts.1"}),
+        ("parallel and conditional", {"projection", "join", "segments.1"}),
+    ],
+)
+def test_a_composition_says_what_a_segments_rows_reach(name: str, own: set[str]) -> None:
+    branches = {"interaction_network"} if "route" in name else {"embedding_tower", "interaction_network"}
+
+    reached = ranker_with(name).reached_by(segment=1)
+
+    assert reached == branches | {f"composition.{module}" for module in own} | {"head"}
+
+
+@pytest.mark.parametrize("name", COMPOSITIONS)
+@pytest.mark.parametrize("segment", range(S))
+def test_the_gradient_of_a_segments_rows_goes_where_the_composition_says_and_nowhere_else(
+    name: str, segment: int
+) -> None:
+    ranker = ranker_with(name)
+    reached = tuple(f"{module}." for module in ranker.reached_by(segment))
+
+    ranker(batch_of([row for row in ROWS if row.segment == segment])).sum().backward()
+
+    moved = {n for n, p in ranker.named_parameters() if p.grad is not None and p.grad.any()}
+    # Tables alone may be looked up in vain: no rank may skip them.
+    graph = {n for n, p in ranker.named_parameters() if p.grad is not None and ".ebc." not in n}
+    assert moved | graph == {n for n in moved | graph if n.startswith(reached)}
+    assert {n for n, _ in ranker.named_parameters() if n.startswith(reached) and ".ebc." not in n} == graph
