@@ -1,9 +1,14 @@
-"""One gradient norm per part of the ranker, fused tables included.
+"""Gradient norms of the ranker: of each part, its tables and its dense half, each segment's expert, and the whole.
 
-The norm of a part is the L2 norm over all its parameters, tables and dense ones alike: the square root of the sum of
-squares of every element of the gradient of the loss, as one vector. It is taken before clipping and, with several
-processes, of the gradient of the mean of their losses. It is exact: a table's rows are summed over all their lookups
-before they are squared (`recsys/sharding/gate.py`), where a kernel's own clipping looks at one lookup at a time.
+A norm is the L2 norm of the gradient of the loss with respect to a set of parameters, as one vector: the square root of
+the sum of squares of all its elements, tables and dense parameters alike. The gradient is
+
+- that of the loss itself: under a loss scale (float16) it is taken after unscaling;
+- with several processes that of the mean of their losses: it is taken after averaging;
+- what the batch says, not what the step does: it is taken before clipping, and no optimizer's rate or history is in it.
+
+It is exact: a table's rows are summed over all their lookups before they are squared (`sharding/row_gradients.py`),
+where a kernel's own clipping looks at one lookup at a time. The norm of a frozen part is 0.
 """
 
 from collections.abc import Mapping
@@ -19,19 +24,34 @@ from recsys.sharding.processes import ProcessContext
 
 WHOLE = "whole"
 """The name under which the norm over all parts is reported."""
+TABLES, DENSE = "tables", "dense"
+"""What follows a part's name and a slash where the norm is that of one half of the part."""
+EXPERT = "expert"
+"""What goes before a slash and the number of a segment where the norm is that of the segment's own modules."""
+
+_BY_SEGMENT = ("segments", "experts")  # under these names a part keeps a list with one module per segment
 
 
 def gradient_norms(ranker: nn.Module, gate: TableGate, context: ProcessContext) -> dict[str, float]:
-    """Return the norm of each part (a named child of `ranker`) and of the whole.
+    """Return all norms by name; see the module's docstring for what they are of.
 
-    0.0 for a part that no gradient reaches, a frozen one among them. Call it after the backward pass and after
-    `average_dense_gradients`, before anything is clipped, stepped or released; every process calls it and receives the
-    same numbers. It waits for the device once.
+    `<part>` for each named child of `ranker`, and "whole"; `<part>/tables` and `<part>/dense` for a part that has
+    tables (its dense half may be empty: 0); `expert/<segment>` with the segment's number, for a part that keeps modules
+    per segment. 0.0 for what no gradient reaches, a frozen part or an absent segment's expert among it.
+
+    Call it after the backward pass, after unscaling and after `average_dense_gradients`, before anything is clipped,
+    stepped or released; every process calls it and receives the same numbers. It waits for the device once.
 
     Raises:
         TrainingError: a part with tables learns, and the gate has seen none of them: its norm is not known to be 0.
     """
-    squared = squared_gradient_norms(ranker, gate, context)
+    return norms_of_squares(squared_gradient_norms(ranker, gate, context))
+
+
+def norms_of_squares(squared: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the roots of what `squared_gradient_norms` returned, as plain numbers; waits for the device once."""
+    if not squared:
+        return {}
     values = torch.stack(list(squared.values())).sqrt().tolist()
     return dict(zip(squared, values, strict=True))
 
@@ -39,28 +59,55 @@ def gradient_norms(ranker: nn.Module, gate: TableGate, context: ProcessContext) 
 def squared_gradient_norms(ranker: nn.Module, gate: TableGate, context: ProcessContext) -> dict[str, Tensor]:
     """As `gradient_norms`, squared and still on the device: () float64 each."""
     module = unwrapped(ranker)
-    of_tables = _table_squares(module, gate, context)
+    of_dense, of_tables = _dense_squares(module), _table_squares(module, gate, context)
     parts: dict[str, Tensor] = {}
+    details: dict[str, Tensor] = {}
     for part, child in module.named_children():
-        gradients = [parameter.grad for parameter in dense_parameters(child).values() if parameter.grad is not None]
-        squares = [square for name, square in of_tables.items() if name.startswith(f"{part}.")]
-        if gradients:
-            squares.append(torch.stack(torch._foreach_norm(gradients)).double().square().sum())
-        parts[part] = torch.stack(squares).sum() if squares else _zero(context)
-    parts[WHOLE] = torch.stack(list(parts.values())).sum() if parts else _zero(context)
-    return parts
+        dense = _sum([square for name, square in of_dense.items() if name.startswith(f"{part}.")], context)
+        parts[part] = dense
+        if any(name.startswith(f"{part}.") for name in of_tables):
+            held = _sum([square for name, square in of_tables.items() if name.startswith(f"{part}.")], context)
+            parts[part] = held + dense
+            details |= {f"{part}/{TABLES}": held, f"{part}/{DENSE}": dense}
+        for segment, prefix in enumerate(_experts(part, child)):
+            squares = [square for name, square in of_dense.items() if name.startswith(prefix)]
+            details[f"{EXPERT}/{segment}"] = _sum(squares, context)
+    return {**parts, WHOLE: _sum(list(parts.values()), context), **details}
+
+
+def _experts(part: str, child: nn.Module) -> list[str]:
+    """Return the prefix of the parameters of each segment's own modules."""
+    return [
+        f"{part}.{name}.{segment}."
+        for name in _BY_SEGMENT
+        if isinstance(modules := getattr(child, name, None), nn.ModuleList)
+        for segment in range(len(modules))
+    ]
+
+
+def _dense_squares(module: nn.Module) -> dict[str, Tensor]:
+    """Return the squared norm of each dense gradient that there is, by name."""
+    gradients = {name: p.grad for name, p in dense_parameters(module).items() if p.grad is not None}
+    if not gradients:
+        return {}
+    squares = torch.stack(torch._foreach_norm(list(gradients.values()))).double().square()
+    return dict(zip(gradients, squares.unbind(), strict=True))
+
+
+def _sum(squares: list[Tensor], context: ProcessContext) -> Tensor:
+    return torch.stack(squares).sum() if squares else _zero(context)
 
 
 def _table_squares(module: nn.Module, gate: TableGate, context: ProcessContext) -> Mapping[str, Tensor]:
-    """Return each table's squared norm, whole in every process."""
+    """Return each table's squared norm, whole in every process; 0 for a table that was not reached."""
     names = list(tables(module))
     if not names:
         return {}
     here = gate.squared_norms()
+    squares = torch.stack([here.get(name, _zero(context)) for name in names])
     if context.world_size == 1:
         _refuse_unseen(module, [name for name in names if name not in here])
-        return here
-    squares = torch.stack([here.get(name, _zero(context)) for name in names])
+        return dict(zip(names, squares.unbind(), strict=True))
     seen = torch.tensor([float(name in here) for name in names], dtype=torch.float64, device=context.device)
     both = torch.cat([squares, seen])
     dist.all_reduce(both)

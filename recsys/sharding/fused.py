@@ -2,8 +2,8 @@
 
 A fused table has no `.grad` and no optimizer that could be stepped: its kernel updates the rows inside the backward
 pass. Everything that needs more than that goes through this file (weights, digests, checkpoints) and `gate.py` (norms,
-clipped or withheld updates). This file alone reads names that TorchRec keeps private;
-`tests/sharding/test_fused.py` holds them against a plain collection.
+clipped or withheld updates); replicated tables (`replicated.py`) go the same two ways. This file alone reads names that
+TorchRec keeps private; `tests/sharding/test_fused.py` holds them against a plain collection.
 
 A table's name is its parameter's name in the plain, unwrapped module, such as
 `embedding_tower.ebc.embedding_bags.tower_item.weight`, so state read here loads into either.
@@ -11,6 +11,7 @@ A table's name is its parameter's name in the plain, unwrapped module, such as
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from recsys.errors import DataError
+from recsys.sharding.replicated import ReplicatedKernel, ReplicatedTables
 
 _BIT_VIEWS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -40,6 +42,25 @@ class TableShard:
     columns: slice
     weight: Tensor
     state: Tensor | None
+
+
+class TableKernel(Protocol):
+    """Whatever steps tables in this process: a fused kernel, or the optimizer of replicated tables."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of the tables that it steps, whole or pieces of them."""
+
+    @property
+    def optimizer(self) -> str:
+        """Its update rule by fbgemm's word."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the next update."""
+
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the rate of the updates from now on."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +90,14 @@ class Table:
     """What every process knows about one table, whether or not it holds a piece of it.
 
     Attributes:
-        optimizer: the fused update rule by fbgemm's word; None for a plain table that no kernel holds.
+        optimizer: the update rule by fbgemm's word; None for a plain table that no kernel holds.
+        is_sharded: whether the processes hold disjoint pieces of it; otherwise each holds the whole.
     """
 
     shape: tuple[int, int]
     dtype: torch.dtype
     optimizer: str | None
+    is_sharded: bool
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -91,6 +114,27 @@ def fused_kernels(module: nn.Module) -> list[FusedKernel]:
     ]
 
 
+def table_kernels(module: nn.Module) -> list[TableKernel]:
+    """Return everything in this process that steps tables under `module`: fused kernels, then replicated tables."""
+    replicated = [ReplicatedKernel(tables, tuple(names)) for tables, names in replicated_tables(module).items()]
+    return [*fused_kernels(module), *replicated]
+
+
+def replicated_tables(module: nn.Module) -> dict[ReplicatedTables, dict[str, nn.Parameter]]:
+    """Return the replicated collections under `module`, each with its tables by name."""
+    return {
+        child: {_name(path, config.name): child.weight(config.name) for config in child.embedding_bag_configs()}
+        for path, child in _plain(unwrapped(module))
+        if isinstance(child, ReplicatedTables)
+    }
+
+
+def averaged_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Return every parameter whose gradient the processes must average: the dense ones and the replicated tables."""
+    replicated = [table for tables in replicated_tables(module).values() for table in tables.values()]
+    return [*dense_parameters(module).values(), *replicated]
+
+
 def tables(module: nn.Module) -> dict[str, Table]:
     """Return all tables under `module` by name, the same in every process and in the same order."""
     found = {}
@@ -103,11 +147,13 @@ def tables(module: nn.Module) -> dict[str, Table]:
         }
         for config in collection._embedding_bag_configs:
             shape = config.num_embeddings, config.embedding_dim
-            found[_name(path, config.name)] = Table(shape, torch.float32, rules[config.name])
+            found[_name(path, config.name)] = Table(shape, torch.float32, rules[config.name], is_sharded=True)
     for path, plain in _plain(unwrapped(module)):
         for config in plain.embedding_bag_configs():
             weight = plain.embedding_bags[config.name].weight
-            found[_name(path, config.name)] = Table((weight.shape[0], weight.shape[1]), weight.dtype, None)
+            rule = plain.rule if isinstance(plain, ReplicatedTables) else None
+            shape = weight.shape[0], weight.shape[1]
+            found[_name(path, config.name)] = Table(shape, weight.dtype, rule, is_sharded=False)
     return found
 
 
@@ -126,7 +172,8 @@ def table_shards(module: nn.Module) -> list[TableShard]:
         for config in plain.embedding_bag_configs():
             weight = plain.embedding_bags[config.name].weight.detach()
             everything = slice(0, weight.shape[0]), slice(0, weight.shape[1])
-            shards.append(TableShard(_name(path, config.name), *everything, weight, None))
+            state = plain.state(config.name) if isinstance(plain, ReplicatedTables) else None
+            shards.append(TableShard(_name(path, config.name), *everything, weight, state))
     return shards
 
 
@@ -139,7 +186,7 @@ def table_weights(module: nn.Module) -> dict[str, Tensor]:
     whole = {}
     for name, table in tables(module).items():
         pieces = [(shard.rows, shard.columns, shard.weight) for shard in shards if shard.table == name]
-        whole[name] = _joined(table.shape, table.dtype, pieces, is_sharded=table.optimizer is not None)
+        whole[name] = _joined(table.shape, table.dtype, pieces, is_sharded=table.is_sharded)
     return whole
 
 
@@ -171,7 +218,7 @@ def table_optimizer_state(module: nn.Module) -> dict[str, Tensor]:
                 for shard in shards
                 if shard.table == name and shard.state is not None
             ]
-            whole[f"{name}.sum"] = _joined(shape, torch.float32, pieces, is_sharded=True)
+            whole[f"{name}.sum"] = _joined(shape, torch.float32, pieces, is_sharded=table.is_sharded)
     return whole
 
 

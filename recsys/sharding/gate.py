@@ -1,47 +1,27 @@
-"""A gate between the backward pass and the update of the fused tables.
+"""A gate between the backward pass and the update of the tables.
 
 A fused kernel updates its rows as soon as the gradient reaches its output. The gate cuts the graph there: the loss's
 backward pass ends at the tables' outputs, the gradients can be looked at (their norm, whether they are finite), and
-then the update is let through, scaled or not at all.
+then the update is let through, scaled or not at all. Replicated tables have an ordinary `.grad`, and the gate steps
+them at the same moment.
 
-The norm is exact. The gradient of a row is the sum over all lookups of that row, weighted as the pooling weighted them,
-so lookups are sorted by row and summed by segment before anything is squared. With several processes the gradient at a
-kernel's output already holds every process's rows, divided by the number of processes: sums of squares add up.
+The norm is exact (`row_gradients.py`). With several processes the gradient at a kernel's output already holds every
+process's rows, divided by the number of processes: sums of squares add up.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from recsys.sharding.fused import FusedKernel, fused_kernels
-
-
-@dataclass(frozen=True)
-class _Lookup:
-    """One forward pass of one kernel: T features of B rows each.
-
-    Attributes:
-        indices: row ids, feature by feature.
-        offsets: (T * B + 1,), where each bag begins in `indices`.
-        weights: one per id, or None.
-        output: (B, all widths), still joined to the kernel.
-        leaf: the same numbers, from which the rest of the model's graph begins.
-    """
-
-    indices: Tensor
-    offsets: Tensor
-    weights: Tensor | None
-    output: Tensor
-    leaf: Tensor
+from recsys.sharding.fused import fused_kernels, replicated_tables
+from recsys.sharding.row_gradients import Lookup, inner_products, squared_norms
 
 
 class TableGate:
-    """Holds back the update of every fused table under a module until `release` or `discard`.
+    """Holds back the update of every table under a module until `release` or `discard`.
 
     It stays in place until `close`. A backward pass that is neither released nor discarded before the next one is held
     too: the updates of both are then released together, and the norm is that of their summed gradient.
@@ -49,30 +29,59 @@ class TableGate:
 
     def __init__(self, module: nn.Module) -> None:
         self._kernels = fused_kernels(module)
-        self._lookups: list[list[_Lookup]] = [[] for _ in self._kernels]
+        self._replicated = replicated_tables(module)
+        self._lookups: list[list[Lookup]] = [[] for _ in self._kernels]
         self._hooks = [
             kernel.module.register_forward_hook(_CutGraph(lookups), with_kwargs=True)
             for kernel, lookups in zip(self._kernels, self._lookups, strict=True)
         ]
 
     def gradients(self) -> list[Tensor]:
-        """Return the gradients at the tables' outputs, one per kernel and forward pass that the loss depends on."""
-        return [lookup.leaf.grad for lookups in self._lookups for lookup in lookups if lookup.leaf.grad is not None]
+        """Return all that the loss's backward pass left at the tables, to be judged or scaled in place.
+
+        The gradients at the kernels' outputs, one per kernel and forward pass that the loss depends on, and those of
+        replicated tables.
+        """
+        held = [lookup.leaf.grad for lookups in self._lookups for lookup in lookups if lookup.leaf.grad is not None]
+        return [*held, *self._replicated_gradients().values()]
 
     def squared_norms(self) -> dict[str, Tensor]:
-        """Return the squared L2 norm of each table's gradient, as far as this process holds the table.
+        """Return the squared L2 norm of each table's gradient, as far as it falls to this process.
 
-        float64 scalars by table name; a table that no kernel of this process holds, or whose kernel the loss does not
-        reach, is left out.
+        float64 scalars by table name, to be summed over the processes: a sharded table falls to those that hold pieces
+        of it, a replicated one to the first (its gradient must have been averaged). A table that the loss does not
+        reach is left out.
         """
         norms: dict[str, Tensor] = {}
         for kernel, lookups in zip(self._kernels, self._lookups, strict=True):
             reached = [lookup for lookup in lookups if lookup.leaf.grad is not None]
             if reached:
                 # Two pieces of one table (column-wise sharding) may lie in one kernel: their squares add up.
-                for name, squared in zip(kernel.tables, _squared_norms(kernel, reached).unbind(), strict=True):
+                for name, squared in zip(kernel.tables, squared_norms(kernel, reached).unbind(), strict=True):
                     norms[name] = norms[name] + squared if name in norms else squared
+        if dist.get_rank() == 0:
+            for name, gradient in self._replicated_gradients().items():
+                norms[name] = torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
         return norms
+
+    def leaves(self, part: str) -> list[Tensor]:
+        """Return what went into the rest of the model in place of the outputs of the part's kernels, in this step."""
+        return [lookup.leaf for lookups in self._lookups_of(part).values() for lookup in lookups]
+
+    def inner_products(self, part: str, gradients: Sequence[Sequence[Tensor]]) -> Tensor | None:
+        """Return the inner products of S gradients of the part's sharded tables, (S, S) float64.
+
+        To be summed over the processes; None where this process looked nothing up.
+
+        Args:
+            gradients: S times the gradients with respect to `leaves(part)`.
+        """
+        by_leaf = iter(zip(*gradients, strict=True))  # for each leaf, its S gradients
+        products = [
+            inner_products(self._kernels[index], lookups, [next(by_leaf) for _ in lookups])
+            for index, lookups in self._lookups_of(part).items()
+        ]
+        return torch.stack(products).sum(dim=0) if products else None
 
     def release(self, keep: Tensor, scale: Tensor | None = None) -> None:
         """Let the held updates through, their gradients times `scale`, or withhold them where `keep` is false.
@@ -85,32 +94,53 @@ class TableGate:
         if keep.device.type == "cpu" and not keep:
             self.discard()
             return
-        outputs = [lookup.output for lookups in self._lookups for lookup in lookups if lookup.leaf.grad is not None]
         gradients = self.gradients()
-        if scale is not None:
-            gradients = [gradient * scale.to(gradient.dtype) for gradient in gradients]
+        if scale is not None and gradients:
+            torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
         if keep.device.type != "cpu":
-            gradients = [torch.where(keep, gradient, 0.0) for gradient in gradients]
-        if outputs:
-            torch.autograd.backward(outputs, gradients)
+            for gradient in gradients:
+                gradient.masked_fill_(~keep, 0.0)
+        reached = [lookup for lookups in self._lookups for lookup in lookups if lookup.leaf.grad is not None]
+        if reached:
+            torch.autograd.backward([lookup.output for lookup in reached], [lookup.leaf.grad for lookup in reached])
+        for collection in self._replicated:
+            collection.optimizer.step()
         self.discard()
 
     def discard(self) -> None:
         """Drop the held updates: no table moves."""
         for lookups in self._lookups:
             lookups.clear()
+        for collection in self._replicated:
+            collection.optimizer.zero_grad()
 
     def close(self) -> None:
-        """Take the gate away: from now on tables update inside the backward pass again."""
+        """Take the gate away: kernels update inside the backward pass again, and replicated tables not at all."""
         self.discard()
         for hook in self._hooks:
             hook.remove()
+
+    def _replicated_gradients(self) -> dict[str, Tensor]:
+        return {
+            name: table.grad
+            for tables in self._replicated.values()
+            for name, table in tables.items()
+            if table.grad is not None
+        }
+
+    def _lookups_of(self, part: str) -> dict[int, list[Lookup]]:
+        """Return the lookups of the part's kernels that were used in this step, by kernel; a kernel is of one part."""
+        return {
+            index: lookups
+            for index, (kernel, lookups) in enumerate(zip(self._kernels, self._lookups, strict=True))
+            if lookups and kernel.tables[0].startswith(f"{part}.")
+        }
 
 
 class _CutGraph:
     """Forward hook of a kernel: the model goes on from a detached copy of the output."""
 
-    def __init__(self, lookups: list[_Lookup]) -> None:
+    def __init__(self, lookups: list[Lookup]) -> None:
         self._lookups = lookups
 
     def __call__(self, kernel: nn.Module, arguments: tuple, keywords: dict[str, Any], output: Tensor) -> Tensor | None:
@@ -119,84 +149,5 @@ class _CutGraph:
         leaf = output.detach().requires_grad_()
         weights = keywords["per_sample_weights"]
         detached = None if weights is None else weights.detach()
-        self._lookups.append(_Lookup(keywords["indices"], keywords["offsets"], detached, output, leaf))
+        self._lookups.append(Lookup(keywords["indices"], keywords["offsets"], detached, output, leaf))
         return leaf
-
-
-def _squared_norms(kernel: FusedKernel, lookups: Sequence[_Lookup]) -> Tensor:
-    """Return the squared norm of the summed gradient of each of the kernel's table pieces, (tables,) float64."""
-    device = lookups[0].leaf.device
-    table_of_feature = kernel.module.feature_table_map
-    rows = [spec[0] for spec in kernel.module.embedding_specs]
-    widths = [spec[1] for spec in kernel.module.embedding_specs]
-    first_key = torch.tensor([0, *rows], device=device).cumsum(0)  # (tables + 1,)
-    norms = torch.zeros(len(rows), dtype=torch.float64, device=device)
-    for width in dict.fromkeys(widths):
-        features = [feature for feature, table in enumerate(table_of_feature) if widths[table] == width]
-        if not features:
-            continue
-        parts = [_row_parts(kernel, lookup, features, first_key) for lookup in lookups]
-        keys, squares = _sum_by_row(parts)
-        norms.index_add_(0, torch.searchsorted(first_key, keys, right=True) - 1, squares)
-    return norms
-
-
-@dataclass(frozen=True)
-class _RowParts:
-    """What each looked-up id adds to its row's gradient: `scale * bag_gradients[bag]`."""
-
-    keys: Tensor  # (ids,) which row, counted through all tables of the kernel
-    bags: Tensor  # (ids,)
-    scale: Tensor | None  # (ids,)
-    bag_gradients: Tensor  # (bags, width)
-
-
-def _row_parts(kernel: FusedKernel, lookup: _Lookup, features: list[int], first_key: Tensor) -> _RowParts:
-    """Return the parts of one forward pass that fall to `features`, all of one width."""
-    table_of_feature = kernel.module.feature_table_map
-    num_features, num_rows = len(table_of_feature), lookup.leaf.shape[0]
-    device = lookup.leaf.device
-    lengths = lookup.offsets.diff()  # (T * B,)
-    bag = torch.repeat_interleave(
-        torch.arange(num_features * num_rows, device=device), lengths, output_size=lookup.indices.numel()
-    )
-    feature = torch.div(bag, num_rows, rounding_mode="floor")
-    keys = first_key[torch.tensor(table_of_feature, device=device)][feature] + lookup.indices
-    scale = lookup.weights
-    if kernel.module.pooling_mode == PoolingMode.MEAN:
-        inverse = lengths.to(torch.float32).reciprocal()[bag]
-        scale = inverse if scale is None else scale * inverse
-    gradient = lookup.leaf.grad
-    assert gradient is not None
-    if len(features) == num_features:
-        # (B, T * D) seen as (B * T, D): bag (t, b) is its row b * T + t.
-        bag_gradients = gradient.reshape(num_rows * num_features, -1)
-        return _RowParts(keys, (bag - feature * num_rows) * num_features + feature, scale, bag_gradients)
-    starts = kernel.module.D_offsets.tolist()
-    columns = [gradient[:, starts[feature] : starts[feature + 1]] for feature in features]
-    position = torch.full((num_features,), -1, device=device)
-    position[features] = torch.arange(len(features), device=device)
-    chosen = position[feature] >= 0
-    bags = (bag - feature * num_rows) + position[feature] * num_rows
-    chosen_scale = None if scale is None else scale[chosen]
-    return _RowParts(keys[chosen], bags[chosen], chosen_scale, torch.cat(columns))
-
-
-def _sum_by_row(parts: list[_RowParts]) -> tuple[Tensor, Tensor]:
-    """Sum the parts by row and return the distinct keys and the squared norm of each row's gradient (float64)."""
-    first_bag = 0
-    bags = []
-    for part in parts:
-        bags.append(part.bags + first_bag)
-        first_bag += part.bag_gradients.shape[0]
-    keys, order = torch.cat([part.keys for part in parts]).sort()
-    scales = None
-    if parts[0].scale is not None:
-        scales = torch.cat([part.scale for part in parts if part.scale is not None])[order]
-    is_first = torch.ones_like(keys, dtype=torch.bool)
-    is_first[1:] = keys[1:] != keys[:-1]
-    starts = is_first.nonzero().squeeze(1)
-    gradients = parts[0].bag_gradients if len(parts) == 1 else torch.cat([part.bag_gradients for part in parts])
-    # A segment sum without writing out one gradient row per lookup: an embedding bag whose "table" is the gradients.
-    sums = F.embedding_bag(torch.cat(bags)[order], gradients, starts, mode="sum", per_sample_weights=scales)
-    return keys[starts], torch.linalg.vector_norm(sums, dim=1, dtype=torch.float64).square()

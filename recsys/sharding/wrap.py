@@ -23,8 +23,9 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.errors import UsageError
-from recsys.sharding.fused import dense_buffers, dense_parameters, load_table_weights, table_weights
+from recsys.sharding.fused import averaged_parameters, dense_buffers, load_table_weights, table_weights
 from recsys.sharding.processes import ProcessContext
+from recsys.sharding.replicated import ReplicatedTables
 
 # The three update rules that fbgemm's CPU kernels have; they ignore weight decay and momentum, so neither is offered.
 _UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
@@ -32,7 +33,9 @@ _UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
     "sgd": torch.optim.SGD,
 }
-_SHARDINGS = ("table_wise", "row_wise", "column_wise")
+# What the fused kernels call these rules.
+_RULE_NAMES = {"rowwise_adagrad": "exact_row_wise_adagrad", "adagrad": "exact_adagrad", "sgd": "exact_sgd"}
+_SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def wrap_ranker(
         ranker: changed in place; afterwards it is the returned wrapper's `.module`, with the same named children.
         table_optimizers: by name of the part (a child of `ranker`); None for a part that stands still. Every part that
             has tables must be named.
-        sharding: by name of the part: "table_wise" (the default), "row_wise" or "column_wise".
+        sharding: by name of the part: "table_wise" (the default), "row_wise", "column_wise", or "data_parallel" for
+            tables that every process holds whole and that learn through a `TableGate` alone (`replicated.py`).
 
     Raises:
         UsageError: a part with tables has no entry, a table's width is no multiple of 4, or row-wise Adagrad meets
@@ -89,9 +93,13 @@ def wrap_ranker(
                 f"{', '.join(table_optimizers) or 'none'}). Give it one, or None if it shall stand still."
             )
         optimizer = table_optimizers[part] or _STANDING_STILL
-        _check_tables(path, collection, optimizer, kinds.get(part, "table_wise"))
-        _attach(collection, optimizer)
-    plan = _plan(collections, kinds, context)
+        kind = kinds.get(part, "table_wise")
+        _check_tables(path, collection, optimizer, kind)
+        if kind == "data_parallel":
+            _replicate(ranker, path, collection, optimizer, context)
+        else:
+            _attach(collection, optimizer)
+    plan = _plan(_collections_by_part(ranker), kinds, context)
     # TorchRec fills sharded tables with fresh random numbers unless they came from another device than the CPU.
     weights = table_weights(ranker)
     wrapped = DistributedModelParallel(
@@ -104,7 +112,10 @@ def wrap_ranker(
         data_parallel_wrapper=_Replicated(),
     )
     load_table_weights(wrapped, weights)
-    _broadcast_dense(wrapped, context)
+    for path, collection in collections.items():
+        # The sharded collection is a new module, in training mode also where it took a frozen one's place.
+        wrapped.module.get_submodule(path).train(collection.training)
+    _broadcast_replicated(wrapped, context)
     return wrapped
 
 
@@ -131,6 +142,19 @@ class _Replicated(DataParallelWrapper):
 
     def wrap(self, dmp: DistributedModelParallel, env: ShardingEnv, device: torch.device) -> None:
         dmp.module.to(device)
+
+
+def _replicate(
+    ranker: nn.Module,
+    path: str,
+    collection: EmbeddingBagCollection,
+    optimizer: TableOptimizer,
+    context: ProcessContext,
+) -> None:
+    """Put replicated tables with the same parameters in the collection's place."""
+    collection.requires_grad_(True)
+    rule = _UPDATE_RULES[optimizer.name](collection.to(context.device).parameters(), **_arguments(optimizer))
+    ranker.set_submodule(path, ReplicatedTables(collection, rule, _RULE_NAMES[optimizer.name]))
 
 
 def _collections_by_part(ranker: nn.Module) -> dict[str, EmbeddingBagCollection]:
@@ -161,10 +185,12 @@ def _attach(collection: EmbeddingBagCollection, optimizer: TableOptimizer) -> No
     # A fused kernel ignores requires_grad, and attaching to a parameter without it fails.
     collection.requires_grad_(True)
     # The sharder writes into these arguments: a dictionary shared by two parts would mix them up.
-    arguments: dict[str, Any] = {"lr": optimizer.learning_rate}
-    if optimizer.name != "sgd":
-        arguments["eps"] = optimizer.epsilon
-    _apply_optimizer_in_backward(_UPDATE_RULES[optimizer.name], collection.parameters(), arguments)
+    _apply_optimizer_in_backward(_UPDATE_RULES[optimizer.name], collection.parameters(), _arguments(optimizer))
+
+
+def _arguments(optimizer: TableOptimizer) -> dict[str, Any]:
+    epsilon = {} if optimizer.name == "sgd" else {"eps": optimizer.epsilon}
+    return {"lr": optimizer.learning_rate, **epsilon}
 
 
 def _leave_as_it_is(weight: torch.Tensor) -> None:
@@ -179,6 +205,8 @@ def _plan(
     sharder = EmbeddingBagCollectionSharder()
     modules = {}
     for path, collection in collections.items():
+        if isinstance(collection, ReplicatedTables):
+            continue
         kind = kinds.get(path.split(".")[0], "table_wise")
         places = {}
         # Largest first, each to the process that holds least: the usual greedy balance.
@@ -203,11 +231,11 @@ def _plan(
     return ShardingPlan(modules)
 
 
-def _broadcast_dense(wrapped: nn.Module, context: ProcessContext) -> None:
-    """Give every process the first one's dense weights: they may have been drawn from different seeds."""
+def _broadcast_replicated(wrapped: nn.Module, context: ProcessContext) -> None:
+    """Give every process the first one's replicated weights: they may have been drawn from different seeds."""
     if context.world_size > 1:
         with torch.no_grad():
-            for tensor in (*dense_parameters(wrapped).values(), *dense_buffers(wrapped).values()):
+            for tensor in (*averaged_parameters(wrapped), *dense_buffers(wrapped).values()):
                 dist.broadcast(tensor, src=0)
 
 
