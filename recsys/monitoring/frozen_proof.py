@@ -1,8 +1,12 @@
-"""Proof that a frozen part stood still: the same bits before and after.
+"""Proof that a frozen part stood still: the same bits before and after, and nothing done to it in between that could
+have moved it.
 
-Digested are the part's parameters, its buffers, its tables as this process holds them, and whatever optimizer state is
+Digested are the part's parameters, its buffers, its tables as each process holds them, and whatever optimizer state is
 kept for any of them. State that appears or vanishes counts as moved. The kernels' forward counter is no state of the
 part and is left out: evaluation advances it too.
+
+A digest is blind to what leaves no trace: dropout in training mode changes every output of the part and none of its
+bits. So every forward pass is watched as well: it must run in evaluation mode and without a graph.
 """
 
 import hashlib
@@ -22,9 +26,16 @@ OptimizerState = Callable[[], Mapping[str, Tensor]]
 
 
 class FrozenProof:
-    """Digests every frozen part when made, and compares when asked.
+    """Digests every frozen part when made, watches its forward passes, and compares when asked.
+
+    Every process makes one, calls `record`, and is told what happened in any of them.
+
+    Raises:
+        TrainingError: when made: a frozen part is in training mode, asks for gradients, or is not frozen everywhere.
+            In a forward pass from then on: the part runs in training mode or with a graph, or was thawed.
 
     >>> ranker = nn.ModuleDict({"embedding_tower": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
+    >>> _ = ranker["embedding_tower"].requires_grad_(False).eval()
     >>> ranker["embedding_tower"].is_frozen = True
     >>> proof = FrozenProof(ranker, dict)
     >>> _ = ranker["head"].weight.data.zero_()
@@ -35,37 +46,47 @@ class FrozenProof:
     def __init__(self, ranker: nn.Module, optimizer_state: OptimizerState) -> None:
         self._ranker = unwrapped(ranker)
         self._optimizer_state = optimizer_state
-        self._before = {part: self._digests(part) for part in frozen_parts(self._ranker)}
+        parts = frozen_parts(self._ranker)
+        _require_same_everywhere(parts)
+        self._before = {part: self._digests(part) for part in parts}
+        for part in parts:
+            _refuse(part, _betrayals(self._ranker, part))
+        self._hooks = [hook for part in parts for hook in _watch(self._ranker, part)]
 
     def record(self) -> dict[str, dict[str, Any]]:
         """Compare with the start and return, per frozen part, what can be logged with the run; {} if none is frozen.
 
-        Every process calls it.
-
         Raises:
-            TrainingError: names what moved, on which process, first of all.
+            TrainingError: names what moved or could have, on which process, first of all.
         """
         record = {}
         for part, before in self._before.items():
             after = self._digests(part)
-            moved = _gathered(sorted(name for name in before | after if before.get(name) != after.get(name)))
-            if moved:
-                raise TrainingError(
-                    f"The frozen part `{part}` did not stand still: {len(moved)} of its tensors moved, among them "
-                    f"{moved[0]}. Nothing of a frozen part may reach an optimizer, run in training mode or be written "
-                    "to; this run's comparison with an unfrozen one would be void."
-                )
-            record[part] = {
-                "stood_still": True,
-                "tensors": len(before),
+            moved = sorted(name for name in before | after if before.get(name) != after.get(name))
+            _refuse(part, [f"`{name}` moved" for name in moved] + _betrayals(self._ranker, part))
+            mine = {
+                **_counts(before),
                 "digest_before": fingerprint_of(before),
                 "digest_after": fingerprint_of(after),
             }
+            processes = _gathered(mine)
+            record[part] = {
+                "stood_still": True,
+                "digest_before": fingerprint_of([each["digest_before"] for each in processes]),
+                "digest_after": fingerprint_of([each["digest_after"] for each in processes]),
+                "processes": processes,
+            }
         return record
+
+    def close(self) -> None:
+        """Watch no longer; what is no longer proven may be thawed."""
+        for hook in self._hooks:
+            hook.remove()
+        self._before, self._hooks = {}, []
 
     def _digests(self, part: str) -> dict[str, str]:
         state = {name: tensor for name, tensor in self._optimizer_state().items() if name.startswith(f"{part}.")}
-        return part_digests(self._ranker, part) | {f"optimizer: {name}": _digest(t) for name, t in state.items()}
+        return part_digests(self._ranker, part) | {f"{_STATE}{name}": _digest(t) for name, t in state.items()}
 
 
 def frozen_parts(ranker: nn.Module) -> tuple[str, ...]:
@@ -85,6 +106,14 @@ def part_digests(ranker: nn.Module, part: str) -> dict[str, str]:
     return {name: _digest(tensor) for name, tensor in tensors.items()}
 
 
+_STATE = "optimizer: "
+
+
+def _counts(digests: Mapping[str, str]) -> dict[str, int]:
+    state = sum(name.startswith(_STATE) for name in digests)
+    return {"tensors": len(digests) - state, "optimizer_state_tensors": state}
+
+
 def _digest(tensor: Tensor) -> str:
     plain = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)} ".encode())
@@ -93,10 +122,73 @@ def _digest(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _gathered(moved: list[str]) -> list[str]:
-    """Return what moved in any process, so that all of them stop together."""
+def _betrayals(ranker: nn.Module, part: str) -> list[str]:
+    """Return what could move the part, though nothing may have moved yet."""
+    child = ranker.get_submodule(part)
+    dense = dense_parameters(child)
+    return [
+        *([] if getattr(child, "is_frozen", False) else [f"`{part}` was thawed: its `is_frozen` is off"]),
+        *(f"`{name}` is in training mode" for name in _in_training_mode(part, child)),
+        *(f"`{part}.{name}` asks for a gradient" for name, p in dense.items() if p.requires_grad),
+        *(f"`{part}.{name}` holds a gradient" for name, p in dense.items() if p.grad is not None),
+    ]
+
+
+def _in_training_mode(part: str, child: nn.Module) -> list[str]:
+    return [f"{part}.{name}".rstrip(".") for name, module in child.named_modules() if module.training]
+
+
+def _watch(ranker: nn.Module, part: str) -> list[torch.utils.hooks.RemovableHandle]:
+    """Refuse, at once and by name, a forward pass in which the part could move or answer at random."""
+    child = ranker.get_submodule(part)
+
+    # Raised here, in this process alone: the fault is the code's, so every process has it in the same step.
+    def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if not getattr(module, "is_frozen", False):
+            raise _not_still(part, [f"`{part}` was thawed: its `is_frozen` is off"])
+        if training := _in_training_mode(part, module):
+            raise _not_still(part, [f"`{name}` is in training mode" for name in training])
+
+    def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        if isinstance(output, Tensor) and output.requires_grad:
+            raise _not_still(
+                part,
+                [f"`{part}` ran its forward pass with a graph, in which fused tables ignore `requires_grad`"],
+            )
+
+    return [child.register_forward_pre_hook(before), child.register_forward_hook(after)]
+
+
+def _refuse(part: str, faults: list[str]) -> None:
+    """Raise in every process if any process found a fault."""
+    everywhere = _gathered(faults)
+    if len(everywhere) > 1:
+        everywhere = [[f"{fault} (process {rank})" for fault in found] for rank, found in enumerate(everywhere)]
+    if found := [fault for process in everywhere for fault in process]:
+        raise _not_still(part, found)
+
+
+def _not_still(part: str, faults: list[str]) -> TrainingError:
+    more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+    return TrainingError(
+        f"The frozen part `{part}` did not stand still: {faults[0]}{more}. Nothing of a frozen part may reach an "
+        "optimizer, run in training mode or be written to; this run's comparison with an unfrozen one would be void."
+    )
+
+
+def _require_same_everywhere(parts: tuple[str, ...]) -> None:
+    everywhere = _gathered(parts)
+    if len(set(everywhere)) > 1:
+        raise TrainingError(
+            f"The processes disagree on what is frozen: {[list(each) for each in everywhere]}. A sharded table that "
+            "one process trains and another does not waits for ever. Apply the same training mode in all of them."
+        )
+
+
+def _gathered(mine: Any) -> list[Any]:
+    """Return what every process passed, by rank."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [f"`{name}`" for name in moved]
-    everywhere: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everywhere, moved)
-    return [f"`{name}` (process {rank})" for rank, names in enumerate(everywhere) for name in names]
+        return [mine]
+    everywhere = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, mine)
+    return everywhere

@@ -6,36 +6,14 @@ dropout, fused tables (deaf to `requires_grad`), and gradients and moments left 
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from recsys.composition.conditional import SegmentGatedComposition
 from recsys.errors import TrainingError
-from recsys.features.batch import Batch
 from recsys.monitoring.frozen_proof import FrozenProof
 from recsys.sharding.fused import table_shards, whole_state
-from recsys.towers.embedding import EmbeddingTower
-from tests.small_model import SEGMENTS, small_contract, small_ranker, two_tower_spec
+from tests.restless_tower import restless_ranker
 from tests.training.small_run import gated_ranker, small_run
 
 STEPS = 10
-
-
-class RestlessTower(EmbeddingTower):
-    """An embedding tower with batch normalisation and dropout on its way out."""
-
-    def __init__(self) -> None:
-        super().__init__(two_tower_spec(), small_contract())
-        self.restless = nn.Sequential(nn.BatchNorm1d(self.output_width), nn.Dropout(0.5))
-
-    def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
-            return self.restless(super().forward(batch, rows))
-
-
-def restless_ranker() -> nn.Module:
-    ranker = small_ranker(lambda p: SegmentGatedComposition(p, len(SEGMENTS), None))
-    ranker.embedding_tower = RestlessTower()
-    return ranker
 
 
 def proof_of(run) -> FrozenProof:
@@ -114,11 +92,6 @@ def move_a_table_row(run) -> None:
     table_shards(run.ranker.module.embedding_tower)[0].weight[0, 0] += 1e-6
 
 
-def thaw(run) -> None:
-    run.ranker.module.embedding_tower.is_frozen = False
-    run.train(1)
-
-
 @pytest.mark.parametrize(
     ("violate", "named"),
     [
@@ -126,7 +99,6 @@ def thaw(run) -> None:
         (flip_a_zeros_sign, r"embedding_tower\.restless\.0\.running_mean"),
         (move_a_buffer, r"embedding_tower\.restless\.0\.num_batches_tracked"),
         (move_a_table_row, r"embedding_tower\.ebc\.embedding_bags\.tower_\w+\.weight \(rows 0-\d, columns 0-4\)"),
-        (thaw, r"embedding_tower\.restless\.0\.num_batches_tracked"),
     ],
 )
 def test_the_proof_fails_and_names_what_moved(context, violate, named):
