@@ -5,6 +5,7 @@ training, 73 cannot write, 75 busy, 130 Ctrl-C, 143 SIGTERM.
 """
 
 import argparse
+import difflib
 import importlib
 import json
 import os
@@ -39,6 +40,7 @@ class Command:
     example: str
     options: tuple[Option, ...] = ()
     positional: str | None = None
+    positional_help: str = ""
 
     @property
     def module(self) -> str:
@@ -55,6 +57,8 @@ COMMANDS = (
         "recsys fetch online_retail",
         (Option("--to", "target folder (data/raw/<source>)"),),
         positional="source",
+        positional_help="online_retail, movielens-100k, movielens-1m, movielens-20m, movielens-25m or "
+        "movielens-latest-small",
     ),
     Command(
         "prepare",
@@ -103,6 +107,8 @@ COMMANDS = (
         (Option("--port", "port", default="5000"),),
     ),
 )
+
+_NAMES = [command.name for command in COMMANDS]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -159,11 +165,23 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words:
+        parser.print_help(sys.stderr)
+        parser.exit(2, "\nrecsys: no command was given; start with `recsys demo`.\n")
+    if words[0] not in _NAMES and not words[0].startswith("-"):
+        near = difflib.get_close_matches(words[0], _NAMES, n=1)
+        hint = f"did you mean `recsys {near[0]}`?" if near else f"the commands are {', '.join(_NAMES)}."
+        parser.exit(2, f"recsys: there is no command `{words[0]}`; {hint}\n")
     # argparse takes a list of positionals only where they stand together; overrides may stand between options too.
-    arguments, rest = parser.parse_known_args(argv)
-    if unknown := [word for word in rest if word.startswith("-") or "=" not in word]:
-        parser.error(f"unknown argument {unknown[0]}; overrides look like training.epochs=2")
+    arguments, rest = parser.parse_known_args(words)
     arguments.overrides = [*arguments.overrides, *rest]
+    if unknown := [word for word in arguments.overrides if word.startswith("-") or "=" not in word]:
+        parser.exit(
+            2,
+            f"recsys {arguments.command}: unknown argument `{unknown[0]}`. Options are in `recsys {arguments.command} "
+            "--help`; overrides look like training.epochs=2, without blanks around the `=`.\n",
+        )
     return arguments
 
 
@@ -184,11 +202,11 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if command.positional:
-            one.add_argument(command.positional)
+            one.add_argument(command.positional, help=command.positional_help)
         for option in command.options:
             one.add_argument(option.flag, help=option.help, required=option.required, default=option.default)
         one.add_argument("--dry-run", action="store_true", help="check and print the configuration, do nothing")
-        one.add_argument("overrides", nargs="*", metavar="key=value", help=_OVERRIDES_HELP)
+        one.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=_OVERRIDES_HELP)
     return parser
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from recsys.config import RunConfig, config_from
@@ -32,12 +32,37 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def _nearest_key(unknown: str) -> str:
-    known = [*(path.name for path in CONF.iterdir() if path.is_dir()), *_keys(_compose([]))]
-    near = difflib.get_close_matches(unknown, known, n=3, cutoff=0.5)
-    return f"There is no key `{unknown}`; " + (
-        f"near it: {', '.join(near)}." if near else "the keys stand in conf/run.yaml."
-    )
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    """Hydra's complaint in this project's terms: the key or choice, and what there is in its place."""
+    text = str(error)
+    if found := re.search(r"Could not override '(.+)'", text):
+        return _nearest_key(found.group(1), overrides)
+    if found := re.search(r"Could not find '([^/']+)/([^']+)'", text):
+        group, word = found.groups()
+        return f"`{group}={word}` is none of the choices of `{group}`: {', '.join(choices(group))}."
+    if found := re.search(r"full_key: (\S+)", text.replace("\n", " ")):
+        key = found.group(1)
+        return f"`{key}` has no value, and no default would fit: give it as `{key}=...`."
+    if found := re.search(r"Error parsing override '(.+)'", text, re.DOTALL):
+        return (
+            f"`{found.group(1)}` cannot be read as `key=value`. A value that holds brackets, commas or quotation marks "
+            "needs quotation marks of its own inside the shell's, as in 'data.raw=\"my folder (new)\"'."
+        )
+    # What follows the first lines is advice in Hydra's own terms ("+key"), which would lead astray here.
+    return "\n  ".join([line for line in text.splitlines() if line.strip() and "use +" not in line][:6])
+
+
+def _nearest_key(unknown: str, overrides: Sequence[str]) -> str:
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    # Which keys there are depends on the choices: an imported tower has no `tower.epochs`.
+    chosen = [word for word in overrides if word.partition("=")[0] in groups]
+    document = OmegaConf.to_container(_composed(chosen), resolve=False)
+    assert isinstance(document, dict)
+    known = list(_keys({str(key): value for key, value in document.items()}))
+    near = difflib.get_close_matches(unknown, [*groups, *known], n=3, cutoff=0.5)
+    among = f" with {', '.join(chosen)}" if chosen else ""
+    hint = f"; near it: {', '.join(near)}" if near else ""
+    return f"There is no key `{unknown}`{among}{hint}. All keys stand in the files of conf/."
 
 
 def _keys(document: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -50,18 +75,16 @@ def _keys(document: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     if not CONF.is_dir():
         raise UsageError(f"The folder {CONF} is missing; run `recsys` from a full clone of the repository.")
-    # Hydra keeps one global state per process, and a study composes once per arm.
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-            composed = compose(config_name="run", overrides=list(overrides))
-            document = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        document = OmegaConf.to_container(_composed(overrides), resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        # The first lines name the key or choice; what follows is advice in Hydra's own terms ("+key"), which would
-        # only trade this message for one about an unknown key.
-        lines = [line for line in str(error).splitlines() if line.strip() and "use +" not in line]
-        if found := re.match(r"Could not override '(.+)'", lines[0]):
-            lines[1:] = [_nearest_key(found.group(1))]
-        raise UsageError("These overrides cannot be applied to conf/run.yaml: " + "\n  ".join(lines[:6])) from error
+        raise UsageError(f"The overrides cannot be applied: {_explain(error, overrides)}") from error
     assert isinstance(document, dict)
     return {str(key): value for key, value in document.items()}
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    # Hydra keeps one global state per process, and a study composes once per arm.
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        return compose(config_name="run", overrides=list(overrides))

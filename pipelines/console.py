@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -70,7 +71,9 @@ class _PlainLines:
 
 def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column is left-aligned, numbers to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    # Above the table, not as its title, which would be broken to the table's width.
+    console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
+    table = Table()
     for position, name in enumerate(header):
         table.add_column(name, justify="left" if position == 0 else "right")
     for row in rows:
@@ -80,4 +83,4 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
 
 def warn(message: str) -> None:
     """Print a notice to standard error."""
-    Console(file=sys.stderr, highlight=False).print(f"[yellow]{message}[/yellow]")
+    Console(file=sys.stderr, highlight=False).print(message, style="yellow", markup=False, soft_wrap=True)

@@ -1,12 +1,15 @@
 """Download a public data set from its publisher."""
 
 import argparse
+import shlex
 from pathlib import Path
-
-from recsys.datasets.fetch import fetch
 
 from pipelines.console import console, progress_bars
 from recsys.config import RunConfig
+from recsys.datasets.fetch import fetch
+
+# Releases that tell who the users are; the others have segments by activity, and a schema of their own.
+_WITH_USER_TABLE = ("movielens-100k", "movielens-1m")
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -14,4 +17,8 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     target = Path(arguments.to or f"data/raw/{arguments.source}")
     with progress_bars() as progress:
         path = fetch(arguments.source, target, progress)
-    console.print(f"Fetched {path}\nNext: recsys prepare data=... data.raw={path}")
+    data = ["data=online_retail"] if arguments.source == "online_retail" else ["data=movielens"]
+    if arguments.source not in (*_WITH_USER_TABLE, "online_retail"):
+        data.append("data.schema_path=data/schemas/movielens_csv.yaml")
+    following = shlex.join(["recsys", "prepare", *data, f"data.raw={path}"])
+    console.print(f"Fetched {path}\nNext: {following}", soft_wrap=True, markup=False)

@@ -125,6 +125,16 @@ def dataset_uses(encoded: EncodedDataset, name: str, splits: Sequence[str]) -> l
             details={"contract": encoded.contract.fingerprint},
         )
         for split in splits
+def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
+    """Refuse data that lack one of the splits, before any work is spent on the others.
+
+    Raises:
+        DataError: names the split, and those that have rows.
+    """
+    for split in splits:
+        encoded.days(split)
+
+
         if encoded.rows(split)
     ]
 

@@ -1,10 +1,12 @@
 """Raw rows -> encoded Parquet, once per data, schema, settings and code."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 import recsys.datasets
 import recsys.features
+from pipelines.compose import CONF
 from pipelines.console import console, progress_bars, show_table
 from recsys.config import (
     DataConfig,
@@ -26,6 +28,7 @@ from recsys.datasets.split import TimeSplit
 from recsys.datasets.table import TableSource
 from recsys.datasets.table_layout import load_table_layout
 from recsys.datasets.world import World
+from recsys.errors import DataError
 from recsys.features.schema import load_schema
 from recsys.progress import Progress
 from recsys.scheduling.stage import Stage, code_version_of, input_fingerprint, run_stage
@@ -43,12 +46,13 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
         CannotWriteError: `runtime.encoded` cannot be written.
         BusyError: another process prepares the same data now.
     """
-    schema = load_schema(config.data.schema_path)
+    path = schema_file(config.data)
+    schema = load_schema(path)
     raw = raw_folder(config, progress)
     settings = config_document(config)["data"]
     stage = Stage(
         "prepare",
-        inputs={"raw": input_fingerprint(raw), "schema": input_fingerprint(config.data.schema_path)},
+        inputs={"raw": input_fingerprint(raw), "schema": input_fingerprint(path)},
         parameters={key: value for key, value in settings.items() if key not in _NOT_OF_THE_ROWS},
         code_version=code_version_of(recsys.datasets, recsys.features),
     )
@@ -59,13 +63,32 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
         encode(source, schema, folder / _ROWS, memory_limit=memory, threads=threads, progress=progress)
 
     result = run_stage(stage, config.runtime.encoded / f"{config.data.name}-{stage.key}", work)
-    return open_encoded(result.path / _ROWS)
+    encoded = open_encoded(result.path / _ROWS)
+    if not result.was_run:
+        # What was made on another day may have rotted since; page checksums would tell only in mid-training.
+        encoded.require_intact(progress)
+    return encoded
+
+
+def schema_file(data: DataConfig) -> Path:
+    """Return the schema's path; one that `conf/` names is found from any working folder."""
+    path = data.schema_path
+    return path if path.exists() or not (CONF.parent / path).is_file() else CONF.parent / path
 
 
 def raw_folder(config: RunConfig, progress: Progress) -> Path:
-    """Return where the raw data lie; a simulated world is drawn first where it is absent."""
+    """Return where the raw data lie; a simulated world is drawn first where it is absent.
+
+    Raises:
+        DataError: nothing lies there.
+    """
     data = config.data
     if not isinstance(data, SimulatedData):
+        if not data.raw.exists():
+            raise DataError(
+                f"There is no raw data at {data.raw} (`data.raw`), as seen from {Path.cwd()}. Set data.raw=... to the "
+                "folder that holds it; `recsys fetch --help` lists the public data sets that can be downloaded."
+            )
         return data.raw
     world = World(
         rows=data.rows, users=data.users, items=data.items, days=data.days, seed=data.seed, world_seed=data.world_seed
@@ -82,7 +105,10 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     days = {split: list(encoded.days(split)) for split in encoded.splits}
     rows = [(split, f"{encoded.rows(split):,}", days[split][0], days[split][-1]) for split in encoded.splits]
     show_table(f"{config.data.name}: contract {encoded.contract.fingerprint}", ("split", "rows", "first", "last"), rows)
-    console.print(f"Prepared in {encoded.root}\nNext: recsys pretrain data={config.data.name}")
+    if counts := {what: number for what, number in encoded.manifest.counts.items() if number}:
+        show_table("Left out, filled or mended", ("what", "number"), [(w, f"{n:,}") for w, n in counts.items()])
+    again = shlex.join(["recsys", "train", *arguments.overrides])
+    console.print(f"Prepared in {encoded.root}\nNext: {again}", soft_wrap=True, markup=False)
 
 
 def _source(data: DataConfig, raw: Path) -> Source:
@@ -92,7 +118,8 @@ def _source(data: DataConfig, raw: Path) -> Source:
             sampling = Sampling(data.negatives_per_positive, data.ranking_validation_invoices, data.seed)
             return OnlineRetailSource(raw, split, sampling)
         case TableData():
-            return TableSource(raw, load_table_layout(data.schema_path, load_schema(data.schema_path)))
+            path = schema_file(data)
+            return TableSource(raw, load_table_layout(path, load_schema(path)))
         case MovielensData():
             return MovielensSource(raw)
         case SimulatedData():

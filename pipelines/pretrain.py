@@ -1,6 +1,7 @@
 """The embedding tower: pre-trained here on the training split's positives, or imported; kept once made."""
 
 import argparse
+import shlex
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from pipelines.fitting import (
     dataset_uses,
     loop_settings,
     prepare_to_fit,
+    require_rows,
     scoring_stream,
     started,
     training_stream,
@@ -62,6 +64,7 @@ def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> Tower
     inputs = {"data": encoded.contract.fingerprint, "rows": encoded.manifest.contract}
     if isinstance(config.tower, ImportedTowerConfig):
         inputs["vectors"] = input_fingerprint(config.tower.vectors)
+    require_rows(encoded, (TRAIN, VALIDATION))
         del parameters["vectors"]
     code = code_version_of(recsys.towers, recsys.features, recsys.training, recsys.sharding)
     stage = Stage("pretrain", inputs, parameters, code)
@@ -81,8 +84,9 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     with progress_bars() as progress:
         artifact = run(config, prepare.run(config, progress), progress)
     for key, value in artifact.provenance.items():
-        console.print(f"  {key}: {value}")
-    console.print(f"Next: recsys train data={config.data.name} tower={config.tower.name}")
+        console.print(f"  {key}: {value}", soft_wrap=True, markup=False)
+    again = shlex.join(["recsys", "train", *arguments.overrides])
+    console.print(f"Next: {again}", soft_wrap=True, markup=False)
 
 
 def _import(config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:
@@ -137,7 +141,8 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
         tower = objective.embedding_tower
         with evaluation_mode(tower):
             recall = retrieval_recall(tower, validation, encoded.contract.schema.item, k=_RECALL_AT)
-        tracked.log_final({f"pretrain/recall_{_RECALL_AT}": recall})
+        if recall is not None:
+            tracked.log_final({f"pretrain/recall_{_RECALL_AT}": recall})
     provenance = {
         "made_by": "pre-training on the training split",
         "objective": "in-batch sampled softmax with log-popularity correction",

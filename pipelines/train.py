@@ -22,6 +22,7 @@ from pipelines.fitting import (
     dataset_uses,
     loop_settings,
     prepare_to_fit,
+    require_rows,
     scoring_stream,
     started,
     stoppable,
@@ -126,8 +127,12 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
         DataError, TrainingError, CannotWriteError: see the steps; nothing half-written carries a final name.
         SystemExit, KeyboardInterrupt: a signal came; a checkpoint stands, and `resume` goes on from it.
     """
-    ensure_writable(identity.folder)
+    # The run's own folder is made later, by what first stands in it: a start that fails leaves none.
+    for folder in (identity.folder.parent, config.runtime.towers):
+        ensure_writable(folder)
+    store = open_store(config)
     encoded = prepare.run(config, progress)
+    require_rows(encoded, (TRAIN, VALIDATION, TEST))
     artifact = pretrain.run(config, encoded, progress)
     context = started(config)
     ranker = build_ranker(config.network, config.composition, artifact.spec, encoded.contract, config.training.seed)
@@ -142,7 +147,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     with (
         stoppable() as request,
         start_run(
-            open_store(config),
+            store,
             identity.name,
             run_params(config, identity.arm),
             identity.tags() | {names.TAG_CONTRACT: encoded.contract.fingerprint},
@@ -188,10 +193,12 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     with progress_bars() as progress:
         result = run(config, RunIdentity(folder, name, arm, "train"), progress, resume=bool(arguments.resume))
     rows = [(metric, f"{value:.4f}") for metric, value in result.metrics.items() if "support" not in metric]
-    show_table(f"{result.name}: best of {result.steps} steps is {result.best_step}", ("metric", "value"), rows)
+    show_table(
+        f"{result.name}: {result.steps} steps, the best weights from step {result.best_step}", ("metric", "value"), rows
+    )
     for part, proof in result.frozen_proof.items():
         console.print(f"{part} stood still: digest {proof['digest_before']} before and {proof['digest_after']} after")
-    console.print(f"Run folder: {folder}\nNext: recsys ui")
+    console.print(f"Run folder: {folder}\nNext: recsys ui", soft_wrap=True, markup=False)
 
 
 class _Job:

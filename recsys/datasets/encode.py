@@ -188,8 +188,9 @@ def _require_few_invalid(counts: Counter[str], rows: int) -> None:
     for what, number in counts.items():
         if what.startswith("ids invalid") and number > _MAX_INVALID_SHARE * rows:
             raise DataError(
-                f"{what}: {number} ids in {rows} rows are negative or beyond 64 bits; at most "
-                f"{_MAX_INVALID_SHARE:.0%} may be (they get the unknown row). Check that the column holds ids."
+                f"Column `{what.partition(': ')[2]}`: {number} ids in {rows} rows are negative or beyond 64 bits; at "
+                f"most {_MAX_INVALID_SHARE:.0%} may be (they get the unknown row). Check that the column holds ids, "
+                "and leave it empty (null) where there is none."
             )
 
 

@@ -18,6 +18,7 @@ from recsys.errors import DataError
 from recsys.features.contract import FeatureContract
 from recsys.features.vocabulary import Vocabulary
 from recsys.files import sha256_of_file
+from recsys.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class EncodedDataset:
         """
         if not self.rows(split):
             raise DataError(
-                f"0 rows for split `{split}` in {self.root}; it has {', '.join(self.splits)}. Check the dates of the "
-                "splits and prepare the data again."
+                f"0 rows for split `{split}` in {self.root}; found {_split_rows(self.manifest)}. Every split needs "
+                "rows: check the dates, values or files by which the data are split, and the days that the data cover."
             )
         return dict(self.manifest.splits[split])
 
@@ -79,19 +80,22 @@ class EncodedDataset:
             )
         return vocabulary
 
-    def require_intact(self) -> None:
+    def require_intact(self, progress: Progress = silent) -> None:
         """Read every file and compare its digest with the manifest's.
 
         Raises:
             DataError: names the first file that differs.
         """
-        for name, entry in self.manifest.files.items():
+        for done, (name, entry) in enumerate(self.manifest.files.items()):
+            progress("verify the encoded files", done, len(self.manifest.files))
             found = sha256_of_file(self.root / name)
             if found != entry.sha256:
                 raise DataError(
                     f"sha256 mismatch in {self.root / name}: found {found}, the manifest says {entry.sha256}. The file "
-                    "was changed or damaged after it was made; prepare the data again."
+                    f"was changed or damaged after it was made: remove the folder {self.root} and prepare the data "
+                    "again."
                 )
+        progress("verify the encoded files", len(self.manifest.files), len(self.manifest.files))
 
 
 def open_encoded(root: Path) -> EncodedDataset:
@@ -118,6 +122,12 @@ def open_encoded(root: Path) -> EncodedDataset:
         )
     _require_sizes(root, manifest)
     return EncodedDataset(root, contract, manifest)
+
+
+def _split_rows(manifest: Manifest) -> str:
+    """Such as "train 90 (2011-01-01 to 2011-03-31)"."""
+    spans = [(split, sum(days.values()), min(days), max(days)) for split, days in manifest.splits.items() if days]
+    return ", ".join(f"{split} {rows} ({first} to {last})" for split, rows, first, last in spans)
 
 
 def _require_sizes(root: Path, manifest: Manifest) -> None:

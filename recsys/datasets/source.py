@@ -31,12 +31,14 @@ class SourceRows:
         extras: which of `recsys.features.schema.EXTRA_COLUMNS` the rows carry.
         description: plain values for the manifest: files with their digests, dates, sampling.
         counts: what the source itself dropped, merged or mended, by a readable name; goes into the manifest.
+        origins: a column's name in the source's own files, where it is another one; messages name both.
     """
 
     rows: ibis.Table
     extras: tuple[str, ...] = ()
     description: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
 
 
 class Source(Protocol):

@@ -4,9 +4,11 @@ Cleaning happens here and nowhere else: NaN and infinity become null, numbers ge
 that breaks the schema stops the preparation before anything is fitted or written.
 """
 
+import difflib
 import functools
 import operator
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import ibis
@@ -66,16 +68,16 @@ def _require_columns(source: SourceRows, schema: FeatureSchema) -> None:
         raise DataError(f"{where}: extra column `{unknown[0]}` has no meaning; expected some of {[*EXTRA_COLUMNS]}.")
     for name, (expected, accepts) in _expected_types(source, schema).items():
         if name not in found:
-            close = [other for other in found if _plain(other) == _plain(name)]
-            hint = f" (did you mean `{close[0]}`?)" if close else ""
+            close = similar_name(name, list(found))
+            hint = f" (did you mean `{close}`?)" if close else ""
             raise DataError(
                 f"{where}: column `{name}` is missing{hint}; expected {expected}, found the columns "
                 f"{', '.join(found)}. Rename the column in the data, or the feature in schema `{schema.name}`."
             )
         if not accepts(found[name]):
             raise DataError(
-                f"{where}: column `{name}` has type {found[name]}; expected {expected}. Cast the column in the data, "
-                f"or declare another kind in schema `{schema.name}`."
+                f"{where}: column {_both_names(name, source)} has type {found[name]}; expected {expected}. Cast the "
+                f"column in the data, or declare another kind in schema `{schema.name}`."
             )
 
 
@@ -139,6 +141,7 @@ def _require_values(connection: Backend, staged: ir.Table, source: SourceRows, s
         staged.aggregate(
             rows=staged.count(),
             train_rows=(staged[SPLIT] == TRAIN).sum(),
+            train_positives=((staged[SPLIT] == TRAIN) & (staged[schema.label] > 0)).sum(),
             **{f"rule_{number}": broken.sum() for number, (_, _, broken) in enumerate(rules)},
         ),
     )
@@ -146,17 +149,24 @@ def _require_values(connection: Backend, staged: ir.Table, source: SourceRows, s
         found = fetch(connection, staged.group_by(SPLIT).aggregate(rows=staged.count()).order_by(SPLIT)).to_pylist()
         splits = ", ".join(f"{row[SPLIT]} {row['rows']}" for row in found) or "none"
         raise DataError(
-            f"{where}: 0 rows for split `{TRAIN}` (rows by split: {splits}). Vocabularies and scaling are fitted on "
-            "it: check the dates of the splits and the files."
+            f"{where}: 0 rows for split `{TRAIN}` (rows by split: {splits}{_left_out(source)}). Vocabularies and "
+            "scaling are fitted on it: check the rule by which the rows are split, and the files."
         )
     for number, (column, expected, broken) in enumerate(rules):
         if count := counts[f"rule_{number}"]:
             example = fetch(connection, staged.filter(broken).select(value=staged[column]).distinct().limit(100))
-            values = sorted(map(repr, example["value"].to_pylist()))
+            values = sorted(map(_shown, example["value"].to_pylist()))
             raise DataError(
-                f"{where}: column `{column}` holds {values[0]} in {count} of {counts['rows']} rows; expected "
-                f"{expected}. Mend those rows, or the declaration in schema `{schema.name}`."
+                f"{where}: column {_both_names(column, source)} holds {values[0]} in {count} of {counts['rows']} rows; "
+                f"expected {expected}. Mend those rows, or the declaration in schema `{schema.name}`."
             )
+    if counts["train_positives"] in (0, counts["train_rows"]):
+        only = 0 if not counts["train_positives"] else 1
+        raise DataError(
+            f"{where}: the label {_both_names(schema.label, source)} is {only} in all {counts['train_rows']} training "
+            "rows; expected both 0 and 1, as nothing can be learned from one alone. Check the rule of the label, or "
+            "add rows of the other kind."
+        )
 
 
 def _broken_rules(
@@ -196,8 +206,29 @@ def _is_id(form: dt.DataType) -> bool:
     return bool(form.is_string() or form.is_integer())
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).lower()
+def similar_name(name: str, names: Sequence[str]) -> str | None:
+    """The one of `names` that `name` was most likely meant to be: other case, blanks for `_`, a letter more or less.
+
+    >>> similar_name("item_id", ["price", "Item ID"])
+    'Item ID'
+    >>> similar_name("item_id", ["price", "user"]) is None
+    True
+    """
+    plain = {re.sub(r"[\W_]", "", other).lower(): other for other in names}
+    close = difflib.get_close_matches(re.sub(r"[\W_]", "", name).lower(), plain, n=1, cutoff=0.75)
+    return plain[close[0]] if close else None
+
+
+def _both_names(column: str, source: SourceRows) -> str:
+    return f"`{column}`" + (f" (`{source.origins[column]}` in the files)" if column in source.origins else "")
+
+
+def _shown(value: object) -> str:
+    return "no value (null, NaN or infinity)" if value is None else repr(value)
+
+
+def _left_out(source: SourceRows) -> str:
+    return "".join(f"; {what}: {number}" for what, number in source.counts.items() if number)
 
 
 def _where(source: SourceRows) -> str:

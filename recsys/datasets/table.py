@@ -16,6 +16,7 @@ from ibis.backends.duckdb import Backend
 from recsys.datasets.database import fetch_one, store
 from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, HistoryScope, add_history
 from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows
+from recsys.datasets.staging import similar_name
 from recsys.datasets.table_files import FILE_SPLIT, matching_files, require_equal_columns, union_of_files
 from recsys.datasets.table_layout import TIME_UNITS, LabelRule, SegmentRule, TableLayout
 from recsys.errors import DataError
@@ -64,8 +65,10 @@ class TableSource:
                 f"{', '.join(map(str, found))}: a value cannot be read ({error}). Mend it in the file, or the column's "
                 f"use in schema `{schema.name}`."
             ) from error
-        outside = fetch_one(connection, kept.aggregate(rows=kept[SPLIT].isnull().sum()))["rows"] or 0
-        kept = kept.filter(kept[SPLIT].notnull())
+        # A row without a time lies in no span of time either, but it is broken, not outside: the check of rows says so.
+        is_outside = kept[SPLIT].isnull() & kept[schema.time].notnull()
+        outside = fetch_one(connection, kept.aggregate(rows=is_outside.sum()))["rows"] or 0
+        kept = kept.filter(~is_outside)
         if self.layout.history:
             kept = store(connection, "table_kept", kept)
             kept = add_history(connection, kept, self.layout.history, schema.label, progress)
@@ -78,6 +81,7 @@ class TableSource:
                 "history": str(self.layout.history_scope) if self.layout.history else "none",
             },
             counts={"rows outside every split": int(outside)},
+            origins=_origins(self.layout, schema),
         )
 
 
@@ -109,16 +113,15 @@ class _Shape:
             columns |= {ROW: ibis.row_number(), MOMENT: epoch_us(moment), CONTRIBUTES: is_known}
         return self._raw.select(**columns)
 
-    def _column(self, name: str, use: str) -> ir.Value:
+    def _column(self, name: str, use: str, key: str = "table.columns") -> ir.Value:
         if name in self._raw.columns:
             return self._raw[name]
-        plain = {other.lower().replace("_", ""): other for other in self._raw.columns}
-        close = plain.get(name.lower().replace("_", ""))
-        there = ", ".join(column for column in self._raw.columns if column != FILE_SPLIT)
+        there = [column for column in self._raw.columns if column != FILE_SPLIT]
+        close = similar_name(name, there)
         raise DataError(
-            f"{self._where}: column `{name}` is missing, which is to be {use}; found {there}."
-            f"{f' Did you mean `{close}`?' if close else ''} Rename it in the file, or under `table.columns` of schema "
-            f"`{self._schema.name}`."
+            f"{self._where}: column `{name}` is missing, which is to be {use}; found {', '.join(there)}."
+            f"{f' Did you mean `{close}`?' if close else ''} Rename it in the file, or say under `{key}` of schema "
+            f"`{self._schema.name}` which column it is."
         )
 
     def _feature(self, name: str) -> ir.Value:
@@ -134,7 +137,7 @@ class _Shape:
         return (column.cast("string") == self._layout.missing[name]).ifelse(ibis.null(column.type()), column)
 
     def _text(self, name: str, use: str) -> ir.StringValue:
-        column = self._column(name, use)
+        column = self._column(name, use, "table.lists` or `table.words")
         if not column.type().is_string():
             raise DataError(
                 f"{self._where}: column `{name}` has type {column.type()}; expected text, to be cut into {use}. Leave "
@@ -144,7 +147,7 @@ class _Shape:
 
     def _label(self, rule: LabelRule) -> ir.Value:
         # NaN first: DuckDB holds it for greater than any number, so an unknown rating would be a positive label.
-        column = _nan_as_null(self._column(rule.column, "the label"))
+        column = _nan_as_null(self._column(rule.column, "the label", "table.label"))
         if not rule.operator:
             return column
         is_word, is_text = isinstance(rule.value, str), column.type().is_string()
@@ -156,7 +159,7 @@ class _Shape:
         return _COMPARE[rule.operator](column, rule.value).cast("int8")
 
     def _segment(self, rule: SegmentRule) -> ir.Value:
-        column = _nan_as_null(self._column(rule.column, "the segment"))
+        column = _nan_as_null(self._column(rule.column, "the segment", "table.segment.column"))
         names = self._schema.segments
         if rule.bins:
             if not column.type().is_numeric():
@@ -174,7 +177,7 @@ class _Shape:
 
     def _time(self) -> ir.TimestampValue:
         name, unit = self._layout.time_column, self._layout.time_unit
-        column = self._column(name, "the time")
+        column = self._column(name, "the time", "table.time.column")
         form = column.type()
         if unit == "timestamp":
             if not (form.is_timestamp() or form.is_date()):
@@ -197,7 +200,7 @@ class _Shape:
         if rule is None:
             return self._raw[FILE_SPLIT]
         if rule.column:
-            column = self._column(rule.column, "the split").cast("string")
+            column = self._column(rule.column, "the split", "table.splits.column").cast("string")
             return ibis.cases(*((column == value, split) for value, split in rule.values.items()))
         ends = (
             (rule.validation_start, TRAIN),
@@ -205,6 +208,18 @@ class _Shape:
             (rule.test_end or datetime.datetime.max, TEST),
         )
         return ibis.cases(*((moment < end, split) for end, split in ends))
+
+
+def _origins(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:
+    found = {
+        **layout.columns,
+        **{name: column for name, (column, _) in layout.lists.items()},
+        **layout.words,
+        schema.label: layout.label.column,
+        schema.segment: layout.segment.column,
+        schema.time: layout.time_column,
+    }
+    return {name: column for name, column in found.items() if name != column}
 
 
 def _is_filled(word: ir.StringValue) -> ir.BooleanValue:

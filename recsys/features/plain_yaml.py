@@ -47,6 +47,11 @@ def read_plain_yaml(path: Path, what: str) -> dict[str, Any]:
         if size > MAXIMUM_BYTES:
             raise UsageError(f"{what} {path} has {size:,} bytes; a declaration has at most {MAXIMUM_BYTES:,}.")
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{what} {path} does not exist, as seen from {Path.cwd()}. Examples to copy stand in the repository's "
+            "`data/schemas/`."
+        ) from None
     except RecursionError:
         raise UsageError(f"{what} {path} nests its values too deeply to be a declaration.") from None
     except (OSError, ValueError, yaml.YAMLError) as error:

@@ -98,7 +98,7 @@ class TwoTowerObjective(nn.Module):
 
 
 @torch.no_grad()
-def retrieval_recall(tower: EmbeddingTower, batches: Iterable[Batch], item_feature: str, k: int) -> float:
+def retrieval_recall(tower: EmbeddingTower, batches: Iterable[Batch], item_feature: str, k: int) -> float | None:
     """Return the share of positive rows whose item is among the k best for its user.
 
     The candidates are the distinct items of the positives in `batches`; an item whose vector changes from row to row
@@ -108,8 +108,8 @@ def retrieval_recall(tower: EmbeddingTower, batches: Iterable[Batch], item_featu
     Args:
         k: how many items are shown; with no more candidates than that the recall is 1.
 
-    Raises:
-        ValueError: there is no positive row of a known item.
+    Returns:
+        None where there is no positive row of a known item, and so nothing to recall.
     """
     users: list[Tensor] = []
     targets: list[Tensor] = []
@@ -123,7 +123,7 @@ def retrieval_recall(tower: EmbeddingTower, batches: Iterable[Batch], item_featu
         targets.append(rows)
         vectors.update(zip(rows.tolist(), item, strict=True))
     if not vectors:
-        raise ValueError("Recall has no meaning without a positive row of a known item; give it rows that have some.")
+        return None
     candidates = torch.stack(list(vectors.values()))  # (N, D)
     known = torch.tensor(list(vectors), device=candidates.device)
     hits = 0

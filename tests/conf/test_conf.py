@@ -113,7 +113,7 @@ def test_a_config_that_was_recorded_reads_back_equal():
     [
         (["trainng.epochs=1"], ["trainng.epochs", "near it: training.epochs"]),
         (["+training.epoch=1"], ["`training.epoch` is no known key"]),
-        (["data=nothing"], ["data/nothing", "online_retail"]),
+        (["data=nothing"], ["`data=nothing`", "online_retail"]),
         (["training.epochs=0"], ["`training.epochs` is 0", "greater than 0"]),
         (["training.learning_rate=fast"], ["`training.learning_rate` is 'fast'", "number"]),
         (["training.learning_rate=nan"], ["`training.learning_rate`", "finite"]),

@@ -162,7 +162,7 @@ def test_ids_beyond_64_bits_are_invalid_and_never_another_id(tmp_path, rows):
 def test_a_column_full_of_negative_ids_stops_the_preparation(tmp_path, rows):
     users = [-5] * 20 + rows["user_id"].to_pylist()[20:]
 
-    with pytest.raises(DataError, match=r"ids invalid: user_id: 20 ids in 150 rows are negative.* at most 1%"):
+    with pytest.raises(DataError, match=r"Column `user_id`: 20 ids in 150 rows are negative.* at most 1%"):
         encoded(tmp_path / "e", with_column(rows, "user_id", users))
 
 

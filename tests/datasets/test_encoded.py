@@ -33,7 +33,9 @@ def test_a_whole_folder_opens_with_its_rows_days_and_vocabularies(whole):
 
 
 def test_a_split_without_rows_is_refused_with_those_that_have_some(whole):
-    with pytest.raises(DataError, match=r"0 rows for split `ranking_test` in .*; it has test, train, validation"):
+    with pytest.raises(
+        DataError, match=r"0 rows for split `ranking_test` in .*; found test 20 \(2011-07-02 to 2011-07-02\), train 60"
+    ):
         open_encoded(whole).files("ranking_test")
 
 

@@ -10,6 +10,7 @@ from recsys.errors import DataError, UsageError
 from tests.worlds import MadeSource, world_rows, world_schema
 
 ROWS = world_rows({"train": 1, "validation": 1}, rows_per_day=20, seed=0)
+NOTHING = "no value (null, NaN or infinity)"
 
 
 def refusal(tmp_path, rows: pa.Table, extras: tuple[str, ...] = ()) -> str:
@@ -63,13 +64,21 @@ def test_a_wrong_type_is_named_with_the_one_expected(tmp_path, column, values, e
     ("column", "value", "expected"),
     [
         ("clicked", 2, "column `clicked` holds 2.0 in 1 of 40 rows; expected a label of 0 or 1"),
-        ("clicked", None, "column `clicked` holds None in 1 of 40 rows; expected a label of 0 or 1"),
+        ("clicked", None, f"column `clicked` holds {NOTHING} in 1 of 40 rows; expected a label of 0 or 1"),
         ("activity", "sleepy", "column `activity` holds 'sleepy' in 1 of 40 rows; expected one of new, light, heavy"),
-        ("price", None, "column `price` holds None in 1 of 40 rows; expected a finite number in every row"),
-        ("price", float("nan"), "column `price` holds None in 1 of 40 rows; expected a finite number in every row"),
-        ("price", float("inf"), "column `price` holds None in 1 of 40 rows; expected a finite number in every row"),
+        ("price", None, f"column `price` holds {NOTHING} in 1 of 40 rows; expected a finite number in every row"),
+        (
+            "price",
+            float("nan"),
+            f"column `price` holds {NOTHING} in 1 of 40 rows; expected a finite number in every row",
+        ),
+        (
+            "price",
+            float("inf"),
+            f"column `price` holds {NOTHING} in 1 of 40 rows; expected a finite number in every row",
+        ),
         ("price", -0.5, "column `price` holds -0.5 in 1 of 40 rows; expected a number in [0"),
-        ("clicked_at", None, "column `clicked_at` holds None in 1 of 40 rows; expected a time in every row"),
+        ("clicked_at", None, f"column `clicked_at` holds {NOTHING} in 1 of 40 rows; expected a time in every row"),
         ("split", "../up", "column `split` holds '../up' in 1 of 40 rows; expected a name like"),
     ],
 )
@@ -85,7 +94,8 @@ def test_a_day_that_is_not_the_utc_day_of_the_time_is_refused(tmp_path):
 
 def test_an_extra_must_be_known_and_present_in_every_row(tmp_path):
     assert "`mood` has no meaning" in refusal(tmp_path, ROWS, extras=("mood",))
-    assert "column `user_key` holds None in 1 of 40 rows" in refusal(tmp_path, changed("user_key", None), ("user_key",))
+    message = refusal(tmp_path, changed("user_key", None), ("user_key",))
+    assert f"column `user_key` holds {NOTHING} in 1 of 40 rows" in message
 
 
 def test_zero_training_rows_are_refused_with_the_rows_of_every_split(tmp_path):

@@ -148,8 +148,10 @@ def test_every_unit_of_time_means_the_same_days(films: Path, unit: str, values: 
 
 
 def test_splits_by_time_are_half_open_and_what_lies_outside_is_counted(films: Path) -> None:
+    # Two rows of the first day, with both labels.
+    change(films, lambda c: c.update({name: [values[0], *values] for name, values in c.items()}, stars=[1, 5, 3, 4, 1]))
     splits = {"validation_start": "1970-01-02", "test_start": "1970-01-03", "test_end": "1970-01-04"}
-    assert read(films, document(splits=splits))["split"].tolist() == ["train", "validation", "test"]
+    assert read(films, document(splits=splits))["split"].tolist() == ["train", "train", "validation", "test"]
 
     schema_path = films / "schema.yaml"
     schema = load_schema(schema_path)
@@ -218,11 +220,17 @@ def _with_fill(features: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (lambda c: c.update(FILM=c.pop("film")), r"column `film` is missing.*found .*Did you mean `FILM`\?"),
         (lambda c: c.pop("stars"), r"films.parquet: column `stars` is missing, which is to be the label"),
         (lambda c: c.update(stars=["5", "3", "4", "1"]), r"column `stars` has type string.*compares it with 3.0"),
-        (lambda c: c.update(stars=[5.0, float("nan"), 4.0, 1.0]), r"`label` holds None in 1 of 4 rows"),
-        (lambda c: c.update(user=[1.5, 1.0, 2.0, 2.0]), r"`user_id` has type float64; expected a string or integer"),
-        (lambda c: c.update(age=[24, None, 25, 25]), r"`segment` holds None in 1 of 4 rows"),
+        (
+            lambda c: c.update(stars=[5.0, float("nan"), 4.0, 1.0]),
+            r"`label` \(`stars` in the files\) holds no value .*1 of 4 rows",
+        ),
+        (
+            lambda c: c.update(user=[1.5, 1.0, 2.0, 2.0]),
+            r"`user_id` \(`user` in the files\) has type float64",
+        ),
+        (lambda c: c.update(age=[24, None, 25, 25]), r"`segment` \(`age` in the files\) holds no value .*1 of 4 rows"),
         (lambda c: c.update(when=["x"] * 4), r"time column `when` has type string; expected numbers"),
-        (lambda c: c.update(when=[0, None, 1, 2]), r"`time` holds None in 1 of 4"),
+        (lambda c: c.update(when=[0, None, 1, 2]), r"`time` \(`when` in the files\) holds no value .*1 of 4 rows"),
         (lambda c: c.update(title=[1, 2, 3, 4]), r"column `title` has type int64; expected text"),
     ],
 )
@@ -234,13 +242,25 @@ def test_bad_columns_are_refused_with_what_was_found(
         read(films, document())
 
 
+def test_training_rows_of_one_label_alone_are_refused(films: Path) -> None:
+    with pytest.raises(DataError, match=r"`label` \(`stars` in the files\) is 0 in all 2 training rows; expected both"):
+        read(films, document(label="stars > 5"))
+
+
+def test_a_row_without_a_time_is_refused_and_not_counted_as_outside_every_split(films: Path) -> None:
+    change(films, lambda c: c.update(when=[0, None, 86_400, 172_800]))
+    splits = {"validation_start": "1970-01-02", "test_start": "1970-01-03"}
+    with pytest.raises(DataError, match=r"`when` in the files\) holds no value .* in 1 of 4 rows; expected a time"):
+        read(films, document(splits=splits))
+
+
 def test_a_label_outside_zero_and_one_is_refused(films: Path) -> None:
-    with pytest.raises(DataError, match=r"`label` holds 1.0|`label` holds 3.0|`label` holds 4.0|`label` holds 5.0"):
+    with pytest.raises(DataError, match=r"`label` \(`stars` in the files\) holds [345].0 in 3 of 4 rows"):
         read(films, document(label="stars"))
 
 
 def test_a_segment_without_a_name_is_refused_with_its_value(films: Path) -> None:
-    with pytest.raises(DataError, match=r"`segment` holds '25' in 2 of 4 rows; expected one of young, old"):
+    with pytest.raises(DataError, match=r"`age` in the files\) holds '25' in 2 of 4 rows; expected one of young"):
         read(films, document(segment={"column": "age", "names": {24: "old"}}))
 
 
