@@ -110,6 +110,16 @@ def started(config: RunConfig) -> ProcessContext:
     return start_processes()
 
 
+def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
+    """Refuse data that lack one of the splits, before any work is spent on the others.
+
+    Raises:
+        DataError: names the split, and those that have rows.
+    """
+    for split in splits:
+        encoded.days(split)
+
+
 def dataset_uses(encoded: EncodedDataset, name: str, splits: Sequence[str]) -> list[DatasetUse]:
     """Say which data a run reads, as its page shows it."""
     schema = encoded.contract.schema
@@ -125,16 +135,6 @@ def dataset_uses(encoded: EncodedDataset, name: str, splits: Sequence[str]) -> l
             details={"contract": encoded.contract.fingerprint},
         )
         for split in splits
-def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
-    """Refuse data that lack one of the splits, before any work is spent on the others.
-
-    Raises:
-        DataError: names the split, and those that have rows.
-    """
-    for split in splits:
-        encoded.days(split)
-
-
         if encoded.rows(split)
     ]
 

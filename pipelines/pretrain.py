@@ -57,6 +57,7 @@ def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> Tower
         DataError: the vectors to import are missing or damaged.
         BusyError: another process makes the same tower now.
     """
+    require_rows(encoded, (TRAIN, VALIDATION))
     parameters = config_document(config)["tower"]
     if isinstance(config.tower, TwoTowerConfig):
         loop = config_document(replace(config, training=_training_of(config.tower, config.training)))["training"]
@@ -64,7 +65,6 @@ def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> Tower
     inputs = {"data": encoded.contract.fingerprint, "rows": encoded.manifest.contract}
     if isinstance(config.tower, ImportedTowerConfig):
         inputs["vectors"] = input_fingerprint(config.tower.vectors)
-    require_rows(encoded, (TRAIN, VALIDATION))
         del parameters["vectors"]
     code = code_version_of(recsys.towers, recsys.features, recsys.training, recsys.sharding)
     stage = Stage("pretrain", inputs, parameters, code)
