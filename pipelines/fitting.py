@@ -21,6 +21,7 @@ from recsys.tracking.run import DatasetUse
 from recsys.training.loop import LoopSettings
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
 
+_NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
 TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_test"
 
 
@@ -54,16 +55,30 @@ def prepare_to_fit(model: nn.Module, training: TrainingConfig, total_steps: int,
     return Fitted(wrapped, optimizers, FrozenProof(wrapped, optimizers.local_state))
 
 
-def loop_settings(training: TrainingConfig, batches_per_epoch: int) -> LoopSettings:
-    """Turn epochs and validations per epoch into steps."""
+def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tuple[str, ...] = ()) -> LoopSettings:
+    """Turn epochs and validations per epoch into steps.
+
+    Args:
+        segments: the schema's, for a ranker; none where no tower is to be seen by segment.
+    """
+    max_steps = batches_per_epoch * training.epochs
     return LoopSettings(
-        max_steps=batches_per_epoch * training.epochs,
+        max_steps=max_steps,
         report_every=training.report_every,
+        norms_every=_often_enough(training.norms_every, max_steps, _NORM_POINTS),
+        segment_view_every=_often_enough(training.segment_view_every, max_steps, _SEGMENT_POINTS),
         validate_every=max(1, batches_per_epoch // training.validations_per_epoch),
         checkpoint_every=training.checkpoint_every,
         patience=training.patience,
         max_gradient_norm=training.max_gradient_norm,
+        precision=training.precision,
+        segments=segments,
     )
+
+
+def _often_enough(every: int, steps: int, points: int) -> int:
+    """Return `every`, or less where the run is too short to give a chart that many points; 0 stays 0."""
+    return min(every, max(1, steps // points))
 
 
 def training_stream(config: RunConfig, encoded: EncodedDataset, context: ProcessContext) -> BatchStream:

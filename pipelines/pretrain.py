@@ -47,7 +47,14 @@ from recsys.training.snapshot import BestWeights
 _TOWER = "tower"
 _RECALL_AT = 20
 # Settings of the loop that change nothing of what it learns.
-_WITHOUT_EFFECT = ("report_every", "decode_threads", "checkpoint_every", "keep_checkpoints")
+_WITHOUT_EFFECT = (
+    "report_every",
+    "norms_every",
+    "segment_view_every",
+    "decode_threads",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
 
 
 def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:

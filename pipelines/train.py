@@ -247,9 +247,9 @@ class _Job:
 
     def train(self, tracked: TrackedRun, request: StopRequest, progress: Progress) -> float:
         """Take the steps; return how many seconds they took."""
-        settings = loop_settings(self._config.training, self._stream.num_batches)
-        validation = scoring_stream(self._config, self._encoded, VALIDATION, self._context)
         segments = self._encoded.contract.schema.segments
+        settings = loop_settings(self._config.training, self._stream.num_batches, segments)
+        validation = scoring_stream(self._config, self._encoded, VALIDATION, self._context)
 
         def validate() -> dict[str, float]:
             return validation_figures(evaluate(predict(self._wrapped, validation), segments))

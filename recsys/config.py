@@ -197,7 +197,9 @@ class TrainingConfig:
     """The budget and the optimizers: AdamW on dense parameters, row-wise Adagrad on tables.
 
     `warmup_share` of all steps raises the rates from 0 to full, then they fall to `final_rate_share` of it. Validation
-    runs `validations_per_epoch` times; `patience` of them without a better log loss end the run.
+    runs `validations_per_epoch` times; `patience` of them without a better log loss end the run. Gradient norms are
+    read every `norms_every` steps and the tower's gradient by segment every `segment_view_every` (0: never), both more
+    often in a run that is too short for that.
     """
 
     seed: NonNegativeInt
@@ -209,7 +211,10 @@ class TrainingConfig:
     weight_decay: NonNegativeFloat
     warmup_share: Fraction
     final_rate_share: Fraction
+    precision: Literal["float32", "bfloat16", "float16"]
     report_every: PositiveInt
+    norms_every: PositiveInt
+    segment_view_every: NonNegativeInt
     validations_per_epoch: PositiveInt
     patience: PositiveInt
     max_gradient_norm: PositiveFloat | None

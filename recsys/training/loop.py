@@ -14,12 +14,14 @@ from torch import nn
 
 from recsys.errors import DataError
 from recsys.features.batch import Batch
+from recsys.monitoring.gradient_norms import EXPERT
 from recsys.monitoring.throughput import Throughput
 from recsys.sharding.fused import unwrapped
 from recsys.sharding.processes import ProcessContext
 from recsys.training.optimizer import RankerOptimizers
+from recsys.training.precision import START_SCALE
 from recsys.training.snapshot import BestWeights
-from recsys.training.step import Counts, Objective, Stepper
+from recsys.training.step import Counts, Objective, Stepper, StepSettings
 
 LOG_LOSS = "log_loss"
 """The validation figure that early stopping watches; lower is better."""
@@ -42,14 +44,22 @@ class LoopSettings:
         patience: validations in a row without a better log loss that end the run.
         max_gradient_norm: the whole gradient, tables included, is scaled down to this L2 norm; None for no clipping.
             Clipping needs the exact norm in every step, which costs a few per cent.
+        norms_every: steps from one reading of the gradient norms to the next; such a step is reported too.
+        segment_view_every: the same for the tower's gradient by segment; 0 for never.
+        segments: their names in order; () for a model that knows none, which has no such view.
+        precision: "float32", "bfloat16" or "float16"; see `precision.py`.
     """
 
     max_steps: int
     report_every: int
+    norms_every: int
+    segment_view_every: int
     validate_every: int
     checkpoint_every: int
     patience: int
     max_gradient_norm: float | None
+    precision: str
+    segments: tuple[str, ...]
 
 
 @dataclass
@@ -60,6 +70,7 @@ class LoopState:
         step: batches taken, bad ones included.
         loss_sum: of the finite losses since the last report, `losses` of them.
         bad_in_a_row: batches without a finite loss and gradient, up to the last one.
+        loss_scale, clean_steps: of float16 alone; see `precision.py`.
         ended: None while it runs, then "budget", "patience" or "asked".
     """
 
@@ -69,6 +80,8 @@ class LoopState:
     losses: int = 0
     non_finite_batches: int = 0
     bad_in_a_row: int = 0
+    loss_scale: float = START_SCALE
+    clean_steps: int = 0
     best_log_loss: float | None = None
     best_step: int | None = None
     validations_without_gain: int = 0
@@ -99,8 +112,10 @@ class StepReport:
 
     Attributes:
         loss: mean over the batches since the last report, and over processes; None where none was finite.
-        gradient_norms: of this step's batch by part and "whole", before clipping; {} where the batch was not finite,
-            or where the run was asked to stop in a step that was due no report.
+        gradient_norms: of this step's batch, before clipping, as `monitoring.gradient_norms` names them, experts by
+            their segments' names; {} where the step was due no reading, or its gradient was not finite.
+        segment_shares, segment_cosines: of the tower's gradient by segment name (`monitoring.segment_gradients`); {}
+            where the step was due no reading, or its gradient was not finite.
         learning_rates: that this step used.
         data_wait_share: share of the training time since the last report that was spent waiting for data.
         non_finite_batches: since the run began.
@@ -112,6 +127,8 @@ class StepReport:
     rows_seen: int
     loss: float | None
     gradient_norms: dict[str, float]
+    segment_shares: dict[str, float]
+    segment_cosines: dict[str, float]
     learning_rates: dict[str, float]
     rows_per_second: float
     data_wait_share: float
@@ -159,7 +176,7 @@ def train_steps(
         while state.ended is None:
             for batch in _epoch(stream, state):
                 is_validating, is_reporting = loop.is_due()
-                loop.train_on(batch, with_norms=is_reporting)
+                loop.train_on(batch)
                 asked = _anyone_asks(should_stop(), context)
                 with throughput.paused():
                     validation = loop.validate(validate, best) if is_validating else None
@@ -201,8 +218,17 @@ class _Loop:
         context: ProcessContext,
         state: LoopState,
     ) -> None:
-        counts = Counts(state.loss_sum, state.losses, state.non_finite_batches, state.bad_in_a_row)
-        self._stepper = Stepper(ranker, optimizers, objective, settings.max_gradient_norm, context, counts)
+        counts = Counts(
+            state.loss_sum,
+            state.losses,
+            state.non_finite_batches,
+            state.bad_in_a_row,
+            state.loss_scale,
+            state.clean_steps,
+        )
+        num_segments = len(settings.segments) if settings.segment_view_every else 0
+        step_settings = StepSettings(settings.max_gradient_norm, settings.precision, num_segments)
+        self._stepper = Stepper(ranker, optimizers, objective, step_settings, context, counts)
         self._module, self._optimizers = unwrapped(ranker), optimizers
         self._settings, self._context, self._state = settings, context, state
 
@@ -210,13 +236,21 @@ class _Loop:
         """Whether the next step validates, and whether it reports."""
         step, settings = self._state.step + 1, self._settings
         is_validating = step >= settings.max_steps or step % settings.validate_every == 0
-        return is_validating, is_validating or step % settings.report_every == 0
+        is_reporting = is_validating or step % settings.report_every == 0 or any(self._readings())
+        return is_validating, is_reporting
 
-    def train_on(self, batch: Batch, *, with_norms: bool) -> None:
+    def train_on(self, batch: Batch) -> None:
         """Take one step."""
-        self._stepper.take(self._state.step, batch, with_norms=with_norms)
+        with_norms, with_segments = self._readings()
+        self._stepper.take(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
         self._state.step += 1
         self._state.rows_seen += len(batch) * self._context.world_size
+
+    def _readings(self) -> tuple[bool, bool]:
+        """Whether the next step reads the gradient norms, and the tower's gradient by segment."""
+        step, settings = self._state.step + 1, self._settings
+        view_every = settings.segment_view_every if settings.segments else 0
+        return step % settings.norms_every == 0, view_every > 0 and step % view_every == 0
 
     def validate(self, validate: Callable[[], Mapping[str, float]], best: BestWeights) -> dict[str, float]:
         """Validate, and keep the weights if they are the best so far."""
@@ -239,12 +273,15 @@ class _Loop:
         if self._context.world_size > 1:
             dist.all_reduce(sums)
         self._stepper.forget_losses()
+        view = self._stepper.view()
         return StepReport(
             step=state.step,
             epoch=epoch,
             rows_seen=state.rows_seen,
             loss=(sums[0] / sums[1]).item() if sums[1] else None,
-            gradient_norms={} if state.bad_in_a_row else self._stepper.norms(),
+            gradient_norms=_with_segment_names(self._stepper.norms(), self._settings.segments),
+            segment_shares={} if view is None else _by_name(view.shares, self._settings.segments),
+            segment_cosines={} if view is None else _by_name(view.cosines, self._settings.segments),
             learning_rates=self._optimizers.learning_rates(),
             rows_per_second=speed[0],
             data_wait_share=speed[1],
@@ -257,10 +294,21 @@ class _Loop:
         counts, state = self._stepper.read(), self._state
         state.loss_sum, state.losses = counts.loss_sum, counts.losses
         state.non_finite_batches, state.bad_in_a_row = counts.non_finite_batches, counts.bad_in_a_row
+        state.loss_scale, state.clean_steps = counts.loss_scale, counts.clean_steps
 
     def close(self) -> None:
         """Leave the ranker as it was found."""
         self._stepper.close()
+
+
+def _by_name(values: Mapping[int, float], segments: tuple[str, ...]) -> dict[str, float]:
+    return {segments[segment]: value for segment, value in values.items()}
+
+
+def _with_segment_names(norms: Mapping[str, float], segments: tuple[str, ...]) -> dict[str, float]:
+    """Return the norms with each expert under its segment's name, where names are known."""
+    experts = {f"{EXPERT}/{number}": f"{EXPERT}/{name}" for number, name in enumerate(segments)}
+    return {experts.get(name, name): norm for name, norm in norms.items()}
 
 
 def _anyone_asks(asked: bool, context: ProcessContext) -> bool:

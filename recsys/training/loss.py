@@ -10,7 +10,7 @@ def weighted_log_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     """Return sum(weight * cross-entropy) / sum(weight), a scalar, in nats.
 
     Args:
-        logit: (B,).
+        logit: (B,), of any precision.
         label: (B,) float, each 0 or 1.
         weight: (B,), at least one above 0.
 
@@ -19,7 +19,7 @@ def weighted_log_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     >>> round(weighted_log_loss(torch.zeros(2), label, weight).item(), 4)  # log 2, whatever the weights
     0.6931
     """
-    losses = F.binary_cross_entropy_with_logits(logit, label, weight=weight, reduction="sum")
+    losses = F.binary_cross_entropy_with_logits(logit.float(), label, weight=weight, reduction="sum")
     return losses / weight.sum()
 
 

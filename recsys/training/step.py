@@ -1,13 +1,15 @@
 """One training step, all or nothing.
 
-Rates, forward, backward up to the tables' outputs, average over processes, judge, clip, step. The gate before the
-tables (`sharding/gate.py`) lets a step be judged before any of it is done: where the loss or any gradient is not
-finite, no weight, no accumulator and no moment of any parameter moves. On a GPU the host does not wait for the verdict;
-it reads the count of bad batches, like everything else, when a report is due.
+Rates, forward, backward up to the tables' outputs, average over processes, unscale, judge, measure, clip, step. The
+gate before the tables (`sharding/gate.py`) lets a step be judged before any of it is done: where the loss or any
+gradient is not finite, no weight, no accumulator and no moment of any parameter moves. On a GPU the host does not wait
+for the verdict; it reads the count of bad batches, like everything else, when a report is due.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -15,14 +17,17 @@ from torch import Tensor, nn
 
 from recsys.errors import TrainingError
 from recsys.features.batch import Batch
-from recsys.monitoring.gradient_norms import WHOLE, squared_gradient_norms
-from recsys.sharding.fused import unwrapped
+from recsys.monitoring.gradient_norms import WHOLE, norms_of_squares, squared_gradient_norms
+from recsys.monitoring.segment_gradients import SegmentGradients, SegmentView, segment_view
+from recsys.sharding.fused import replicated_tables, unwrapped
 from recsys.sharding.gate import TableGate
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import average_dense_gradients
 from recsys.training.optimizer import RankerOptimizers
+from recsys.training.precision import Precision
 
 _BAD_BATCHES_IN_A_ROW = 3  # one or two may be freak rows; three are a run that has diverged
+_SHARED_PART = "embedding_tower"  # the one that every segment's rows pass and that was there before them
 
 Objective = Callable[[nn.Module, Batch], Tensor]
 """Takes the unwrapped ranker and a batch, returns the scalar loss."""
@@ -35,13 +40,31 @@ class Counts:
     Attributes:
         loss_sum: of the finite losses since they were last forgotten, `losses` of them.
         non_finite_batches: batches without a finite loss and gradient, in all.
-        bad_in_a_row: the same, up to the last batch.
+        bad_in_a_row: the same, up to the last batch; those not counted that a lower loss scale may mend.
+        loss_scale, clean_steps: see `Precision`.
     """
 
     loss_sum: float
     losses: int
     non_finite_batches: int
     bad_in_a_row: int
+    loss_scale: float
+    clean_steps: int
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What every step does alike.
+
+    Attributes:
+        max_gradient_norm: the whole gradient, tables included, is scaled down to this L2 norm; None for no clipping.
+        precision: "float32", "bfloat16" or "float16".
+        num_segments: S, where the tower's gradient is to be seen by segment; 0 for a model without such a view.
+    """
+
+    max_gradient_norm: float | None
+    precision: str
+    num_segments: int
 
 
 class Stepper:
@@ -49,7 +72,6 @@ class Stepper:
 
     Args:
         ranker: as `wrap_ranker` returned it.
-        max_gradient_norm: the whole gradient, tables included, is scaled down to this L2 norm; None for no clipping.
         counts: where the run stands.
     """
 
@@ -58,46 +80,57 @@ class Stepper:
         ranker: nn.Module,
         optimizers: RankerOptimizers,
         objective: Objective,
-        max_gradient_norm: float | None,
+        settings: StepSettings,
         context: ProcessContext,
         counts: Counts,
     ) -> None:
         self._module, self._optimizers, self._objective = unwrapped(ranker), optimizers, objective
-        self._max_gradient_norm, self._context = max_gradient_norm, context
+        self._settings, self._context = settings, context
         self._gate = TableGate(ranker)
+        self._replicated = [table for tables in replicated_tables(ranker).values() for table in tables.values()]
+        self._precision = Precision(settings.precision, counts.loss_scale, counts.clean_steps, context.device)
+        self._by_segment = None
+        if settings.num_segments:
+            self._by_segment = SegmentGradients(ranker, _SHARED_PART, self._gate, settings.num_segments, context)
         self._loss_sum = torch.tensor(counts.loss_sum, dtype=torch.float64, device=context.device)
         # Finite losses, bad batches, bad batches in a row, and the step at which those were three.
         self._counts = torch.tensor(
             [counts.losses, counts.non_finite_batches, counts.bad_in_a_row, 0], device=context.device
         )
         self._squared_norms: dict[str, Tensor] = {}
+        self._view: Callable[[], SegmentView] | None = None
 
-    def take(self, step: int, batch: Batch, *, with_norms: bool) -> None:
+    def take(self, step: int, batch: Batch, *, with_norms: bool, with_segments: bool) -> None:
         """Take one step.
 
         Args:
             step: counted from 0.
             with_norms: keep the gradient norms for `norms`.
+            with_segments: keep the tower's gradient by segment for `view`; `num_segments` must not be 0.
         """
-        optimizers = self._optimizers
+        optimizers, limit = self._optimizers, self._settings.max_gradient_norm
         optimizers.set_rates(step)
         optimizers.zero_grad()
-        loss = self._backward(step, batch)
-        average_dense_gradients(optimizers.dense_parameters, self._context)
+        loss = self._backward(step, batch, with_segments=with_segments)
+        average_dense_gradients([*optimizers.dense_parameters, *self._replicated], self._context)
         dense = [parameter.grad for parameter in optimizers.dense_parameters if parameter.grad is not None]
-        keep = self._judge(loss, dense)
-        scale, self._squared_norms = None, {}
-        if with_norms or self._max_gradient_norm is not None:
+        self._precision.unscale([*dense, *self._gate.gradients()])
+        keep, is_excused = self._judge(loss, dense)
+        scale, squared = None, {}
+        if with_norms or limit is not None:
             # Before clipping: afterwards every part's norm is scaled by the same factor, and a part whose gradient
             # explodes looks as calm as the others.
-            self._squared_norms = squared_gradient_norms(self._module, self._gate, self._context)
-        if self._max_gradient_norm is not None:
+            squared = squared_gradient_norms(self._module, self._gate, self._context)
+        self._squared_norms = squared if with_norms else {}
+        self._view = self._look_at_segments() if with_segments else None
+        if limit is not None:
             # The small term is torch.nn.utils.clip_grad_norm_'s, which this equals on an unsharded model.
-            scale = (self._max_gradient_norm / (self._squared_norms[WHOLE].sqrt() + 1e-6)).clamp(max=1.0).float()
+            scale = (limit / (squared[WHOLE].sqrt() + 1e-6)).clamp(max=1.0).float()
             torch._foreach_mul_(dense, scale)
         optimizers.step(keep)
         self._gate.release(keep, scale)
-        self._count(step + 1, loss.detach(), keep)
+        self._precision.follow(keep)
+        self._count(step + 1, loss.detach(), keep, is_excused)
         if self._context.device.type == "cpu":  # reading costs nothing there, so divergence is told at once
             self.read()
 
@@ -115,14 +148,19 @@ class Stepper:
                 "changed by them. Lower the learning rates, set `training.max_gradient_norm`, or look for extreme "
                 "values in the dense features."
             )
-        return Counts(self._loss_sum.item(), losses, non_finite, in_a_row)
+        return Counts(self._loss_sum.item(), losses, non_finite, in_a_row, *self._precision.state())
 
     def norms(self) -> dict[str, float]:
-        """Return the last step's norms by part and "whole", before clipping, or {} if it kept none; waits once."""
-        if not self._squared_norms:
-            return {}
-        values = torch.stack(list(self._squared_norms.values())).sqrt().tolist()
-        return dict(zip(self._squared_norms, values, strict=True))
+        """Return the last step's gradient norms by name; waits once.
+
+        {} where it kept none, or where its gradient was not finite.
+        """
+        norms = norms_of_squares(self._squared_norms)
+        return norms if math.isfinite(norms.get(WHOLE, math.nan)) else {}
+
+    def view(self) -> SegmentView | None:
+        """Return what the segments' gradients said about the tower in the last step; None where nobody looked."""
+        return None if self._view is None else self._view()
 
     def forget_losses(self) -> None:
         """Begin the sum of losses anew."""
@@ -131,13 +169,18 @@ class Stepper:
 
     def close(self) -> None:
         """Take the gate away and forget the last gradients."""
+        if self._by_segment is not None:
+            self._by_segment.close()
         self._gate.close()
         self._optimizers.zero_grad()
 
-    def _backward(self, step: int, batch: Batch) -> Tensor:
+    def _backward(self, step: int, batch: Batch, *, with_segments: bool) -> Tensor:
+        if self._by_segment is not None and with_segments:
+            self._by_segment.arm()
         try:
-            loss = self._objective(self._module, batch)
-            loss.backward()
+            with self._precision.autocast():
+                loss = self._objective(self._module, batch)
+            self._precision.scaled(loss).backward(retain_graph=with_segments)
         except torch.OutOfMemoryError as error:
             peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
             raise TrainingError(
@@ -146,21 +189,31 @@ class Stepper:
             ) from error
         return loss
 
-    def _judge(self, loss: Tensor, dense: list[Tensor]) -> Tensor:
-        """Return, () bool, whether the loss and every gradient is finite, in every process."""
-        norms = torch._foreach_norm([loss.detach(), *dense, *self._gate.gradients()])
-        keep = torch.stack([norm.float() for norm in norms]).isfinite().all()
+    def _judge(self, loss: Tensor, dense: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Judge the step alike in every process.
+
+        Returns:
+            () bool: whether the loss and every gradient is finite, and whether, if not, a lower loss scale may mend it.
+        """
+        gradients = [*dense, *self._gate.gradients()]
+        norms = torch._foreach_norm(gradients) if gradients else [loss.detach()]
+        finite = torch.stack([loss.detach().isfinite(), torch.stack([norm.float() for norm in norms]).isfinite().all()])
         if self._context.world_size > 1:
             # A table's gradient is seen by the processes that hold it alone.
-            agreed = keep.to(torch.int32)
+            agreed = finite.to(torch.int32)
             dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-            keep = agreed.bool()
-        return keep
+            finite = agreed.bool()
+        return finite.all(), finite[0] & self._precision.excuses()
 
-    def _count(self, step: int, loss: Tensor, keep: Tensor) -> None:
+    def _look_at_segments(self) -> Callable[[], SegmentView]:
+        assert self._by_segment is not None
+        # The numbers are read off the device when they are asked for.
+        return partial(segment_view, self._by_segment.read(), self._settings.num_segments)
+
+    def _count(self, step: int, loss: Tensor, keep: Tensor, is_excused: Tensor) -> None:
         self._loss_sum += torch.where(keep, loss, 0.0)
         losses, non_finite, in_a_row, third_step = self._counts.unbind()
         is_bad = ~keep
-        in_a_row = (in_a_row + 1) * is_bad
+        in_a_row = (in_a_row + (is_bad & ~is_excused)) * is_bad
         third_step = third_step + (in_a_row == _BAD_BATCHES_IN_A_ROW) * (third_step == 0) * step
         self._counts = torch.stack([losses + keep, non_finite + is_bad, in_a_row, third_step])

@@ -74,6 +74,10 @@ class SmallRun:
             **{
                 "max_steps": steps,
                 "report_every": 1,
+                "norms_every": settings.get("report_every", 1),
+                "segment_view_every": 0,
+                "segments": SEGMENTS,
+                "precision": "float32",
                 "validate_every": 1000,
                 "checkpoint_every": 1000,
                 "patience": 3,

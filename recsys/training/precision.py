@@ -1,0 +1,71 @@
+"""The precision that a training step computes in, and the loss scale that half precision needs.
+
+Weights, gradients at weights, optimizers and scores stay in single precision; only the forward pass, and with it the
+backward, runs its matrix products in the chosen one (torch's autocast). float16 has so few small numbers that a
+gradient vanishes in it: the loss is multiplied by a scale before the backward pass, and every gradient divided by it
+right after, before it is looked at, clipped or stepped by. Source: Micikevicius et al., "Mixed Precision Training"
+(ICLR 2018), section 3.2, with the dynamic scale of torch's GradScaler.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+FLOAT32, BFLOAT16, FLOAT16 = "float32", "bfloat16", "float16"
+_LOWER = {BFLOAT16: torch.bfloat16, FLOAT16: torch.float16}
+
+START_SCALE = 65536.0
+_STEPS_TO_GROW = 2000  # GradScaler's: one lost step in about this many is what a scale at the edge costs
+_LEAST, _MOST = 1.0, 2.0**24
+
+
+class Precision:
+    """One run's precision; the scale is 1 for ever unless it is float16.
+
+    The scale stays a power of two, so that scaling and unscaling change no bit of a gradient that neither vanishes nor
+    overflows. It lies on the device: no step waits for it.
+
+    Args:
+        name: "float32", "bfloat16" or "float16".
+        scale, clean_steps: where the run stands; `START_SCALE` and 0 at its beginning.
+    """
+
+    def __init__(self, name: str, scale: float, clean_steps: int, device: torch.device) -> None:
+        self._lower = _LOWER.get(name)
+        self._device_type = device.type
+        self._is_scaled = name == FLOAT16
+        # The scale, and the steps since it last changed that were finite.
+        self._state = torch.tensor([scale if self._is_scaled else 1.0, clean_steps], device=device)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context of the forward pass."""
+        return nullcontext() if self._lower is None else torch.autocast(self._device_type, dtype=self._lower)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return the loss whose backward pass gives the scaled gradients."""
+        return loss * self._state[0] if self._is_scaled else loss
+
+    def unscale(self, gradients: list[Tensor]) -> None:
+        """Divide the gradients by the scale, in place."""
+        if self._is_scaled and gradients:
+            torch._foreach_mul_(gradients, self._state[0].reciprocal())
+
+    def excuses(self) -> Tensor:
+        """Return, () bool, whether gradients that are not finite may be the scale's fault: it can still be lowered."""
+        return self._state[0] > _LEAST
+
+    def follow(self, keep: Tensor) -> None:
+        """Halve the scale after a step that was not finite; double it after 2000 in a row that were."""
+        if not self._is_scaled:
+            return
+        scale, clean = self._state
+        clean = (clean + 1) * keep
+        grows = clean >= _STEPS_TO_GROW
+        scale = torch.where(keep, torch.where(grows, scale * 2, scale), scale / 2).clamp(_LEAST, _MOST)
+        self._state = torch.stack([scale, clean * ~grows])
+
+    def state(self) -> tuple[float, int]:
+        """Return the scale and its clean steps; waits for the device."""
+        scale, clean = self._state.tolist()
+        return scale, int(clean)
