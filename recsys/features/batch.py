@@ -32,6 +32,21 @@ class Batch(Pipelineable):
     def __len__(self) -> int:
         return self.label.shape[0]
 
+    def take(self, rows: Tensor) -> "Batch":
+        """Return the given rows as a batch of their own.
+
+        Args:
+            rows: (n,) int64 positions, in any order and as often as wanted.
+        """
+        return Batch(
+            dense=self.dense.index_select(0, rows),
+            sparse=_taken(self.sparse, rows),
+            segment=self.segment.index_select(0, rows),
+            label=self.label.index_select(0, rows),
+            weight=self.weight.index_select(0, rows),
+            extra={name: column.index_select(0, rows) for name, column in self.extra.items()},
+        )
+
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on `device`; with `non_blocking` the copy may still be under way on the current stream."""
         return Batch(
@@ -85,3 +100,15 @@ def _selected(sparse: KeyedJaggedTensor, rows: Tensor) -> KeyedJaggedTensor:
     shifts = (sparse.offsets()[bags] - (ends - lengths)).repeat_interleave(lengths)
     values = sparse.values()[torch.arange(len(shifts), device=rows.device) + shifts]
     return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths, stride=len(rows))
+
+
+def _taken(sparse: KeyedJaggedTensor, rows: Tensor) -> KeyedJaggedTensor:
+    """The bags of the given rows, key by key."""
+    shape = len(sparse.keys()), sparse.stride()
+    lengths = sparse.lengths().view(shape).index_select(1, rows).flatten()
+    first = sparse.offsets()[:-1].view(shape).index_select(1, rows).flatten()
+    # Every bag is a run of positions: it begins at `first`, and its values go behind those of the bags before it.
+    behind = lengths.cumsum(0, dtype=torch.int64) - lengths
+    runs = torch.repeat_interleave(first - behind, lengths.long())
+    values = sparse.values().index_select(0, runs + torch.arange(len(runs), device=runs.device))
+    return KeyedJaggedTensor(keys=sparse.keys(), values=values, lengths=lengths, stride=len(rows))

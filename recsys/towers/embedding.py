@@ -5,7 +5,7 @@ A two-tower model (Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from itertools import pairwise
@@ -22,6 +22,7 @@ from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.features.schema import ITEM_TOWER, USER_TOWER, FeatureKind, FeatureSchema
 from recsys.features.tables import table_configs
+from recsys.towers.row_digests import row_digests
 
 TABLE_PREFIX = "tower_"
 """Goes before the vocabulary's name in the name of each of the tower's tables."""
@@ -112,9 +113,11 @@ class EmbeddingTower(nn.Module):
     Attributes:
         is_frozen: the whole forward, tables included, runs without a graph and in evaluation mode. Fused tables learn
             inside backward whatever `requires_grad` says, so there is no other way to hold them still.
+        cache: answers for the sides of a frozen tower, (B, D) each, in its own stead; a thawed one forgets it.
         output_width: of what the ranker gets: 3 D, or D where there is no user side.
     """
 
+    cache: Callable[[Batch], list[Tensor]] | None
     user_columns: Tensor
     item_columns: Tensor
 
@@ -123,6 +126,7 @@ class EmbeddingTower(nn.Module):
         schema = contract.schema
         self.spec = spec
         self.is_frozen = False
+        self.cache = None
         self.output_width = spec.width * (3 if spec.user_features else 1)
         sides = [[schema.feature(name) for name in names] for names in (spec.user_features, spec.item_features)]
         self._groups = [[f.name for f in side if f.kind is not FeatureKind.DENSE] for side in sides if side]
@@ -161,16 +165,8 @@ class EmbeddingTower(nn.Module):
                 "This tower has no user side: no list feature of the user tower shares the item's table. Give the "
                 "schema one, or use the tower for its item vectors only."
             )
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
-            user, item = _picked(self._look_up(batch), rows)
-            if self.spec.kind is TowerKind.IMPORTED:
-                return user, item
-            if not len(user):
-                return _no_rows(user, self.spec.width), _no_rows(item, self.spec.width)
-            (dense,) = _picked([batch.dense], rows)
-            user = self.user_side(torch.cat([user, dense[:, self.user_columns]], dim=1))
-            item = self.item_side(torch.cat([item, dense[:, self.item_columns]], dim=1))
-            return normalize(user, dim=1), normalize(item, dim=1)
+        user, item = self._vectors(batch, rows)
+        return user, item
 
     def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """Return what the ranker joins: u, v and u * v side by side, or v alone where there is no user side.
@@ -183,12 +179,58 @@ class EmbeddingTower(nn.Module):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             if not self.spec.user_features:
-                return _picked(self._look_up(batch), rows)[0]
+                return self._vectors(batch, rows)[0]
             user, item = self.sides(batch, rows)
             if self.spec.kind is TowerKind.TWO_TOWER:
                 # A unit vector of D numbers has mean square 1/D. Imported vectors were scaled when they were read.
                 user, item = user * math.sqrt(self.spec.width), item * math.sqrt(self.spec.width)
             return torch.cat([user, item, user * item], dim=1)
+
+    def side_digests(self, batch: Batch) -> list[Tensor]:
+        """Return, for each side that the tower has, (2, B) int64: equal where a row gives it the same input."""
+        return row_digests(batch, self._groups, self._dense_columns())
+
+    def side_vectors(self, batch: Batch, rows: Sequence[Tensor] | None = None) -> list[Tensor]:
+        """Return each side's vectors from the live tower, without a graph.
+
+        Args:
+            rows: per side, (n,) int64 positions in the batch, which alone are looked up; None is all rows.
+
+        Returns:
+            Per side, (n, D).
+        """
+        with torch.no_grad():
+            if rows is None:
+                return self._projected(self._look_up(batch), [batch.dense] * len(self._groups))
+            sizes = [len(positions) for positions in rows]
+            taken = batch.take(torch.cat(list(rows)))
+            looked_up = [side.split(sizes)[number] for number, side in enumerate(self._look_up(taken))]
+            return self._projected(looked_up, taken.dense.split(sizes))
+
+    def _vectors(self, batch: Batch, rows: Tensor | None) -> list[Tensor]:
+        if self.cache is not None and not self.is_frozen:
+            self.cache = None  # what it holds is of a tower that stood still
+        if self.cache is not None:
+            return _picked(self.cache(batch), rows)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
+            looked_up = _picked(self._look_up(batch), rows)
+            (dense,) = _picked([batch.dense], rows)
+            return self._projected(looked_up, [dense] * len(looked_up))
+
+    def _projected(self, looked_up: Sequence[Tensor], dense: Sequence[Tensor]) -> list[Tensor]:
+        """Map, per side, what its tables gave (n, W) and its rows' dense features (n, F_dense) to vectors (n, D)."""
+        if self.spec.kind is TowerKind.IMPORTED:
+            return list(looked_up)
+        projections = zip((self.user_side, self.item_side), looked_up, dense, self._dense_columns(), strict=True)
+        return [
+            normalize(side(torch.cat([ids, numbers[:, columns]], dim=1)), dim=1)
+            if len(ids)
+            else _no_rows(ids, self.spec.width)
+            for side, ids, numbers, columns in projections
+        ]
+
+    def _dense_columns(self) -> list[Tensor]:
+        return [self.user_columns, self.item_columns] if self.spec.user_features else [self.item_columns]
 
     def _look_up(self, batch: Batch) -> list[Tensor]:
         # By name: a sharded collection returns its keys in the order of its plan, not of its configuration.
@@ -201,8 +243,8 @@ def _side(input_width: int, spec: TowerSpec) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(widths[-1], spec.width))
 
 
-def _picked(tensors: Sequence[Tensor], rows: Tensor | None) -> Sequence[Tensor]:
-    return tensors if rows is None else [tensor.index_select(0, rows) for tensor in tensors]
+def _picked(tensors: Sequence[Tensor], rows: Tensor | None) -> list[Tensor]:
+    return list(tensors) if rows is None else [tensor.index_select(0, rows) for tensor in tensors]
 
 
 def _no_rows(empty: Tensor, width: int) -> Tensor:

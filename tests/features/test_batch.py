@@ -7,6 +7,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.batch import Batch
+from tests.small_model import ROWS, batch_of
 
 
 def two_rows() -> Batch:
@@ -85,3 +86,20 @@ def test_selected_rows_bring_their_own_ids_in_the_asked_order() -> None:
 
 def _bounds(offsets: torch.Tensor) -> list[tuple[int, int]]:
     return list(itertools.pairwise(offsets.tolist()))
+
+
+def test_taken_rows_are_the_rows_asked_for_in_that_order() -> None:
+    taken = batch_of(ROWS).take(torch.tensor([3, 0, 1, 3]))
+
+    expected = batch_of([ROWS[number] for number in (3, 0, 1, 3)])
+    assert torch.equal(taken.dense, expected.dense)
+    assert torch.equal(taken.sparse.values(), expected.sparse.values())
+    assert torch.equal(taken.sparse.lengths(), expected.sparse.lengths())
+    assert torch.equal(taken.segment, expected.segment)
+    assert torch.equal(taken.label, expected.label)
+
+
+def test_no_rows_may_be_taken() -> None:
+    taken = batch_of(ROWS).take(torch.empty(0, dtype=torch.int64))
+
+    assert (len(taken), taken.sparse.stride(), len(taken.sparse.values())) == (0, 0, 0)

@@ -1,0 +1,80 @@
+"""Which rows give a tower the same input: a 128-bit digest of all that one side reads of a row.
+
+The digest covers the bits of the side's dense features and every id of its bags, in their order, so that equal digests
+mean equal vectors, bit for bit. Everything is done on whole columns, wherever the batch lies.
+
+At 64 bits ten million different inputs would bring a wrong vector to one run in 400,000; at 128 bits it does not happen
+(the birthday bound: n squared over twice the number of digests).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recsys.features.batch import Batch
+
+# The constants of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014),
+# as signed numbers: PyTorch multiplies int64 modulo 2^64.
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+_MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+
+
+def row_digests(batch: Batch, features: Sequence[Sequence[str]], dense_columns: Sequence[Tensor]) -> list[Tensor]:
+    """Digest every row of a batch, once for each side.
+
+    Args:
+        features: per side, the names of its sparse features and lists.
+        dense_columns: per side, (n,) int64, its columns in `batch.dense`.
+
+    Returns:
+        Per side, (2, B) int64.
+    """
+    keys = {name: number for number, name in enumerate(batch.sparse.keys())}
+    order_free, ordered = _bags(batch)  # (F, B)
+    dense = _mixed(batch.dense.t().contiguous().view(torch.int32).to(torch.int64))  # (F_dense, B)
+    return [
+        _joined(
+            torch.cat([order_free[[keys[name] for name in names]], dense[columns]]),
+            torch.cat([ordered[[keys[name] for name in names]], torch.zeros_like(dense[columns])]),
+        )
+        for names, columns in zip(features, dense_columns, strict=True)
+    ]
+
+
+def _bags(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return, for every bag, the sum of its mixed ids and their sum weighted by position, each (F, B)."""
+    offsets = batch.sparse.offsets().long()
+    ids = _mixed(batch.sparse.values())
+    # Sums over bags are differences of running sums: modulo 2^64 nothing is lost, and no id need know its bag.
+    plain = _running(ids)[offsets].diff()
+    weighted = _running(ids * torch.arange(len(ids), device=ids.device))[offsets].diff()
+    shape = len(batch.sparse.keys()), batch.sparse.stride()
+    return plain.view(shape), (weighted - offsets[:-1] * plain).view(shape)
+
+
+def _running(numbers: Tensor) -> Tensor:
+    return torch.cat([numbers.new_zeros(1), numbers.cumsum(0)])
+
+
+def _joined(order_free: Tensor, ordered: Tensor) -> Tensor:
+    """Map the two sums of n inputs, (n, B) each, to one digest a row, (2, B)."""
+    inputs = len(order_free)
+    # A salt for every input and half, so that an id counts as that of its own feature.
+    salts = _mixed(torch.arange(2 * inputs, device=order_free.device)).view(2, inputs, 1)
+    # The first half depends on the order too: it is the address, and orders of one list must not crowd at one.
+    first = _mixed(ordered + order_free * _GOLDEN + salts[0]).sum(0)
+    return torch.stack([first, _mixed(order_free + salts[1]).sum(0)])
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """Map int64 one to one to numbers of which each bit depends on every bit of the argument."""
+    mixed = numbers + _GOLDEN
+    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
+        mixed = (mixed ^ _shifted(mixed, shift)) * multiplier
+    return mixed ^ _shifted(mixed, 31)
+
+
+def _shifted(numbers: Tensor, bits: int) -> Tensor:
+    """Shift to the right and fill with zeros; PyTorch's own fills with the sign."""
+    return (numbers >> bits) & (2 ** (64 - bits) - 1)
