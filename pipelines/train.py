@@ -12,6 +12,7 @@ from torch import nn
 
 from pipelines import prepare, pretrain
 from pipelines.console import console, progress_bars, show_table, warn
+from pipelines.evidence import attach_contract, restore_proven
 from pipelines.fitting import (
     RANKING_TEST,
     TEST,
@@ -232,6 +233,7 @@ class _Job:
             raise DataError(f"{folder} holds no checkpoint to resume from. Start the run afresh without --resume.")
         held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
         state = snapshot.give_back(held, self._wrapped, self._fitted.optimizers, self._stream, self._best)
+        self._fitted.proof.record()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
         spool: str = saved.facts["spool"]
         return spool
@@ -239,9 +241,10 @@ class _Job:
     def describe(self, tracked: TrackedRun, artifact: TowerArtifact) -> None:
         """Attach what the run is made of."""
         self._spool = tracked.spool_id
-        lines = [asdict(line) for line in self._fitted.optimizers.contract()]
         tracked.attach("config.json", json.dumps(config_document(self._config), indent=2))
-        tracked.attach("optimizer_contract.json", json.dumps(lines, indent=1))
+        # A study's arms would print it a dozen times; there it stands with each arm's run.
+        is_shown = self._identity.kind == "train" and self._context.is_first
+        attach_contract(tracked, self._fitted.optimizers.contract(), is_shown=is_shown)
         tracked.attach("tower_provenance.json", json.dumps(dict(artifact.provenance), indent=2, default=str))
         tracked.attach("contract.json", self._encoded.contract.to_json())
 
@@ -278,8 +281,7 @@ class _Job:
 
     def finish(self, tracked: TrackedRun, seconds: float, progress: Progress) -> RunResult:
         """Prove that what was frozen stood still, measure the best weights, and write the result."""
-        proof = self._fitted.proof.record()
-        self._best.restore()
+        proof = restore_proven(tracked, self._fitted.proof, self._best)
         config, encoded, folder = self._config, self._encoded, self._identity.folder
         stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
         predictions = predict(self._wrapped, stream)
@@ -324,9 +326,6 @@ class _Job:
         tracked.log_final(result.metrics, dataset=uses[0], model=_MODEL_NAME)
         tracked.log_final({names.TRAIN_SECONDS: result.train_seconds})
         tracked.attach("evaluation.json", evaluation.to_json())
-        if result.frozen_proof:
-            tracked.attach("frozen_proof.json", json.dumps(result.frozen_proof, indent=2))
-            tracked.set_tags({names.TAG_FROZEN_PROOF: "stood still"})
         name = self._identity.name
         curves = self._curves.curves()
         attach_learning_curves(tracked, {curve: {name: points} for curve, points in curves.items()})

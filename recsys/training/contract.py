@@ -132,7 +132,8 @@ def _table_lines(
             elements=table.shape[0] * table.shape[1],
             is_table=True,
             is_trainable=not name.startswith(frozen),
-            optimizer=NOBODY if optimizer is None else table.optimizer or NOBODY,
+            # By its configured name; that the kernel follows it is checked below.
+            optimizer=NOBODY if optimizer is None or table.optimizer is None else optimizer.name,
             learning_rate=0.0 if optimizer is None else optimizer.learning_rate,
             weight_decay=0.0,
         )
@@ -204,24 +205,24 @@ def _require_kernels_as_declared(module: nn.Module, table_optimizers: Mapping[st
 
 
 def contract_summary(lines: Sequence[ParameterContract]) -> list[tuple[str, ...]]:
-    """Return the contract in a few rows, `SUMMARY_HEADER` over them: what shares part, kind, optimizer, rate and decay.
+    """Return the contract in a few rows, `SUMMARY_HEADER` over them: what shares part, optimizer, rate and decay.
 
     >>> line = ParameterContract("head", "head.output.bias", 1, False, True, "adamw", 0.001, 0.0)
     >>> contract_summary([line])
-    [('head', 'dense', '1', '1', 'yes', 'adamw', '0.001', '0')]
+    [('head', '1', '1', 'yes', 'adamw', '0.001', '0')]
     """
     parameters: Counter[tuple[str, ...]] = Counter()
     elements: Counter[tuple[str, ...]] = Counter()
     for line in lines:
-        kind, learns = ("tables" if line.is_table else "dense"), ("yes" if line.is_trainable else "no")
-        key = line.part, kind, learns, line.optimizer, f"{line.learning_rate:g}", f"{line.weight_decay:g}"
+        learns = "yes" if line.is_trainable else "no"
+        key = line.part, learns, line.optimizer, f"{line.learning_rate:g}", f"{line.weight_decay:g}"
         parameters[key] += 1
         elements[key] += line.elements
     order = sorted(parameters, key=lambda key: [line.part for line in lines].index(key[0]))
-    return [(*key[:2], f"{parameters[key]:,}", f"{elements[key]:,}", *key[2:]) for key in order]
+    return [(key[0], f"{parameters[key]:,}", f"{elements[key]:,}", *key[1:]) for key in order]
 
 
-SUMMARY_HEADER = ("part", "kind", "parameters", "elements", "trainable", "optimizer", "rate", "weight decay")
+SUMMARY_HEADER = ("part", "parameters", "elements", "trainable", "optimizer", "rate", "weight decay")
 
 
 def shared_parameters(lines: Sequence[ParameterContract]) -> list[str]:
@@ -262,7 +263,7 @@ def contract_document(lines: Sequence[ParameterContract]) -> str:
             "",
             "## Every parameter",
             "",
-            *_markdown_table(("parameter", *SUMMARY_HEADER[3:]), each),
+            *_markdown_table(("parameter", *SUMMARY_HEADER[2:]), each),
             "",
         ]
     )

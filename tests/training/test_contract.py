@@ -154,7 +154,7 @@ def test_no_parameter_of_the_projects_own_rankers_has_two_names(context) -> None
     assert shared_parameters(small_run(context).optimizers.contract()) == []
 
 
-def test_the_summary_adds_up_what_shares_part_kind_optimizer_rate_and_decay() -> None:
+def test_the_summary_adds_up_what_shares_part_optimizer_rate_and_decay() -> None:
     lines = [
         ParameterContract("embedding_tower", "embedding_tower.t", 2000, True, False, "none", 0.0, 0.0),
         ParameterContract("head", "head.a", 6, False, True, "adamw", 0.001, 0.01),
@@ -163,9 +163,9 @@ def test_the_summary_adds_up_what_shares_part_kind_optimizer_rate_and_decay() ->
     ]
 
     assert contract_summary(lines) == [
-        ("embedding_tower", "tables", "1", "2,000", "no", "none", "0", "0"),
-        ("head", "dense", "2", "10", "yes", "adamw", "0.001", "0.01"),
-        ("head", "dense", "1", "1", "yes", "adamw", "0.001", "0"),
+        ("embedding_tower", "1", "2,000", "no", "none", "0", "0"),
+        ("head", "2", "10", "yes", "adamw", "0.001", "0.01"),
+        ("head", "1", "1", "yes", "adamw", "0.001", "0"),
     ]
 
 

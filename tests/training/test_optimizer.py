@@ -27,7 +27,7 @@ def test_the_contract_names_every_parameter_and_table_once(context):
     lines = run.optimizers.contract()
 
     assert sorted(line.parameter for line in lines) == sorted(name for name, _ in gated_ranker().named_parameters())
-    assert {line.optimizer for line in lines} == {"adamw", "exact_row_wise_adagrad"}
+    assert {line.optimizer for line in lines} == {"adamw", "rowwise_adagrad"}
     assert sum(line.elements for line in lines) == sum(p.numel() for p in gated_ranker().parameters())
 
 
@@ -58,7 +58,7 @@ def test_a_table_that_nobody_steps_is_refused_by_name(context):
 def test_a_frozen_table_with_an_optimizer_is_refused_by_name(context):
     dense = dict.fromkeys(PARTS, ADAMW) | {"embedding_tower": None}
 
-    with pytest.raises(TrainingError, match=r"`embedding_tower\.ebc\.\S+` is frozen, but exact_row_wise_adagrad steps"):
+    with pytest.raises(TrainingError, match=r"`embedding_tower\.ebc\.\S+` is frozen, but rowwise_adagrad steps"):
         optimizers_for(context, dense, mode="frozen_tower")
 
 
