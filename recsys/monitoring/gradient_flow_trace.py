@@ -1,0 +1,242 @@
+"""What one forward and backward pass did, module by module: the eyes of the flow audit.
+
+Hooks note every call of every module: whether it ran with a graph, which tensors went in and came out, whether they
+were finite, and which gradients came back. Kernels of sharded tables, which are no children of the ranker, are noted as
+calls of their collection. From the graph that PyTorch keeps behind the outputs it is then read where it ends.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
+
+from recsys.sharding.fused import FusedKernel, dense_buffers, fused_kernels
+
+OBJECTIVE = "the objective"
+RANKER = "the ranker"
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of one module.
+
+    Attributes:
+        has_graph_mode: whether autograd was recording when the call began.
+        started, ended: positions in the order of all beginnings and ends.
+        inputs: floating tensors that ask for a gradient; `outputs`: all floating tensors.
+        ids: how many whole numbers went in, such as ids to look up.
+        tables: of a kernel: the tables that at least one id looked up.
+    """
+
+    module: str
+    parent: "Call | None"
+    has_graph_mode: bool
+    started: int
+    ended: int = 0
+    inputs: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
+    ids: int = 0
+    tables: frozenset[str] = frozenset()
+    is_finite: bool = True
+
+    @property
+    def name(self) -> str:
+        """The module's name, as it is told to people."""
+        return self.module or RANKER
+
+    @property
+    def built_graph(self) -> bool:
+        """Whether an output asks for a gradient."""
+        return any(output.requires_grad for output in self.outputs)
+
+    def ancestors(self) -> Iterator["Call"]:
+        """The calls around this one, the innermost first."""
+        call = self.parent
+        while call is not None:
+            yield call
+            call = call.parent
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A gradient that reached a tensor in the backward pass."""
+
+    tensor: Tensor
+    is_finite: bool
+    is_zero: bool
+
+
+class Trace:
+    """The calls of one forward pass and the gradients of the backward pass behind it.
+
+    Make it after the gate of the tables, whose leaves are then seen as the kernels' outputs; close it at the end.
+    """
+
+    def __init__(self, ranker: nn.Module) -> None:
+        self.calls: list[Call] = []  # by their ends: inner calls stand before those around them
+        self.arrivals: list[Arrival] = []  # by their time
+        self._open: list[Call] = []
+        self._clock = 0
+        self._watched: dict[int, Tensor] = {}
+        self._behind: dict[int, set[Node]] = {}
+        self._hooks: list[Any] = []
+        for name, module in ranker.named_modules():
+            self._hooks.append(module.register_forward_pre_hook(partial(self._begin, name), with_kwargs=True))
+            self._hooks.append(module.register_forward_hook(partial(self._end, name), with_kwargs=True))
+        for kernel in fused_kernels(ranker):
+            hook = kernel.module.register_forward_hook(partial(self._looked_up, kernel), with_kwargs=True)
+            self._hooks.append(hook)
+
+    def close(self) -> None:
+        """Take every hook away."""
+        for hook in self._hooks:
+            hook.remove()
+
+    def behind(self, call: Call) -> set[Node]:
+        """Return the graph behind the call's outputs."""
+        if id(call) not in self._behind:
+            self._behind[id(call)] = graph_behind(call.outputs)
+        return self._behind[id(call)]
+
+    def carries(self, call: Call, sources: set[Node]) -> bool:
+        """Whether the call's outputs depend on any of `sources`, as far as the graph knows."""
+        return not sources.isdisjoint(self.behind(call))
+
+    def nodes_of(self, table: str, kernels: Iterable[FusedKernel]) -> set[Node]:
+        """Return where the graph of a sharded table begins: the outputs of the kernels that hold it."""
+        owners = {kernel_name(kernel) for kernel in kernels if table in kernel.tables}
+        outputs = [o for call in self.calls if call.module in owners and call.tables for o in call.outputs]
+        return {get_gradient_edge(output).node for output in outputs if output.requires_grad}
+
+    def first_bad(self, is_bad: Callable[[Arrival], bool], sources: set[Node] | None = None) -> str | None:
+        """Name the module whose backward made the first bad gradient, or None where every gradient is good.
+
+        It is the innermost module that was given the tensor with that gradient; where none was, the arithmetic around
+        the module that returned the tensor.
+
+        Args:
+            sources: look only at gradients on their way there.
+        """
+        for arrival in self.arrivals:
+            if not is_bad(arrival) or (sources is not None and sources.isdisjoint(graph_behind([arrival.tensor]))):
+                continue
+            users = [call for call in self.calls if any(each is arrival.tensor for each in call.inputs)]
+            if users:
+                around = {id(outer) for call in users for outer in call.ancestors()}
+                return next(call.name for call in users if id(call) not in around)
+            makers = [call for call in self.calls if any(each is arrival.tensor for each in call.outputs)]
+            outermost = min(makers, key=lambda call: call.started)
+            return OBJECTIVE if outermost.parent is None else outermost.parent.name
+        return None
+
+    def _begin(self, name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
+        tensors = [*_tensors(arguments), *_tensors(keywords)]
+        parent = self._open[-1] if self._open else None
+        call = Call(name, parent, torch.is_grad_enabled(), self._tick())
+        call.inputs = [tensor for tensor in tensors if tensor.requires_grad]
+        call.ids = sum(tensor.numel() for tensor in tensors[:1] if not tensor.is_floating_point())
+        self._open.append(call)
+
+    def _end(self, name: str, module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
+        call = self._open.pop()
+        self._keep(call, list(_tensors((output,))))
+
+    def _looked_up(self, kernel: FusedKernel, module: Any, arguments: Any, keywords: Any, output: Any) -> None:
+        parent = self._open[-1] if self._open else None
+        call = Call(kernel_name(kernel), parent, torch.is_grad_enabled(), self._tick())
+        call.tables = _looked_up_tables(kernel, keywords["offsets"])
+        self._keep(call, list(_tensors((output,))))
+
+    def _keep(self, call: Call, outputs: list[Tensor]) -> None:
+        call.outputs = [output for output in outputs if output.is_floating_point()]
+        call.is_finite = all(bool(output.isfinite().all()) for output in call.outputs)
+        call.ended = self._tick()
+        self.calls.append(call)
+        for tensor in (*call.inputs, *call.outputs):
+            if tensor.requires_grad and id(tensor) not in self._watched:
+                self._watched[id(tensor)] = tensor
+                self._hooks.append(tensor.register_hook(partial(self._arrive, tensor)))
+
+    def _arrive(self, tensor: Tensor, gradient: Tensor) -> None:
+        is_zero = gradient.numel() > 0 and not bool(gradient.any())
+        self.arrivals.append(Arrival(tensor, bool(gradient.isfinite().all()), is_zero))
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+
+def graph_behind(tensors: Iterable[Tensor], *, without: set[Node] | None = None) -> set[Node]:
+    """Return every node of the graph behind some tensors; the walk does not enter the nodes of `without`."""
+    seen: set[Node] = set(without or ())
+    waiting = [get_gradient_edge(tensor).node for tensor in tensors if tensor.requires_grad]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            waiting.extend(following for following, _ in node.next_functions if following is not None)
+    return seen - (without or set())
+
+
+def kernel_name(kernel: FusedKernel) -> str:
+    """Return the name of the collection that a kernel belongs to."""
+    return kernel.tables[0].partition(".embedding_bags.")[0]
+
+
+@contextmanager
+def leaving_no_trace(ranker: nn.Module) -> Iterator[None]:
+    """Give back every buffer, gradient, training flag, forward counter of a kernel and random state as it was.
+
+    Inside, every gradient is None. Weights are the caller's to leave alone.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in dense_buffers(ranker).values()]
+    gradients = [(parameter, parameter.grad) for parameter in ranker.parameters()]
+    modes = [(module, module.training) for module in ranker.modules()]
+    kernels = [kernel.module for kernel in fused_kernels(ranker)]
+    counts = [(kernel, name, getattr(kernel, name).clone()) for kernel in kernels for name in ("iter", "iter_cpu")]
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            forget_gradients(ranker)
+            yield
+    finally:
+        with torch.no_grad():
+            for tensor, kept in buffers:
+                tensor.copy_(kept)
+            for kernel, name, count in counts:
+                getattr(kernel, name).copy_(count)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+        for module, mode in modes:
+            module.training = mode
+
+
+def forget_gradients(ranker: nn.Module) -> None:
+    """Set every gradient to None."""
+    for parameter in ranker.parameters():
+        parameter.grad = None
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in tuples, lists and mappings; what a module was given otherwise is its own business."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _tensors(each)
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _tensors(each)
+
+
+def _looked_up_tables(kernel: FusedKernel, offsets: Tensor) -> frozenset[str]:
+    table_of_feature = kernel.module.feature_table_map
+    # (T * B + 1,) offsets, feature by feature: every B-th one is where a feature begins.
+    ids = offsets.cpu()[:: (len(offsets) - 1) // len(table_of_feature)].diff().tolist()
+    pairs = zip(table_of_feature, ids, strict=True)
+    return frozenset(kernel.tables[table] for table, count in pairs if count)

@@ -1,0 +1,98 @@
+"""Rankers to be audited: of every composition, in either mode, plain or wrapped, with a fault planted or none."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recsys.composition.ranker import Ranker
+from recsys.monitoring.gradient_flow import FlowReport, audit_flow
+from recsys.monitoring.gradient_flow_faults import FlowFinding, Probe
+from recsys.sharding.processes import ProcessContext
+from recsys.sharding.wrap import TableOptimizer, wrap_ranker
+from recsys.training.loss import click_objective
+from recsys.training.modes import END_TO_END, apply_training_mode
+from tests.composition.test_compositions import ranker_with
+from tests.small_model import ROWS, SEGMENTS, batch_of
+
+Plant = Callable[[Ranker], Any]
+
+
+def probes_of(ranker: Ranker) -> list[Probe]:
+    """The small rows, segment by segment."""
+    return [
+        Probe(
+            segment,
+            batch_of([row for row in ROWS if row.segment == number]),
+            ranker.reached_by(number),
+            tuple(ranker.composition.only_through.items()),
+        )
+        for number, segment in enumerate(SEGMENTS)
+    ]
+
+
+def audited(
+    composition: str, plant: Plant | None = None, *, mode: str = END_TO_END, context: ProcessContext | None = None
+) -> FlowReport:
+    """Audit a ranker of the composition: wrapped where there is a context; the fault is planted before wrapping."""
+    ranker = ranker_with(composition)
+    frozen = apply_training_mode(ranker, mode)
+    if plant is not None:
+        plant(ranker)
+    probes = probes_of(ranker)
+    return audit_flow(wrapped(ranker, frozen, context) if context else ranker, click_objective, probes, frozen=frozen)
+
+
+def wrapped(ranker: Ranker, frozen: tuple[str, ...], context: ProcessContext) -> nn.Module:
+    """The ranker in TorchRec's engine."""
+    learning = TableOptimizer("rowwise_adagrad", 0.1)
+    parts = ("embedding_tower", "interaction_network")
+    return wrap_ranker(ranker, {part: None if part in frozen else learning for part in parts}, context)
+
+
+def only(report: FlowReport) -> FlowFinding:
+    """The report's one finding."""
+    (finding,) = report.findings
+    return finding
+
+
+def after(change: Callable[[Tensor], Tensor], *path: str) -> Plant:
+    """Let the module's forward pass its result through `change`."""
+
+    def plant(ranker: Ranker) -> None:
+        module = ranker.get_submodule(".".join(path))
+        forward = module.forward
+        module.forward = lambda *arguments, **keywords: change(forward(*arguments, **keywords))
+
+    return plant
+
+
+def stray_detach(module: str) -> Plant:
+    """A `detach()` at the end of the module's forward."""
+    return after(torch.Tensor.detach, module)
+
+
+def times_zero(module: str) -> Plant:
+    """A product with zero at the end of the module's forward."""
+    return after(lambda output: output * 0.0, module)
+
+
+def without_graph(module: str) -> Plant:
+    """`torch.no_grad` around the module's forward."""
+
+    def plant(ranker: Ranker) -> None:
+        child = ranker.get_submodule(module)
+        child.forward = torch.no_grad()(child.forward)
+
+    return plant
+
+
+def set_number(parameter: str, index: Any, value: float) -> Plant:
+    """One number of a parameter or table replaced."""
+
+    def plant(ranker: Ranker) -> None:
+        with torch.no_grad():
+            ranker.get_parameter(parameter)[index] = value
+
+    return plant
