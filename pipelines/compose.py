@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -43,13 +44,24 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
     if found := re.search(r"full_key: (\S+)", text.replace("\n", " ")):
         key = found.group(1)
         return f"`{key}` has no value, and no default would fit: give it as `{key}=...`."
-    if found := re.search(r"Error parsing override '(.+)'", text, re.DOTALL):
+    if "override_grammar" in text:
         return (
-            f"`{found.group(1)}` cannot be read as `key=value`. A value that holds brackets, commas or quotation marks "
-            "needs quotation marks of its own inside the shell's, as in 'data.raw=\"my folder (new)\"'."
+            f"`{_unreadable(overrides)}` cannot be read as `key=value`. A value that holds brackets, commas or "
+            "quotation marks needs quotation marks of its own inside the shell's, as in 'data.raw=\"folder (new)\"'."
         )
     # What follows the first lines is advice in Hydra's own terms ("+key"), which would lead astray here.
     return "\n  ".join([line for line in text.splitlines() if line.strip() and "use +" not in line][:6])
+
+
+def _unreadable(overrides: Sequence[str]) -> str:
+    """The first override that Hydra's grammar has no meaning for; Hydra itself does not always say which."""
+    parser = OverridesParser.create()
+    for word in overrides:
+        try:
+            parser.parse_override(word)
+        except HydraException:
+            return word
+    raise AssertionError(f"every one of {list(overrides)} can be read")
 
 
 def _nearest_key(unknown: str, overrides: Sequence[str]) -> str:

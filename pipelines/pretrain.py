@@ -30,6 +30,7 @@ from pipelines.recording import open_store, step_metrics
 from recsys.artifacts.pretrained_tower import load_tower, save_tower
 from recsys.config import ImportedTowerConfig, RunConfig, TrainingConfig, TwoTowerConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
+from recsys.errors import DataError
 from recsys.evaluation.evaluate import evaluation_mode
 from recsys.features.batch import Batch
 from recsys.progress import Progress
@@ -71,6 +72,11 @@ def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> Tower
         parameters["loop"] = {key: value for key, value in loop.items() if key not in _WITHOUT_EFFECT}
     inputs = {"data": encoded.contract.fingerprint, "rows": encoded.manifest.contract}
     if isinstance(config.tower, ImportedTowerConfig):
+        if not config.tower.vectors.is_file():
+            raise DataError(
+                f"There is no file of vectors at {config.tower.vectors} (`tower.vectors`), as seen from {Path.cwd()}. "
+                "Set tower.vectors=... to the file to import, or pre-train a tower here with tower=two_tower."
+            )
         inputs["vectors"] = input_fingerprint(config.tower.vectors)
         del parameters["vectors"]
     code = code_version_of(recsys.towers, recsys.features, recsys.training, recsys.sharding)

@@ -114,8 +114,8 @@ def _read_weights(path: Path, digest: str) -> dict[str, Tensor]:
         raise DataError(f"{path} is missing, so the tower is not whole. Pre-train or import it again.")
     if (found := sha256_of_file(path)) != digest:
         raise DataError(
-            f"sha256 mismatch in {path}: found {found}, expected {digest}. The file changed since it was written; "
-            "pre-train or import the tower again."
+            f"sha256 mismatch in {path}: found {found}, expected {digest}. The file changed since it was written: "
+            f"remove the folder {path.parent}, and pre-train or import the tower again."
         )
     try:
         return load_file(path)
