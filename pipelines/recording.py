@@ -46,7 +46,10 @@ def run_params(config: RunConfig, arm: str) -> dict[str, str | int | float]:
 
 
 def step_metrics(report: StepReport) -> dict[str, float]:
-    """Name one report's numbers; a part that stands still has rate and gradient norm 0, so that all charts line up."""
+    """Name one report's numbers; a part that stands still has rate and gradient norm 0, so that all charts line up.
+
+    Gradient norms and the view by segment are there in the steps that read them.
+    """
     measured = names.training_metrics(
         loss=float("nan") if report.loss is None else report.loss,
         gradient_norms=report.gradient_norms,
@@ -61,7 +64,12 @@ def step_metrics(report: StepReport) -> dict[str, float]:
         metric, _, segment = name.partition("/")
         named = names.auc(names.VALIDATION, segment or names.ALL) if metric == AUC else None
         measured[named or names.score(names.VALIDATION, metric)] = value
-    return measured
+    return measured | _by_segment(report)
+
+
+def _by_segment(report: StepReport) -> dict[str, float]:
+    shares = {names.segment_share(segment): share for segment, share in report.segment_shares.items()}
+    return shares | {names.segment_cosine(segment): cosine for segment, cosine in report.segment_cosines.items()}
 
 
 def validation_figures(evaluation: Evaluation) -> dict[str, float]:
@@ -96,7 +104,9 @@ def ranking_metrics(ranking: RankingEvaluation) -> dict[str, float]:
 
 
 class Curves:
-    """A run's curves by step: "train_loss", "valid_log_loss", "valid_auc", and "grad_norm/<part>" for each part."""
+    """A run's curves by step: "train_loss", "valid_log_loss", "valid_auc", and under their tracked names the gradient
+    norms other than the whole's, and the segments' shares and cosines.
+    """
 
     def __init__(self) -> None:
         self._points: dict[str, dict[int, float]] = {}
@@ -110,7 +120,7 @@ class Curves:
             "valid_auc": validation.get(AUC),
         }
         norms = {names.grad_norm(part): norm for part, norm in report.gradient_norms.items() if part != WHOLE}
-        for name, value in (values | norms).items():
+        for name, value in (values | norms | _by_segment(report)).items():
             if value is not None:
                 self._points.setdefault(name, {})[report.step] = value
 

@@ -97,9 +97,29 @@ def checked_key(key: str) -> str:
     return key
 
 
-def grad_norm(part: str) -> str:
-    """The gradient norm of one of the ranker's children, or of the `WHOLE` ranker."""
-    return f"grad_norm/{escaped(part)}"
+def grad_norm(of: str) -> str:
+    """A gradient norm, as the training loop's reports name it.
+
+    Of one of the ranker's children or of the `WHOLE` ranker; of a part's tables or its dense half; of the modules that
+    are one segment's own.
+
+    >>> grad_norm("head"), grad_norm("embedding_tower/tables"), grad_norm("expert/new")
+    ('grad_norm/head', 'grad_norm_tables/embedding_tower', 'grad_norm_expert/new')
+    """
+    what, _, which = of.partition("/")
+    if not which:
+        return f"grad_norm/{escaped(what)}"
+    return f"grad_norm_expert/{escaped(which)}" if what == "expert" else f"grad_norm_{which}/{escaped(what)}"
+
+
+def segment_share(segment: str) -> str:
+    """A segment's share of the embedding tower's gradient norm."""
+    return f"segment_share/{escaped(segment)}"
+
+
+def segment_cosine(segment: str) -> str:
+    """The cosine between a segment's gradient of the embedding tower and that of all other segments."""
+    return f"segment_cosine/{escaped(segment)}"
 
 
 def learning_rate(part: str) -> str:

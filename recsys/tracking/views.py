@@ -25,7 +25,10 @@ _GLANCE_CHARTS = (
     *(names.score(names.VALIDATION, "log_loss"), names.grad_norm("head"), names.ROWS_PER_SECOND),
 )
 # Sections in the order in which a study is read: how good, by which curve, what the towers did, at what cost.
-_SECTIONS = ("valid_auc", "test_auc", "grad_norm", "train", "valid", "test", "ranking", "perf", "cost")
+_SECTIONS = (
+    *("valid_auc", "test_auc", "grad_norm", "train", "valid", "test", "ranking"),
+    *("segment_share", "segment_cosine", "grad_norm_expert", "grad_norm_tables", "grad_norm_dense", "perf", "cost"),
+)
 _FIRST_CHARTS = (
     *(names.auc(names.VALIDATION), names.auc(names.TEST)),
     *(names.grad_norm(part) for part in ("embedding_tower", "interaction_network", "composition", "head", names.WHOLE)),
