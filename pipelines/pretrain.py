@@ -42,8 +42,9 @@ from recsys.towers.imported import import_tower
 from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_popularity, retrieval_recall
 from recsys.tracking import names
 from recsys.tracking.run import start_run
-from recsys.training.loop import LOG_LOSS, LoopState, train_steps
+from recsys.training.loop import LoopState, train_steps
 from recsys.training.snapshot import BestWeights
+from recsys.training.stages import LOG_LOSS
 
 _TOWER = "tower"
 _RECALL_AT = 20

@@ -19,20 +19,21 @@ from torch import Tensor, nn
 
 from recsys.errors import TrainingError
 from recsys.files import fingerprint_of
-from recsys.sharding.fused import dense_buffers, dense_parameters, table_shards, unwrapped
+from recsys.sharding.fused import dense_buffers, dense_parameters, table_shards, unwrapped, whole_state
 
 OptimizerState = Callable[[], Mapping[str, Tensor]]
 """Returns optimizer state by name, each name beginning with the part's: "embedding_tower.hidden.weight.exp_avg"."""
 
 
 class FrozenProof:
-    """Digests every frozen part when made, watches its forward passes, and compares when asked.
+    """Digests every frozen module when made, watches its forward passes, and compares when asked.
 
-    Every process makes one, calls `record`, and is told what happened in any of them.
+    A frozen module is a part, or the half of one that stands still while its other half learns. Every process makes a
+    proof, calls `record`, and is told what happened in any of them.
 
     Raises:
-        TrainingError: when made: a frozen part is in training mode, asks for gradients, or is not frozen everywhere.
-            In a forward pass from then on: the part runs in training mode or with a graph, or was thawed.
+        TrainingError: when made: a frozen module is in training mode, asks for gradients, or is not frozen everywhere.
+            In a forward pass from then on: it runs in training mode or begins a graph, or was thawed.
 
     >>> ranker = nn.ModuleDict({"embedding_tower": nn.Linear(2, 2), "head": nn.Linear(2, 1)})
     >>> _ = ranker["embedding_tower"].requires_grad_(False).eval()
@@ -46,7 +47,7 @@ class FrozenProof:
     def __init__(self, ranker: nn.Module, optimizer_state: OptimizerState) -> None:
         self._ranker = unwrapped(ranker)
         self._optimizer_state = optimizer_state
-        parts = frozen_parts(self._ranker)
+        parts = frozen_modules(self._ranker)
         _require_same_everywhere(parts)
         self._before = {part: self._digests(part) for part in parts}
         for part in parts:
@@ -54,7 +55,7 @@ class FrozenProof:
         self._hooks = [hook for part in parts for hook in _watch(self._ranker, part)]
 
     def record(self) -> dict[str, dict[str, Any]]:
-        """Compare with the start and return, per frozen part, what can be logged with the run; {} if none is frozen.
+        """Compare with the start and return, per frozen module, what can be logged with the run; {} if none is frozen.
 
         Raises:
             TrainingError: names what moved or could have, on which process, first of all.
@@ -92,6 +93,37 @@ class FrozenProof:
 def frozen_parts(ranker: nn.Module) -> tuple[str, ...]:
     """Return the names of the children whose `is_frozen` is set."""
     return tuple(name for name, child in unwrapped(ranker).named_children() if getattr(child, "is_frozen", False))
+
+
+def frozen_modules(ranker: nn.Module) -> tuple[str, ...]:
+    """Return the paths of the outermost modules whose `is_frozen` is set: a whole part, or children of one that learns.
+
+    >>> ranker = nn.ModuleDict({"tower": nn.ModuleDict({"tables": nn.Identity(), "layers": nn.Identity()})})
+    >>> ranker["tower"]["tables"].is_frozen = True
+    >>> frozen_modules(ranker)
+    ('tower.tables',)
+    """
+    found: list[str] = []
+    for path, module in unwrapped(ranker).named_modules():
+        if path and getattr(module, "is_frozen", False) and not path.startswith(tuple(f"{outer}." for outer in found)):
+            found.append(path)
+    return tuple(found)
+
+
+def frozen_fingerprints(ranker: nn.Module, optimizer_state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return one fingerprint per frozen module, of its whole tables and all its other state.
+
+    The same whatever the number of processes, so that it can travel with a checkpoint. Every process calls it.
+
+    Args:
+        optimizer_state: whole, by the name of the parameter.
+    """
+    fingerprints = {}
+    for path in frozen_modules(ranker):
+        state = {f"{path}.{name}": t for name, t in whole_state(unwrapped(ranker).get_submodule(path)).items()}
+        state |= {f"optimizer: {name}": t for name, t in optimizer_state.items() if name.startswith(f"{path}.")}
+        fingerprints[path] = fingerprint_of({name: _digest(tensor) for name, tensor in state.items()})
+    return fingerprints
 
 
 def part_digests(ranker: nn.Module, part: str) -> dict[str, str]:
@@ -150,7 +182,9 @@ def _watch(ranker: nn.Module, part: str) -> list[torch.utils.hooks.RemovableHand
             raise _not_still(part, [f"`{name}` is in training mode" for name in training])
 
     def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        if isinstance(output, Tensor) and output.requires_grad:
+        # A graph that came in with an input may go through: that of learning tables through frozen layers.
+        came_in = any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments)
+        if isinstance(output, Tensor) and output.requires_grad and not came_in:
             raise _not_still(
                 part,
                 [f"`{part}` ran its forward pass with a graph, in which fused tables ignore `requires_grad`"],

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.errors import TrainingError
+from recsys.monitoring.frozen_proof import frozen_modules
 from recsys.sharding.fused import dense_parameters, tables, unwrapped
 from recsys.sharding.gate import TableGate
 from recsys.sharding.processes import ProcessContext
@@ -118,9 +119,10 @@ def _table_squares(module: nn.Module, gate: TableGate, context: ProcessContext) 
 
 def _refuse_unseen(module: nn.Module, unseen: list[str]) -> None:
     """A table that learns but that the gate missed is a fault of the wiring; 0 would hide it."""
+    frozen = tuple(f"{path}." for path in frozen_modules(module))
     for part, child in module.named_children():
-        missed = [name for name in unseen if name.startswith(f"{part}.")]
-        if missed and not getattr(child, "is_frozen", False) and len(missed) == len(tables(child)):
+        missed = [name for name in unseen if name.startswith(f"{part}.") and not name.startswith(frozen)]
+        if missed and len(missed) == len(tables(child)):
             raise TrainingError(
                 f"The gradient of `{missed[0]}` is not known: no gradient came through the gate of `{part}`, which "
                 "has tables and is not frozen. Either the loss does not depend on that part, or the gate was opened "

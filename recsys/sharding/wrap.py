@@ -113,8 +113,11 @@ def wrap_ranker(
     )
     load_table_weights(wrapped, weights)
     for path, collection in collections.items():
-        # The sharded collection is a new module, in training mode also where it took a frozen one's place.
-        wrapped.module.get_submodule(path).train(collection.training)
+        # The sharded collection is a new module, thawed and in training mode also where it took a frozen one's place.
+        sharded = wrapped.module.get_submodule(path)
+        sharded.train(collection.training)
+        if hasattr(collection, "is_frozen"):
+            setattr(sharded, "is_frozen", collection.is_frozen)  # noqa: B010 - no attribute of every module
     _broadcast_replicated(wrapped, context)
     return wrapped
 

@@ -112,7 +112,8 @@ class EmbeddingTower(nn.Module):
 
     Attributes:
         is_frozen: the whole forward, tables included, runs without a graph and in evaluation mode. Fused tables learn
-            inside backward whatever `requires_grad` says, so there is no other way to hold them still.
+            inside backward whatever `requires_grad` says, so there is no other way to hold them still. A child that
+            has it set stands still by itself: `ebc`, the tables, is then looked up without a graph.
         cache: answers for the sides of a frozen tower, (B, D) each, in its own stead; a thawed one forgets it.
         output_width: of what the ranker gets: 3 D, or D where there is no user side.
     """
@@ -148,8 +149,12 @@ class EmbeddingTower(nn.Module):
             self.item_side = _side(widths[1], spec)
 
     def train(self, mode: bool = True) -> "EmbeddingTower":
-        """Set training mode; a frozen tower stays in evaluation mode."""
-        return super().train(mode and not self.is_frozen)
+        """Set training mode; a frozen tower, and a frozen child of one that learns, stays in evaluation mode."""
+        super().train(mode and not self.is_frozen)
+        for child in self.children():
+            if _is_frozen(child):
+                child.eval()
+        return self
 
     def sides(self, batch: Batch, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the user vectors and the item vectors, each (B, D), or (n, D) for the n `rows`.
@@ -234,7 +239,12 @@ class EmbeddingTower(nn.Module):
 
     def _look_up(self, batch: Batch) -> list[Tensor]:
         # By name: a sharded collection returns its keys in the order of its plan, not of its configuration.
-        return KeyedTensor.regroup([self.ebc(batch.sparse)], self._groups)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not _is_frozen(self.ebc)):
+            return KeyedTensor.regroup([self.ebc(batch.sparse)], self._groups)
+
+
+def _is_frozen(child: nn.Module) -> bool:
+    return bool(getattr(child, "is_frozen", False))
 
 
 def _side(input_width: int, spec: TowerSpec) -> nn.Sequential:

@@ -21,10 +21,8 @@ from recsys.sharding.processes import ProcessContext
 from recsys.training.optimizer import RankerOptimizers
 from recsys.training.precision import START_SCALE
 from recsys.training.snapshot import BestWeights
+from recsys.training.stages import LOG_LOSS, TrainingStages
 from recsys.training.step import Counts, Objective, Stepper, StepSettings
-
-LOG_LOSS = "log_loss"
-"""The validation figure that early stopping watches; lower is better."""
 
 
 class TrainingStream(Protocol):
@@ -149,12 +147,12 @@ def train_steps(
     validate: Callable[[], Mapping[str, float]],
     checkpoint: Callable[[LoopState], None],
     should_stop: Callable[[], bool],
+    stages: TrainingStages | None = None,
 ) -> Iterator[StepReport]:
     """Train until the budget is spent, validation stops improving, or `should_stop` says so; yield reports on the way.
 
-    The weights at the end are the last ones; `best.restore()` brings back those of the best validation. `state` is
-    brought forward in place: a fresh `LoopState()` begins a run, and a loaded one goes on with it, also where it was
-    asked to stop or its budget has been raised since.
+    The weights at the end are the last ones; `best.restore()` brings back those of the best validation. `state` moves
+    on in place: a fresh one begins a run, a loaded one goes on, also where it was asked to stop or the budget grew.
 
     Args:
         ranker: as `wrap_ranker` returned it.
@@ -162,6 +160,7 @@ def train_steps(
             in evaluation mode.
         checkpoint: called every `checkpoint_every` steps and at the end, after the step's report was taken.
         should_stop: asked after every step; the step in hand is finished, reported and checkpointed.
+        stages: asked after every step's report and before its checkpoint, which so stands in the stage that follows.
 
     Raises:
         TrainingError: three batches in a row gave a loss or gradient that is not finite (nothing moved in them), or
@@ -171,7 +170,7 @@ def train_steps(
     loop = _Loop(ranker, optimizers, objective, settings, context, state)
     throughput = Throughput(state.rows_seen, stream.wait_seconds)
     unwrapped(ranker).train()
-    state.ended = _end(state, settings, asked=False)
+    state.ended = _end(state, settings, stages, asked=False)
     try:
         while state.ended is None:
             for batch in _epoch(stream, state):
@@ -180,12 +179,13 @@ def train_steps(
                 asked = _anyone_asks(should_stop(), context)
                 with throughput.paused():
                     validation = loop.validate(validate, best) if is_validating else None
-                state.ended = _end(state, settings, asked=asked)
+                state.ended = _end(state, settings, stages, asked=asked)
                 if is_reporting or state.ended:
                     speed = throughput.read(state.rows_seen, stream.wait_seconds)
                     report = loop.report(stream.epoch, speed, validation)
                     with throughput.paused():
                         yield report
+                loop.advance(stages, validation)
                 if state.ended or state.step % settings.checkpoint_every == 0:
                     with throughput.paused():
                         loop.read_counts()
@@ -289,6 +289,11 @@ class _Loop:
             validation=validation,
         )
 
+    def advance(self, stages: TrainingStages | None, validation: dict[str, float] | None) -> None:
+        """Go to the next stage if it is time; early stopping counts anew there."""
+        if stages is not None and stages.advance(self._state.step, validation):
+            self._state.validations_without_gain = 0
+
     def read_counts(self) -> None:
         """Bring the device's counts into the state."""
         counts, state = self._stepper.read(), self._state
@@ -320,10 +325,10 @@ def _anyone_asks(asked: bool, context: ProcessContext) -> bool:
     return bool(flag)
 
 
-def _end(state: LoopState, settings: LoopSettings, *, asked: bool) -> str | None:
+def _end(state: LoopState, settings: LoopSettings, stages: TrainingStages | None, *, asked: bool) -> str | None:
     """Return why the run ends where it stands, or None."""
     if state.step >= settings.max_steps:
         return "budget"
-    if state.validations_without_gain >= settings.patience:
+    if state.validations_without_gain >= settings.patience and (stages is None or stages.is_last):
         return "patience"
     return "asked" if asked else None

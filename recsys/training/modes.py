@@ -1,58 +1,113 @@
-"""Training modes: which parts of the ranker learn.
+"""Training modes: what of the embedding tower learns. Every other part always does.
 
-A frozen part is frozen three times over: its parameters ask for no gradient, it stays in evaluation mode (batch
-statistics and dropout move without any gradient), and its whole forward pass runs without a graph, because a fused
-table ignores the first. That it is also left out of every optimizer is `optimizer.py`'s doing, and
+A frozen module is frozen three times over: its parameters ask for no gradient, it stays in evaluation mode (batch
+statistics and dropout move without any gradient), and its forward pass runs without a graph, because a fused table
+ignores the first. That it is also left out of every optimizer is `optimizer.py`'s doing, and
 `monitoring/frozen_proof.py` checks the sum of it all.
+
+The tower has two halves: its tables, and the dense layers above them. A mode freezes both, one, or none; `stages.py`
+goes from mode to mode within a run.
 """
 
 from torch import nn
 
 from recsys.errors import TrainingError, UsageError
 from recsys.monitoring.frozen_proof import frozen_parts
+from recsys.sharding.fused import dense_parameters, unwrapped
 
 END_TO_END = "end_to_end"
 FROZEN_TOWER = "frozen_tower"
-_TOWER = "embedding_tower"
+TOWER_TABLES = "tower_tables"
+TOWER_DENSE = "tower_dense"
+
+TOWER, TOWER_TABLES_CHILD = "embedding_tower", "ebc"
+"""The part that modes are about, and the child of it that holds its tables."""
+
+TABLES, DENSE = "tables", "dense"
+_LEARNING = {FROZEN_TOWER: (), TOWER_TABLES: (TABLES,), TOWER_DENSE: (DENSE,), END_TO_END: (TABLES, DENSE)}
 
 
-def apply_training_mode(ranker: nn.Module, name: str) -> tuple[str, ...]:
-    """Put the ranker into a training mode and return the names of the parts that stand still.
-
-    Call it before the ranker is wrapped and before optimizers are made: both leave out what stands still.
+def learning_halves(mode: str) -> tuple[str, ...]:
+    """Return which of the tower's halves, `TABLES` and `DENSE`, learn in a mode.
 
     Raises:
         UsageError: no such mode.
+
+    >>> learning_halves("tower_tables")
+    ('tables',)
+    """
+    if mode not in _LEARNING:
+        *others, last = sorted(_LEARNING)
+        raise UsageError(f"Training mode `{mode}` is unknown; expected {', '.join(others)} or {last}.")
+    return _LEARNING[mode]
+
+
+def apply_training_mode(ranker: nn.Module, mode: str) -> tuple[str, ...]:
+    """Put the ranker into a training mode and return the names of the parts that stand still as a whole.
+
+    Call it before the ranker is wrapped and before optimizers are made: both leave out what stands still. A wrapped
+    ranker may go from mode to mode; its optimizers must then be assigned anew.
+
+    Raises:
+        UsageError: no such mode, or it asks for a half that the tower has not.
         TrainingError: the tower cannot be frozen, because it does not know how or `train()` would thaw it.
     """
-    if name not in (END_TO_END, FROZEN_TOWER):
-        raise UsageError(f"Training mode `{name}` is unknown; expected {END_TO_END} or {FROZEN_TOWER}.")
-    ranker.train()
-    if name == FROZEN_TOWER:
-        _freeze(ranker.get_submodule(_TOWER))
-        _require_frozen_for_good(ranker)
-    return frozen_parts(ranker)
+    learning = learning_halves(mode)
+    module = unwrapped(ranker)
+    tower = module.get_submodule(TOWER)
+    if len(learning) == 1:
+        _require_halves(tower, mode)
+    if len(learning) < len(_LEARNING[END_TO_END]):
+        _require_freezable(tower)
+    if hasattr(tower, "is_frozen"):
+        _set_frozen(tower, not learning)
+        for name, child in tower.named_children():
+            half = TABLES if name == TOWER_TABLES_CHILD else DENSE
+            _set_frozen(child, bool(learning) and half not in learning)
+    _ask_for_gradients(tower, learning)
+    module.train()
+    _require_frozen_for_good(tower)
+    return frozen_parts(module)
 
 
-def _freeze(part: nn.Module) -> None:
-    if not hasattr(part, "is_frozen"):
+def _set_frozen(module: nn.Module, is_frozen: bool) -> None:
+    setattr(module, "is_frozen", is_frozen)  # noqa: B010 - an attribute of what can be frozen, not of every module
+
+
+def _ask_for_gradients(tower: nn.Module, learning: tuple[str, ...]) -> None:
+    dense = {id(parameter) for parameter in dense_parameters(tower).values()}
+    for parameter in tower.parameters():
+        learns = (DENSE if id(parameter) in dense else TABLES) in learning
+        if not learns:
+            parameter.grad = None  # one left from before would still move the parameter
+        if parameter.is_leaf:
+            parameter.requires_grad_(learns)
+
+
+def _require_freezable(tower: nn.Module) -> None:
+    if not hasattr(tower, "is_frozen"):
         raise TrainingError(
-            f"A {type(part).__name__} has no `is_frozen` and cannot be frozen: its forward pass must run without a "
+            f"A {type(tower).__name__} has no `is_frozen` and cannot be frozen: its forward pass must run without a "
             "graph when that is set, since fused tables ignore `requires_grad`."
         )
-    setattr(part, "is_frozen", True)  # noqa: B010 - an attribute of the parts that can be frozen, not of every module
-    part.requires_grad_(False)
-    for parameter in part.parameters():
-        parameter.grad = None  # one left from before would still move the parameter
-    part.eval()
 
 
-def _require_frozen_for_good(ranker: nn.Module) -> None:
-    """Raise if `ranker.train()`, which every loop calls, puts the frozen part back into training mode."""
-    ranker.train()
-    thawed = [name for name, module in ranker.get_submodule(_TOWER).named_modules() if module.training]
-    if thawed:
-        raise TrainingError(
-            f"`{_TOWER}.{thawed[0]}` goes back to training mode with `ranker.train()`: its batch statistics would "
-            "move. The part's `train()` must leave it in evaluation mode while `is_frozen` is set."
+def _require_halves(tower: nn.Module, mode: str) -> None:
+    if not dense_parameters(tower):
+        raise UsageError(
+            f"Training mode `{mode}` is about one half of the tower, and this tower has tables alone (imported vectors "
+            f"have no layers above them). Choose {FROZEN_TOWER} or {END_TO_END}."
         )
+
+
+def _require_frozen_for_good(tower: nn.Module) -> None:
+    """Raise if `ranker.train()`, which every loop calls, puts something frozen back into training mode."""
+    for path, module in tower.named_modules():
+        if getattr(module, "is_frozen", False):
+            thawed = [name for name, child in module.named_modules(prefix=path) if child.training]
+            if thawed:
+                name = f"{TOWER}.{thawed[0]}" if thawed[0] else TOWER
+                raise TrainingError(
+                    f"`{name}` goes back to training mode with `ranker.train()`: its batch statistics would move. The "
+                    "part's `train()` must leave it in evaluation mode while `is_frozen` is set."
+                )

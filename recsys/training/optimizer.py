@@ -27,6 +27,7 @@ from recsys.sharding.wrap import TableOptimizer
 from recsys.training.contract import ParameterContract, optimizer_contract
 
 _ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
+_STATELESS_RULE = "exact_sgd"  # fbgemm's word for what a kernel gets whose tables never learn
 
 
 @dataclass(frozen=True)
@@ -41,23 +42,33 @@ class DenseOptimizer:
 class RateSchedule:
     """A factor on every learning rate: a linear rise over `warmup_steps`, then half a cosine down to `final_share`.
 
+    What begins to learn later, at a thaw, rises over as many steps from there, under the same cosine: its optimizer
+    state is fresh, and Adam's first steps are of full size whatever the gradient's.
+
     Source: the cosine of Loshchilov and Hutter, "SGDR" (2017), eq. 5, without restarts.
 
     >>> schedule = RateSchedule(warmup_steps=2, total_steps=6, final_share=0.0)
     >>> [round(schedule.factor(step), 2) for step in range(7)]
     [0.5, 1.0, 1.0, 0.85, 0.5, 0.15, 0.0]
+    >>> [round(schedule.factor(step, since=3), 2) for step in (3, 4, 5)]
+    [0.43, 0.5, 0.15]
     """
 
     warmup_steps: int
     total_steps: int
     final_share: float
 
-    def factor(self, step: int) -> float:
-        """Return the factor of the given step, counted from 0; `final_share` from `total_steps` on."""
+    def factor(self, step: int, since: int = 0) -> float:
+        """Return the factor of the given step, counted from 0; `final_share` from `total_steps` on.
+
+        Args:
+            since: the step at which what the rate is for began to learn.
+        """
+        rise = min(1.0, (step - since + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
+            return rise
         progress = min(1.0, (step - self.warmup_steps) / max(1, self.total_steps - self.warmup_steps))
-        return self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress))
+        return rise * (self.final_share + (1 - self.final_share) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 class RankerOptimizers:
@@ -65,8 +76,9 @@ class RankerOptimizers:
 
     Args:
         ranker: as `wrap_ranker` returned it.
-        dense: by part; a part that is missing or None has no dense optimizer and must be frozen.
-        table_optimizers: the mapping that `wrap_ranker` was given.
+        dense: by part; a part that is missing or None has no dense optimizer and its dense half must be frozen.
+        table_optimizers: the mapping that `wrap_ranker` was given, or None in place of what is frozen now and thaws
+            later: its kernel keeps its update rule, at rate 0, with an accumulator that stays at zero.
 
     Raises:
         TrainingError: the contract does not hold (`contract.py`); the parameter is named.
@@ -81,26 +93,55 @@ class RankerOptimizers:
     ) -> None:
         self._ranker = unwrapped(ranker)
         self._schedule = schedule
-        self._table_optimizers = dict(table_optimizers)
-        self._table_rates = {part: optimizer.learning_rate for part, optimizer in table_optimizers.items() if optimizer}
-        self._kernels: list[tuple[str, FusedKernel]] = [
-            (part, kernel) for part in self._table_rates for kernel in fused_kernels(self._part(part))
-        ]
-        self._dense = {part: optimizer for part, optimizer in dense.items() if optimizer}
-        groups = self._groups()
-        self._adamw = torch.optim.AdamW(groups, lr=0.0, fused=True) if groups else None
+        self._step = 0
+        self._adamw: torch.optim.AdamW | None = None
         self._names = {id(parameter): name for name, parameter in dense_parameters(self._ranker).items()}
+        self.assign(dense, table_optimizers, {})
+
+    def assign(
+        self,
+        dense: Mapping[str, DenseOptimizer | None],
+        table_optimizers: Mapping[str, TableOptimizer | None],
+        since: Mapping[str, int],
+    ) -> None:
+        """Say anew who steps what, as after a thaw. What was stepped already keeps its state, the rest starts afresh.
+
+        Args:
+            dense, table_optimizers: as for the constructor; a table's update rule cannot change any more.
+            since: the steps at which what began later began to learn, by the names of `learning_rates`.
+
+        Raises:
+            TrainingError: the contract does not hold any more; the parameter is named.
+        """
+        self._since, self._table_optimizers = dict(since), dict(table_optimizers)
+        self._dense = {part: optimizer for part, optimizer in dense.items() if optimizer}
+        self._table_rates = {part: optimizer.learning_rate for part, optimizer in table_optimizers.items() if optimizer}
+        for part in (*self._dense, *self._table_rates):
+            self._require_part(part)
+        self._kernels: list[tuple[str, FusedKernel]] = []
+        for part, child in self._ranker.named_children():
+            for kernel in fused_kernels(child):
+                if part in self._table_rates:
+                    self._kernels.append((part, kernel))
+                elif kernel.optimizer != _STATELESS_RULE:
+                    kernel.set_learning_rate(0.0)  # it waits for its part's thaw, and no gradient reaches it either
+        groups, before = self._groups(), self._adamw
+        self._adamw = torch.optim.AdamW(groups, lr=0.0, fused=True) if groups else None
         self.dense_parameters = [p for group in self._adamw_groups() for p in group["params"]]
-        self.set_rates(0)
+        if self._adamw is not None and before is not None:
+            stays = set(self.dense_parameters)
+            self._adamw.state.update({p: state for p, state in before.state.items() if p in stays})
+        self.set_rates(self._step)
         self.contract()
 
     def set_rates(self, step: int) -> None:
         """Give every optimizer its rate for the given step, counted from 0; call it before the forward pass."""
-        self._factor = factor = self._schedule.factor(step)
+        self._step = step
         for group in self._adamw_groups():
-            group["lr"] = group["base_rate"] * factor
+            group["lr"] = group["base_rate"] * self._schedule.factor(step, group["since"])
+        rates = self.learning_rates()
         for part, kernel in self._kernels:
-            kernel.set_learning_rate(self._table_rates[part] * factor)
+            kernel.set_learning_rate(rates[_tables_of(part)])
 
     def zero_grad(self) -> None:
         """Forget every dense gradient: None, not zero, so that what the next batch does not reach stands still."""
@@ -121,8 +162,9 @@ class RankerOptimizers:
 
     def learning_rates(self) -> dict[str, float]:
         """Return the current rates: `<part>` for its dense parameters, `<part>_tables` for its tables."""
-        rates = {part: optimizer.learning_rate * self._factor for part, optimizer in self._dense.items()}
-        return rates | {f"{part}_tables": rate * self._factor for part, rate in self._table_rates.items()}
+        full = {part: optimizer.learning_rate for part, optimizer in self._dense.items()}
+        full |= {_tables_of(part): rate for part, rate in self._table_rates.items()}
+        return {name: rate * self._schedule.factor(self._step, self._since.get(name, 0)) for name, rate in full.items()}
 
     def contract(self) -> list[ParameterContract]:
         """Return who steps what, every parameter and table of the ranker once, as it stands now.
@@ -176,27 +218,27 @@ class RankerOptimizers:
         }
         return self._adamw_state() | pieces
 
-    def _part(self, part: str) -> nn.Module:
+    def _require_part(self, part: str) -> None:
         if part not in dict(self._ranker.named_children()):
             raise UsageError(
                 f"An optimizer is given for `{part}`, but the model's parts are "
                 f"{', '.join(name for name, _ in self._ranker.named_children())}."
             )
-        return self._ranker.get_submodule(part)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Return AdamW's groups: the parameters that share rate and decay, whatever their part; each costs a kernel."""
-        shared: dict[tuple[float, float], list[nn.Parameter]] = {}
+        """Return AdamW's groups: the parameters that share rate, decay and beginning; each group costs a kernel."""
+        shared: dict[tuple[float, float, int], list[nn.Parameter]] = {}
         grouped: set[int] = set()  # a parameter that two parts share is stepped once, as the first one's
         for part, optimizer in self._dense.items():
-            for name, parameter in dense_parameters(self._part(part)).items():
+            since = self._since.get(part, 0)
+            for name, parameter in dense_parameters(self._ranker.get_submodule(part)).items():
                 if parameter.requires_grad and id(parameter) not in grouped:
                     grouped.add(id(parameter))
                     decay = optimizer.weight_decay if _decays(name, parameter) else 0.0
-                    shared.setdefault((optimizer.learning_rate, decay), []).append(parameter)
+                    shared.setdefault((optimizer.learning_rate, decay, since), []).append(parameter)
         return [
-            {"params": parameters, "weight_decay": decay, "base_rate": rate}
-            for (rate, decay), parameters in shared.items()
+            {"params": parameters, "weight_decay": decay, "base_rate": rate, "since": since}
+            for (rate, decay, since), parameters in shared.items()
         ]
 
     def _adamw_groups(self) -> list[dict[str, Any]]:
@@ -210,6 +252,11 @@ class RankerOptimizers:
             for parameter, state in self._adamw.state.items()
             for key in _ADAMW_STATE
         }
+
+
+def _tables_of(part: str) -> str:
+    """The name of a part's tables beside the part's own, which stands for its dense half."""
+    return f"{part}_tables"
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
