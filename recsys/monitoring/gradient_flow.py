@@ -123,12 +123,13 @@ def audit_flow(
         for probe in probes:
             with _passed(module, objective, probe, frozen) as done:
                 has_zeros, is_bad = zip(*_everywhere([(bool(done.zeros()), done.non_finite_forward())]), strict=True)
-                findings += [*dead_and_blocked(done), *leaking(done)]
+                blocked = list(dead_and_blocked(done))
+                findings += [*blocked, *leaking(done)]
                 findings += non_finite(done, is_forward_finite=not any(is_bad))
                 cells += [_cell(done, row) for row in rows]
                 if any(has_zeros):
                     with _nudged(module), _passed(module, objective, probe, frozen) as again:
-                        findings += zero(done, again)
+                        findings += zero(done, again, [name for each in blocked for name in each.parameters])
     made_up = tuple(probe.segment for probe in probes if probe.is_made_up)
     return FlowReport(tuple(cells), _merged(_everywhere(findings)), made_up)
 

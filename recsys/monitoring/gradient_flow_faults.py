@@ -143,9 +143,13 @@ def dead_and_blocked(done: Pass) -> Iterator[FlowFinding]:
         if gradient.is_used and gradient.squared_norm is None:
             yield done.finding(*_why_unreached(done.trace, gradient), gradient)
     cutting = [call for call in done.trace.calls if call.outputs and _cuts(done.trace, call)]
+    tables = [gradient for gradient in done.zeros() if gradient.is_table]
     for call in _innermost(cutting):
         reason = f"`{call.name}` is given something that learns, and its output does not depend on it"
-        yield done.finding(FlowFault.BLOCKED, _recording(call), reason)
+        before = graph_behind(call.inputs)
+        # Tables of one kernel share one output: where one's columns are cut off, they get zeros and not nothing.
+        starved = [table for table in tables if not table.sources.isdisjoint(before)]
+        yield done.finding(FlowFault.BLOCKED, _recording(call), reason, *starved)
 
 
 def leaking(done: Pass) -> Iterator[FlowFinding]:
@@ -171,19 +175,26 @@ def leaking(done: Pass) -> Iterator[FlowFinding]:
             yield done.finding(FlowFault.LEAKING, part, reason)
 
 
-def zero(first: Pass, again: Pass) -> Iterator[FlowFinding]:
+def zero(first: Pass, again: Pass, explained: Collection[str]) -> Iterator[FlowFinding]:
     """Find gradients that are all zeros: errors where they stay so with weights a little elsewhere, else notes.
 
     A zero that goes away with the weights is that of a factor which starts at zero, or of errors that cancel: it learns
-    from the second step on. One that stays is a product with zero, or a layer whose every ReLU is closed.
+    from the second step on. One that stays is a product with zero, or a layer whose every ReLU is closed on all rows.
+
+    Args:
+        again: the same probe with other weights.
+        explained: names of parameters whose zeros another finding accounts for.
     """
     still = {gradient.name: gradient for gradient in again.zeros()}
     for gradient in first.zeros():
+        if gradient.name in explained:
+            continue
         if (closed := still.get(gradient.name)) is None:
             reason = "the gradient is zero where the weights stand, and not beside it"
             yield first.finding(FlowFault.ZERO, gradient.module, reason, gradient, severity=Severity.NOTE)
         else:
-            place = again.trace.first_bad(lambda arrival: arrival.is_zero, closed.sources) or gradient.module
+            place = again.trace.first_bad(lambda arrival: arrival.is_zero, closed.sources)
+            place = place or again.trace.source_of_zeros(gradient.module) or gradient.module
             reason = "a gradient comes and is all zeros from here on, with other weights too"
             yield first.finding(FlowFault.ZERO, place, reason, gradient)
 
@@ -213,7 +224,7 @@ def non_finite_weights(ranker: nn.Module) -> Iterator[FlowFinding]:
         if not torch.linalg.vector_norm(tensor, ord=float("inf")).isfinite():
             row, *_ = (~tensor.isfinite()).nonzero()[0].tolist() or [0]
             reason = f"`{name}` holds numbers that are not finite, first in row {first_row + row}"
-            yield FlowFinding(FlowFault.NON_FINITE, name.rpartition(".")[0], (reason,), (), (name,))
+            yield FlowFinding(FlowFault.NON_FINITE, _owner(ranker, name), (reason,), (), (name,))
 
 
 def training_where_frozen(ranker: nn.Module, frozen: Collection[str]) -> Iterator[FlowFinding]:
@@ -223,6 +234,13 @@ def training_where_frozen(ranker: nn.Module, frozen: Collection[str]) -> Iterato
         if module is not None and module.training:
             reason = f"`{part}` is frozen, and `train()` puts it into training mode: it does not know that it is frozen"
             yield FlowFinding(FlowFault.LEAKING, part, (reason,))
+
+
+def _owner(ranker: nn.Module, name: str) -> str:
+    """Return the module that a parameter or table is told by: a sharded table's collection, else its own module."""
+    module = name.rpartition(".")[0]
+    is_called = isinstance(ranker.get_submodule(module), nn.EmbeddingBag) or ".embedding_bags." not in name
+    return module if is_called else name.partition(".embedding_bags.")[0]
 
 
 def _why_unreached(trace: Trace, gradient: Gradient) -> tuple[FlowFault, str, str]:

@@ -29,6 +29,7 @@ class Call:
         has_graph_mode: whether autograd was recording when the call began.
         started, ended: positions in the order of all beginnings and ends.
         inputs: floating tensors that ask for a gradient; `outputs`: all floating tensors.
+        is_finite, is_zero: whether all numbers that came out are.
         ids: how many whole numbers went in, such as ids to look up.
         tables: of a kernel: the tables that at least one id looked up.
     """
@@ -43,6 +44,7 @@ class Call:
     ids: int = 0
     tables: frozenset[str] = frozenset()
     is_finite: bool = True
+    is_zero: bool = False
 
     @property
     def name(self) -> str:
@@ -134,6 +136,12 @@ class Trace:
             return OBJECTIVE if outermost.parent is None else outermost.parent.name
         return None
 
+    def source_of_zeros(self, module: str) -> str | None:
+        """Name the module that returned nothing but zeros and handed them to `module`; None where none did."""
+        given = [tensor for call in self.calls if call.module == module for tensor in call.inputs]
+        makers = [call for call in self.calls if call.is_zero and call.module != module]
+        return next((call.name for call in makers if any(o is tensor for o in call.outputs for tensor in given)), None)
+
     def _begin(self, name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         tensors = [*_tensors(arguments), *_tensors(keywords)]
         parent = self._open[-1] if self._open else None
@@ -155,6 +163,8 @@ class Trace:
     def _keep(self, call: Call, outputs: list[Tensor]) -> None:
         call.outputs = [output for output in outputs if output.is_floating_point()]
         call.is_finite = all(bool(output.isfinite().all()) for output in call.outputs)
+        numbers = [output for output in call.outputs if output.numel()]
+        call.is_zero = bool(numbers) and not any(bool(output.any()) for output in numbers)
         call.ended = self._tick()
         self.calls.append(call)
         for tensor in (*call.inputs, *call.outputs):

@@ -1,10 +1,11 @@
 """Rankers to be audited: of every composition, in either mode, plain or wrapped, with a fault planted or none."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.composition.ranker import Ranker
 from recsys.monitoring.gradient_flow import FlowReport, audit_flow
@@ -33,15 +34,36 @@ def probes_of(ranker: Ranker) -> list[Probe]:
 
 
 def audited(
-    composition: str, plant: Plant | None = None, *, mode: str = END_TO_END, context: ProcessContext | None = None
+    composition: str,
+    plant: Plant | None = None,
+    *,
+    mode: str = END_TO_END,
+    segments: Sequence[str] = SEGMENTS,
+    without: Sequence[str] = (),
+    context: ProcessContext | None = None,
 ) -> FlowReport:
-    """Audit a ranker of the composition: wrapped where there is a context; the fault is planted before wrapping."""
+    """Audit a ranker of the composition: wrapped where there is a context; the fault is planted before wrapping.
+
+    Args:
+        segments: those that are probed; `without`: sparse features of which the probes have no id.
+    """
     ranker = ranker_with(composition)
     frozen = apply_training_mode(ranker, mode)
     if plant is not None:
         plant(ranker)
-    probes = probes_of(ranker)
+    probes = [probe for probe in probes_of(ranker) if probe.segment in segments]
+    for probe in probes:
+        probe.batch.sparse = _emptied(probe.batch.sparse, without)
     return audit_flow(wrapped(ranker, frozen, context) if context else ranker, click_objective, probes, frozen=frozen)
+
+
+def _emptied(sparse: KeyedJaggedTensor, without: Sequence[str]) -> KeyedJaggedTensor:
+    features = {key: feature for key, feature in sparse.to_dict().items() if key not in without}
+    empty = {key: torch.zeros(sparse.stride(), dtype=sparse.lengths().dtype) for key in without}
+    lengths = {key: feature.lengths() for key, feature in features.items()} | empty
+    keys = sparse.keys()
+    values = [features[key].values() for key in keys if key in features]
+    return KeyedJaggedTensor(keys, torch.cat(values), lengths=torch.cat([lengths[key] for key in keys]))
 
 
 def wrapped(ranker: Ranker, frozen: tuple[str, ...], context: ProcessContext) -> nn.Module:
