@@ -24,7 +24,8 @@ class TableGate:
     """Holds back the update of every table under a module until `release` or `discard`.
 
     It stays in place until `close`. A backward pass that is neither released nor discarded before the next one is held
-    too: the updates of both are then released together, and the norm is that of their summed gradient.
+    too: the norm is then that of their summed gradient, and the fused kernels' updates are released one after the other
+    (which under Adagrad is not the update of the sum).
     """
 
     def __init__(self, module: nn.Module) -> None:

@@ -19,6 +19,7 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.modules.embedding_configs import PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
@@ -36,6 +37,7 @@ _UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
 # What the fused kernels call these rules.
 _RULE_NAMES = {"rowwise_adagrad": "exact_row_wise_adagrad", "adagrad": "exact_adagrad", "sgd": "exact_sgd"}
 _SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel")
+_NO_WEIGHTED_MEAN = ("row_wise", "data_parallel")  # what they compute, or refuse to, is not the others' mean
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ def wrap_ranker(
             tables that every process holds whole and that learn through a `TableGate` alone (`replicated.py`).
 
     Raises:
-        UsageError: a part with tables has no entry, a table's width is no multiple of 4, or row-wise Adagrad meets
+        UsageError: a part with tables has no entry, a table's width is no multiple of 4, row-wise Adagrad meets
             column-wise sharding (every piece would have accumulators of its own: another optimizer, and one that
-            depends on the number of processes).
+            depends on the number of processes), or the mean of weighted ids meets a sharding that has none.
     """
     kinds = sharding or {}
     collections = _collections_by_part(ranker)
@@ -173,6 +175,12 @@ def _check_tables(path: str, collection: EmbeddingBagCollection, optimizer: Tabl
             "accumulator. Shard it row_wise, or use adagrad."
         )
     for config in collection.embedding_bag_configs():
+        if collection.is_weighted() and config.pooling is PoolingType.MEAN and sharding in _NO_WEIGHTED_MEAN:
+            raise UsageError(
+                f"Table `{config.name}` of `{path}` takes the mean of weighted ids and is sharded {sharding}: TorchRec "
+                "would divide by the sum of the weights, and plain torch refuses it, where the fused kernels divide "
+                "by the number of ids. Shard it table_wise or column_wise, or take the sum."
+            )
         if config.embedding_dim % 4:
             raise UsageError(
                 f"Table `{config.name}` of `{path}` is {config.embedding_dim} wide; the fused kernels need a multiple "

@@ -85,8 +85,12 @@ def norm(tensors: list[Tensor]) -> float:
 
 
 def norms_by_hand(model: nn.Module) -> dict[str, float]:
-    """Each part's gradient norm in a plain model, straight from `.grad`."""
-    parts = {
-        name: norm([p.grad for p in child.parameters() if p.grad is not None]) for name, child in model.named_children()
-    }
-    return parts | {"whole": sum(value**2 for value in parts.values()) ** 0.5}
+    """The gradient norms of a plain model's parts and of their halves, straight from `.grad`."""
+    parts, halves = {}, {}
+    for name, child in model.named_children():
+        gradients = {key: p.grad for key, p in child.named_parameters() if p.grad is not None}
+        parts[name] = norm(list(gradients.values()))
+        for half, is_table in (("tables", True), ("dense", False)):
+            chosen = [gradient for key, gradient in gradients.items() if ("embedding_bags" in key) == is_table]
+            halves[f"{name}/{half}"] = norm(chosen)
+    return parts | {"whole": sum(value**2 for value in parts.values()) ** 0.5} | halves
