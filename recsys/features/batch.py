@@ -75,32 +75,6 @@ class Batch(Pipelineable):
             extra={name: column.pin_memory() for name, column in self.extra.items()},
         )
 
-    def select(self, rows: Tensor) -> "Batch":
-        """Return a batch of the given rows in the given order; a row may be taken twice.
-
-        Args:
-            rows: (n,) int64 positions in this batch.
-        """
-        return Batch(
-            dense=self.dense[rows],
-            sparse=_selected(self.sparse, rows),
-            segment=self.segment[rows],
-            label=self.label[rows],
-            weight=self.weight[rows],
-            extra={name: column[rows] for name, column in self.extra.items()},
-        )
-
-
-def _selected(sparse: KeyedJaggedTensor, rows: Tensor) -> KeyedJaggedTensor:
-    keys = sparse.keys()
-    bags = (torch.arange(len(keys), device=rows.device).unsqueeze(1) * sparse.stride() + rows).flatten()  # (F * n,)
-    lengths = sparse.lengths()[bags]
-    ends = lengths.cumsum(0)
-    # Id number i of bag k stands behind the bag's own beginning by as much as i lies behind the bag's first.
-    shifts = (sparse.offsets()[bags] - (ends - lengths)).repeat_interleave(lengths)
-    values = sparse.values()[torch.arange(len(shifts), device=rows.device) + shifts]
-    return KeyedJaggedTensor(keys=keys, values=values, lengths=lengths, stride=len(rows))
-
 
 def _taken(sparse: KeyedJaggedTensor, rows: Tensor) -> KeyedJaggedTensor:
     """The bags of the given rows, key by key."""

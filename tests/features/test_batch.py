@@ -1,7 +1,5 @@
 """A batch moves as a whole."""
 
-import itertools
-
 import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -66,26 +64,6 @@ def test_pinned_batch_crosses_on_a_side_stream() -> None:
     assert pinned.extra["user_key"].is_pinned()
     assert torch.equal(moved.dense.cpu(), two_rows().dense)
     assert torch.equal(moved.sparse.values().cpu(), two_rows().sparse.values())
-
-
-def test_selected_rows_bring_their_own_ids_in_the_asked_order() -> None:
-    picked = two_rows().select(torch.tensor([1, 0, 1]))
-
-    before, after = two_rows().sparse.to_dict(), picked.sparse.to_dict()
-    for key in before:
-        bags = [before[key].values()[start:end].tolist() for start, end in _bounds(before[key].offsets())]
-        assert [after[key].values()[start:end].tolist() for start, end in _bounds(after[key].offsets())] == [
-            bags[1],
-            bags[0],
-            bags[1],
-        ]
-    assert picked.dense.tolist() == [two_rows().dense.tolist()[row] for row in (1, 0, 1)]
-    assert picked.extra["user_key"].tolist() == [two_rows().extra["user_key"].tolist()[row] for row in (1, 0, 1)]
-    assert len(picked) == 3
-
-
-def _bounds(offsets: torch.Tensor) -> list[tuple[int, int]]:
-    return list(itertools.pairwise(offsets.tolist()))
 
 
 def test_taken_rows_are_the_rows_asked_for_in_that_order() -> None:
