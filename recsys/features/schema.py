@@ -30,6 +30,9 @@ EXTRA_COLUMNS = {
 }
 """Encoded columns beside the schema's own that a source may know, and what each means; evaluation alone reads them."""
 
+EVERY_ROW = "all"
+"""What scores call the rows of all segments together, so that no segment can have this name."""
+
 RESERVED_COLUMNS = ("segment", "label", "weight", "time", "split", "day", *EXTRA_COLUMNS)
 """Columns that encoded rows have beside the features, whatever the raw columns behind them are called."""
 
@@ -278,6 +281,11 @@ def _check(schema: FeatureSchema, where: str) -> None:
         )
     if repeated := sorted({name for name in schema.segments if schema.segments.count(name) > 1}):
         raise UsageError(f"{where}: the segment `{repeated[0]}` stands twice in `segments`; each name stands once.")
+    if EVERY_ROW in schema.segments:
+        raise UsageError(
+            f"{where}: a segment is named `{EVERY_ROW}`, which in scores and charts stands for the rows of all segments "
+            "together. Give it another name, such as everybody."
+        )
     for role in ("user", "item"):
         name = getattr(schema, role)
         if name not in names or schema.feature(name).kind is not FeatureKind.SPARSE:

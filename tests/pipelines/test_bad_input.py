@@ -238,6 +238,10 @@ BAD_SCHEMAS: dict[str, tuple[Change, list[str]]] = {
         lambda table: table.schema["features"][1].update(kind="numeric"),
         ["feature `age`", "'numeric'", "dense, sparse, sparse_list"],
     ),
+    "a segment of every row's name": (
+        lambda table: table.schema.update(segments=["all", "desktop"]),
+        ["a segment is named `all`", "Give it another name"],
+    ),
     "no table block": (lambda table: table.schema.pop("table"), ["`table`: the block is missing", "ml_100k.yaml"]),
 }
 
