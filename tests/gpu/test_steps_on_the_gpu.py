@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from recsys.errors import TrainingError
+from recsys.interactions.fields import SEGMENT_KEY
 from recsys.sharding.fused import whole_state
 from recsys.sharding.processes import ProcessContext
 from recsys.training.loss import click_objective
-from tests.small_model import ROWS, batch_of
+from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, batch_of
 from tests.training.small_run import Batches, gated_ranker, small_run
 
 pytestmark = pytest.mark.gpu
@@ -55,3 +56,22 @@ def test_divergence_is_told_on_the_next_report_and_names_the_steps(context):
     with pytest.raises(TrainingError, match="steps 3 to 5 gave a loss or gradient that is not finite"):
         run.train(20, objective, report_every=8)
     assert all(tensor.isfinite().all() for tensor in whole_state(run.ranker).values())
+
+
+def test_an_absent_segment_keeps_every_bit(context):
+    """The fused step reads on the device whether to step at all; what has no gradient is not in it."""
+    run = run_on(context)
+    run.train(3)
+    run.stream = Batches([batch_of(ROWS_WITHOUT_LIGHT).to(context.device)])
+    before = {**whole_state(run.ranker), **run.optimizers.state()}
+
+    run.train(6)
+
+    after = {**whole_state(run.ranker), **run.optimizers.state()}
+    moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert not [name for name in moved if name.startswith("composition.segments.1.")]
+    assert [name for name in moved if name.startswith("composition.segments.0.")]
+    (segments,) = [name for name in after if SEGMENT_KEY in name and name.endswith("weight")]
+    for name in (segments, f"{segments}.sum"):
+        assert torch.equal(after[name][1], before[name][1])
+        assert not torch.equal(after[name][0], before[name][0])

@@ -172,15 +172,18 @@ def test_the_tables_of_a_branch_that_no_row_passes_keep_every_bit(rule, context)
     assert moved(before, {**table_weights(tower), **table_optimizer_state(tower)}) == set()
 
 
-def test_the_projects_loop_leaves_an_absent_segment_out_of_every_step(context) -> None:
-    """AdamW's moments, its count of steps and its decay; across epochs, norms, clipping and validation."""
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_the_projects_loop_leaves_an_absent_segment_out_of_every_step(precision, context) -> None:
+    """AdamW's moments, its count of steps and its decay; across epochs, norms, the view by segment, clipping,
+    a scaled loss and validation."""
     run = small_run(context, weight_decay=0.5)
     run.train(3)
     run.stream = Batches([batch_of(WITHOUT_LIGHT)] * 3)
     weights, state = dict(dense_parameters(run.ranker)), run.optimizers.state()
     before = {**{name: p.detach().clone() for name, p in weights.items()}, **state}
 
-    run.train(9, validate_every=2, max_gradient_norm=0.1)
+    every_step = {"norms_every": 1, "segment_view_every": 1, "segments": SEGMENTS}
+    run.train(9, validate_every=2, max_gradient_norm=0.1, precision=precision, **every_step)
 
     after = {**{name: p.detach().clone() for name, p in weights.items()}, **run.optimizers.state()}
     changed = moved(before, after)
