@@ -124,6 +124,10 @@ class Curves:
             if value is not None:
                 self._points.setdefault(name, {})[report.step] = value
 
+    def restore(self, curves: Mapping[str, figures.Curve]) -> None:
+        """Go on from what `curves` returned, plain lists as JSON gives them back included."""
+        self._points = {name: dict(zip(steps, values, strict=True)) for name, (steps, values) in curves.items()}
+
     def curves(self) -> dict[str, figures.Curve]:
         """Every curve as its steps and its values."""
         return {name: (list(points), list(points.values())) for name, points in self._points.items()}

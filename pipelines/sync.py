@@ -12,4 +12,9 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Send, and say how much."""
     store = open_store(config)
     report = sync(store)
-    console.print(f"Sent {report} to {store.public_uri}", soft_wrap=True)
+    told = [f"{report.lines:,} lines of {report.delivered} runs are in {store.public_uri} now"]
+    told += [f"{report.busy} runs are alive and send their lines themselves"] if report.busy else []
+    told += (
+        [f"{report.refused} lines were refused; see refused.jsonl in {store.spool_directory}"] if report.refused else []
+    )
+    console.print("; ".join(told), soft_wrap=True, markup=False)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import secrets
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from pipelines import prepare, pretrain
+from pipelines.audit import flow_report, require_flow
 from pipelines.console import console, progress_bars, show_table, warn
 from pipelines.evidence import attach_contract, restore_proven
 from pipelines.fitting import (
@@ -158,6 +160,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
         ) as tracked,
     ):
         job.describe(tracked, artifact)
+        require_flow(tracked, flow_report(config, encoded, fitted.wrapped, context))
         seconds = job.train(tracked, request, progress)
         request.raise_if_asked()
         return job.finish(tracked, seconds, progress)
@@ -189,7 +192,8 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     arm = f"{config.training_mode.name}/{config.composition.name}"
     name = names.run_name(arm, seed=config.training.seed)
     if not arguments.resume:
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        # Two that start within one second must not write into one folder.
+        stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         folder = config.runtime.runs / config.data.name / f"{stamp}-{name.replace('/', '-')}"
     with progress_bars() as progress:
         result = run(config, RunIdentity(folder, name, arm, "train"), progress, resume=bool(arguments.resume))
@@ -235,6 +239,7 @@ class _Job:
         state = snapshot.give_back(held, self._wrapped, self._fitted.optimizers, self._stream, self._best)
         self._fitted.proof.record()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
+        self._curves.restore(saved.facts["curves"])
         spool: str = saved.facts["spool"]
         return spool
 
@@ -334,7 +339,7 @@ class _Job:
 
     def _save_checkpoint(self, state: LoopState) -> None:
         held = snapshot.take(self._wrapped, self._fitted.optimizers, self._stream, self._best, state.to_document())
-        facts = {"snapshot": held.facts, "spool": self._spool}
+        facts = {"snapshot": held.facts, "spool": self._spool, "curves": self._curves.curves()}
         folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
         if self._context.is_first:
             save_checkpoint(folder, state.step, held.tensors, facts, self._encoded.contract, keep)
