@@ -1,13 +1,12 @@
 """What a run keeps to prove how it learned: who stepped which parameter, and that what was frozen stood still."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from pipelines.console import console, show_table
 from recsys.errors import TrainingError
-from recsys.monitoring.frozen_proof import FrozenProof
 from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
 from recsys.training.contract import (
@@ -30,20 +29,23 @@ def attach_contract(tracked: TrackedRun, lines: Sequence[ParameterContract], *, 
             console.print(f"Shared: {sentence}", markup=False)
 
 
-def restore_proven(tracked: TrackedRun, proof: FrozenProof, best: BestWeights) -> dict[str, Any]:
+def restore_proven(tracked: TrackedRun, record: Callable[[], dict[str, Any]], best: BestWeights) -> dict[str, Any]:
     """Go back to the best weights; attach and return the proof that nothing frozen moved on the way or by that.
+
+    Args:
+        record: compares what is frozen with how it began, such as `FrozenProof.record`.
 
     Raises:
         TrainingError: something did; the run is tagged with it.
     """
     try:
-        proof.record()
+        record()
         best.restore()
-        record = proof.record()  # once more: what is measured and served from now on are the weights put back
+        proof = record()  # once more: what is measured and served from now on are the weights put back
     except TrainingError:
         tracked.set_tags({names.TAG_FROZEN_PROOF: "did not stand still"})
         raise
-    if record:
-        tracked.attach("frozen_proof.json", json.dumps(record, indent=2))
+    if proof:
+        tracked.attach("frozen_proof.json", json.dumps(proof, indent=2))
         tracked.set_tags({names.TAG_FROZEN_PROOF: "stood still"})
-    return record
+    return proof

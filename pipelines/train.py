@@ -286,7 +286,7 @@ class _Job:
 
     def finish(self, tracked: TrackedRun, seconds: float, progress: Progress) -> RunResult:
         """Prove that what was frozen stood still, measure the best weights, and write the result."""
-        proof = restore_proven(tracked, self._fitted.proof, self._best)
+        proof = restore_proven(tracked, self._fitted.proof.record, self._best)
         config, encoded, folder = self._config, self._encoded, self._identity.folder
         stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
         predictions = predict(self._wrapped, stream)
