@@ -74,15 +74,16 @@ def optimizers_in(
 
 
 def require_thawing(stages: Sequence[Stage]) -> None:
-    """Refuse stages that freeze again what learned, that never end, or that end the last one.
+    """Refuse stages of an unknown mode, that freeze again what learned, that never end, or that end the last one.
 
     Raises:
         UsageError: names the stage.
     """
     if not stages:
         raise UsageError("A training mode needs at least one stage.")
+    learning = {stage: set(learning_halves(stage.mode)) for stage in stages}
     for earlier, later in pairwise(stages):
-        if not set(learning_halves(earlier.mode)) < set(learning_halves(later.mode)):
+        if not learning[earlier] < learning[later]:
             raise UsageError(
                 f"Stage `{later.mode}` cannot follow `{earlier.mode}`: a stage must let all learn that learned before, "
                 "and more, since what learned once is no pre-trained tower any more."

@@ -1,6 +1,6 @@
 """A whole run over the small ranker: wrapped, with optimizers and a stream that counts what was consumed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,10 @@ from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loop import LoopSettings, LoopState, StepReport, train_steps
 from recsys.training.loss import click_objective
-from recsys.training.modes import FROZEN_TOWER, apply_training_mode
+from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
 from recsys.training.snapshot import BestWeights
+from recsys.training.stages import Stage, TrainingStages, optimizers_in
 from tests.small_model import ROWS, SEGMENTS, batch_of, small_ranker
 
 CONSTANT = RateSchedule(warmup_steps=0, total_steps=1, final_share=1.0)
@@ -57,6 +58,7 @@ class SmallRun:
     ranker: DistributedModelParallel
     optimizers: RankerOptimizers
     context: ProcessContext
+    stages: TrainingStages | None = None
     stream: Batches = field(default_factory=lambda: Batches(small_batches()))
     state: LoopState = field(default_factory=LoopState)
     log_losses: list[float] = field(default_factory=list)  # what validation will say, in order; then 0.5 for ever
@@ -97,6 +99,7 @@ class SmallRun:
             validate=lambda: {"log_loss": self.log_losses.pop(0) if self.log_losses else 0.5},
             checkpoint=self._checkpoint,
             should_stop=lambda: self.asked_at is not None and self.state.step >= self.asked_at,
+            stages=self.stages,
         ):
             self.reports.append(report)
         return self.reports
@@ -120,15 +123,29 @@ def small_run(
     rate: float = 0.05,
     weight_decay: float = 0.1,
 ) -> SmallRun:
-    """Build a run; every row-wise Adagrad and AdamW learns at `rate`."""
+    """Build a run in one mode; every row-wise Adagrad and AdamW learns at `rate`."""
+    run = staged_run(context, [Stage(mode)], ranker=ranker, schedule=schedule, rate=rate, weight_decay=weight_decay)
+    assert run.stages is not None
+    run.stages.proof.close()  # whoever wants a proof makes one
+    run.stages = None
+    return run
+
+
+def staged_run(
+    context: ProcessContext,
+    stages: Sequence[Stage],
+    *,
+    ranker: nn.Module | None = None,
+    schedule: RateSchedule = CONSTANT,
+    rate: float = 0.05,
+    weight_decay: float = 0.1,
+) -> SmallRun:
+    """Build a run that goes from stage to stage."""
     torch.manual_seed(0)
     module = gated_ranker() if ranker is None else ranker
-    frozen = apply_training_mode(module, mode)
-    assert bool(frozen) == (mode == FROZEN_TOWER)
-    tables = {
-        part: None if part in frozen else TableOptimizer("rowwise_adagrad", rate)
-        for part in ("embedding_tower", "interaction_network")
-    }
-    dense = {part: None if part in frozen else DenseOptimizer(rate, weight_decay) for part in PARTS}
-    wrapped = wrap_ranker(module, tables, context)
-    return SmallRun(wrapped, RankerOptimizers(wrapped, dense, tables, schedule), context)
+    apply_training_mode(module, stages[0].mode)
+    tables = {part: TableOptimizer("rowwise_adagrad", rate) for part in ("embedding_tower", "interaction_network")}
+    dense = {part: DenseOptimizer(rate, weight_decay) for part in PARTS}
+    wrapped = wrap_ranker(module, optimizers_in(stages[-1].mode, dense, tables)[1], context)
+    optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
+    return SmallRun(wrapped, optimizers, context, TrainingStages(wrapped, optimizers, stages, dense, tables))
