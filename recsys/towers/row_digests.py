@@ -31,19 +31,23 @@ def row_digests(batch: Batch, features: Sequence[Sequence[str]], dense_columns: 
         Per side, (2, B) int64.
     """
     keys = {name: number for number, name in enumerate(batch.sparse.keys())}
-    order_free, ordered = _bags(batch)  # (F, B)
+    bags, orders = _bags(batch)  # (F_sparse, B)
     dense = _mixed(batch.dense.t().contiguous().view(torch.int32).to(torch.int64))  # (F_dense, B)
+    inputs = torch.cat([bags, dense])  # (F, B)
+    # Multipliers of its own for every input and half, so that an id counts as that of its own feature. They are odd:
+    # no bit of the product is lost.
+    salts = _mixed(torch.arange(3 * len(inputs), device=inputs.device)).view(3, -1, 1) | 1
+    halves = inputs * salts[:2]  # (2, F, B)
+    # The first half depends on the order too: it is the address, and orders of one list must not crowd at one.
+    halves[0, : len(orders)] += orders * salts[2, : len(orders)]
     return [
-        _joined(
-            torch.cat([order_free[[keys[name] for name in names]], dense[columns]]),
-            torch.cat([ordered[[keys[name] for name in names]], torch.zeros_like(dense[columns])]),
-        )
+        halves[:, [keys[name] for name in names]].sum(dim=1) + halves[:, len(keys) + columns].sum(dim=1)
         for names, columns in zip(features, dense_columns, strict=True)
     ]
 
 
 def _bags(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Return, for every bag, the sum of its mixed ids and their sum weighted by position, each (F, B)."""
+    """Return, for every bag, the sum of its mixed ids and their sum weighted by position, each (F_sparse, B)."""
     offsets = batch.sparse.offsets().long()
     ids = _mixed(batch.sparse.values())
     # Sums over bags are differences of running sums: modulo 2^64 nothing is lost, and no id need know its bag.
@@ -57,24 +61,14 @@ def _running(numbers: Tensor) -> Tensor:
     return torch.cat([numbers.new_zeros(1), numbers.cumsum(0)])
 
 
-def _joined(order_free: Tensor, ordered: Tensor) -> Tensor:
-    """Map the two sums of n inputs, (n, B) each, to one digest a row, (2, B)."""
-    inputs = len(order_free)
-    # A salt for every input and half, so that an id counts as that of its own feature.
-    salts = _mixed(torch.arange(2 * inputs, device=order_free.device)).view(2, inputs, 1)
-    # The first half depends on the order too: it is the address, and orders of one list must not crowd at one.
-    first = _mixed(ordered + order_free * _GOLDEN + salts[0]).sum(0)
-    return torch.stack([first, _mixed(order_free + salts[1]).sum(0)])
-
-
 def _mixed(numbers: Tensor) -> Tensor:
     """Map int64 one to one to numbers of which each bit depends on every bit of the argument."""
     mixed = numbers + _GOLDEN
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
-        mixed = (mixed ^ _shifted(mixed, shift)) * multiplier
-    return mixed ^ _shifted(mixed, 31)
+        mixed.bitwise_xor_(_shifted(mixed, shift)).mul_(multiplier)
+    return mixed.bitwise_xor_(_shifted(mixed, 31))
 
 
 def _shifted(numbers: Tensor, bits: int) -> Tensor:
     """Shift to the right and fill with zeros; PyTorch's own fills with the sign."""
-    return (numbers >> bits) & (2 ** (64 - bits) - 1)
+    return (numbers >> bits).bitwise_and_(2 ** (64 - bits) - 1)

@@ -127,21 +127,26 @@ class TowerCache:
         padded = [_padded(own) for own in rows]
         if not any(map(len, padded)):  # another process needs vectors; this one must take part
             padded[0] = padded[0].new_zeros(_LEAST_ROWS)
-        computed = self._tower.side_vectors(batch, padded)
+        computed = self._live(batch, padded)
         return [vectors[: len(own)] for vectors, own in zip(computed, rows, strict=True)]
+
+    def _live(self, batch: Batch, rows: Sequence[Tensor] | None = None) -> list[Tensor]:
+        # In single precision, whatever the training step computes in: one vector serves training and validation.
+        with torch.autocast(batch.dense.device.type, enabled=False):
+            return self._tower.side_vectors(batch, rows)
 
     def _make_stores(self, batch: Batch, sides: int) -> None:
         probe = [torch.zeros(_LEAST_ROWS, dtype=torch.int64, device=batch.dense.device)] * sides
-        for vectors in self._tower.side_vectors(batch, probe):
+        for vectors in self._live(batch, probe):
             width = vectors.shape[1]
             self._stores.append(VectorStore(width, capacity_of(self._megabytes, width) // sides, vectors.device))
 
     def _check(self, batch: Batch, vectors: list[Tensor], *, everything: bool) -> None:
         if everything:
-            rows, live = torch.arange(len(batch)), self._tower.side_vectors(batch)
+            rows, live = torch.arange(len(batch)), self._live(batch)
         else:
             rows = torch.randint(len(batch), (_CHECKED_ROWS,), generator=self._random)
-            live = self._tower.side_vectors(batch, [rows.to(batch.dense.device)] * len(vectors))
+            live = self._live(batch, [rows.to(batch.dense.device)] * len(vectors))
         self._checks += 1
         faults = []
         for side, (mine, own) in enumerate(zip(vectors, live, strict=True)):

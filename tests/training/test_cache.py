@@ -256,6 +256,17 @@ def test_the_cache_draws_no_random_number_of_the_run(context, monkeypatch):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_vectors_are_kept_in_single_precision_whatever_a_step_computes_in(context):
+    run = frozen_run(context)
+    live = tower_of(run).side_vectors(BATCHES[0])
+    cache = cached(run)
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        run.ranker(BATCHES[0])
+
+    assert all(torch.equal(mine, own) for mine, own in zip(cache(BATCHES[0]), live, strict=True))
+
+
 # In the second step only the second process meets rows that it has not seen.
 HALVES = [[many_rows(0), many_rows(1)], [many_rows(0), many_rows(2)]]
 

@@ -1,0 +1,265 @@
+"""What a frozen tower, and a frozen tower whose vectors are cached, save of a training step.
+
+Three runs of one ranker through the real loop: end to end, frozen, frozen with cache. They take turns on the same
+batches. The tower has twice the interaction network's floating-point operations (counted by
+`torch.utils.flop_counter`, printed), so with a backward pass of twice the forward's cost the least possible ratios are
+5/9 = 0.56 and 3/9 = 0.33, table look-ups, joining layers and optimizers left aside.
+
+The rows are sessions of ten impressions over 30 days: a user's dense features and recent items change from session to
+session, an item's dense features from day to day, so that neither side is known by its id alone.
+"""
+
+import itertools
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from recsys.composition.base import BranchProjection
+from recsys.composition.parallel import ConcatJoin, ParallelComposition
+from recsys.composition.ranker import Head, Ranker
+from recsys.features.batch import Batch
+from recsys.features.contract import FeatureContract, Scaling
+from recsys.features.schema import FeatureSchema
+from recsys.interactions.cross import CrossNetwork
+from recsys.interactions.fields import InteractionFields
+from recsys.interactions.network import InteractionNetwork
+from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
+from recsys.sharding.wrap import TableOptimizer, wrap_ranker
+from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.training.cache import TowerCache
+from recsys.training.loop import LoopSettings, LoopState, train_steps
+from recsys.training.loss import click_objective
+from recsys.training.modes import apply_training_mode
+from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
+from recsys.training.snapshot import BestWeights
+
+BATCH, BATCHES, STEPS_A_TURN = 4096, 16, 8
+SESSION, DAYS, RECENT = 10, 30, 20
+TABLES = {"user_id": 50_000, "country": 50, "device": 20, "item_id": 20_000, "brand": 1_000, "category": 200}
+USER_DENSE, ITEM_DENSE = 4, 4
+TOWER_WIDTH, TABLE_WIDTH, FIELD_WIDTH, CROSS_LAYERS, NETWORK_HIDDEN = 32, 32, 16, 2, (1024, 256)
+# Chosen so that the tower's forward pass has twice the operations of the interaction network's.
+TOWER_HIDDEN = (736, 744)
+MEGABYTES = 256
+
+
+def contract() -> FeatureContract:
+    """Six ids, a list and eight numbers: all for the interaction network, half of them for each side of the tower."""
+    network, schema = "interaction_network", []
+    for side, names in (("user_tower", list(TABLES)[:3]), ("item_tower", list(TABLES)[3:])):
+        schema += [{"name": name, "kind": "sparse", "used_by": [side, network]} for name in names]
+    schema.append(
+        {
+            "name": "recent",
+            "kind": "sparse_list",
+            "max_length": RECENT,
+            "table": "item_id",
+            "used_by": ["user_tower", network],
+        }
+    )
+    dense = [(f"user_{number}", "user_tower") for number in range(USER_DENSE)]
+    dense += [(f"item_{number}", "item_tower") for number in range(ITEM_DENSE)]
+    schema += [{"name": name, "kind": "dense", "used_by": [side, network]} for name, side in dense]
+    document = {"name": "sessions", "segment": "segment", "segments": ["new", "known"], "label": "click", "time": "at"}
+    return FeatureContract(
+        FeatureSchema.from_document(document | {"user": "user_id", "item": "item_id", "features": schema}),
+        table_rows=TABLES,
+        vocabulary_fingerprints=dict.fromkeys(TABLES, "made up"),
+        scaling={name: Scaling(0.0, 1.0) for name, _ in dense},
+    )
+
+
+def make_batches(seed: int) -> list[Batch]:
+    """Draw sessions, shuffle their impressions, and cut them into batches."""
+    random = np.random.default_rng(seed)
+    rows = BATCH * BATCHES
+    sessions = -(-rows // SESSION)
+
+    def zipf(table: str, *shape: int) -> np.ndarray:
+        size = TABLES[table] - 1  # log-uniform: Zipf's exponent 1; row 0 is for ids never seen
+        return 1 + np.minimum(size ** random.random(shape), size - 1).astype(np.int64)
+
+    session = random.permutation(np.repeat(np.arange(sessions), SESSION)[:rows])
+    user, day, item = zipf("user_id", sessions), random.integers(DAYS, size=sessions), zipf("item_id", rows)
+    recent, lengths = zipf("item_id", sessions, RECENT), random.integers(RECENT + 1, size=sessions)
+    user_numbers = random.standard_normal((sessions, USER_DENSE), np.float32)
+    item_numbers = random.standard_normal((DAYS, TABLES["item_id"], ITEM_DENSE), np.float32)
+    ids = [user[session], user[session] % 50, user[session] % 20, item, item % 1_000, item % 200]
+    dense = np.concatenate([user_numbers[session], item_numbers[day[session], item]], axis=1)
+    label = (random.random(rows) < 0.25).astype(np.float32)
+    return [
+        _batch(
+            [column[part] for column in ids], recent[session[part]], lengths[session[part]], dense[part], label[part]
+        )
+        for part in np.split(np.arange(rows), BATCHES)
+    ]
+
+
+def _batch(
+    ids: list[np.ndarray], recent: np.ndarray, lengths: np.ndarray, dense: np.ndarray, label: np.ndarray
+) -> Batch:
+    is_there = np.arange(RECENT) < lengths[:, None]
+    return Batch(
+        dense=torch.from_numpy(dense),
+        sparse=KeyedJaggedTensor(
+            keys=[*TABLES, "recent"],
+            values=torch.from_numpy(np.concatenate([*ids, recent[is_there]])),
+            lengths=torch.from_numpy(np.concatenate([np.ones(len(ids) * BATCH), lengths]).astype(np.int32)),
+        ),
+        segment=torch.zeros(BATCH, dtype=torch.int64),
+        label=torch.from_numpy(label),
+        weight=torch.ones(BATCH),
+    )
+
+
+def make_ranker() -> Ranker:
+    """The tower beside a cross network, joined by concatenation."""
+    torch.manual_seed(0)
+    given = contract()
+    spec = TowerSpec.two_tower(
+        given.schema, width=TOWER_WIDTH, table_dimension=TABLE_WIDTH, hidden_widths=list(TOWER_HIDDEN)
+    )
+    tower = EmbeddingTower(spec, given)
+    fields = InteractionFields(given, FIELD_WIDTH, has_tower_field=False)
+    crossing = CrossNetwork(fields.num_fields, FIELD_WIDTH, num_layers=CROSS_LAYERS)
+    network = InteractionNetwork(fields, crossing, NETWORK_HIDDEN, dropout=0.0)
+    composition = ParallelComposition(BranchProjection(tower.output_width, network.output_width, 64), ConcatJoin(64))
+    return Ranker(tower, network, composition, Head(composition.output_width, [64], dropout=0.0))
+
+
+def count_operations(batch: Batch) -> dict[str, float]:
+    """Return the floating-point operations of one row's forward pass, by part."""
+    ranker = make_ranker()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        ranker(batch)
+    counts = counter.get_flop_counts()
+    parts = {name: sum(counts[f"Ranker.{name}"].values()) / BATCH for name, _ in ranker.named_children()}
+    # The composition calls tower and network, whose operations are counted in it too.
+    parts["composition"] -= parts["embedding_tower"] + parts["interaction_network"]
+    return parts
+
+
+class Endless:
+    """The same batches over and over, in one endless epoch."""
+
+    def __init__(self, batches: list[Batch]) -> None:
+        self._batches, self.epoch, self.wait_seconds = itertools.cycle(batches), 0, 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._batches
+
+
+@dataclass
+class Seconds:
+    """Per step: of this thread's processor, and on the clock."""
+
+    processor: list[float] = field(default_factory=list)
+    clock: list[float] = field(default_factory=list)
+
+
+class Variant:
+    """One run of the ranker."""
+
+    def __init__(self, mode: str, has_cache: bool, batches: list[Batch], context: ProcessContext) -> None:
+        ranker = make_ranker()
+        frozen = apply_training_mode(ranker, mode)
+        parts = [name for name, _ in ranker.named_children()]
+        tables = {name: None if name in frozen else TableOptimizer("rowwise_adagrad", 0.02) for name in parts}
+        dense = {name: None if name in frozen else DenseOptimizer(1e-3, 0.0) for name in parts}
+        self._wrapped = wrap_ranker(ranker, tables, context)
+        schedule = RateSchedule(warmup_steps=0, total_steps=1, final_share=1.0)
+        self._optimizers = RankerOptimizers(self._wrapped, dense, tables, schedule)
+        self.cache = TowerCache(self._wrapped, MEGABYTES, context) if has_cache else None
+        self._stream, self._context, self._state = Endless(batches), context, LoopState()
+
+    def turn(self) -> Seconds:
+        """Take some steps and return the times of those that neither begin nor end the turn."""
+        marks: list[tuple[float, float]] = []
+        never = 10**9
+        settings = LoopSettings(
+            max_steps=self._state.step + STEPS_A_TURN,
+            report_every=never,
+            norms_every=never,
+            segment_view_every=0,
+            validate_every=never,
+            checkpoint_every=never,
+            patience=never,
+            max_gradient_norm=None,
+            precision="float32",
+            segments=(),
+        )
+
+        def mark() -> bool:  # asked after every step
+            marks.append((time.process_time(), time.perf_counter()))
+            return False
+
+        for _ in train_steps(
+            self._wrapped,
+            self._optimizers,
+            self._stream,
+            click_objective,
+            settings,
+            self._context,
+            state=self._state,
+            best=BestWeights(nn.Identity()),
+            validate=lambda: {"log_loss": 0.0},
+            checkpoint=lambda _: None,
+            should_stop=mark,
+        ):
+            pass
+        steps = list(itertools.pairwise(marks))[:-1]
+        return Seconds([b[0] - a[0] for a, b in steps], [b[1] - a[1] for a, b in steps])
+
+
+def measure(turns: int) -> dict[str, float]:
+    """Return each variant's median step over the end-to-end one's, and what lies around it.
+
+    The first turns, in which the cache meets every row for the first time, are counted apart.
+    """
+    torch.set_num_threads(1)
+    context = start_processes()
+    batches = make_batches(seed=0)
+    operations = count_operations(batches[0])
+    chosen = {"end_to_end": ("end_to_end", False), "frozen": ("frozen_tower", False), "cached": ("frozen_tower", True)}
+    variants = {name: Variant(*how, batches, context) for name, how in chosen.items()}
+    cold = BATCHES // STEPS_A_TURN
+    times: dict[str, list[Seconds]] = {name: [] for name in variants}
+    for _ in range(cold + turns):
+        for name, variant in variants.items():
+            times[name].append(variant.turn())
+    cache = variants["cached"].cache.record()
+    stop_processes()
+    figures = {f"{name}_operations_per_row": count for name, count in operations.items()}
+    figures["tower_over_network_operations"] = operations["embedding_tower"] / operations["interaction_network"]
+    for name in ("frozen", "cached"):
+        figures |= _ratios(name, times[name][cold:], times["end_to_end"][cold:])
+    first = statistics.median(_steps(times["cached"][:cold]))
+    figures["cached_first_epoch_over_end_to_end"] = first / statistics.median(_steps(times["end_to_end"][cold:]))
+    figures["end_to_end_step_ms"] = 1000 * statistics.median(_steps(times["end_to_end"][cold:]))
+    figures["cache_answered_share"] = cache["answered_share"]
+    figures["cache_largest_gap"] = cache["largest_gap"]
+    return figures
+
+
+def _ratios(name: str, own: list[Seconds], base: list[Seconds]) -> dict[str, float]:
+    """The ratio of medians by processor time and by the clock; and the quartiles of the turns' own ratios."""
+    by_turn = [statistics.median(a.processor) / statistics.median(b.processor) for a, b in zip(own, base, strict=True)]
+    lower, _, upper = statistics.quantiles(by_turn, n=4)
+    clocks = [statistics.median([step for turn in turns for step in turn.clock]) for turns in (own, base)]
+    return {
+        f"{name}_over_end_to_end": statistics.median(_steps(own)) / statistics.median(_steps(base)),
+        f"{name}_over_end_to_end_lower_quartile": lower,
+        f"{name}_over_end_to_end_upper_quartile": upper,
+        f"{name}_over_end_to_end_by_the_clock": clocks[0] / clocks[1],
+    }
+
+
+def _steps(turns: list[Seconds]) -> list[float]:
+    return [step for turn in turns for step in turn.processor]
