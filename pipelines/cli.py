@@ -67,6 +67,12 @@ COMMANDS = (
     ),
     Command("pretrain", "pre-train or import the embedding tower", "recsys pretrain data=online_retail"),
     Command(
+        "audit",
+        "does every segment's loss reach every part that it should, and no other? Before a run, in a second",
+        "recsys audit data=online_retail composition=conditional training_mode=frozen_tower",
+        (Option("--json", "file to write the report to"),),
+    ),
+    Command(
         "train",
         "one run: one composition, one training mode, one seed",
         "recsys train data=online_retail composition=conditional training_mode=frozen_tower",

@@ -66,7 +66,7 @@ class FlowReport:
     """What the audit saw.
 
     Attributes:
-        made_up: segments without rows of their own in the probes.
+        made_up: segments without rows of their own in a process's probes.
     """
 
     cells: tuple[FlowCell, ...]
@@ -130,8 +130,8 @@ def audit_flow(
                 if any(has_zeros):
                     with _nudged(module), _passed(module, objective, probe, frozen) as again:
                         findings += zero(done, again, [name for each in blocked for name in each.parameters])
-    made_up = tuple(probe.segment for probe in probes if probe.is_made_up)
-    return FlowReport(tuple(cells), _merged(_everywhere(findings)), made_up)
+    made_up = dict.fromkeys(_everywhere([probe.segment for probe in probes if probe.is_made_up]))
+    return FlowReport(tuple(cells), _merged(_everywhere(findings)), tuple(made_up))
 
 
 @contextmanager

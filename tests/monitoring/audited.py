@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from pipelines.audit import standing_still
 from recsys.composition.ranker import Ranker
 from recsys.monitoring.gradient_flow import FlowReport, audit_flow
 from recsys.monitoring.gradient_flow_faults import FlowFinding, Probe
@@ -48,7 +49,8 @@ def audited(
         segments: those that are probed; `without`: sparse features of which the probes have no id.
     """
     ranker = ranker_with(composition)
-    frozen = apply_training_mode(ranker, mode)
+    apply_training_mode(ranker, mode)
+    frozen = standing_still(ranker, mode)
     if plant is not None:
         plant(ranker)
     probes = [probe for probe in probes_of(ranker) if probe.segment in segments]
@@ -70,7 +72,8 @@ def wrapped(ranker: Ranker, frozen: tuple[str, ...], context: ProcessContext) ->
     """The ranker in TorchRec's engine."""
     learning = TableOptimizer("rowwise_adagrad", 0.1)
     parts = ("embedding_tower", "interaction_network")
-    return wrap_ranker(ranker, {part: None if part in frozen else learning for part in parts}, context)
+    still = {part for part in parts if part in frozen or f"{part}.ebc" in frozen}
+    return wrap_ranker(ranker, {part: None if part in still else learning for part in parts}, context)
 
 
 def only(report: FlowReport) -> FlowFinding:

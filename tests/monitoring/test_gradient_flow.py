@@ -11,7 +11,7 @@ from recsys.errors import TrainingError
 from recsys.monitoring.gradient_flow import audit_flow
 from recsys.sharding.fused import dense_buffers, dense_parameters, fused_kernels, table_optimizer_state, table_weights
 from recsys.training.loss import click_objective
-from recsys.training.modes import END_TO_END, FROZEN_TOWER, apply_training_mode
+from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES, apply_training_mode
 from tests.composition.test_compositions import COMPOSITIONS, ranker_with
 from tests.monitoring.audited import audited, probes_of, set_number, stray_detach, wrapped
 from tests.sharding.two_processes import run_in_two
@@ -22,7 +22,7 @@ TABLE = "interaction_network.fields.ebc.embedding_bags.network_item_id.weight"
 
 
 @pytest.mark.parametrize("is_wrapped", [False, True])
-@pytest.mark.parametrize("mode", [END_TO_END, FROZEN_TOWER])
+@pytest.mark.parametrize("mode", [END_TO_END, FROZEN_TOWER, TOWER_TABLES, TOWER_DENSE])
 @pytest.mark.parametrize("composition", COMPOSITIONS)
 def test_a_sound_ranker_is_clean_in_every_composition_and_mode(context, composition, mode, is_wrapped):
     report = audited(composition, mode=mode, context=context if is_wrapped else None)
