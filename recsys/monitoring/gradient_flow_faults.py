@@ -155,7 +155,9 @@ def dead_and_blocked(done: Pass) -> Iterator[FlowFinding]:
 def leaking(done: Pass) -> Iterator[FlowFinding]:
     """Find gradients that reach what is frozen, another segment's own, or a part by a way that it should not come."""
     for part in done.frozen:
-        graphs = [call for call in done.trace.calls if lies_in(call.module, [part]) and call.built_graph]
+        # A graph that came in with an input may go through: that of tables that learn, through frozen layers.
+        inside = [call for call in done.trace.calls if lies_in(call.module, [part])]
+        graphs = [call for call in inside if call.built_graph and not call.inputs]
         place = min(graphs, key=lambda call: call.started).name if graphs else part
         touched = [g for g in done.gradients if lies_in(g.name, [part]) and g.squared_norm is not None]
         if graphs or touched:
