@@ -1,7 +1,13 @@
-"""Features that are counted from a row's past: smoothed means, counts, and the last items that a user liked.
+"""Features that are counted from other rows: smoothed means, counts, and the last items that a user liked.
 
 The past of a row is what happened at a strictly earlier time: events of the same moment, the row itself among them,
 are no part of it. So the same rule serves training rows and later ones, and no label reaches its own row.
+
+Where labels end with the training rows, the past of an early training row is short and that of every later row is the
+whole training part: the same feature then says little in training and much in use, and a model learns to trust it too
+little. A feature with `folds` is therefore counted out of fold (as in Micci-Barreca (2001) and every target encoding
+since): a training row sees the training rows of all users but its own fold's, a later row sees all training rows.
+Training rows are thereby shown like those of users who are new.
 """
 
 from collections.abc import Sequence
@@ -19,7 +25,11 @@ ROW, MOMENT, CONTRIBUTES = "history_row", "history_moment", "history_contributes
 """Columns that `add_history` needs: a number that only this row has, the time in microseconds, and whether the row
 belongs to other rows' past (in the scope `train_only` only training rows do)."""
 
+UNIT = "history_unit"
+"""Column that a feature with `folds` needs: a number per user, never null. Rows of one user share a fold."""
+
 _BEFORE = {"rows": (None, -1)}
+_FOLD = "history_fold"
 
 
 class HistoryKind(StrEnum):
@@ -47,6 +57,8 @@ class HistoryFeature:
         of: `mean`: the column that is averaged; `recent`: the column that is listed; `count`: empty.
         prior_rows: `mean`: how many rows of the mean over the whole past are added to a group's own.
         length: `recent`: how many of the last rows with label 1 are listed, oldest first.
+        folds: `mean` and `count`: 0 counts the past; otherwise into how many folds the users are dealt, and a row that
+            contributes sees those of the other folds whatever their time, any other row all that contribute.
     """
 
     name: str
@@ -55,6 +67,7 @@ class HistoryFeature:
     of: str = ""
     prior_rows: float = 0.0
     length: int = 0
+    folds: int = 0
 
 
 def add_history(
@@ -66,15 +79,17 @@ def add_history(
     a list empty. A row whose key is null has no past.
 
     Args:
-        rows: a stored table with the columns `ROW`, `MOMENT`, `CONTRIBUTES`, and all that the features name.
+        rows: a stored table with the columns `ROW`, `MOMENT`, `CONTRIBUTES`, all that the features name, and `UNIT`
+            where one has folds.
         label: the column of labels, 0 or 1.
     """
-    sums: dict[tuple[tuple[str, ...], str], ir.Table] = {}
+    sums: dict[tuple[tuple[str, ...], str, int], ir.Table] = {}
 
-    def past(by: tuple[str, ...], of: str) -> ir.Table:
-        if (by, of) not in sums:
-            sums[by, of] = store(connection, f"{rows.get_name()}_past_{len(sums)}", _past_sums(rows, by, rows[of]))
-        return sums[by, of]
+    def past(by: tuple[str, ...], of: str, folds: int) -> ir.Table:
+        if (by, of, folds) not in sums:
+            told = _other_folds_sums(rows, by, rows[of], folds) if folds else _past_sums(rows, by, rows[of])
+            sums[by, of, folds] = store(connection, f"{rows.get_name()}_past_{len(sums)}", told)
+        return sums[by, of, folds]
 
     parts = []
     for number, feature in enumerate(features):
@@ -82,10 +97,11 @@ def add_history(
         if feature.kind is HistoryKind.RECENT:
             told = _recent(rows, feature, label)
         elif feature.kind is HistoryKind.COUNT:
-            table = past(feature.by, label)
+            table = past(feature.by, label, feature.folds)
             told = table.select(ROW, **{feature.name: table["past_rows"]})
         else:
-            told = _smoothed_mean(past(feature.by, feature.of), past((), feature.of), feature)
+            group, everything = (past(by, feature.of, feature.folds) for by in (feature.by, ()))
+            told = _smoothed_mean(group, everything, feature)
         parts.append(store(connection, f"{rows.get_name()}_history_{number}", told))
     for part in parts:
         rows = rows.left_join(part, ROW).drop(f"{ROW}_right")
@@ -94,17 +110,7 @@ def add_history(
 
 def _past_sums(rows: ir.Table, by: tuple[str, ...], of: ir.Value) -> ir.Table:
     """(ROW, past_rows, past_sum): how many earlier rows of the row's group have a value in `of`, and their sum."""
-    values = of.cast("float64")
-    counts = rows[CONTRIBUTES] & values.notnull()
-    # Whole numbers in both cases where labels are summed, so the sum does not depend on the order of addition.
-    keyed = rows.select(
-        ROW,
-        MOMENT,
-        counted=counts.ifelse(1, 0),
-        value=counts.ifelse(values, 0.0),
-        **{f"key_{place}": _key(rows[name]) for place, name in enumerate(by)},
-    )
-    keys = [f"key_{place}" for place in range(len(by))]
+    keyed, keys = _keyed(rows, by, of, MOMENT)
     # One line per group and moment first: then "rows before this line" is exactly "strictly earlier", and the window
     # needs no frame by range, which DuckDB evaluates far more slowly.
     moments = keyed.group_by([*keys, MOMENT]).aggregate(counted=keyed["counted"].sum(), value=keyed["value"].sum())
@@ -113,7 +119,39 @@ def _past_sums(rows: ir.Table, by: tuple[str, ...], of: ir.Value) -> ir.Table:
         past_rows=moments["counted"].sum().over(before), past_sum=moments["value"].sum().over(before)
     )
     joined = keyed.inner_join(moments.drop("counted", "value"), [*keys, MOMENT])
-    told = joined.group_by(ROW).aggregate(past_rows=joined["past_rows"].sum(), past_sum=joined["past_sum"].sum())
+    return _per_row(rows, joined, joined["past_rows"], joined["past_sum"])
+
+
+def _other_folds_sums(rows: ir.Table, by: tuple[str, ...], of: ir.Value, folds: int) -> ir.Table:
+    """As `_past_sums`, but of the rows of other folds; a row that does not contribute is in no fold and sees all."""
+    # By hash, so that a user's fold depends on no other user, and users who arrived together are dealt apart.
+    fold = ((rows[UNIT].hash() & ibis.literal(2**62 - 1)) % folds).name(_FOLD)
+    keyed, keys = _keyed(rows.mutate(fold), by, of, _FOLD)
+    lines = keyed.group_by([*keys, _FOLD]).aggregate(own_rows=keyed["counted"].sum(), own_sum=keyed["value"].sum())
+    everyone = ibis.window(group_by=keys)
+    lines = lines.mutate(all_rows=lines["own_rows"].sum().over(everyone), all_sum=lines["own_sum"].sum().over(everyone))
+    joined = keyed.inner_join(lines, [*keys, _FOLD])
+    hidden_rows, hidden_sum = (joined[CONTRIBUTES].ifelse(joined[own], 0) for own in ("own_rows", "own_sum"))
+    return _per_row(rows, joined, joined["all_rows"] - hidden_rows, joined["all_sum"] - hidden_sum)
+
+
+def _keyed(rows: ir.Table, by: tuple[str, ...], of: ir.Value, place: str) -> tuple[ir.Table, list[str]]:
+    """Rows with a column per key, a list key unnested, and what each adds to its group; the names of those columns.
+
+    Args:
+        place: a column that goes along.
+    """
+    values = of.cast("float64")
+    counts = rows[CONTRIBUTES] & values.notnull()
+    keys = {f"key_{number}": _key(rows[name]) for number, name in enumerate(by)}
+    # Whole numbers in both cases where labels are summed, so the sum does not depend on the order of addition.
+    added = {"counted": counts.ifelse(1, 0), "value": counts.ifelse(values, 0.0)}
+    return rows.select(ROW, CONTRIBUTES, place, **added, **keys), list(keys)
+
+
+def _per_row(rows: ir.Table, joined: ir.Table, past_rows: ir.Value, past_sum: ir.Value) -> ir.Table:
+    """Add up what the values of a list key brought; a row that has no key at all has 0."""
+    told = joined.group_by(ROW).aggregate(past_rows=past_rows.sum(), past_sum=past_sum.sum())
     whole = rows.select(ROW).left_join(told, ROW)
     return whole.select(ROW, past_rows=whole["past_rows"].fill_null(0), past_sum=whole["past_sum"].fill_null(0.0))
 

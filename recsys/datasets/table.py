@@ -14,7 +14,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import fetch_one, store
-from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, HistoryScope, add_history
+from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, UNIT, HistoryScope, add_history
 from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows
 from recsys.datasets.staging import similar_name
 from recsys.datasets.table_files import FILE_SPLIT, matching_files, require_equal_columns, union_of_files
@@ -107,10 +107,11 @@ class _Shape:
         moment = self._time()
         columns[schema.time] = moment
         split = self._split(moment)
-        columns |= {SPLIT: split, DAY: moment.date(), "user_key": _user_key(columns[schema.user])}
+        user_key = _user_key(columns[schema.user])
+        columns |= {SPLIT: split, DAY: moment.date(), "user_key": user_key}
         if layout.history:
             is_known = split == TRAIN if layout.history_scope is HistoryScope.TRAIN_ONLY else ibis.literal(True)
-            columns |= {ROW: ibis.row_number(), MOMENT: epoch_us(moment), CONTRIBUTES: is_known}
+            columns |= {ROW: ibis.row_number(), MOMENT: epoch_us(moment), CONTRIBUTES: is_known, UNIT: user_key}
         return self._raw.select(**columns)
 
     def _column(self, name: str, use: str, key: str = "table.columns") -> ir.Value:

@@ -223,7 +223,8 @@ def _history(block: "_Block", schema: FeatureSchema) -> tuple[HistoryScope, tupl
         entry = entries.inner(name)
         kind = HistoryKind(entry.choice("kind", tuple(HistoryKind)))
         needs = {HistoryKind.MEAN: ("of", "prior_rows"), HistoryKind.RECENT: ("of", "length"), HistoryKind.COUNT: ()}
-        entry.require(("kind", "by", *needs[kind]), required=("kind", "by", *needs[kind]))
+        optional = () if kind is HistoryKind.RECENT else ("folds",)
+        entry.require(("kind", "by", *needs[kind], *optional), required=("kind", "by", *needs[kind]))
         is_list = name in declared and declared[name].kind is FeatureKind.SPARSE_LIST
         if name not in declared or is_list != (kind is HistoryKind.RECENT):
             raise UsageError(
@@ -241,9 +242,27 @@ def _history(block: "_Block", schema: FeatureSchema) -> tuple[HistoryScope, tupl
                 of=entry.text("of") if "of" in entry.values else "",
                 prior_rows=entry.number("prior_rows"),
                 length=int(entry.number("length")),
+                folds=_folds(entry, scope, schema.user) if "folds" in entry.values else 0,
             )
         )
     return scope, tuple(features)
+
+
+def _folds(entry: "_Block", scope: HistoryScope, user: str) -> int:
+    folds = entry.number("folds")
+    if folds < 2 or folds != int(folds):
+        raise UsageError(f"{entry.where}: folds is {folds:g}; expected a whole number from 2 up.")
+    if scope is not HistoryScope.TRAIN_ONLY:
+        raise UsageError(
+            f"{entry.where}: folds stand in a history of scope {scope}; expected train_only. Counted over all other "
+            "users whatever the time, a row would see labels that lie in its future."
+        )
+    if user in entry.values["by"]:
+        raise UsageError(
+            f"{entry.where}: by names `{user}`, but folds are dealt by user, so a training row would count nothing; "
+            "expected no folds, or other columns in by."
+        )
+    return int(folds)
 
 
 class _Block:

@@ -205,6 +205,34 @@ def test_train_only_history_knows_no_label_outside_train(films: Path) -> None:
     assert with_history("live") == [-1, 5.0, 4.0, 3.0]
 
 
+def test_with_folds_a_row_outside_train_sees_all_training_rows_whatever_the_time(films: Path) -> None:
+    counting = {"kind": "mean", "of": "stars", "by": ["film"], "prior_rows": 0, "folds": 2}
+    content = document(history={"scope": "train_only", "features": {"film_mean": counting}})
+    feature = {"name": "film_mean", "kind": "dense", "fill": -1, "used_by": ["interaction_network"]}
+    content["features"].append(feature)
+    change(films, lambda columns: columns.update(film=["m1"] * 4, stars=[5.0, 3.0, 1.0, 1.0]))
+
+    assert read(films, content)["film_mean"].tolist()[2:] == [4.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("scope", "entry", "message"),
+    [
+        ("train_only", {"by": ["film"], "folds": 1}, "folds is 1; expected a whole number from 2 up"),
+        ("train_only", {"by": ["film"], "folds": 2.5}, "folds is 2.5; expected a whole number from 2 up"),
+        ("live", {"by": ["film"], "folds": 5}, "of scope live; expected train_only.*lie in its future"),
+        ("train_only", {"by": ["user_id"], "folds": 5}, "by names `user_id`.*would count nothing"),
+    ],
+)
+def test_folds_that_would_leak_or_count_nothing_are_refused(
+    films: Path, scope: str, entry: dict[str, Any], message: str
+) -> None:
+    content = document(history={"scope": scope, "features": {"film_rows": {"kind": "count", **entry}}})
+    content["features"].append({"name": "film_rows", "kind": "dense", "used_by": ["interaction_network"]})
+    with pytest.raises(UsageError, match=message):
+        read(films, content)
+
+
 def test_a_value_that_stands_for_missing_becomes_null(films: Path) -> None:
     ages = read(films, {**document(missing={"age": 24}), "features": _with_fill(document()["features"])})["age"]
     assert ages.isna().tolist() == [True, True, False, False]
