@@ -232,9 +232,11 @@ def test_two_processes_leave_what_both_lack_and_average_what_one_has(tmp_path: P
         assert together["moved"][1] == alone["moved"][1] == 0
         assert together["moved"][0] == alone["moved"][0] > 0
         assert together["moved"][2] == alone["moved"][2] > 0
+        # Halves are summed in another order than the whole, and Adam's first steps divide by gradients near 0. SGD's
+        # are the gradient itself: counted twice, or by the one process that had it, it would be out by far more.
+        tolerance = 1e-6 if name.startswith("SGD") else 1e-4
         for parameter, values in alone["end"].items():
-            # Halves are summed in another order than the whole; Adam's first steps divide by gradients near 0.
-            torch.testing.assert_close(together["end"][parameter], values, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(together["end"][parameter], values, rtol=0, atol=tolerance)
     others = first["others"]
     assert others[OWN_AVERAGE] == others[FIND_UNUSED] == "still, bit for bit"
     assert others[ZEROS].startswith("moves by ")
