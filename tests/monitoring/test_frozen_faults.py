@@ -311,6 +311,47 @@ def test_a_part_may_be_thawed_once_its_proof_is_closed(run) -> None:
     assert proof.record() == {}
 
 
+# One half of a tower, while the other learns
+
+
+def move_a_layer(run: SmallRun) -> None:
+    weight_of(run).data[0, 0] += 1e-6
+
+
+def move_a_row(run: SmallRun) -> None:
+    table_shards(tower_of(run))[0].weight[0, 0] += 1e-6
+
+
+@pytest.mark.parametrize(
+    ("mode", "still", "fault", "named"),
+    [
+        (
+            "tower_tables",
+            "embedding_tower.user_side",
+            move_a_layer,
+            r"`embedding_tower\.user_side\.0\.0\.weight` moved",
+        ),
+        ("tower_dense", "embedding_tower.ebc", move_a_row, r"`embedding_tower\.ebc\.embedding_bags\.tower_.+` moved"),
+    ],
+)
+def test_the_half_that_stands_still_is_proven_while_the_other_half_learns(context, mode, still, fault, named) -> None:
+    run = small_run(context, mode, ranker=restless_ranker(), weight_decay=0.5)
+    proof = proof_of(run)
+    before = whole_state(tower_of(run))
+
+    run.train(4)
+
+    record = proof.record()
+    assert record[still]["stood_still"]
+    halves = {
+        name.startswith("ebc.") for name, t in whole_state(tower_of(run)).items() if not torch.equal(t, before[name])
+    }
+    assert halves == {mode == "tower_tables"}
+    fault(run)
+    with pytest.raises(TrainingError, match=named):
+        proof.record()
+
+
 # Several processes
 
 
