@@ -9,7 +9,7 @@ from recsys.composition.parallel import ParallelComposition
 from recsys.composition.ranker import Ranker
 from recsys.composition.sequential import SequentialComposition
 from recsys.monitoring.gradient_flow_faults import FlowFault, Severity
-from recsys.training.modes import FROZEN_TOWER
+from recsys.training.modes import FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
 from tests.composition.test_compositions import ROUTES, ranker_with
 from tests.monitoring.audited import (
     after,
@@ -347,3 +347,22 @@ def test_two_faults_are_both_named(engine):
         (FlowFault.BLOCKED, "embedding_tower.user_side"),
         (FlowFault.ZERO, "interaction_network.deep"),
     }
+
+
+def test_the_frozen_half_of_a_tower_leaks_where_its_own_flag_is_missing(engine):
+    """The layers learn and the tables stand still: fused tables would step on the gradient that comes through."""
+
+    def thaw(ranker: Ranker) -> None:
+        ranker.embedding_tower.ebc.is_frozen = False
+
+    finding = only(audited("concat", thaw, mode=TOWER_DENSE, context=engine))
+
+    assert (finding.kind, finding.place) == (FlowFault.LEAKING, "embedding_tower.ebc")
+    assert (TOWER_BRANDS in finding.parameters) == (engine is not None)
+
+
+def test_layers_above_tables_that_learn_may_stand_still_but_not_cut_their_graph(engine):
+    finding = only(audited("concat", stray_detach("embedding_tower.item_side"), mode=TOWER_TABLES, context=engine))
+
+    assert (finding.kind, finding.place) == (FlowFault.BLOCKED, "embedding_tower.item_side")
+    assert TOWER_BRANDS in finding.parameters

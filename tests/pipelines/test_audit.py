@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.audit import REPORT, make_probes, standing_still
+from pipelines.audit import REPORT, make_probes, run, standing_still
 from pipelines.cli import main
+from pipelines.compose import choices, compose_config
 from recsys.errors import TrainingError
 from recsys.interactions.cross import CrossNetwork
+from recsys.progress import silent
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
 from tests.composition.test_compositions import ranker_with
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, SEGMENTS, batch_of
@@ -48,6 +50,13 @@ def test_a_sound_ranker_ends_with_0(
     printed = capsys.readouterr().out
     assert "Every loss reaches every part that it should, and no other." in printed
     assert ("frozen │" in printed) == (mode == "frozen_tower")
+
+
+@pytest.mark.parametrize("network", choices("network"))
+def test_every_network_is_clean_with_dropout_too(small_world: list[str], network: str):
+    config = compose_config([*small_world, f"network={network}", "network.dropout=0.5", "composition=sequential"])
+
+    assert run(config, silent).findings == ()
 
 
 def test_a_stray_detach_ends_with_70_and_is_named(
