@@ -1,5 +1,6 @@
 """What pre-training and training share: streams, one model in TorchRec's engine, and the settings of the loop."""
 
+import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,8 @@ from recsys.monitoring.frozen_proof import FrozenProof, frozen_parts
 from recsys.sharding.processes import ProcessContext, start_processes
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
-from recsys.tracking.run import DatasetUse
+from recsys.tracking.run import DatasetUse, TrackedRun
+from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopSettings
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
 
@@ -53,6 +55,23 @@ def prepare_to_fit(model: nn.Module, training: TrainingConfig, total_steps: int,
     wrapped = wrap_ranker(model, tables, context)
     optimizers = RankerOptimizers(wrapped, dense, tables, schedule)
     return Fitted(wrapped, optimizers, FrozenProof(wrapped, optimizers.local_state))
+
+
+@contextmanager
+def cached_tower(
+    wrapped: nn.Module, megabytes: int | None, context: ProcessContext, tracked: TrackedRun
+) -> Iterator[None]:
+    """Within it a frozen tower's vectors are kept, once computed, in so much memory; how that went is attached after.
+
+    A tower that learns, or `megabytes` of None, is left as it is.
+    """
+    cache = TowerCache(wrapped, megabytes, context) if megabytes and frozen_parts(wrapped) else None
+    try:
+        yield
+    finally:
+        if cache is not None:
+            tracked.attach("tower_cache.json", json.dumps(cache.record(), indent=2))
+            cache.close()
 
 
 def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tuple[str, ...] = ()) -> LoopSettings:

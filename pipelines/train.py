@@ -22,6 +22,7 @@ from pipelines.fitting import (
     VALIDATION,
     Fitted,
     StopRequest,
+    cached_tower,
     dataset_uses,
     loop_settings,
     prepare_to_fit,
@@ -161,7 +162,8 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     ):
         job.describe(tracked, artifact)
         require_flow(tracked, flow_report(config, encoded, fitted.wrapped, context))
-        seconds = job.train(tracked, request, progress)
+        with cached_tower(fitted.wrapped, config.training_mode.cache_megabytes, context, tracked):
+            seconds = job.train(tracked, request, progress)
         request.raise_if_asked()
         return job.finish(tracked, seconds, progress)
 

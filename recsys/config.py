@@ -187,9 +187,15 @@ class CompositionConfig:
 
 @checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
 class TrainingModeConfig:
-    """Which parts learn."""
+    """Which parts learn; a frozen tower's vectors are kept in up to `cache_megabytes`, null for none."""
 
     name: Literal["end_to_end", "frozen_tower"]
+    cache_megabytes: PositiveInt | None
+
+    def __post_init__(self) -> None:
+        """Refuse a cache where the tower never stands still."""
+        if self.name == "end_to_end" and self.cache_megabytes is not None:
+            raise ValueError("training mode `end_to_end` has no `cache_megabytes`: nothing is frozen; set it to null")
 
 
 @checked_dataclass(frozen=True, config=_STRICT, kw_only=True)

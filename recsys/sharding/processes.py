@@ -4,6 +4,7 @@ A run of one process is a group of one, so that there is a single training path.
 memory: it opens no port, and any number of runs can start on one machine at the same moment.
 """
 
+import ctypes
 import logging
 import os
 from collections.abc import Mapping
@@ -15,6 +16,8 @@ from torch._C._distributed_c10d import HashStore
 
 from recsys.errors import UsageError
 
+# glibc's malloc.h: options of mallopt.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -46,6 +49,7 @@ def start_processes() -> ProcessContext:
     """
     # TorchRec trips a deprecation line of torch.fx's on every first forward pass; it means nothing to our users.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    _keep_freed_memory()
     if not dist.is_initialized():
         if _is_started_by_torchrun(os.environ):
             dist.init_process_group(_backend(), init_method="env://")
@@ -61,6 +65,18 @@ def stop_processes() -> None:
     """Leave the process group; a no-op where none stands."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Let the C library keep freed blocks of up to 32 MiB for the next ones, and at most 256 MiB at the heap's end.
+
+    It would give the pages of every activation back to the system and ask for fresh ones in the next step: 13 % of a
+    CPU training step with layers of 700 numbers and batches of 4096. Other C libraries have no such call.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(_MMAP_THRESHOLD, 32 * 2**20)
+        library.mallopt(_TRIM_THRESHOLD, 256 * 2**20)
 
 
 def _is_started_by_torchrun(environment: Mapping[str, str]) -> bool:
