@@ -13,7 +13,7 @@ output from that row alone, so g_s is one backward pass through the part of the 
 those of s at zero: the forward pass is not repeated, and no random number is drawn.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -78,7 +78,7 @@ class SegmentGradients:
     def read(self) -> Tensor | None:
         """Return the inner products of the segments' gradients, (S, S) float64 and whole in every process.
 
-        None where the part stands still. Every process calls it. No gradient, weight or random state is touched.
+        None where the part stands still. Every process calls it. Gradients, weights and random state are as before.
 
         Raises:
             TrainingError: the part learns, but the loss's backward pass did not come through its output.
@@ -95,19 +95,33 @@ class SegmentGradients:
             )
         parameters = [p for p in averaged_parameters(self._child) if p.requires_grad]
         leaves = self._gate.leaves(self._part)
-        dense, of_leaves = [], []
-        for number in range(self._num_segments):
-            masked = gradient.masked_fill((segment != number).unsqueeze(1), 0.0)
-            found = torch.autograd.grad(
-                output, [*parameters, *leaves], masked, retain_graph=True, materialize_grads=True
-            )
-            dense.append(torch.cat([found[i].flatten() for i in range(len(parameters))] or [masked.new_zeros(0)]))
-            of_leaves.append(found[len(parameters) :])
-        return self._joined(torch.stack(dense), self._gate.inner_products(self._part, of_leaves))
+        by_segment = [
+            self._gradients_of(output, gradient.masked_fill((segment != number).unsqueeze(1), 0.0), parameters, leaves)
+            for number in range(self._num_segments)
+        ]
+        dense = torch.stack([flat for flat, _ in by_segment])
+        return self._joined(dense, self._gate.inner_products(self._part, [held for _, held in by_segment]))
 
     def close(self) -> None:
         """Look no more."""
         self._hook.remove()
+
+    @staticmethod
+    def _gradients_of(
+        output: Tensor, gradient: Tensor, parameters: Sequence[Tensor], leaves: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Pass a gradient back through the part; return that of its parameters, flat, and those at its leaves."""
+        tensors = [*parameters, *leaves]
+        kept = [tensor.grad for tensor in tensors]
+        for tensor in tensors:
+            tensor.grad = None
+        # Not autograd.grad: it would leave out the exchange with other processes where this one holds no table.
+        output.backward(gradient, retain_graph=True)
+        found = [torch.zeros_like(tensor) if tensor.grad is None else tensor.grad for tensor in tensors]
+        for tensor, own in zip(tensors, kept, strict=True):
+            tensor.grad = own
+        dense = [own.flatten() for own in found[: len(parameters)]]
+        return torch.cat([*dense, gradient.new_zeros(0)]), found[len(parameters) :]
 
     def _joined(self, dense: Tensor, of_tables: Tensor | None) -> Tensor:
         """Add the dense half's inner products, of the mean over the processes, to those of the tables' pieces."""
