@@ -11,7 +11,7 @@ from recsys.sharding.fused import whole_state
 from recsys.training.loop import LoopState
 from recsys.training.loss import click_objective
 from recsys.training.optimizer import RateSchedule
-from tests.small_model import ROWS, batch_of
+from tests.small_model import ROWS, SEGMENTS, batch_of
 from tests.training.small_run import PARTS, Batches, gated_ranker, small_run
 
 
@@ -64,8 +64,26 @@ def test_reports_come_when_due_and_count_rows(context):
     assert [report.step for report in reports] == [2, 4, 5]
     assert [report.rows_seen for report in reports] == [4 + 3, 4 + 3 + 6 + 4, 4 + 3 + 6 + 4 + 3]
     assert [report.epoch for report in reports] == [0, 1, 1]
-    assert set(reports[0].gradient_norms) == {*PARTS, "whole"}
-    assert all(norm > 0 for norm in reports[0].gradient_norms.values())
+    halves = {f"{part}/{half}" for part in PARTS[:2] for half in ("tables", "dense")}
+    assert set(reports[1].gradient_norms) == {*PARTS, "whole", *halves, *(f"expert/{name}" for name in SEGMENTS)}
+    absent = [name for name, norm in reports[0].gradient_norms.items() if norm == 0]
+    assert absent == ["expert/light"]  # segment 1 has no row in the second batch
+
+
+def test_norms_are_read_and_reported_in_their_own_turn(context):
+    run = small_run(context)
+
+    reports = run.train(7, report_every=5, norms_every=3, segment_view_every=4)
+
+    assert [report.step for report in reports] == [3, 4, 5, 6, 7]
+    assert [report.step for report in reports if report.gradient_norms] == [3, 6]
+    assert [report.step for report in reports if report.segment_shares] == [4]
+
+
+def test_clipping_reports_norms_in_no_other_steps(context):
+    reports = small_run(context).train(4, report_every=1, norms_every=3, max_gradient_norm=0.1)
+
+    assert [report.step for report in reports if report.gradient_norms] == [3]
 
 
 def test_the_reported_loss_is_the_mean_since_the_last_report(context):
