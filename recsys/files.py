@@ -9,6 +9,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from recsys.errors import CannotWriteError
 
@@ -92,12 +95,18 @@ def published_directory(final: Path) -> Iterator[Path]:
     except OSError as error:
         if not _is_about_writing(error, work):
             raise
-        reason = error.strerror or error
-        raise CannotWriteError(
-            f"Cannot write {final}: {reason}. Nothing was left behind; mend that and repeat."
-        ) from error
+        raise _cannot_write(final, error.strerror or str(error)) from error
+    except SafetensorError as error:
+        # Its writer tells the operating system's reason in its text alone; without one, the tensors themselves are bad.
+        if not (code := re.search(r"\(os error (\d+)\)", str(error))):
+            raise
+        raise _cannot_write(final, os.strerror(int(code[1]))) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _cannot_write(final: Path, reason: str) -> CannotWriteError:
+    return CannotWriteError(f"Cannot write {final}: {reason}. Nothing was left behind; mend that and repeat.")
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -233,7 +233,10 @@ class Delivery:
             write_text_atomically(place / "MLmodel", yaml.safe_dump(description, sort_keys=False))
             self._client.log_model_artifacts(model.model_id, str(place))
         self._client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=line["step"])])
+        # A run that died after this line and was resumed writes it once more, and a store refuses the second output.
+        outputs = self._client.get_run(self.run_id).outputs
+        if not outputs or model.model_id not in [output.model_id for output in outputs.model_outputs]:
+            self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=line["step"])])
 
     def _send_view(self, line: Line) -> None:
         self._client.set_experiment_tag(self._progress.experiment_id, line["key"], line["value"])

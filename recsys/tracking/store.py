@@ -41,8 +41,9 @@ _EXPERIMENT_TAGS = {
     ),
 }
 
-# "Creating initial database tables" is no news to somebody who asked for a training run.
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+# "Creating initial database tables" is no news to somebody who asked for a training run; and errors are raised to us,
+# who say them in a line where MLflow prints sixty.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 

@@ -1,0 +1,157 @@
+"""Commands in processes of their own that die, stop or run out of disk at a chosen moment.
+
+A server process imports everything once and forks for every command, so that a test of a kill costs the command and no
+start of Python. It is run as `python -m tests.faults.commands`, with one JSON request a line, and so is one answer.
+"""
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The `call`-th call of a function that a module knows by a name, and what happens to the process there.
+
+    Attributes:
+        function: "module:name", as the calling module knows it.
+        then: "kill" (SIGKILL before the call), "stop" (SIGSTOP before it), or "full" (files may not grow from there).
+    """
+
+    function: str
+    call: int = 1
+    then: str = "kill"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command ended: its exit code (the negative signal where one killed it) and what it printed."""
+
+    code: int
+    printed: str
+
+
+class Commands:
+    """The server, from the side of a test; a context."""
+
+    def __enter__(self) -> "Commands":
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.commands"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.communicate()
+
+    def start(self, words: Sequence[str], log: Path, moment: Moment | None = None) -> int:
+        """Start a command; return its process id once it runs."""
+        request = {"words": list(words), "log": str(log), "moment": asdict(moment) if moment else None}
+        return int(self._ask(request)["pid"])
+
+    def wait(self, pid: int, log: Path) -> Ending | None:
+        """Wait until the command ends, or stops at its moment: then None."""
+        answer = self._ask({"wait": pid})
+        return None if answer["stopped"] else Ending(answer["code"], log.read_text())
+
+    def run(self, words: Sequence[str], log: Path, moment: Moment | None = None) -> Ending:
+        """Run a command to its end."""
+        ending = self.wait(self.start(words, log, moment), log)
+        assert ending is not None
+        return ending
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._server.stdout.readline())
+        return answer
+
+
+def _serve() -> None:
+    import torch
+
+    for name in ("ablate", "cli", "train", "sync"):
+        importlib.import_module(f"pipelines.{name}")
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        answer = _waited(request["wait"]) if "wait" in request else {"pid": _forked(request)}
+        print(json.dumps(answer), flush=True)
+
+
+def _waited(pid: int) -> dict[str, Any]:
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        return {"stopped": True}
+    return {"stopped": False, "code": os.waitstatus_to_exitcode(status)}
+
+
+def _forked(request: dict[str, Any]) -> int:
+    if child := os.fork():
+        return child
+    code = 70
+    try:
+        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if request["moment"]:
+            _set(Moment(**request["moment"]))
+        from pipelines.cli import main
+
+        code = main(request["words"])
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _set(moment: Moment) -> None:
+    module, _, name = moment.function.partition(":")
+    owner: Any = importlib.import_module(module)
+    *path, last = name.split(".")
+    for step in path:
+        owner = getattr(owner, step)
+    original, calls = getattr(owner, last), 0
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == moment.call:
+            _happen(moment.then)
+        return original(*arguments, **options)
+
+    setattr(owner, last, watched)
+
+
+def _happen(then: str) -> None:
+    if then == "full":
+        # Python ignores the signal that comes with it, so a write fails as it does on a full disk.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+    else:
+        os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[then])
+
+
+if __name__ == "__main__":
+    _serve()
