@@ -126,7 +126,10 @@ class Curves:
 
     def restore(self, curves: Mapping[str, figures.Curve]) -> None:
         """Go on from what `curves` returned, plain lists as JSON gives them back included."""
-        self._points = {name: dict(zip(steps, values, strict=True)) for name, (steps, values) in curves.items()}
+        self._points = {
+            name: {int(step): value for step, value in zip(steps, values, strict=True)}
+            for name, (steps, values) in curves.items()
+        }
 
     def curves(self) -> dict[str, figures.Curve]:
         """Every curve as its steps and its values."""
