@@ -160,7 +160,8 @@ class TowerCache:
             gap = (mine.index_select(0, rows.to(mine.device)) - own).abs().amax(dim=1)  # (n,)
             self._largest_gap = max(self._largest_gap, float(gap.max()))
             # Written so that a NaN is a fault too.
-            faults += [(side, int(rows[row]), float(gap[row])) for row in (~(gap <= _TOLERANCE)).nonzero().flatten()]
+            differing = (~(gap <= _TOLERANCE)).nonzero().flatten().tolist()
+            faults += [(side, int(rows[row]), float(gap[row])) for row in differing]
         if self._anywhere(bool(faults)):
             raise TrainingError(self._explain(faults))
 
