@@ -283,8 +283,8 @@ def _check(schema: FeatureSchema, where: str) -> None:
         raise UsageError(f"{where}: the segment `{repeated[0]}` stands twice in `segments`; each name stands once.")
     if EVERY_ROW in schema.segments:
         raise UsageError(
-            f"{where}: a segment is named `{EVERY_ROW}`, which in scores and charts stands for the rows of all segments "
-            "together. Give it another name, such as everybody."
+            f"{where}: a segment is named `{EVERY_ROW}`, which in scores and charts stands for the rows of all "
+            "segments together. Give it another name, such as everybody."
         )
     for role in ("user", "item"):
         name = getattr(schema, role)
