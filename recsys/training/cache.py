@@ -180,12 +180,13 @@ class TowerCache:
     def _forget_another_tower(self) -> None:
         """Clear the stores if the tower's bits are others than before."""
         versions = self._read_versions()
-        if versions == self._versions:
+        # Asked of every process, as a table that was written to may lie in one of them alone.
+        if not self._anywhere(versions != self._versions):
             return
         # Written to, which need not have changed it: a checkpoint may have given back the same weights.
-        self._versions, digest = versions, self._tower_digest()
-        if digest != self._digest:
-            self._digest, self._stores = digest, []
+        before, self._versions, self._digest = self._digest, versions, self._tower_digest()
+        if self._anywhere(self._digest != before):
+            self._stores = []
 
     def _read_versions(self) -> list[int]:
         return [tensor._version for tensor in self._tensors]
