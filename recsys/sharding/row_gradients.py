@@ -5,6 +5,7 @@ by row and summed by segment before anything is squared: two lookups of one row 
 |a + b|, and not as the root of |a|^2 + |b|^2.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,9 @@ def _features_of_one_width(kernel: FusedKernel) -> list[list[int]]:
 def _first_keys(kernel: FusedKernel, device: torch.device) -> Tensor:
     """Return the key of each table's row 0, counted through all tables of the kernel: (tables + 1,)."""
     rows = [spec[0] for spec in kernel.module.embedding_specs]
-    return torch.tensor([0, *rows], device=device).cumsum(0)
+    # Half as wide where they fit, because sorting them is the greatest cost of a norm.
+    dtype = torch.int32 if sum(rows) < 2**31 else torch.int64
+    return torch.tensor([0, *rows], device=device).cumsum(0).to(dtype)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,8 @@ def _row_parts(kernel: FusedKernel, lookup: Lookup, gradients: Sequence[Tensor],
         torch.arange(num_features * num_rows, device=device), lengths, output_size=lookup.indices.numel()
     )
     feature = torch.div(bag, max(1, num_rows), rounding_mode="floor")
-    keys = _first_keys(kernel, device)[torch.tensor(table_of_feature, device=device)][feature] + lookup.indices
+    first_keys = _first_keys(kernel, device)[torch.tensor(table_of_feature, device=device)]
+    keys = first_keys[feature] + lookup.indices.to(first_keys.dtype)
     scale = lookup.weights
     if kernel.module.pooling_mode == PoolingMode.MEAN:
         inverse = lengths.to(torch.float32).reciprocal()[bag]
@@ -132,19 +136,23 @@ def _side_by_side(gradients: list[Tensor]) -> Tensor:
 
 def _sum_by_row(parts: list[_RowParts]) -> tuple[Tensor, Tensor]:
     """Sum the parts by row; return the distinct keys and each row's gradients, (rows, S * width)."""
-    first_bag = 0
-    bags = []
-    for part in parts:
-        bags.append(part.bags + first_bag)
-        first_bag += part.bag_gradients.shape[0]
-    keys, order = torch.cat([part.keys for part in parts]).sort()
-    scales = None
-    if parts[0].scale is not None:
-        scales = torch.cat([part.scale for part in parts if part.scale is not None])[order]
+    part = parts[0] if len(parts) == 1 else _joined(parts)
+    keys, order = part.keys.sort()
     is_first = torch.ones_like(keys, dtype=torch.bool)
     is_first[1:] = keys[1:] != keys[:-1]
     starts = is_first.nonzero().squeeze(1)
-    gradients = parts[0].bag_gradients if len(parts) == 1 else torch.cat([part.bag_gradients for part in parts])
+    scale = None if part.scale is None else part.scale[order]
     # A segment sum without writing out one gradient row per lookup: an embedding bag whose "table" is the gradients.
-    sums = F.embedding_bag(torch.cat(bags)[order], gradients, starts, mode="sum", per_sample_weights=scales)
+    sums = F.embedding_bag(part.bags[order], part.bag_gradients, starts, mode="sum", per_sample_weights=scale)
     return keys[starts], sums
+
+
+def _joined(parts: list[_RowParts]) -> _RowParts:
+    """Return the parts of several forward passes as those of one."""
+    first_bags = itertools.accumulate((part.bag_gradients.shape[0] for part in parts), initial=0)
+    return _RowParts(
+        torch.cat([part.keys for part in parts]),
+        torch.cat([part.bags + first for part, first in zip(parts, first_bags, strict=False)]),
+        None if parts[0].scale is None else torch.cat([part.scale for part in parts if part.scale is not None]),
+        torch.cat([part.bag_gradients for part in parts]),
+    )
