@@ -16,7 +16,7 @@ ROWS, USERS, ITEMS = 400, 25, 20
 PRETRAIN = [
     "tower.width=4",
     "tower.table_dimension=4",
-    "tower.hidden_widths=[4]",
+    "tower.hidden_widths=[16]",
     "tower.epochs=1",
     "tower.batch_size=64",
 ]
