@@ -140,7 +140,7 @@ def lies_in(name: str, modules: Collection[str]) -> bool:
 def dead_and_blocked(done: Pass) -> Iterator[FlowFinding]:
     """Find what gets no gradient though one is due, and what cuts a graph although a way round it is left."""
     for gradient in done.due():
-        if gradient.is_used and gradient.squared_norm is None:
+        if gradient.squared_norm is None:
             yield done.finding(*_why_unreached(done.trace, gradient), gradient)
     cutting = [call for call in done.trace.calls if call.outputs and _cuts(done.trace, call)]
     tables = [gradient for gradient in done.zeros() if gradient.is_table]

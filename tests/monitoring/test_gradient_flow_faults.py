@@ -243,6 +243,13 @@ def test_a_factor_that_starts_at_zero_is_a_note_and_no_error(engine):
     report.require_clean()
 
 
+def test_dropout_rests_and_makes_no_zeros(engine):
+    """With every number dropped no gradient would be anything but zeros."""
+    report = audited("concat", lambda ranker: ranker.head.hidden.layers.append(nn.Dropout(1.0)), context=engine)
+
+    assert report.findings == ()
+
+
 def test_a_table_that_no_id_of_the_probe_looks_up_is_due_no_gradient(engine):
     report = audited("concat", segments=("light",), without=("brand",), context=engine)
 
