@@ -375,6 +375,10 @@ def test_movielens_100k_is_read_as_its_protocol_says(ml_100k_folder: Path, tmp_p
     unseen = ~test["user_id"].isin(frame[frame["split"] == "train"]["user_id"])
     assert unseen.sum() == 8582
     assert (test[unseen]["user_rows"] == 0).all(), "train-only: an unseen user has no past"
+    train = frame[frame["split"] == "train"]
+    in_train = train["item_id"].value_counts()
+    assert (test["item_rows"] == test["item_id"].map(in_train).fillna(0)).all(), "all training rows, no later one"
+    assert (train["item_rows"] < train["item_id"].map(in_train)).all(), "no training row counts itself"
 
 
 @pytest.mark.parametrize("name", ["ml_100k", "ml_100k_live"])
