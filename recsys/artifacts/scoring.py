@@ -32,7 +32,9 @@ def score_parquet(
     try:
         source = pq.ParquetFile(rows)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{rows} cannot be read as Parquet ({error}). Expected a file with the raw columns.") from error
+        raise DataError(
+            f"{rows} cannot be read as Parquet ({error}). Expected a Parquet file with the raw columns."
+        ) from error
     total = source.metadata.num_rows
     if not total:
         raise DataError(f"{rows} has 0 rows: nothing to score.")
