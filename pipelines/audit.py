@@ -11,8 +11,7 @@ from torch import nn
 
 from pipelines import prepare, pretrain
 from pipelines.console import console, progress_bars, show_table
-from pipelines.fitting import TRAIN, loop_settings, prepare_to_fit, require_rows, started, training_stream
-from recsys.build import build_ranker
+from pipelines.fitting import TRAIN, Fitted, fitted_ranker, require_rows, started, training_stream
 from recsys.composition.ranker import Ranker
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
@@ -25,10 +24,9 @@ from recsys.progress import Progress
 from recsys.sharding.fused import unwrapped
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
-from recsys.towers.artifact import apply_tower
 from recsys.tracking.run import TrackedRun
 from recsys.training.loss import click_objective
-from recsys.training.modes import DENSE, TABLES, TOWER, TOWER_TABLES_CHILD, apply_training_mode, learning_halves
+from recsys.training.modes import DENSE, TABLES, TOWER, TOWER_TABLES_CHILD, learning_halves
 
 REPORT = "gradient_flow.json"
 # Enough rows that no layer's every ReLU is closed by chance, and so few that a pass costs milliseconds.
@@ -48,22 +46,15 @@ def run(config: RunConfig, progress: Progress) -> FlowReport:
     require_rows(encoded, (TRAIN,))
     artifact = pretrain.run(config, encoded, progress)
     context = started(config)
-    ranker = build_ranker(config.network, config.composition, artifact.spec, encoded.contract, config.training.seed)
-    apply_tower(ranker.embedding_tower, artifact)
-    apply_training_mode(ranker, config.training_mode.name)
-    steps = loop_settings(config.training, training_stream(config, encoded, context).num_batches).max_steps
-    fitted = prepare_to_fit(ranker, config.training, steps, context)
-    fitted.proof.close()  # it stops at the first fault of a frozen part; the audit names all faults of all parts
-    return flow_report(config, encoded, fitted.wrapped, context)
+    fitted = fitted_ranker(config, artifact, encoded, training_stream(config, encoded, context).num_batches, context)
+    # It stops at the first fault of a frozen part; the audit names all faults of all parts.
+    fitted.stages.proof.close()
+    return flow_report(config, encoded, fitted, context)
 
 
-def flow_report(config: RunConfig, encoded: EncodedDataset, ranker: nn.Module, context: ProcessContext) -> FlowReport:
-    """Audit a ranker on rows of the training split; it, its optimizers and the random state stay as they are.
-
-    Args:
-        ranker: as `prepare_to_fit` returned it.
-    """
-    module = unwrapped(ranker)
+def flow_report(config: RunConfig, encoded: EncodedDataset, fitted: Fitted, context: ProcessContext) -> FlowReport:
+    """Audit a ranker in its present stage on rows of the training split; nothing of it moves, nor the random state."""
+    module = unwrapped(fitted.wrapped)
     assert isinstance(module, Ranker)
     stream = BatchStream(
         encoded.root,
@@ -81,7 +72,8 @@ def flow_report(config: RunConfig, encoded: EncodedDataset, ranker: nn.Module, c
     )
     probes = make_probes(module, stream, encoded.contract.schema.segments)
     stream.close()
-    return audit_flow(ranker, click_objective, probes, frozen=standing_still(module, config.training_mode.name))
+    frozen = standing_still(module, fitted.stages.current.mode)
+    return audit_flow(fitted.wrapped, click_objective, probes, frozen=frozen)
 
 
 def require_flow(tracked: TrackedRun, report: FlowReport) -> None:

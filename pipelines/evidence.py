@@ -1,7 +1,7 @@
 """What a run keeps to prove how it learned: who stepped which parameter, and that what was frozen stood still."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,22 +11,41 @@ from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
 from recsys.training.contract import (
     SUMMARY_HEADER,
-    ParameterContract,
     contract_document,
     contract_summary,
     shared_parameters,
 )
+from recsys.training.optimizer import RankerOptimizers
 from recsys.training.snapshot import BestWeights
+from recsys.training.stages import TrainingStages
 
 
-def attach_contract(tracked: TrackedRun, lines: Sequence[ParameterContract], *, is_shown: bool) -> None:
-    """Attach the optimizer contract for people and for programs, and print its summary."""
-    tracked.attach("optimizer_contract.md", contract_document(lines))
-    tracked.attach("optimizer_contract.json", json.dumps([asdict(line) for line in lines], indent=1))
-    if is_shown:
-        show_table("Who steps what", SUMMARY_HEADER, contract_summary(lines))
-        for sentence in shared_parameters(lines):
-            console.print(f"Shared: {sentence}", markup=False)
+class StageContracts:
+    """Attaches the optimizer contract of each stage of a run, once, for people and for programs.
+
+    Attributes:
+        is_shown: whether its summary is printed too.
+    """
+
+    def __init__(self, stages: TrainingStages, optimizers: RankerOptimizers) -> None:
+        self._stages, self._optimizers = stages, optimizers
+        self._attached: int | None = None
+        self.is_shown = False
+
+    def attach(self, tracked: TrackedRun) -> None:
+        """Attach the present stage's, unless it was; that of a stage after the first has its number in its name."""
+        stage = self._stages.state.stage
+        if stage == self._attached:
+            return
+        self._attached = stage
+        lines = self._optimizers.contract()
+        suffix, since = (f"_stage_{stage}", f" in stage {stage}: {self._stages.current.mode}") if stage else ("", "")
+        tracked.attach(f"optimizer_contract{suffix}.md", contract_document(lines))
+        tracked.attach(f"optimizer_contract{suffix}.json", json.dumps([asdict(line) for line in lines], indent=1))
+        if self.is_shown:
+            show_table(f"Who steps what{since}", SUMMARY_HEADER, contract_summary(lines))
+            for sentence in shared_parameters(lines):
+                console.print(f"Shared: {sentence}", markup=False)
 
 
 def restore_proven(tracked: TrackedRun, record: Callable[[], dict[str, Any]], best: BestWeights) -> dict[str, Any]:

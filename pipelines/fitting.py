@@ -10,18 +10,21 @@ from types import FrameType
 import torch
 from torch import nn
 
-from recsys.build import build_rates
+from recsys.build import build_ranker, build_rates, build_stages
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.files import fingerprint_of
-from recsys.monitoring.frozen_proof import FrozenProof, frozen_parts
+from recsys.monitoring.frozen_proof import frozen_parts
 from recsys.sharding.processes import ProcessContext, start_processes
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
+from recsys.towers.artifact import TowerArtifact, apply_tower
 from recsys.tracking.run import DatasetUse, TrackedRun
 from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopSettings
+from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
+from recsys.training.stages import Stage, TrainingStages, optimizers_in
 
 _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
 TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_test"
@@ -29,32 +32,66 @@ TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model ready to learn: sharded, with its optimizers and, where a part is frozen, the proof's first half."""
+    """A model ready to learn: sharded, with its optimizers, and in the first of its stages."""
 
     wrapped: nn.Module
     optimizers: RankerOptimizers
-    proof: FrozenProof
+    stages: TrainingStages
 
 
-def prepare_to_fit(model: nn.Module, training: TrainingConfig, total_steps: int, context: ProcessContext) -> Fitted:
-    """Shard the model and give every part that learns its optimizers.
+def prepare_to_fit(
+    model: nn.Module,
+    training: TrainingConfig,
+    stages: Sequence[Stage],
+    rates: Mapping[str, float],
+    total_steps: int,
+    context: ProcessContext,
+) -> Fitted:
+    """Shard the model, put it into its first stage, and give every part that learns its optimizers.
 
     Args:
-        model: with its training mode applied; its children are its parts.
+        model: its children are its parts, one of them the embedding tower.
+        rates: shares of the training's rates, by the names of `TrainingModeConfig.rates`.
 
     Raises:
+        UsageError: the stages do not fit the tower.
         TrainingError: a parameter that learns would be stepped by none, or a frozen one by some.
     """
-    parts = tuple(name for name, _ in model.named_children())
-    dense, tables = build_rates(training, parts, frozen_parts(model))
+    apply_training_mode(model, stages[0].mode)
+    dense, tables = build_rates(training, rates, [name for name, _ in model.named_children()])
     schedule = RateSchedule(
         warmup_steps=round(training.warmup_share * total_steps),
         total_steps=total_steps,
         final_share=training.final_rate_share,
     )
-    wrapped = wrap_ranker(model, tables, context)
-    optimizers = RankerOptimizers(wrapped, dense, tables, schedule)
-    return Fitted(wrapped, optimizers, FrozenProof(wrapped, optimizers.local_state))
+    # A kernel's update rule is attached when it is made: tables that thaw later need theirs from the start.
+    wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
+    optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
+    return Fitted(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
+
+
+def fitted_ranker(
+    config: RunConfig, artifact: TowerArtifact, encoded: EncodedDataset, batches_per_epoch: int, context: ProcessContext
+) -> Fitted:
+    """Build the configured ranker around its pre-trained tower, ready to learn in the first stage of its training mode.
+
+    Raises:
+        UsageError: the stages use up the budget or do not fit the tower, or the routes do not fit the data.
+    """
+    mode, training = config.training_mode, config.training
+    ranker = build_ranker(
+        config.network,
+        config.composition,
+        artifact.spec,
+        encoded.contract,
+        training.seed,
+        adapter_rank=mode.adapter_rank,
+    )
+    apply_tower(ranker.embedding_tower, artifact)
+    steps = loop_settings(training, batches_per_epoch).max_steps
+    rates = {str(name): share for name, share in mode.rates.items()}
+    stages = build_stages(mode, batches_per_epoch, steps)
+    return prepare_to_fit(ranker, training, stages, rates, steps, context)
 
 
 @contextmanager

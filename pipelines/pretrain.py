@@ -43,8 +43,10 @@ from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_po
 from recsys.tracking import names
 from recsys.tracking.run import start_run
 from recsys.training.loop import LoopState, train_steps
+from recsys.training.modes import END_TO_END
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS
+from recsys.training.stages import Stage as TrainingStage
 
 _TOWER = "tower"
 _RECALL_AT = 20
@@ -120,7 +122,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     stream = training_stream(config, encoded, context)
     settings = loop_settings(config.training, stream.num_batches)
     objective = _objective(tower_config, encoded, config, context.device)
-    fitted = prepare_to_fit(objective, config.training, settings.max_steps, context)
+    fitted = prepare_to_fit(objective, config.training, [TrainingStage(END_TO_END)], {}, settings.max_steps, context)
     best, state = BestWeights(fitted.wrapped), LoopState()
     validation = scoring_stream(config, encoded, VALIDATION, context)
 
@@ -177,7 +179,6 @@ def _training_of(tower: TwoTowerConfig, training: TrainingConfig) -> TrainingCon
         epochs=tower.epochs,
         learning_rate=tower.learning_rate,
         table_learning_rate=tower.table_learning_rate,
-        tower_rate_share=1.0,
     )
 
 

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from recsys.config import RunConfig, config_document
+from recsys.config_training_mode import TrainingModeConfig
 from recsys.evaluation.evaluate import Evaluation
 from recsys.evaluation.ranking import SCOPES, RankingEvaluation
 from recsys.files import write_text_atomically
@@ -33,8 +35,11 @@ def open_store(config: RunConfig) -> TrackingStore:
 
 def run_params(config: RunConfig, arm: str) -> dict[str, str | int | float]:
     """The resolved config as flat params, and the few that people group runs by under short names."""
+    document = config_document(config)
+    # In one param each, so that runs of all modes have the same params.
+    document["training_mode"] |= {"stages": _stages(config.training_mode), "rates": _rates(config.training_mode)}
     return {
-        **names.flattened(config_document(config)),
+        **names.flattened(document),
         names.PARAM_ARM: arm,
         names.PARAM_MODE: config.training_mode.name,
         names.PARAM_COMPOSITION: config.composition.name,
@@ -43,6 +48,18 @@ def run_params(config: RunConfig, arm: str) -> dict[str, str | int | float]:
         names.PARAM_SEED: config.training.seed,
         names.PARAM_DATA: config.data.name,
     }
+
+
+def _stages(mode: TrainingModeConfig) -> list[str]:
+    ends = {
+        stage: {} if end is None else {name: value for name, value in asdict(end).items() if value is not None}
+        for stage, end in mode.stages_in_order()
+    }
+    return [" ".join([stage, *(f"{value} {name}" for name, value in end.items())]) for stage, end in ends.items()]
+
+
+def _rates(mode: TrainingModeConfig) -> list[str]:
+    return [f"{name} {share}" for name, share in mode.rates.items()]
 
 
 def step_metrics(report: StepReport) -> dict[str, float]:

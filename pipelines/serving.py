@@ -25,7 +25,9 @@ def export_run(folder: Path, config: RunConfig, spec: TowerSpec, wrapped: nn.Mod
     export_ranker(
         folder / MODEL,
         weights=whole_state(wrapped),
-        description=describe_ranker(config.network, config.composition, spec),
+        description=describe_ranker(
+            config.network, config.composition, spec, adapter_rank=config.training_mode.adapter_rank
+        ),
         rebuild="recsys.build:rebuild_ranker",
         contract=contract,
         vocabularies=vocabularies,

@@ -14,7 +14,7 @@ from torch import nn
 from pipelines import prepare, pretrain
 from pipelines.audit import flow_report, require_flow
 from pipelines.console import console, progress_bars, show_table, warn
-from pipelines.evidence import attach_contract, restore_proven
+from pipelines.evidence import StageContracts, restore_proven
 from pipelines.fitting import (
     RANKING_TEST,
     TEST,
@@ -24,8 +24,8 @@ from pipelines.fitting import (
     StopRequest,
     cached_tower,
     dataset_uses,
+    fitted_ranker,
     loop_settings,
-    prepare_to_fit,
     require_rows,
     scoring_stream,
     started,
@@ -47,7 +47,6 @@ from pipelines.recording import (
 )
 from pipelines.serving import export_run
 from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
-from recsys.build import build_ranker
 from recsys.config import RunConfig, config_document, config_from
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
@@ -59,14 +58,13 @@ from recsys.files import ensure_writable, write_text_atomically
 from recsys.progress import Progress
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
-from recsys.towers.artifact import TowerArtifact, apply_tower
+from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import TowerSpec
 from recsys.tracking import names
 from recsys.tracking.run import TrackedRun, start_run
 from recsys.training import snapshot
 from recsys.training.loop import LoopState, train_steps
 from recsys.training.loss import click_objective
-from recsys.training.modes import apply_training_mode
 from recsys.training.snapshot import BestWeights
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
@@ -139,12 +137,8 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     require_rows(encoded, (TRAIN, VALIDATION, TEST))
     artifact = pretrain.run(config, encoded, progress)
     context = started(config)
-    ranker = build_ranker(config.network, config.composition, artifact.spec, encoded.contract, config.training.seed)
-    apply_tower(ranker.embedding_tower, artifact)
-    apply_training_mode(ranker, config.training_mode.name)
     stream = training_stream(config, encoded, context)
-    settings = loop_settings(config.training, stream.num_batches)
-    fitted = prepare_to_fit(ranker, config.training, settings.max_steps, context)
+    fitted = fitted_ranker(config, artifact, encoded, stream.num_batches, context)
     job = _Job(config, identity, encoded, artifact.spec, context, fitted, stream)
     spool = job.load_checkpoint() if resume else ""
     write_text_atomically(identity.folder / CONFIG, json.dumps(config_document(config), indent=2) + "\n")
@@ -161,7 +155,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
         ) as tracked,
     ):
         job.describe(tracked, artifact)
-        require_flow(tracked, flow_report(config, encoded, fitted.wrapped, context))
+        require_flow(tracked, flow_report(config, encoded, fitted, context))
         with cached_tower(fitted.wrapped, config.training_mode.cache_megabytes, context, tracked):
             seconds = job.train(tracked, request, progress)
         request.raise_if_asked()
@@ -225,7 +219,7 @@ class _Job:
         self._spec = spec
         self._fitted, self._stream = fitted, stream
         self._state, self._best, self._curves = LoopState(), BestWeights(fitted.wrapped), Curves()
-        self._spool = ""
+        self._spool, self._contracts = "", StageContracts(fitted.stages, fitted.optimizers)
 
     @property
     def _wrapped(self) -> nn.Module:
@@ -237,9 +231,11 @@ class _Job:
         saved = load_latest_complete(folder, self._encoded.contract, warn)
         if saved is None:
             raise DataError(f"{folder} holds no checkpoint to resume from. Start the run afresh without --resume.")
+        stages = self._fitted.stages
+        stages.go_to(saved.facts["stages"])  # first, since it says which optimizer state there is
         held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
         state = snapshot.give_back(held, self._wrapped, self._fitted.optimizers, self._stream, self._best)
-        self._fitted.proof.record()  # a checkpoint that holds another tower is found out before the first step
+        stages.confirm()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
         self._curves.restore(saved.facts["curves"])
         spool: str = saved.facts["spool"]
@@ -249,9 +245,9 @@ class _Job:
         """Attach what the run is made of."""
         self._spool = tracked.spool_id
         tracked.attach("config.json", json.dumps(config_document(self._config), indent=2))
-        # A study's arms would print it a dozen times; there it stands with each arm's run.
-        is_shown = self._identity.kind == "train" and self._context.is_first
-        attach_contract(tracked, self._fitted.optimizers.contract(), is_shown=is_shown)
+        # A study's arms would print them a dozen times; there they stand with each arm's run.
+        self._contracts.is_shown = self._identity.kind == "train" and self._context.is_first
+        self._contracts.attach(tracked)
         tracked.attach("tower_provenance.json", json.dumps(dict(artifact.provenance), indent=2, default=str))
         tracked.attach("contract.json", self._encoded.contract.to_json())
 
@@ -259,6 +255,7 @@ class _Job:
         """Take the steps; return how many seconds they took."""
         segments = self._encoded.contract.schema.segments
         settings = loop_settings(self._config.training, self._stream.num_batches, segments)
+        stages = self._fitted.stages
         validation = scoring_stream(self._config, self._encoded, VALIDATION, self._context)
 
         def validate() -> dict[str, float]:
@@ -278,9 +275,11 @@ class _Job:
             validate=validate,
             checkpoint=self._save_checkpoint,
             should_stop=request,
+            stages=stages,
         ):
             progress(label, report.step, settings.max_steps)
-            tracked.log_step(report.step, step_metrics(report))
+            self._contracts.attach(tracked)
+            tracked.log_step(report.step, step_metrics(report) | {names.STAGE: float(stages.state.stage)})
             self._curves.add(report)
         if self._state.ended != "asked":
             progress(label, settings.max_steps, settings.max_steps)
@@ -288,7 +287,7 @@ class _Job:
 
     def finish(self, tracked: TrackedRun, seconds: float, progress: Progress) -> RunResult:
         """Prove that what was frozen stood still, measure the best weights, and write the result."""
-        proof = restore_proven(tracked, self._fitted.proof.record, self._best)
+        proof = restore_proven(tracked, lambda: self._fitted.stages.record(self._state.step), self._best)
         config, encoded, folder = self._config, self._encoded, self._identity.folder
         stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
         predictions = predict(self._wrapped, stream)
@@ -341,7 +340,8 @@ class _Job:
 
     def _save_checkpoint(self, state: LoopState) -> None:
         held = snapshot.take(self._wrapped, self._fitted.optimizers, self._stream, self._best, state.to_document())
-        facts = {"snapshot": held.facts, "spool": self._spool, "curves": self._curves.curves()}
+        facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._fitted.stages.to_document()}
+        facts |= {"spool": self._spool, "curves": self._curves.curves()}
         folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
         if self._context.is_first:
             save_checkpoint(folder, state.step, held.tensors, facts, self._encoded.contract, keep)

@@ -3,13 +3,14 @@
 Below this file nothing is handed "the config": every constructor takes plain arguments.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import count
 from typing import Any
 
 import torch
 
+from recsys.composition.adapter import LowRankAdapter
 from recsys.composition.base import BranchProjection, Composition
 from recsys.composition.conditional import (
     ParallelConditionalComposition,
@@ -24,6 +25,7 @@ from recsys.config import (
     NetworkConfig,
     TrainingConfig,
 )
+from recsys.config_training_mode import TrainingModeConfig
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
 from recsys.interactions.base import Crossing
@@ -36,18 +38,28 @@ from recsys.interactions.network import InteractionNetwork
 from recsys.sharding.wrap import TableOptimizer
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 from recsys.training.optimizer import DenseOptimizer
+from recsys.training.stages import Stage
 
 _JOINS: Mapping[str, type[Join]] = {"concat": ConcatJoin, "sum": SumJoin, "product": ProductJoin, "gate": GateJoin}
-_TOWER = "embedding_tower"
 _SEEDS_PER_RANKER = 3
 
 
 def build_ranker(
-    network: NetworkConfig, composition: CompositionConfig, spec: TowerSpec, contract: FeatureContract, seed: int
+    network: NetworkConfig,
+    composition: CompositionConfig,
+    spec: TowerSpec,
+    contract: FeatureContract,
+    seed: int,
+    *,
+    adapter_rank: int | None = None,
 ) -> Ranker:
     """Build a ranker whose first weights follow from the seed and the configuration alone.
 
-    Each part draws from a seed of its own, so that two compositions of one seed start from the same network.
+    Each part draws from a seed of its own, so that two compositions of one seed start from the same network. An adapter
+    is drawn last, and changes no other weight.
+
+    Args:
+        adapter_rank: of a low-rank layer on the tower's output; None for none.
 
     Raises:
         UsageError: the composition's routes do not name every segment of the schema once.
@@ -66,12 +78,21 @@ def build_ranker(
         network_width=interaction_network.output_width,
     )
     head = Head(joined.output_width, composition.head_hidden, network.dropout)
+    if adapter_rank is not None:
+        joined.tower_adapter = LowRankAdapter(tower.output_width, adapter_rank)
     return Ranker(tower, interaction_network, joined, head)
 
 
-def describe_ranker(network: NetworkConfig, composition: CompositionConfig, spec: TowerSpec) -> dict[str, Any]:
+def describe_ranker(
+    network: NetworkConfig, composition: CompositionConfig, spec: TowerSpec, *, adapter_rank: int | None = None
+) -> dict[str, Any]:
     """Return JSON-able values from which, with the contract, `rebuild_ranker` makes a ranker of the same shape."""
-    return {"network": asdict(network), "composition": asdict(composition), "tower": spec.to_document()}
+    return {
+        "network": asdict(network),
+        "composition": asdict(composition),
+        "tower": spec.to_document(),
+        "adapter_rank": adapter_rank,
+    }
 
 
 def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) -> Ranker:
@@ -82,24 +103,50 @@ def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) ->
         TowerSpec.from_document(description["tower"]),
         contract,
         seed=0,
+        adapter_rank=description.get("adapter_rank"),  # models served before there were adapters do not say
     )
 
 
-def build_rates(
-    training: TrainingConfig, parts: tuple[str, ...], frozen: tuple[str, ...]
-) -> tuple[dict[str, DenseOptimizer | None], dict[str, TableOptimizer | None]]:
-    """Return each part's dense optimizer and table optimizer; None for the frozen ones.
+def build_stages(mode: TrainingModeConfig, batches_per_epoch: int, max_steps: int) -> tuple[Stage, ...]:
+    """Return the stages of a training mode, epochs turned into steps.
 
-    A pre-trained tower that learns does so at `tower_rate_share` of the rates.
+    Raises:
+        UsageError: the stages before the last one use up the budget.
     """
-    dense: dict[str, DenseOptimizer | None] = {}
-    tables: dict[str, TableOptimizer | None] = {}
-    for part in parts:
-        share = training.tower_rate_share if part == _TOWER else 1.0
-        is_frozen = part in frozen
-        dense[part] = None if is_frozen else DenseOptimizer(training.learning_rate * share, training.weight_decay)
-        tables[part] = None if is_frozen else TableOptimizer("rowwise_adagrad", training.table_learning_rate * share)
-    return dense, tables
+    stages = []
+    for name, end in mode.stages_in_order():
+        steps = None if end is None else end.steps
+        if end is not None and end.epochs is not None:
+            steps = max(1, round(end.epochs * batches_per_epoch))
+        stages.append(Stage(name, steps, None if end is None else end.patience))
+    used = sum(stage.steps or 0 for stage in stages)
+    if used >= max_steps:
+        raise UsageError(
+            f"Training mode `{mode.name}` comes to stage `{stages[-1].mode}` after {used} steps, and the budget ends "
+            f"after {max_steps}. Shorten `training_mode.stages`, or raise `training.epochs`."
+        )
+    return tuple(stages)
+
+
+def build_rates(
+    training: TrainingConfig, rates: Mapping[str, float], parts: Sequence[str]
+) -> tuple[dict[str, DenseOptimizer | None], dict[str, TableOptimizer | None]]:
+    """Return what each part's dense parameters and its tables learn by, where they do.
+
+    Args:
+        rates: shares of the training's rates, by the names of `TrainingModeConfig.rates`.
+    """
+
+    def share(part: str, half: str) -> float:
+        return rates.get(f"{part}_{half}", rates.get(part, 1.0))
+
+    return (
+        {part: DenseOptimizer(training.learning_rate * share(part, "dense"), training.weight_decay) for part in parts},
+        {
+            part: TableOptimizer("rowwise_adagrad", training.table_learning_rate * share(part, "tables"))
+            for part in parts
+        },
+    )
 
 
 def _build_network(config: NetworkConfig, contract: FeatureContract, has_tower_field: bool) -> InteractionNetwork:

@@ -8,24 +8,27 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from pydantic.type_adapter import TypeAdapter
 from pydantic_core import ErrorDetails
 
+from recsys.config_training_mode import TrainingModeConfig
+from recsys.config_types import (
+    STRICT,
+    Day,
+    Fraction,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    require_exactly,
+)
 from recsys.errors import UsageError
 
-_STRICT = ConfigDict(extra="forbid", str_strip_whitespace=True)
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-NonNegativeInt = Annotated[int, Field(ge=0, strict=True)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
-
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class OnlineRetailData:
     """Invoices of an online shop; dates are half-open boundaries (UTC days).
 
@@ -47,7 +50,7 @@ class OnlineRetailData:
     seed: NonNegativeInt
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class TableData:
     """Rows that the user already has; the schema's `table:` block says how to read them."""
 
@@ -57,7 +60,7 @@ class TableData:
     raw: Path
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class MovielensData:
     """A MovieLens release in its publisher's layout."""
 
@@ -67,7 +70,7 @@ class MovielensData:
     raw: Path
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class SimulatedData:
     """A simulated world; `world_seed` draws the world, `seed` the rows in it."""
 
@@ -86,7 +89,7 @@ class SimulatedData:
 DataConfig = Annotated[OnlineRetailData | TableData | MovielensData | SimulatedData, Field(discriminator="source")]
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class TwoTowerConfig:
     """A tower that is pre-trained here, on the training split.
 
@@ -106,7 +109,7 @@ class TwoTowerConfig:
     seed: NonNegativeInt
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class ImportedTowerConfig:
     """Vectors made elsewhere, by item id; reduced to `width` numbers by principal components."""
 
@@ -121,7 +124,7 @@ class ImportedTowerConfig:
 TowerConfig = Annotated[TwoTowerConfig | ImportedTowerConfig, Field(discriminator="kind")]
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class NetworkConfig:
     """An interaction network over fields of `field_width` numbers each.
 
@@ -139,7 +142,7 @@ class NetworkConfig:
 
     def __post_init__(self) -> None:
         """Refuse a knob that the named crossing does not have, or lacks."""
-        _require_exactly(
+        require_exactly(
             f"network `{self.name}`",
             {"layers": self.layers, "rank": self.rank, "mask_ratio": self.mask_ratio},
             needed={
@@ -153,7 +156,7 @@ class NetworkConfig:
         )
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class CompositionConfig:
     """How tower and interaction network are joined.
 
@@ -180,25 +183,12 @@ class CompositionConfig:
             "conditional": {"width", "routing"} | ({"routes"} if self.routing == "route" else set()),
             "parallel_conditional": {"width", "join"},
         }[self.name]
-        _require_exactly(f"composition `{self.name}`", knobs, needed)
+        require_exactly(f"composition `{self.name}`", knobs, needed)
         if self.expert_hidden is not None and "conditional" not in self.name:
             raise ValueError(f"composition `{self.name}` has no experts; set `expert_hidden` to null")
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
-class TrainingModeConfig:
-    """Which parts learn; a frozen tower's vectors are kept in up to `cache_megabytes`, null for none."""
-
-    name: Literal["end_to_end", "frozen_tower"]
-    cache_megabytes: PositiveInt | None
-
-    def __post_init__(self) -> None:
-        """Refuse a cache where the tower never stands still."""
-        if self.name == "end_to_end" and self.cache_megabytes is not None:
-            raise ValueError("training mode `end_to_end` has no `cache_megabytes`: nothing is frozen; set it to null")
-
-
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class TrainingConfig:
     """The budget and the optimizers: AdamW on dense parameters, row-wise Adagrad on tables.
 
@@ -213,7 +203,6 @@ class TrainingConfig:
     epochs: PositiveInt
     learning_rate: PositiveFloat
     table_learning_rate: PositiveFloat
-    tower_rate_share: PositiveFloat
     weight_decay: NonNegativeFloat
     warmup_share: Fraction
     final_rate_share: Fraction
@@ -230,7 +219,7 @@ class TrainingConfig:
     keep_checkpoints: PositiveInt
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class EvaluationConfig:
     """Batch size of scoring, and whether whole candidate lists are ranked where the data has them."""
 
@@ -238,7 +227,7 @@ class EvaluationConfig:
     ranking: bool
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class TrackingConfig:
     """Where runs are recorded; `uri` null is a SQLite store in `runs`."""
 
@@ -247,7 +236,7 @@ class TrackingConfig:
     system_metrics: bool
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class AblationConfig:
     """The grid: config key -> values; every combination is an arm, trained once per seed."""
 
@@ -259,7 +248,7 @@ class AblationConfig:
     resamples: PositiveInt
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class DailyConfig:
     """A scheduled run's window: the days before its date, the last of them held out for validation and test."""
 
@@ -269,7 +258,7 @@ class DailyConfig:
     segment_margin: PositiveFloat
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class RuntimeConfig:
     """Folders and machine limits; `threads` null takes every core."""
 
@@ -285,7 +274,7 @@ class RuntimeConfig:
         return self.threads or len(os.sched_getaffinity(0))
 
 
-@checked_dataclass(frozen=True, config=_STRICT, kw_only=True)
+@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class RunConfig:
     """One run, whole."""
 
@@ -322,14 +311,6 @@ def config_document(config: RunConfig) -> dict[str, Any]:
 
 
 _ADAPTER = TypeAdapter(RunConfig)
-
-
-def _require_exactly(what: str, knobs: dict[str, Any], needed: set[str]) -> None:
-    for name, value in knobs.items():
-        if name in needed and value is None:
-            raise ValueError(f"{what} needs `{name}`, which is null")
-        if name not in needed and value is not None:
-            raise ValueError(f"{what} has no `{name}`; set it to null (found {value!r})")
 
 
 def _explain(detail: ErrorDetails) -> str:

@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from recsys.composition.adapter import LowRankAdapter
 from recsys.features.batch import Batch
 
 BRANCHES = ("embedding_tower", "interaction_network")
@@ -34,6 +35,7 @@ class Composition(nn.Module):
 
     Attributes:
         output_width: of the joined vector.
+        tower_adapter: through which the tower's vector comes, or None.
         only_through: part -> the module through which alone its gradient comes, where there is such a one.
     """
 
@@ -42,6 +44,14 @@ class Composition(nn.Module):
     def __init__(self, output_width: int) -> None:
         super().__init__()
         self.output_width = output_width
+        self.tower_adapter: LowRankAdapter | None = None
+
+    def heard(self, embedding_tower: Tower) -> Tower:
+        """Return the tower as the composition hears it: through its adapter, if it has one."""
+        adapter = self.tower_adapter
+        if adapter is None:
+            return embedding_tower
+        return lambda batch, rows=None: adapter(embedding_tower(batch, rows))
 
     def reached_by(self, segment: int) -> frozenset[str]:
         """Return what the loss of a segment's rows must reach, and nothing beside it; a frozen part not counted.

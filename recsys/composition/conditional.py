@@ -123,6 +123,8 @@ class SegmentRoutedComposition(Composition):
         passed = [branch for branch, passes in zip(BRANCHES, self.get_buffer("passes"), strict=True) if passes[segment]]
         own = [f"composition.projection.{_PROJECTIONS[branch]}" for branch in passed]
         own += [] if self.experts is None else [f"composition.experts.{segment}"]
+        if self.tower_adapter is not None and BRANCHES[0] in passed:
+            own.append("composition.tower_adapter")
         return frozenset((*passed, *own))
 
     def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:

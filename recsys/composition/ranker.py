@@ -50,4 +50,5 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logit of every row, (B,)."""
-        return self.head(self.composition(batch, self.embedding_tower, self.interaction_network))
+        tower = self.composition.heard(self.embedding_tower)
+        return self.head(self.composition(batch, tower, self.interaction_network))

@@ -14,6 +14,8 @@ from recsys.errors import UsageError
 
 TRAIN_LOSS = "train/loss"
 EPOCH = "train/epoch"
+STAGE = "train/stage"
+"""Of the training mode, counted from 0: a step in it is where more of the tower begins to learn."""
 ROWS_SEEN = "train/rows_seen"
 SKIPPED_BATCHES = "train/skipped_batches"
 ROWS_PER_SECOND = "perf/rows_per_second"

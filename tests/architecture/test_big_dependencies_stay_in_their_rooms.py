@@ -47,7 +47,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "fbgemm_gpu": ("recsys.sharding",),
     "matplotlib": ("recsys.tracking", "recsys.ablation"),
     "rich": ("pipelines",),
-    "pydantic": ("recsys.config",),
+    "pydantic": ("recsys.config", "recsys.config_types", "recsys.config_training_mode"),
     # What a user hands over is read in one file, without tags and aliases; `tracking` edits MLflow's own descriptions.
     "yaml": ("recsys.features.plain_yaml", "recsys.tracking"),
 }

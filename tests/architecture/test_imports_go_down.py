@@ -14,7 +14,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "progress": (),
     # floor 1
     "features": (),
-    "config": (),
+    "config_types": (),
+    "config_training_mode": ("recsys.config_types",),
+    "config": ("recsys.config_types", "recsys.config_training_mode"),
     "sharding": (),
     "tracking": (),
     # The adapter to the fused kernels (tables, and the gate at their outputs), and which process this is.

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.compose import CONF, choices, compose_config
-from recsys.build import build_ranker, build_rates
+from recsys.build import build_ranker, build_rates, build_stages
 from recsys.composition.ranker import Ranker
 from recsys.config import TwoTowerConfig, config_document, config_from
 from recsys.errors import UsageError
@@ -93,18 +93,41 @@ def test_one_seed_gives_every_composition_the_same_interaction_network():
     assert all(parallel[name] == conditional[name] for name in names)
 
 
-def test_a_frozen_part_has_no_rates_and_a_learning_tower_a_share_of_them():
-    training = compose_config(["training.learning_rate=0.1", "training.tower_rate_share=0.5"]).training
-    dense, tables = build_rates(training, ("embedding_tower", "head"), frozen=())
-    assert dense["embedding_tower"].learning_rate == pytest.approx(0.05)
-    assert dense["head"].learning_rate == pytest.approx(0.1)
-    dense, tables = build_rates(training, ("embedding_tower", "head"), frozen=("embedding_tower",))
-    assert dense["embedding_tower"] is None
-    assert tables["embedding_tower"] is None
+def test_a_part_or_one_half_of_it_learns_at_its_share_of_the_rates():
+    training = compose_config(["training.learning_rate=0.1", "training.table_learning_rate=1.0"]).training
+    shares = {"embedding_tower": 0.5, "embedding_tower_tables": 0.25, "head": 2.0}
+    dense, tables = build_rates(training, shares, ("embedding_tower", "interaction_network", "head"))
+    assert [dense[part].learning_rate for part in dense] == pytest.approx([0.05, 0.1, 0.2])
+    assert [tables[part].learning_rate for part in tables] == pytest.approx([0.25, 1.0, 2.0])
+
+
+def test_every_training_mode_comes_to_its_last_stage_in_every_data_sets_budget():
+    for data in set(choices("data")) - {"table"}:
+        for choice in choices("training_mode"):
+            config = compose_config([f"data={data}", f"training_mode={choice}"])
+            stages = build_stages(config.training_mode, batches_per_epoch=100, max_steps=100 * config.training.epochs)
+            assert config.training_mode.name == choice
+            assert stages[-1].steps is None
+
+
+def test_stages_that_use_up_the_budget_are_refused():
+    mode = compose_config(["training_mode=staged_tables_first", "training_mode.stages.tower_tables.epochs=2.5"])
+    with pytest.raises(UsageError, match="to stage `end_to_end` after 30 steps, and the budget ends after 30"):
+        build_stages(mode.training_mode, batches_per_epoch=10, max_steps=30)
+
+
+def test_an_adapter_changes_no_weight_that_is_drawn_without_it():
+    config, contract = compose_config(["training_mode=frozen_adapter"]), tiny_contract()
+    spec = TowerSpec.two_tower(contract.schema, width=8, table_dimension=8, hidden_widths=[4])
+    plain = first_weights(build_ranker(config.network, config.composition, spec, contract, 0))
+    rank = config.training_mode.adapter_rank
+    adapted = first_weights(build_ranker(config.network, config.composition, spec, contract, 0, adapter_rank=rank))
+    assert {name: adapted[name] for name in plain} == plain
+    assert set(adapted) - set(plain) == {"composition.tower_adapter.down.weight", "composition.tower_adapter.up.weight"}
 
 
 def test_a_config_that_was_recorded_reads_back_equal():
-    config = compose_config(["data=online_retail", "tower=title_vectors", "composition=conditional"])
+    config = compose_config(["data=online_retail", "tower=title_vectors", "training_mode=staged_top_first"])
     assert config_from(config_document(config)) == config
 
 
@@ -123,6 +146,32 @@ def test_a_config_that_was_recorded_reads_back_equal():
         (["composition=parallel", "composition.join=null"], ["composition `parallel` needs `join`"]),
         (["+data._target_=builtins.open"], ["`data._target_` is no known key"]),
         (["data=table"], ["data.schema_path"]),
+        (
+            ["training_mode=staged_tables_first", "training_mode.stages.frozen_tower=null"],
+            ["`frozen_tower` is not the"],
+        ),
+        (
+            [
+                "training_mode=staged_tables_first",
+                "training_mode.stages.end_to_end={steps: 5, epochs: null, patience: null}",
+            ],
+            ["`end_to_end` is the la"],
+        ),
+        (
+            [
+                "training_mode=staged_tables_first",
+                "+training_mode.stages.tower_dense={steps: 5, epochs: null, patience: null}",
+            ],
+            ["has the stages"],
+        ),
+        (["training_mode=staged_top_first", "training_mode.stages.frozen_tower.steps=5"], ["steps and patience"]),
+        (["training_mode=staged_top_first", "training_mode.stages.frozen_tower.patience=0"], ["patience` is 0"]),
+        (
+            ["training_mode=frozen_tower", "+training_mode.rates.embedding_tower=0.1"],
+            ["`embedding_tower` never learns"],
+        ),
+        (["training_mode=end_to_end", "training_mode.adapter_rank=4"], ["`adapter_rank` is for a tower"]),
+        (["+training_mode.rates.tower=0.1"], ["training_mode.rates.tower"]),
     ],
 )
 def test_a_wrong_override_is_refused_with_the_key_and_what_is_expected(
