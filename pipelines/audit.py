@@ -11,7 +11,7 @@ from torch import nn
 
 from pipelines import prepare, pretrain
 from pipelines.console import console, progress_bars, show_table
-from pipelines.fitting import TRAIN, Fitted, fitted_ranker, require_rows, started, training_stream
+from pipelines.fitting import TRAIN, Fitted, fitted_ranker, ranker_stream, require_rows, started
 from recsys.composition.ranker import Ranker
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
@@ -46,7 +46,7 @@ def run(config: RunConfig, progress: Progress) -> FlowReport:
     require_rows(encoded, (TRAIN,))
     artifact = pretrain.run(config, encoded, progress)
     context = started(config)
-    fitted = fitted_ranker(config, artifact, encoded, training_stream(config, encoded, context).num_batches, context)
+    fitted = fitted_ranker(config, artifact, encoded, ranker_stream(config, encoded, context).num_batches, context)
     # It stops at the first fault of a frozen part; the audit names all faults of all parts.
     fitted.stages.proof.close()
     return flow_report(config, encoded, fitted, context)

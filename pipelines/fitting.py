@@ -137,8 +137,15 @@ def _often_enough(every: int, steps: int, points: int) -> int:
     return min(every, max(1, steps // points))
 
 
-def training_stream(config: RunConfig, encoded: EncodedDataset, context: ProcessContext) -> BatchStream:
-    """The training split, shuffled by the run's seed."""
+def ranker_stream(config: RunConfig, encoded: EncodedDataset, context: ProcessContext) -> BatchStream:
+    """The days of the training split that the ranker learns from, shuffled by the run's seed."""
+    return training_stream(config, encoded, context, divided_days(encoded, config.training.tower_day_share)[1])
+
+
+def training_stream(
+    config: RunConfig, encoded: EncodedDataset, context: ProcessContext, days: Sequence[str]
+) -> BatchStream:
+    """Some days of the training split, shuffled by the run's seed."""
     training = config.training
     return BatchStream(
         encoded.root,
@@ -150,15 +157,39 @@ def training_stream(config: RunConfig, encoded: EncodedDataset, context: Process
         shuffle_buffer_rows=training.shuffle_buffer_rows,
         decode_threads=training.decode_threads,
         device=context.device,
+        days=days,
         rank=context.rank,
         world_size=context.world_size,
     )
 
 
+def divided_days(encoded: EncodedDataset, share: float) -> tuple[list[str], list[str]]:
+    """Divide the training days: the earliest, with `share` of the rows, for the tower, the rest for the ranker.
+
+    A tower that was pre-trained on the ranker's own rows knows their labels by heart: the ranker learns to trust it as
+    no later row will bear out. With a share of 0 nothing is set apart, and both get every day.
+    """
+    days = encoded.days(TRAIN)
+    if share == 0 or len(days) < 2:
+        return list(days), list(days)
+    passed, border = 0, 0
+    for rows in days.values():
+        if passed >= share * encoded.rows(TRAIN):
+            break
+        passed, border = passed + rows, border + 1
+    border = min(border, len(days) - 1)
+    return list(days)[:border], list(days)[border:]
+
+
 def scoring_stream(
-    config: RunConfig, encoded: EncodedDataset, split: str, context: ProcessContext, extras: Sequence[str] = ()
+    config: RunConfig,
+    encoded: EncodedDataset,
+    split: str,
+    context: ProcessContext,
+    extras: Sequence[str] = (),
+    days: Sequence[str] = (),
 ) -> BatchStream:
-    """A split in the order of its files, with those of `extras` that the data have."""
+    """A split, or some of its days, in the order of its files, with those of `extras` that the data have."""
     return BatchStream(
         encoded.root,
         split,
@@ -170,6 +201,7 @@ def scoring_stream(
         decode_threads=config.training.decode_threads,
         device=context.device,
         extras=[name for name in extras if name in encoded.contract.extras],
+        days=days,
         rank=context.rank,
         world_size=context.world_size,
     )

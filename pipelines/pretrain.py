@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pipelines.fitting import (
     TRAIN,
     VALIDATION,
     dataset_uses,
+    divided_days,
     loop_settings,
     prepare_to_fit,
     require_rows,
@@ -119,9 +120,10 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     assert isinstance(tower_config, TwoTowerConfig)
     config = replace(config, training=_training_of(tower_config, config.training))
     context = started(config)
-    stream = training_stream(config, encoded, context)
+    days, _ = divided_days(encoded, config.training.tower_day_share)
+    stream = training_stream(config, encoded, context, days)
     settings = loop_settings(config.training, stream.num_batches)
-    objective = _objective(tower_config, encoded, config, context.device)
+    objective = _objective(tower_config, encoded, days, config, context.device)
     fitted = prepare_to_fit(objective, config.training, [TrainingStage(END_TO_END)], {}, settings.max_steps, context)
     best, state = BestWeights(fitted.wrapped), LoopState()
     validation = scoring_stream(config, encoded, VALIDATION, context)
@@ -183,7 +185,7 @@ def _training_of(tower: TwoTowerConfig, training: TrainingConfig) -> TrainingCon
 
 
 def _objective(
-    tower: TwoTowerConfig, encoded: EncodedDataset, config: RunConfig, device: torch.device
+    tower: TwoTowerConfig, encoded: EncodedDataset, days: Sequence[str], config: RunConfig, device: torch.device
 ) -> TwoTowerObjective:
     contract, schema = encoded.contract, encoded.contract.schema
     spec = TowerSpec.two_tower(
@@ -194,7 +196,7 @@ def _objective(
     # Counted over all ranks' rows by each of them, so that all correct by the same popularity.
     alone = replace(started(config), rank=0, world_size=1)
     counts = count_positives(
-        scoring_stream(config, encoded, TRAIN, alone),
+        scoring_stream(config, encoded, TRAIN, alone, days=days),
         schema.item,
         contract.table_rows[schema.feature(schema.item).table],
     )

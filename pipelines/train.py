@@ -26,11 +26,11 @@ from pipelines.fitting import (
     dataset_uses,
     fitted_ranker,
     loop_settings,
+    ranker_stream,
     require_rows,
     scoring_stream,
     started,
     stoppable,
-    training_stream,
 )
 from pipelines.recording import (
     CUTOFF,
@@ -137,7 +137,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     require_rows(encoded, (TRAIN, VALIDATION, TEST))
     artifact = pretrain.run(config, encoded, progress)
     context = started(config)
-    stream = training_stream(config, encoded, context)
+    stream = ranker_stream(config, encoded, context)
     fitted = fitted_ranker(config, artifact, encoded, stream.num_batches, context)
     job = _Job(config, identity, encoded, artifact.spec, context, fitted, stream)
     spool = job.load_checkpoint() if resume else ""

@@ -192,6 +192,9 @@ class CompositionConfig:
 class TrainingConfig:
     """The budget and the optimizers: AdamW on dense parameters, row-wise Adagrad on tables.
 
+    `tower_day_share` of the training rows, the earliest days, are set apart for pre-training the tower; the ranker
+    learns from the days after them, whose labels the tower has not seen. 0 gives every day to both.
+
     `warmup_share` of all steps raises the rates from 0 to full, then they fall to `final_rate_share` of it. Validation
     runs `validations_per_epoch` times; `patience` of them without a better log loss end the run. Gradient norms are
     read every `norms_every` steps and the tower's gradient by segment every `segment_view_every` (0: never), both more
@@ -203,6 +206,7 @@ class TrainingConfig:
     epochs: PositiveInt
     learning_rate: PositiveFloat
     table_learning_rate: PositiveFloat
+    tower_day_share: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegativeFloat
     warmup_share: Fraction
     final_rate_share: Fraction

@@ -7,7 +7,7 @@ group and not on the data.
 
 import time
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -49,6 +49,7 @@ class BatchStream:
         shuffle_buffer_rows: most rows that are permuted together; a row group with more is permuted alone.
         decode_threads: 0 does all work in the caller's thread, when it asks for a batch.
         extras: the extra columns that go into `Batch.extra`; no others are read.
+        days: only these UTC days of the split, as "2011-06-30"; all of them where empty.
 
     Raises:
         DataError: before the first batch: no rows, fewer rows than ranks, a damaged footer, a missing or retyped
@@ -69,12 +70,13 @@ class BatchStream:
         decode_threads: int,
         device: torch.device,
         extras: Sequence[str] = (),
+        days: Collection[str] = (),
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         _require_settings(batch_size, seed, shuffle_buffer_rows, decode_threads, rank, world_size)
         columns = encoded_columns(contract, extras)
-        groups = find_row_groups(encoded, split, columns)
+        groups = find_row_groups(encoded, split, columns, days)
         self._columns = tuple(columns)
         self._contract = contract
         self._order = EpochOrder(groups, seed, shuffle, shuffle_buffer_rows)

@@ -5,7 +5,7 @@ come out in one piece per column.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -73,16 +73,22 @@ def encoded_columns(contract: FeatureContract, extras: Sequence[str]) -> dict[st
     }
 
 
-def find_row_groups(encoded: Path, split: str, columns: Mapping[str, pa.DataType]) -> tuple[RowGroup, ...]:
+def find_row_groups(
+    encoded: Path, split: str, columns: Mapping[str, pa.DataType], days: Collection[str] = ()
+) -> tuple[RowGroup, ...]:
     """Return the split's row groups in file order, which is time order; every footer is checked, no row is read.
 
     Numbers in file names count as numbers, so `part-10` follows `part-9`.
+
+    Args:
+        days: only these, as "2011-06-30"; all where empty.
 
     Raises:
         DataError: the split has no rows, a footer cannot be read, or a needed column is missing or of another type.
     """
     folder = encoded / f"split={split}"
     paths = sorted((path for path in folder.rglob("*.parquet") if path.name[0] not in "._"), key=_natural)
+    paths = [path for path in paths if not days or path.parent.name.removeprefix("day=") in days]
     with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="recsys-footers") as threads:
         per_file = list(threads.map(partial(_row_groups_of, columns=columns), paths))
     groups = tuple(group for groups in per_file for group in groups)

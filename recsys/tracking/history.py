@@ -45,7 +45,7 @@ def metric_history(store: TrackingStore, run_id: str, metric: str) -> pd.DataFra
 
 
 def newest_study(store: TrackingStore) -> tuple[str, str] | None:
-    """Return (experiment id, `ablation_id`) of the newest finished study in any experiment; None where there is none."""
+    """Return (experiment id, `ablation_id`) of the newest finished study of any experiment, or None."""
     client = store.open()
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     condition = _kind_filter("study", "", "attributes.status = 'FINISHED'")
