@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import TrainingError
-from recsys.sharding.fused import dense_parameters, fused_kernels, tables, unwrapped
+from recsys.sharding.fused import dense_parameters, table_kernels, tables, unwrapped
 from recsys.sharding.wrap import TableOptimizer
 
 NOBODY = "none"
@@ -189,7 +189,7 @@ def _require_kernels_as_declared(module: nn.Module, table_optimizers: Mapping[st
     for part, child in module.named_children():
         optimizer = table_optimizers.get(part)
         expected = _KERNEL_RULES[optimizer.name] if optimizer else "exact_sgd"
-        for kernel in fused_kernels(child):
+        for kernel in table_kernels(child):
             table = f"{part}.{kernel.tables[0]}"
             if optimizer is None and kernel.learning_rate != 0.0:
                 raise TrainingError(

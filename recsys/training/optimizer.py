@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from recsys.errors import DataError, UsageError
 from recsys.sharding.fused import (
-    FusedKernel,
+    TableKernel,
     dense_parameters,
-    fused_kernels,
     load_table_optimizer_state,
+    table_kernels,
     table_optimizer_state,
     table_shards,
     unwrapped,
@@ -118,9 +118,9 @@ class RankerOptimizers:
         self._table_rates = {part: optimizer.learning_rate for part, optimizer in table_optimizers.items() if optimizer}
         for part in (*self._dense, *self._table_rates):
             self._require_part(part)
-        self._kernels: list[tuple[str, FusedKernel]] = []
+        self._kernels: list[tuple[str, TableKernel]] = []
         for part, child in self._ranker.named_children():
-            for kernel in fused_kernels(child):
+            for kernel in table_kernels(child):
                 if part in self._table_rates:
                     self._kernels.append((part, kernel))
                 elif kernel.optimizer != _STATELESS_RULE:

@@ -164,3 +164,20 @@ def test_a_loss_that_bypasses_the_tower_is_told_and_not_shown_as_zero(context):
 
     with pytest.raises(TrainingError, match="no gradient came through its output"):
         by_segment.read()
+
+
+@pytest.mark.parametrize("mode", ["tower_dense", "tower_tables"])
+def test_of_a_tower_that_learns_by_half_that_half_alone_is_seen(context, mode):
+    run = small_run(context, mode)
+    run.stream = Batches([batch_of(ROWS)])
+    plain = gated_ranker()
+    for name, parameter in plain.embedding_tower.named_parameters():
+        parameter.requires_grad_(("embedding_bags" in name) == (mode == "tower_tables"))
+    shares, cosines = shares_and_cosines(by_hand(plain, batch_of(ROWS)))
+
+    report = run.train(1, segment_view_every=1)[0]
+
+    assert report.segment_shares == pytest.approx({SEGMENTS[s]: share for s, share in shares.items()}, rel=1e-5)
+    assert report.segment_cosines == pytest.approx({SEGMENTS[s]: cosine for s, cosine in cosines.items()}, abs=1e-5)
+    assert (report.gradient_norms["embedding_tower/tables"] > 0) == (mode == "tower_tables")
+    assert (report.gradient_norms["embedding_tower/dense"] > 0) == (mode == "tower_dense")
