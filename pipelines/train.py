@@ -198,7 +198,9 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
         f"{result.name}: {result.steps} steps, the best weights from step {result.best_step}", ("metric", "value"), rows
     )
     for part, proof in result.frozen_proof.items():
-        console.print(f"{part} stood still: digest {proof['digest_before']} before and {proof['digest_after']} after")
+        when = f"from step {proof['from_step']} to {proof['to_step']}"
+        digests = f"digest {proof['digest_before']} before and {proof['digest_after']} after"
+        console.print(f"{part} stood still {when}: {digests}", soft_wrap=True)
     console.print(f"Run folder: {folder}\nNext: recsys ui", soft_wrap=True, markup=False)
 
 
