@@ -11,7 +11,9 @@ from pipelines import prepare, train
 from pipelines.compose import compose_config
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, dataset_uses, scoring_stream, started
+from pipelines.job import RANKING_EXTRAS
 from pipelines.recording import CUTOFF, Curves, attach_learning_curves, open_store, run_params
+from pipelines.run_folder import CURVES, RunIdentity, load_result
 from pipelines.study import FinishedArm, auc_intervals, mean_curves, measure, write_json
 from recsys.ablation.arms import Arm, contrasts, expand_grid, study_id
 from recsys.ablation.comparison import Comparison, Rules, compare
@@ -148,10 +150,10 @@ def _train_all(
     for done, arm in enumerate(arms):
         progress("arms", done, len(arms))
         place = folder / f"{arm.name.replace('/', '-')}-{arm.id(fingerprint)[:8]}"
-        result = train.load_result(place)
+        result = load_result(place)
         if result is None:
             config = compose_config([*overrides, *arm.overrides(SEED_KEY)])
-            run_identity = train.RunIdentity(place, arm.name, arm.condition, "arm", identity, colours[arm.condition])
+            run_identity = RunIdentity(place, arm.name, arm.condition, "arm", identity, colours[arm.condition])
             result = train.run(config, run_identity, progress)
         finished.append(FinishedArm(arm, place, result))
     progress("arms", len(arms), len(arms))
@@ -184,14 +186,14 @@ def _baselines(config: RunConfig, encoded: EncodedDataset, progress: Progress) -
         return []
     dense = tuple(feature.name for feature in encoded.contract.schema.dense)
     scores = {name: column_score(dense, *columns) for name, columns in rules.items()}
-    stream = scoring_stream(config, encoded, RANKING_TEST, started(config), train.RANKING_EXTRAS)
+    stream = scoring_stream(config, encoded, RANKING_TEST, started(config), RANKING_EXTRAS)
     ranked = evaluate_ranking(scores, stream, encoded.contract.schema.segments, CUTOFF, progress)
     return [ArmResult(name, 0, ranking.flat_metrics("")) for name, ranking in ranked.items()]
 
 
 def _charted(study: Study) -> list[str]:
     """Names of everything that an arm's chart page can show."""
-    curves = Curves.load(study.arms[0].folder / train.CURVES)
+    curves = Curves.load(study.arms[0].folder / CURVES)
     steps = [name for name in curves if "/" in name]
     followed = [names.TRAIN_LOSS, names.score(names.VALIDATION, "log_loss"), names.auc(names.VALIDATION)]
     followed += [names.grad_norm(names.WHOLE), names.ROWS_PER_SECOND, names.DATA_WAIT_SHARE, names.TRAIN_SECONDS]

@@ -75,7 +75,8 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
     table = Table()
     for position, name in enumerate(header):
-        table.add_column(name, justify="left" if position == 0 else "right")
+        # What a row is about must stay readable where the terminal is narrow; numbers may take two lines.
+        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position == 0)
     for row in rows:
         table.add_row(*row)
     console.print(table)

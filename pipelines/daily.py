@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines import prepare, train
 from pipelines.console import console, progress_bars, show_table
+from pipelines.run_folder import CHECKPOINTS, PREDICTIONS, RunIdentity, load_result
 from pipelines.serving import MODEL
 from recsys.ablation.comparison import compare_fixed
 from recsys.ablation.resampling import ALL, ArmPredictions, UserResamples, measure_arm
@@ -65,9 +66,9 @@ def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResu
         state, reason = readiness(window, complete, is_done)
         if state is not Readiness.GO:
             return DailyResult(state, reason, folder, _read_decision(folder) if is_done else None)
-        result = train.load_result(folder)
+        result = load_result(folder)
         if result is None:
-            identity = train.RunIdentity(folder, f"daily/{date}", "daily", "daily")
+            identity = RunIdentity(folder, f"daily/{date}", "daily", "daily")
             train.run(dated, identity, progress, resume=_has_checkpoint(folder))
         champions = ChampionFile(root / "champion.json")
         decision = _compare_and_promote(dated, folder, champions, progress)
@@ -119,7 +120,7 @@ def _first_and_newest(config: RunConfig) -> tuple[datetime.datetime, datetime.da
 
 
 def _has_checkpoint(folder: Path) -> bool:
-    return any((folder / train.CHECKPOINTS).glob("step-*"))
+    return any((folder / CHECKPOINTS).glob("step-*"))
 
 
 def _read_decision(folder: Path) -> Decision:
@@ -143,7 +144,7 @@ def _against(
 ) -> Decision:
     """Compare both on the challenger's test rows, which neither was trained on."""
     encoded = prepare.run(config, progress)
-    challenger = load_predictions(folder / train.PREDICTIONS)
+    challenger = load_predictions(folder / PREDICTIONS)
     logit = _champion_logits(champions.folder(champion) / MODEL, encoded, progress)
     arms = [
         _arm("challenger", challenger, challenger.logit),

@@ -7,9 +7,10 @@ from pathlib import Path
 from pipelines import prepare
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, TEST, scoring_stream, started
+from pipelines.job import RANKING_EXTRAS, TEST_EXTRAS
 from pipelines.recording import CUTOFF
+from pipelines.run_folder import load_config
 from pipelines.serving import MODEL
-from pipelines.train import RANKING_EXTRAS, TEST_EXTRAS, load_config
 from recsys.artifacts.export import read_ranker
 from recsys.config import RunConfig
 from recsys.evaluation.evaluate import evaluate, predict

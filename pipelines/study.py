@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.recording import Curves
-from pipelines.train import CURVES, PREDICTIONS, QUERIES, RunResult
+from pipelines.run_folder import CURVES, PREDICTIONS, QUERIES, RunResult
 from recsys.ablation.arms import Arm
 from recsys.ablation.report import ArmResult
 from recsys.ablation.resampling import ArmPredictions, MeasuredArm, QueryValues, UserResamples, measure_arm

@@ -3,123 +3,35 @@
 import argparse
 import json
 import secrets
-import time
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from torch import nn
 
 from pipelines import prepare, pretrain
 from pipelines.audit import flow_report, require_flow
-from pipelines.console import console, progress_bars, show_table, warn
-from pipelines.evidence import StageContracts, restore_proven
+from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import (
-    RANKING_TEST,
     TEST,
     TRAIN,
     VALIDATION,
-    Fitted,
-    StopRequest,
     cached_tower,
     dataset_uses,
     fitted_ranker,
-    loop_settings,
     ranker_stream,
     require_rows,
-    scoring_stream,
     started,
     stoppable,
 )
+from pipelines.job import Job
 from pipelines.recording import (
-    CUTOFF,
-    Curves,
-    attach_calibration,
-    attach_gradient_norms,
-    attach_learning_curves,
     open_store,
-    ranking_metrics,
     run_params,
-    step_metrics,
-    test_metrics,
-    validation_figures,
 )
-from pipelines.serving import export_run
-from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
-from recsys.config import RunConfig, config_document, config_from
-from recsys.datasets.encoded import EncodedDataset
-from recsys.errors import DataError
-from recsys.evaluation.evaluate import Evaluation, evaluate, predict
-from recsys.evaluation.predictions import save_predictions
-from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking, save_ranking
-from recsys.evaluation.scores import ranker_score
+from pipelines.run_folder import CONFIG, RunIdentity, RunResult, load_config
+from recsys.config import RunConfig, config_document
 from recsys.files import ensure_writable, write_text_atomically
 from recsys.progress import Progress
-from recsys.sharding.processes import ProcessContext
-from recsys.streaming.loader import BatchStream
-from recsys.towers.artifact import TowerArtifact
-from recsys.towers.embedding import TowerSpec
 from recsys.tracking import names
-from recsys.tracking.run import TrackedRun, start_run
-from recsys.training import snapshot
-from recsys.training.loop import LoopState, train_steps
-from recsys.training.loss import click_objective
-from recsys.training.snapshot import BestWeights
-
-CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
-PREDICTIONS, QUERIES, CURVES = "predictions", "queries", "curves.json"
-_MODEL_NAME = "ranker"
-TEST_EXTRAS = ("user_key", "true_probability")
-RANKING_EXTRAS = ("query", "user_key", "is_new_to_user", "log_sampling_rate")
-
-
-@dataclass(frozen=True)
-class RunIdentity:
-    """What a run is called and which study it belongs to.
-
-    Attributes:
-        folder: where it keeps its checkpoints, predictions and result.
-        arm: what runs that differ in their seed alone share; runs are grouped by it.
-        ablation_id: empty for a run outside of a study.
-        colour: "#rrggbb" of its lines on the chart page; empty for MLflow's choice.
-    """
-
-    folder: Path
-    name: str
-    arm: str
-    kind: str
-    ablation_id: str = ""
-    colour: str = ""
-
-    def tags(self) -> dict[str, str]:
-        """The run's tags in the tracking store."""
-        tags = {names.TAG_KIND: self.kind, names.TAG_ARM: self.arm}
-        tags |= {names.TAG_ABLATION_ID: self.ablation_id} if self.ablation_id else {}
-        return tags | ({names.TAG_COLOUR: self.colour} if self.colour else {})
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run left behind, as `result.json` keeps it.
-
-    Attributes:
-        metrics: final scores under their tracked names.
-        scores: every final score as "<metric>/<segment>", "all" being every row.
-        frozen_proof: per frozen part, that it stood still; {} where nothing was frozen.
-        learning_parameters: numbers that some optimizer steps, tables included.
-    """
-
-    name: str
-    spool_id: str
-    metrics: dict[str, float]
-    scores: dict[str, float]
-    frozen_proof: dict[str, Any]
-    budget_steps: int
-    steps: int
-    best_step: int
-    train_seconds: float
-    learning_parameters: int
+from recsys.tracking.run import start_run
 
 
 def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume: bool = False) -> RunResult:
@@ -139,7 +51,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     context = started(config)
     stream = ranker_stream(config, encoded, context)
     fitted = fitted_ranker(config, artifact, encoded, stream.num_batches, context)
-    job = _Job(config, identity, encoded, artifact.spec, context, fitted, stream)
+    job = Job(config, identity, encoded, artifact.spec, context, fitted, stream)
     spool = job.load_checkpoint() if resume else ""
     write_text_atomically(identity.folder / CONFIG, json.dumps(config_document(config), indent=2) + "\n")
     with (
@@ -160,24 +72,6 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
             seconds = job.train(tracked, request, progress)
         request.raise_if_asked()
         return job.finish(tracked, seconds, progress)
-
-
-def load_result(folder: Path) -> RunResult | None:
-    """Return the result of the run that finished in `folder`; None where none has."""
-    path = folder / RESULT
-    return RunResult(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
-
-
-def load_config(folder: Path) -> RunConfig:
-    """Return the configuration of the run that was started in `folder`.
-
-    Raises:
-        DataError: there is no run.
-    """
-    try:
-        return config_from(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} holds no run ({error}). Expected a folder that `recsys train` printed.") from error
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -202,148 +96,3 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
         digests = f"digest {proof['digest_before']} before and {proof['digest_after']} after"
         console.print(f"{part} stood still {when}: {digests}", soft_wrap=True)
     console.print(f"Run folder: {folder}\nNext: recsys ui", soft_wrap=True, markup=False)
-
-
-class _Job:
-    """One run's parts while it lasts."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        identity: RunIdentity,
-        encoded: EncodedDataset,
-        spec: TowerSpec,
-        context: ProcessContext,
-        fitted: Fitted,
-        stream: BatchStream,
-    ) -> None:
-        self._config, self._identity, self._encoded, self._context = config, identity, encoded, context
-        self._spec = spec
-        self._fitted, self._stream = fitted, stream
-        self._state, self._best, self._curves = LoopState(), BestWeights(fitted.wrapped), Curves()
-        self._spool, self._contracts = "", StageContracts(fitted.stages, fitted.optimizers)
-
-    @property
-    def _wrapped(self) -> nn.Module:
-        return self._fitted.wrapped
-
-    def load_checkpoint(self) -> str:
-        """Go to the newest complete checkpoint of the run's folder; return the id of its tracked run."""
-        folder = self._identity.folder / CHECKPOINTS
-        saved = load_latest_complete(folder, self._encoded.contract, warn)
-        if saved is None:
-            raise DataError(f"{folder} holds no checkpoint to resume from. Start the run afresh without --resume.")
-        stages = self._fitted.stages
-        stages.go_to(saved.facts["stages"])  # first, since it says which optimizer state there is
-        held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
-        state = snapshot.give_back(held, self._wrapped, self._fitted.optimizers, self._stream, self._best)
-        stages.confirm()  # a checkpoint that holds another tower is found out before the first step
-        self._state = LoopState.from_document(state)
-        self._curves.restore(saved.facts["curves"])
-        spool: str = saved.facts["spool"]
-        return spool
-
-    def describe(self, tracked: TrackedRun, artifact: TowerArtifact) -> None:
-        """Attach what the run is made of."""
-        self._spool = tracked.spool_id
-        tracked.attach("config.json", json.dumps(config_document(self._config), indent=2))
-        # A study's arms would print them a dozen times; there they stand with each arm's run.
-        self._contracts.is_shown = self._identity.kind == "train" and self._context.is_first
-        self._contracts.attach(tracked)
-        tracked.attach("tower_provenance.json", json.dumps(dict(artifact.provenance), indent=2, default=str))
-        tracked.attach("contract.json", self._encoded.contract.to_json())
-
-    def train(self, tracked: TrackedRun, request: StopRequest, progress: Progress) -> float:
-        """Take the steps; return how many seconds they took."""
-        segments = self._encoded.contract.schema.segments
-        settings = loop_settings(self._config.training, self._stream.num_batches, segments)
-        stages = self._fitted.stages
-        validation = scoring_stream(self._config, self._encoded, VALIDATION, self._context)
-
-        def validate() -> dict[str, float]:
-            return validation_figures(evaluate(predict(self._wrapped, validation), segments))
-
-        began = time.perf_counter()
-        label = f"training {self._identity.name}"
-        for report in train_steps(
-            self._wrapped,
-            self._fitted.optimizers,
-            self._stream,
-            click_objective,
-            settings,
-            self._context,
-            state=self._state,
-            best=self._best,
-            validate=validate,
-            checkpoint=self._save_checkpoint,
-            should_stop=request,
-            stages=stages,
-        ):
-            progress(label, report.step, settings.max_steps)
-            self._contracts.attach(tracked)
-            tracked.log_step(report.step, step_metrics(report) | {names.STAGE: float(stages.state.stage)})
-            self._curves.add(report)
-        if self._state.ended != "asked":
-            progress(label, settings.max_steps, settings.max_steps)
-        return time.perf_counter() - began
-
-    def finish(self, tracked: TrackedRun, seconds: float, progress: Progress) -> RunResult:
-        """Prove that what was frozen stood still, measure the best weights, and write the result."""
-        proof = restore_proven(tracked, lambda: self._fitted.stages.record(self._state.step), self._best)
-        config, encoded, folder = self._config, self._encoded, self._identity.folder
-        stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
-        predictions = predict(self._wrapped, stream)
-        evaluation = evaluate(predictions, encoded.contract.schema.segments)
-        metrics, scores = test_metrics(evaluation), evaluation.flat_metrics("")
-        if config.evaluation.ranking and encoded.rows(RANKING_TEST):
-            ranking = self._rank(progress)
-            save_ranking(ranking, folder / QUERIES)
-            metrics |= ranking_metrics(ranking)
-            scores |= ranking.flat_metrics("")
-        lines = self._fitted.optimizers.contract()
-        result = RunResult(
-            name=self._identity.name,
-            spool_id=tracked.spool_id,
-            metrics=metrics,
-            scores=scores,
-            frozen_proof=proof,
-            budget_steps=loop_settings(config.training, self._stream.num_batches).max_steps,
-            steps=self._state.step,
-            best_step=self._state.best_step or 0,
-            train_seconds=seconds,
-            learning_parameters=sum(line.elements for line in lines if line.is_trainable),
-        )
-        save_predictions(predictions, folder / PREDICTIONS)
-        write_text_atomically(folder / "evaluation.json", evaluation.to_json())
-        self._curves.save(folder / CURVES)
-        progress(f"exporting {self._identity.name}", 0, 0)
-        model = export_run(folder, config, self._spec, self._wrapped, encoded)
-        self._record(tracked, result, evaluation, model)
-        write_text_atomically(folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
-        return result
-
-    def _rank(self, progress: Progress) -> RankingEvaluation:
-        stream = scoring_stream(self._config, self._encoded, RANKING_TEST, self._context, RANKING_EXTRAS)
-        segments = self._encoded.contract.schema.segments
-        scores = {"ranker": ranker_score(self._wrapped)}
-        return evaluate_ranking(scores, stream, segments, CUTOFF, progress)["ranker"]
-
-    def _record(self, tracked: TrackedRun, result: RunResult, evaluation: Evaluation, model: Path) -> None:
-        uses = dataset_uses(self._encoded, self._config.data.name, (TEST,))
-        tracked.log_model(_MODEL_NAME, model)
-        tracked.log_final(result.metrics, dataset=uses[0], model=_MODEL_NAME)
-        tracked.log_final({names.TRAIN_SECONDS: result.train_seconds})
-        tracked.attach("evaluation.json", evaluation.to_json())
-        name = self._identity.name
-        curves = self._curves.curves()
-        attach_learning_curves(tracked, {curve: {name: points} for curve, points in curves.items()})
-        attach_gradient_norms(tracked, curves)
-        attach_calibration(tracked, self._identity.name, evaluation)
-
-    def _save_checkpoint(self, state: LoopState) -> None:
-        held = snapshot.take(self._wrapped, self._fitted.optimizers, self._stream, self._best, state.to_document())
-        facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._fitted.stages.to_document()}
-        facts |= {"spool": self._spool, "curves": self._curves.curves()}
-        folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
-        if self._context.is_first:
-            save_checkpoint(folder, state.step, held.tensors, facts, self._encoded.contract, keep)

@@ -57,12 +57,12 @@ def require_nothing_half_written(folder: Path) -> None:
 
 
 MOMENTS = {
-    "between two steps": (Moment("pipelines.train:step_metrics", 7), 4),
+    "between two steps": (Moment("pipelines.job:step_metrics", 7), 4),
     "while the tensors of a checkpoint are written": (Moment("recsys.artifacts.checkpoint:_described", 4), 4),
     "before the checkpoint takes its name": (Moment("recsys.files:_replace_directory", 2), 4),
-    "during a validation": (Moment("pipelines.train:evaluate", 2), 8),
-    "during the evaluation on the test split": (Moment("pipelines.train:save_predictions"), 13),
-    "while the result is recorded": (Moment("pipelines.train:attach_calibration"), 13),
+    "during a validation": (Moment("pipelines.job:evaluate", 2), 8),
+    "during the evaluation on the test split": (Moment("pipelines.job:save_predictions"), 13),
+    "while the result is recorded": (Moment("pipelines.job:attach_calibration"), 13),
 }
 
 
@@ -98,7 +98,7 @@ def test_a_tower_whose_making_is_killed_is_made_again_from_the_start(commands: C
 
 def test_a_run_killed_before_its_first_checkpoint_says_to_start_afresh(commands: Commands, world: Path, tmp_path: Path):
     before = run_folders(world)
-    commands.run(["train", *words(world)], tmp_path / "log", Moment("pipelines.train:step_metrics", 2))
+    commands.run(["train", *words(world)], tmp_path / "log", Moment("pipelines.job:step_metrics", 2))
     (killed,) = run_folders(world) - before
     ending = commands.run(["train", "--resume", str(killed), *words(world)], tmp_path / "log")
     assert ending.code == 65
@@ -113,7 +113,7 @@ def test_sync_ends_a_killed_run_as_killed_and_loses_no_metric_and_resuming_it_do
     store = open_store(config)
     unbroken = finished_runs(store, kind="train")["run_id"][0]
     before = run_folders(world)
-    commands.run(["train", *words(world)], tmp_path / "log", Moment("pipelines.train:step_metrics", 10))
+    commands.run(["train", *words(world)], tmp_path / "log", Moment("pipelines.job:step_metrics", 10))
     (killed,) = run_folders(world) - before
     assert commands.run(["sync", *words(world)], tmp_path / "log").code == 0
     dead = unfinished_runs(store, kind="train").iloc[-1]

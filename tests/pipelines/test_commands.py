@@ -14,7 +14,7 @@ import pytest
 from pipelines.cli import COMMANDS, main
 from pipelines.compose import compose_config
 from pipelines.prepare import run as prepare
-from pipelines.train import CHECKPOINTS, RESULT
+from pipelines.run_folder import CHECKPOINTS, RESULT
 from recsys.datasets.decode import raw_rows
 from recsys.progress import silent
 from tests.pipelines.conftest import runs_folder, small_overrides

@@ -8,7 +8,7 @@ import pytest
 from pipelines import fitting
 from pipelines.cli import main
 from pipelines.compose import compose_config
-from pipelines.train import RESULT
+from pipelines.run_folder import RESULT
 from recsys.errors import UsageError
 from recsys.training.cache import TowerCache
 from tests.pipelines.conftest import runs_folder

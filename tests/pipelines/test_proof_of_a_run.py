@@ -11,7 +11,7 @@ import pipelines.console
 from pipelines.cli import main
 from pipelines.compose import compose_config
 from pipelines.recording import open_store
-from pipelines.train import CHECKPOINTS
+from pipelines.run_folder import CHECKPOINTS
 from recsys.monitoring.frozen_proof import FrozenProof
 from recsys.training.optimizer import RankerOptimizers
 from recsys.training.snapshot import BestWeights

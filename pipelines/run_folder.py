@@ -1,0 +1,79 @@
+"""What a run is called, where it keeps what it leaves behind, and how that is read back."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recsys.config import RunConfig, config_from
+from recsys.errors import DataError
+from recsys.tracking import names
+
+CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
+PREDICTIONS, QUERIES, CURVES = "predictions", "queries", "curves.json"
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run is called and which study it belongs to.
+
+    Attributes:
+        folder: where it keeps its checkpoints, predictions and result.
+        arm: what runs that differ in their seed alone share; runs are grouped by it.
+        ablation_id: empty for a run outside of a study.
+        colour: "#rrggbb" of its lines on the chart page; empty for MLflow's choice.
+    """
+
+    folder: Path
+    name: str
+    arm: str
+    kind: str
+    ablation_id: str = ""
+    colour: str = ""
+
+    def tags(self) -> dict[str, str]:
+        """The run's tags in the tracking store."""
+        tags = {names.TAG_KIND: self.kind, names.TAG_ARM: self.arm}
+        tags |= {names.TAG_ABLATION_ID: self.ablation_id} if self.ablation_id else {}
+        return tags | ({names.TAG_COLOUR: self.colour} if self.colour else {})
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run left behind, as `result.json` keeps it.
+
+    Attributes:
+        metrics: final scores under their tracked names.
+        scores: every final score as "<metric>/<segment>", "all" being every row.
+        frozen_proof: per frozen part, that it stood still; {} where nothing was frozen.
+        learning_parameters: numbers that some optimizer steps, tables included.
+    """
+
+    name: str
+    spool_id: str
+    metrics: dict[str, float]
+    scores: dict[str, float]
+    frozen_proof: dict[str, Any]
+    budget_steps: int
+    steps: int
+    best_step: int
+    train_seconds: float
+    learning_parameters: int
+
+
+def load_result(folder: Path) -> RunResult | None:
+    """Return the result of the run that finished in `folder`; None where none has."""
+    path = folder / RESULT
+    return RunResult(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def load_config(folder: Path) -> RunConfig:
+    """Return the configuration of the run that was started in `folder`.
+
+    Raises:
+        DataError: there is no run.
+    """
+    try:
+        return config_from(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder} holds no run ({error}). Expected a folder that `recsys train` printed.") from error
