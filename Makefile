@@ -37,7 +37,8 @@ lint: $(READY) ## ruff and mypy over everything
 	$(BIN)/mypy
 
 bench: $(READY) ## speed, as ratios against a limit and against peers
-	@$(BIN)/python -m pytest tests/benchmarks
+	@$(BIN)/python tests/benchmarks/streaming.py
+	$(BIN)/python tests/benchmarks/gradients.py
 
 lock: ## resolve the versions anew and write both lock files
 	@$(PYTHON) requirements/lock.py

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from recsys.errors import RecsysError
+from recsys.errors import RecsysError, UsageError
 
 _OVERRIDES_HELP = "configuration overrides: a group's choice (data=online_retail) or a value (training.epochs=2)"
 
@@ -157,6 +157,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from pipelines.compose import compose_config
     from recsys.config import config_document
 
+    _require_one_process()
     config = compose_config(arguments.overrides)
     if arguments.dry_run:
         print(json.dumps(config_document(config), indent=2))
@@ -167,6 +168,18 @@ def _run(arguments: argparse.Namespace) -> int:
     module = importlib.import_module(f"pipelines.{arguments.command}")
     result: int | None = module.main(config, arguments)
     return result or 0
+
+
+def _require_one_process() -> None:
+    """Refuse torchrun: the library trains in several processes, the commands do not divide their other work yet.
+
+    Every process would prepare the same data and record a run of its own.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: the commands run in one process so far. Start this one without "
+            "torchrun; `recsys.sharding` and `recsys.training` are what a script of your own can run on several."
+        )
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -115,6 +115,14 @@ def test_an_output_that_cannot_be_written_ends_with_73_before_any_work(
     assert not (tmp_path / "raw").exists()
 
 
+def test_several_processes_are_refused_before_each_does_the_same_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train"]) == 2
+    assert "WORLD_SIZE is 2" in capsys.readouterr().err
+
+
 def test_a_run_that_is_not_there_ends_with_65(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", "--run", str(tmp_path)]) == 65
     assert str(tmp_path) in capsys.readouterr().err
