@@ -26,7 +26,7 @@ demo: $(READY) ## simulate, prepare, pre-train, ablate, compare: the whole metho
 	@$(BIN)/recsys demo
 
 test: $(READY) ## run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2
 
 ui: $(READY) ## serve MLflow on loopback over the runs that stand, and print the address
 	@$(BIN)/recsys ui

@@ -32,7 +32,7 @@ _EXPERIMENT_TAGS = {
     "mlflow.experiment.primaryMetric.name": names.auc(names.TEST),
     names.TAG_NOTE: (
         "Arms of one study share the tag `ablation_id`; the study's own run carries the verdict and the report. The "
-        "menu *Views* has a prepared chart page per study.\n\n"
+        "menu Views has a prepared chart page per study.\n\n"
         "`valid_auc`: by step, overall and per user segment. `test_auc`, `test`, `ranking`: final scores. "
         "`grad_norm`: L2 norm of each part's gradient before clipping, 0 where the part is frozen; `grad_norm_tables` "
         "and `grad_norm_dense` are its halves, `grad_norm_expert` that of each segment's own layers. `segment_share`: "
