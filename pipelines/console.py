@@ -36,15 +36,17 @@ class _Bars:
         self._open: str | None = None
 
     def __call__(self, label: str, done: int, total: int) -> None:
-        if label not in self._tasks:
+        if self._open not in (None, label):
             self._end_open_stage()
+        if label not in self._tasks:
             self._tasks[label] = self._bars.add_task(label, total=total or None)
             self._hide_oldest()
-        self._open = None if total else label
+        if not total:
+            self._open = label
         self._bars.update(self._tasks[label], completed=done, total=total or None)
 
     def _end_open_stage(self) -> None:
-        # A stage of unknown length says no end; the next stage's beginning is its end.
+        # A stage of unknown length says no end; word of any other stage is its end.
         if self._open is not None:
             self._bars.update(self._tasks[self._open], completed=1, total=1)
             self._open = None

@@ -95,14 +95,16 @@ class SimulatorSource:
                 f"{list(schema.segments)}. Simulate again with the schema's segments, or declare those of the rows."
             )
         files = self._day_files(world, schema)
-        progress("reading simulated rows", 0, len(files))
         table = connection.read_parquet([str(path) for path in files])
         day = table["time"].date()
         split = ibis.cases(
             *((day == world.date_of_day(number), world.split_of_day(number)) for number in range(world.days))
         )
         rows = table.mutate(day=day, split=split, user_key=table["user_id"])
-        described = {path.name: sha256_of_file(path) for path in files}
+        described = {}
+        for number, path in enumerate(files, start=1):
+            described[path.name] = sha256_of_file(path)
+            progress("checking simulated rows", number, len(files))
         return SourceRows(
             rows=rows,
             extras=("user_key", "true_probability"),
