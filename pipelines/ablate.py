@@ -12,14 +12,15 @@ from pipelines.compose import compose_config
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, dataset_uses, scoring_stream, started
 from pipelines.job import RANKING_EXTRAS
-from pipelines.recording import CUTOFF, Curves, attach_learning_curves, open_store, run_params
+from pipelines.recording import CUTOFF, Curves, open_store, run_params
 from pipelines.run_folder import CURVES, RunIdentity, load_result
-from pipelines.study import FinishedArm, auc_intervals, mean_curves, measure, write_json
+from pipelines.study import FinishedArm, auc_intervals, measure, write_json
+from pipelines.study_report import Origin, gather
 from recsys.ablation.arms import Arm, contrasts, expand_grid, study_id
 from recsys.ablation.comparison import Comparison, Rules, compare
-from recsys.ablation.figures import forest_plot
-from recsys.ablation.report import ArmResult, arms_table, markdown_report, mean_costs
+from recsys.ablation.report import study_report
 from recsys.ablation.resampling import ALL, MeasuredArm
+from recsys.ablation.tables import ArmResult, arms_table, mean_costs
 from recsys.ablation.verdict import verdict_paragraph
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
@@ -38,6 +39,7 @@ DECISIVE = "auc"
 SHOWN = ("auc", "log_loss", "grouped_auc", "recall_20", "ndcg_20", "recall_20_new", "ndcg_20_new")
 _SHORT = {"frozen_tower": "frozen", "end_to_end": "end-to-end", "parallel_conditional": "parallel+conditional"}
 _LEVEL = 0.05
+_DOTS_PER_INCH = 150
 # What may differ between two starts of the same study without making it another one.
 _NOT_OF_THE_STUDY = ("runtime", "tracking", "daily")
 
@@ -89,7 +91,7 @@ def run(overrides: Sequence[str], progress: Progress) -> Study:
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
     baselines = _baselines(config, encoded, progress)
     study = Study(identity, folder, tuple(finished), tuple(baselines), comparisons, rules, verdict)
-    _record(config, encoded, study, measured, held_equal)
+    _record(config, encoded, study, measured, held_equal, overrides)
     return study
 
 
@@ -105,7 +107,7 @@ def show(study: Study) -> None:
         title = f"{contrast.first_value} minus {contrast.second_value}, AUC{f' ({held})' if held else ''}"
         show_table(title, ("segment", "users", "difference", "95 % interval", "verdict"), _difference_rows(comparison))
     console.print(f"\n[bold]Verdict.[/bold] {study.verdict}\n")
-    console.print(f"Report: {study.folder / 'report.md'}", soft_wrap=True)
+    console.print(f"Report: {study.folder / 'report.html'}", soft_wrap=True)
 
 
 def _difference_rows(comparison: Comparison) -> list[tuple[str, ...]]:
@@ -206,26 +208,33 @@ def _record(
     study: Study,
     measured: Sequence[MeasuredArm],
     held_equal: Sequence[str],
+    typed: Sequence[str],
 ) -> None:
     """Write the report beside the arms and attach everything to a run of the study's own."""
     title = f"{config.ablation.name} on {config.data.name}"
-    report = markdown_report(title, study.comparisons, study.results, SHOWN, study.rules, held_equal)
-    write_text_atomically(study.folder / "report.md", report)
+    intervals = auc_intervals(measured, (ALL, *encoded.contract.schema.segments))
+    origin = Origin(encoded, code_version_of(recsys), typed, config.ablation.seeds)
+    evidence = gather(study.arms, intervals, held_equal, origin)
+    report = study_report(title, study.comparisons, study.results, SHOWN, study.rules, evidence)
+    markdown = report.to_markdown()
     comparisons = [comparison.to_document() for comparison in study.comparisons]
     tags = {
         names.TAG_KIND: "study",
         names.TAG_ABLATION_ID: study.id,
         names.TAG_VERDICT: study.verdict,
-        names.TAG_NOTE: report,
+        names.TAG_NOTE: markdown,
     }
     uses = dataset_uses(encoded, config.data.name, ("train", "validation", "test"))
     with start_run(open_store(config), f"study/{study.id}", run_params(config, "study"), tags, uses) as tracked:
-        tracked.attach("report.md", report)
+        for picture in report.pictures:
+            place = study.folder / picture.file
+            place.parent.mkdir(exist_ok=True)
+            picture.figure.savefig(place, dpi=_DOTS_PER_INCH, bbox_inches="tight")
+            tracked.attach(picture.file, place)
+        for name, text in (("report.md", markdown), ("report.html", report.to_html())):
+            write_text_atomically(study.folder / name, text)
+            tracked.attach(name, text)
         tracked.attach("comparisons.json", write_json(study.folder / "comparisons.json", comparisons))
         tracked.attach("arms.json", json.dumps([each.result.name for each in study.arms]))
-        tracked.attach("plots/forest.png", forest_plot(study.comparisons, DECISIVE, study.rules))
-        segments = (ALL, *encoded.contract.schema.segments)
-        tracked.attach(names.AUC_BY_SEGMENT_FILE, figures.auc_by_segment(auc_intervals(measured, segments)))
-        attach_learning_curves(tracked, mean_curves(study.arms))
         for view in study_views(study.id, _charted(study)):
             tracked.save_chart_view(view)

@@ -1,21 +1,19 @@
 """A study's arms on disk: what each left behind, read back in the form that comparisons take."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from pipelines.recording import Curves
-from pipelines.run_folder import CURVES, PREDICTIONS, QUERIES, RunResult
+from pipelines.run_folder import PREDICTIONS, QUERIES, RunResult
 from recsys.ablation.arms import Arm
-from recsys.ablation.report import ArmResult
 from recsys.ablation.resampling import ArmPredictions, MeasuredArm, QueryValues, UserResamples, measure_arm
+from recsys.ablation.tables import ArmResult
 from recsys.evaluation.predictions import load_predictions
 from recsys.evaluation.ranking import load_ranking
 from recsys.progress import Progress
-from recsys.tracking.figures import Curve
 
 
 @dataclass(frozen=True)
@@ -81,23 +79,6 @@ def auc_intervals(
                 low, high = np.quantile(values[1:], (0.025, 0.975))
                 found.setdefault(condition, {})[segment] = (float(values[0]), float(low), float(high))
     return found
-
-
-def mean_curves(finished: Sequence[FinishedArm]) -> dict[str, dict[str, Curve]]:
-    """Curve name -> condition -> the mean over seeds at the steps that all of them reported."""
-    curves: dict[str, dict[str, Curve]] = {}
-    for condition in dict.fromkeys(each.arm.condition for each in finished):
-        folders = [each.folder for each in finished if each.arm.condition == condition]
-        loaded = [Curves.load(folder / CURVES) for folder in folders]
-        for name in loaded[0]:
-            curves.setdefault(name, {})[condition] = _mean([one[name] for one in loaded if name in one])
-    return curves
-
-
-def _mean(curves: Sequence[Curve]) -> Curve:
-    points: list[Mapping[float, float]] = [dict(zip(*curve, strict=True)) for curve in curves]
-    shared = [step for step in points[0] if all(step in one for one in points)]
-    return shared, [float(np.mean([one[step] for one in points])) for step in shared]
 
 
 def write_json(path: Path, document: object) -> str:

@@ -1,139 +1,120 @@
-"""A study's tables, as plain rows for any printer and as Markdown."""
+"""A study's report: the verdict first, then what bears it out, then how to do it again."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-
-from recsys.ablation.comparison import Comparison, Rules
-from recsys.ablation.resampling import ALL
-from recsys.ablation.verdict import METRIC_WORDS, Costs, verdict_paragraph
-
-
-@dataclass(frozen=True)
-class Table:
-    """A heading, column names, and rows of as many texts."""
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-    def to_markdown(self) -> str:
-        """A Markdown table; its first column is aligned left, the others right.
-
-        >>> print(Table("Arms", ("arm", "AUC"), (("frozen", "0.71"),)).to_markdown())
-        | arm | AUC |
-        |:---|---:|
-        | frozen | 0.71 |
-        """
-        rule = "|:---|" + "---:|" * (len(self.header) - 1)
-        lines = [
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (self.header, *self.rows)
-        ]
-        return "\n".join([lines[0], rule, *lines[1:]])
+from recsys.ablation.comparison import Comparison, Rules, Verdict
+from recsys.ablation.curve_figures import SeedCurves, gradient_norms, learning_curves
+from recsys.ablation.figures import COLOURS, forest_plot
+from recsys.ablation.page import Block, Code, Finding, Picture, Points, Report, Section, Table
+from recsys.ablation.tables import ArmResult, arms_table, costs_table, differences_table, mean_costs
+from recsys.ablation.verdict import METRIC_WORDS, verdict_paragraph
+from recsys.tracking import names
+from recsys.tracking.figures import auc_by_segment, calibration
 
 
 @dataclass(frozen=True)
-class ArmResult:
-    """Figures of one finished arm, or of a baseline under its own name as condition.
+class Evidence:
+    """What a finished study left behind beside its comparisons and results.
 
     Attributes:
-        metrics: flat names as "auc/all", without a prefix.
-        costs: "seconds_per_step", "trained_parameters", ...
+        curves: title of a panel -> condition -> a curve a seed.
+        norms: part of the ranker -> condition -> a curve a seed.
+        calibration: condition -> (predicted, observed, weight) a bin.
+        auc_by_segment: condition -> segment -> (AUC, low, high).
+        held_equal: sentences on what the arms share, as checked by whoever ran them.
+        reproduce: the commands that make the study again.
+        facts: what it was made of: (name, value) each.
     """
 
-    condition: str
-    seed: int
-    metrics: Mapping[str, float]
-    costs: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, SeedCurves]
+    norms: Mapping[str, SeedCurves]
+    calibration: Mapping[str, Sequence[tuple[float, float, float]]]
+    auc_by_segment: Mapping[str, Mapping[str, tuple[float, float, float]]]
+    held_equal: Sequence[str]
+    reproduce: str
+    facts: Sequence[tuple[str, str]]
 
 
-def arms_table(results: Sequence[ArmResult], metrics: Sequence[str], segment: str = ALL) -> Table:
-    """Mean and standard deviation over seeds of each metric, a row per condition in the order of their first arm.
-
-    A metric that no arm has is left out; one that a condition lacks is a dash.
-    """
-    by_condition = _by_condition(results)
-    names = [name for name in metrics if any(f"{name}/{segment}" in result.metrics for result in results)]
-    costs = list(dict.fromkeys(name for result in results for name in result.costs))
-    rows = []
-    for condition, arms in by_condition.items():
-        figures = [_mean_and_deviation([arm.metrics.get(f"{name}/{segment}") for arm in arms]) for name in names]
-        paid = [_cost([arm.costs.get(name) for arm in arms]) for name in costs]
-        rows.append((condition, str(len(arms)), *figures, *paid))
-    words = [METRIC_WORDS.get(name, name.replace("_", " ")) for name in names]
-    header = ("arm", "seeds", *words, *(name.replace("_", " ") for name in costs))
-    scope = "" if segment == ALL else f", {segment} users"
-    return Table(f"Arms: mean ± standard deviation over seeds{scope}", header, tuple(rows))
-
-
-def differences_table(comparisons: Sequence[Comparison], metric: str, rules: Rules) -> Table:
-    """Every contrast's paired differences in one metric, overall and per segment, with interval and verdict."""
-    word = METRIC_WORDS.get(metric, metric.replace("_", " "))
-    basis = ("first - second", "segment", "rows", "users", "seeds", f"{word} first", f"{word} second")
-    header = (*basis, "difference", f"{1 - rules.level:.0%} interval", "p (Holm)", "verdict")
-    rows = [
-        (
-            f"{comparison.contrast.first} - {comparison.contrast.second}",
-            entry.segment,
-            f"{entry.rows:,}",
-            f"{entry.users:,}",
-            str(entry.seeds),
-            f"{entry.first_mean:.4f}",
-            f"{entry.second_mean:.4f}",
-            f"{entry.difference:+.4f}",
-            "-" if entry.low is None or entry.high is None else f"{entry.low:+.4f} to {entry.high:+.4f}",
-            "-" if entry.p_value is None else _p_value(entry.p_value),
-            str(entry.verdict),
-        )
-        for comparison in comparisons
-        for entry in comparison.differences
-        if entry.metric == metric
-    ]
-    return Table(f"Paired differences in {word}", header, tuple(rows))
-
-
-def markdown_report(
+def study_report(
     title: str,
     comparisons: Sequence[Comparison],
     results: Sequence[ArmResult],
     metrics: Sequence[str],
     rules: Rules,
-    held_equal: Sequence[str],
-) -> str:
-    """The whole report: verdict first, then arms, differences, and what was held equal.
+    evidence: Evidence,
+) -> Report:
+    """The whole report: verdict first, then the differences, how the arms learned, what they cost, how to do it again.
 
     Args:
         metrics: the columns of the arms' table; the first one decides. Those that were compared get a table each.
-        held_equal: sentences on what the arms share, as checked by whoever ran them.
     """
     compared = dict.fromkeys(entry.metric for comparison in comparisons for entry in comparison.differences)
-    tables = [arms_table(results, metrics)]
-    tables += [differences_table(comparisons, metric, rules) for metric in metrics if metric in compared]
-    parts = [f"# {title}", verdict_paragraph(comparisons, metrics[0], rules, mean_costs(results))]
-    parts += [f"## {table.title}\n\n{table.to_markdown()}" for table in tables if table.rows]
-    parts.append(_how_to_read(rules))
-    if held_equal:
-        parts.append("## What was held equal\n\n" + "\n".join(f"- {sentence}" for sentence in held_equal))
-    return "\n\n".join(parts) + "\n"
+    tables = [differences_table(comparisons, metric, rules) for metric in metrics if metric in compared]
+    sections = [
+        _differences_section(comparisons, metrics[0], rules, tables[:1]),
+        _arms_section(results, metrics, evidence),
+        _learning_section(evidence),
+        _calibration_section(evidence),
+        Section("What it costs", tuple(table for table in [costs_table(results)] if table.rows)),
+        Section("What was held equal", (Points(tuple(evidence.held_equal)),) if evidence.held_equal else ()),
+        Section("The other metrics", tuple(table for table in tables[1:] if table.rows), is_folded=True),
+        Section("Do it again", (Code(evidence.reproduce), Table("Made of", ("what", "value"), tuple(evidence.facts)))),
+    ]
+    verdict = verdict_paragraph(comparisons, metrics[0], rules, mean_costs(results))
+    findings = tuple(_finding(comparison, metrics[0], rules) for comparison in comparisons)
+    return Report(title, verdict, findings, tuple(section for section in sections if section.blocks))
 
 
-def mean_costs(results: Sequence[ArmResult]) -> Costs:
-    """Condition -> each cost's mean over its arms that have it."""
-    return {
-        condition: {
-            name: float(np.mean([arm.costs[name] for arm in arms if name in arm.costs]))
-            for name in dict.fromkeys(name for arm in arms for name in arm.costs)
-        }
-        for condition, arms in _by_condition(results).items()
-    }
+def _finding(comparison: Comparison, metric: str, rules: Rules) -> Finding:
+    contrast, overall = comparison.contrast, comparison.find(metric)
+    question = f"{contrast.first} against {contrast.second}".replace("_", " ")
+    if overall is None:
+        return Finding(question, "nothing can be said", f"{_word(metric)} is undefined", COLOURS[Verdict.OPEN])
+    interval = "no interval" if overall.low is None else f"{overall.low:+.4f} to {overall.high:+.4f}"
+    detail = f"{overall.difference:+.4f} {_word(metric)}, {1 - rules.level:.0%} interval {interval}"
+    return Finding(question, str(overall.verdict), detail, COLOURS[overall.verdict])
+
+
+def _differences_section(
+    comparisons: Sequence[Comparison], metric: str, rules: Rules, tables: Sequence[Table]
+) -> Section:
+    caption = (
+        f"Paired differences in {_word(metric)}, overall and by user segment, with {1 - rules.level:.0%} intervals."
+    )
+    forest = Picture("plots/forest.png", caption, forest_plot(comparisons, metric, rules))
+    return Section("Differences by user segment", (forest, *tables, _how_to_read(rules)))
+
+
+def _arms_section(results: Sequence[ArmResult], metrics: Sequence[str], evidence: Evidence) -> Section:
+    blocks: list[Block] = [arms_table(results, metrics)]
+    if evidence.auc_by_segment:
+        caption = "AUC of every arm by user segment; whiskers are 95 % intervals of the mean over seeds."
+        blocks.append(Picture(names.AUC_BY_SEGMENT_FILE, caption, auc_by_segment(evidence.auc_by_segment)))
+    return Section("The arms", tuple(blocks))
+
+
+def _learning_section(evidence: Evidence) -> Section:
+    band = "Lines are means over seeds, bands reach from the lowest seed to the highest."
+    blocks: list[Block] = []
+    if evidence.curves:
+        blocks.append(Picture(names.LEARNING_CURVES_FILE, band, learning_curves(evidence.curves)))
+    if evidence.norms:
+        caption = f"L2 norm of each part's gradient before clipping; 0 is a part that stands still. {band}"
+        blocks.append(Picture(names.GRADIENT_NORMS_FILE, caption, gradient_norms(evidence.norms)))
+    return Section("How the arms learned", tuple(blocks))
+
+
+def _calibration_section(evidence: Evidence) -> Section:
+    if not evidence.calibration:
+        return Section("Calibration", ())
+    caption = "Predicted against observed on the test rows, all seeds of an arm together; larger marks hold more rows."
+    return Section("Calibration", (Picture(names.CALIBRATION_FILE, caption, calibration(evidence.calibration)),))
 
 
 def _how_to_read(rules: Rules) -> str:
     margins = ", ".join(f"{value:g} {METRIC_WORDS.get(name, name)}" for name, value in rules.margins.items())
     return (
-        "## How to read the differences\n\n"
         f"First minus second, paired by seed. The {1 - rules.level:.0%} interval covers both sources of chance: other "
         "seeds (Student's t, which is wide for few seeds) and other test users (users resampled whole). P-values of "
         "segments are corrected for their number (Holm). *Equivalent*: the whole interval lies within the margin "
@@ -142,25 +123,5 @@ def _how_to_read(rules: Rules) -> str:
     )
 
 
-def _by_condition(results: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
-    conditions = dict.fromkeys(result.condition for result in results)
-    return {name: [result for result in results if result.condition == name] for name in conditions}
-
-
-def _mean_and_deviation(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    return f"{np.mean(known):.4f}" + (f" ± {np.std(known, ddof=1):.4f}" if len(known) > 1 else "")
-
-
-def _cost(values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    mean = float(np.mean(known))
-    return f"{mean:,.0f}" if abs(mean) >= 1000 or mean == math.floor(mean) else f"{mean:.4g}"
-
-
-def _p_value(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+def _word(metric: str) -> str:
+    return METRIC_WORDS.get(metric, metric.replace("_", " "))

@@ -22,7 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _LINES = ("-", "--", "-.", ":")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _GREY = "#6b7280"
-_STYLE = {
+STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -53,7 +53,7 @@ def learning_curves(
             marked, and its value told where at most two labels leave room for it.
     """
     labels = list(dict.fromkeys([*train_loss, *valid_log_loss, *valid_auc]))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(12, 4.0 if len(labels) > 1 else 3.6), layout="constrained")
         panels = figure.subplots(1, 3)
         titles = ("Training loss", "Validation log loss", "Validation AUC")
@@ -65,11 +65,11 @@ def learning_curves(
                 _draw_curve(axes, labels.index(label), label, steps, values)
                 if best is not None and len(values):
                     _mark_best(axes, labels.index(label), steps, values, int(best(values)), tell=len(labels) <= 2)
-            _finish_by_step(axes, title)
+            finish_by_step(axes, title)
             if not curves:
                 _say_nothing_to_show(axes)
         if len(labels) > 1:
-            _legend_below(figure, panels[0] if train_loss else panels[1])
+            legend_below(figure, panels[0] if train_loss else panels[1])
     return figure
 
 
@@ -82,7 +82,7 @@ def gradient_norms(norms: Mapping[str, Curve]) -> Figure:
     positive = [value for _, values in norms.values() for value in values if value > 0]
     # Below the smallest decade seen, the axis is linear down to 0: a frozen tower is a line at the bottom, not a gap.
     threshold = 10.0 ** math.floor(math.log10(min(positive))) if positive else 1.0
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 4.2), layout="constrained")
         axes = figure.subplots()
         axes.set_yscale("symlog", linthresh=threshold, linscale=0.4)
@@ -94,7 +94,7 @@ def gradient_norms(norms: Mapping[str, Curve]) -> Figure:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylabel("L2 norm before clipping")
-        _finish_by_step(axes, "Gradient norm by part of the ranker")
+        finish_by_step(axes, "Gradient norm by part of the ranker")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -105,7 +105,7 @@ def calibration(bins: Mapping[str, Sequence[tuple[float, float, float]]]) -> Fig
     Args:
         bins: label -> (predicted, observed, weight) a bin, as `evaluation.reliability` makes them.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 5.2 + 0.22 * len(bins)), layout="constrained")
         axes = figure.subplots()
         reach = max([0.02, *(max(p, y) for rows in bins.values() for p, y, _ in rows)]) * 1.06
@@ -130,7 +130,7 @@ def calibration(bins: Mapping[str, Sequence[tuple[float, float, float]]]) -> Fig
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6))
             axis.set_major_formatter(PercentFormatter(1.0))
-        _legend_below(figure, axes, columns=2)
+        legend_below(figure, axes, columns=2)
     return figure
 
 
@@ -143,7 +143,7 @@ def auc_by_segment(scores: Mapping[str, Mapping[str, tuple[float, float, float]]
     """
     segments = list(dict.fromkeys(segment for by_segment in scores.values() for segment in by_segment))
     height = 0.8 / max(len(scores), 1)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         rows = len(segments) * max(len(scores), 1)
         figure = Figure(figsize=(8, 1.6 + 0.26 * rows + 0.25 * len(segments)), layout="constrained")
         axes = figure.subplots()
@@ -166,7 +166,7 @@ def auc_by_segment(scores: Mapping[str, Mapping[str, tuple[float, float, float]]
         axes.set_xlabel("AUC (0.5 is chance; whiskers: 95 % interval)")
         axes.set_title("AUC by user segment")
         if len(scores) > 1:
-            _legend_below(figure, axes, columns=2)
+            legend_below(figure, axes, columns=2)
     return figure
 
 
@@ -187,10 +187,10 @@ def _draw_curve(
         axes.plot(steps, values, label=label, marker=".", markersize=5, **style)
         return
     axes.plot(steps, values, color=_colour(index), linewidth=0.7, alpha=0.3)
-    axes.plot(steps, _running_mean(np.asarray(values, dtype=np.float64)), label=label, **style)
+    axes.plot(steps, running_mean(np.asarray(values, dtype=np.float64)), label=label, **style)
 
 
-def _running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Centred, over a window that shrinks at both ends, so that the first and last value are not bent."""
     half = max(1, round(len(values) * _SMOOTHING_SHARE / 2))
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -217,7 +217,8 @@ def _mark_best(axes: Axes, index: int, steps: Sequence[float], values: Sequence[
         )
 
 
-def _finish_by_step(axes: Axes, title: str) -> None:
+def finish_by_step(axes: Axes, title: str) -> None:
+    """Give axes their title, and a horizontal axis of whole steps."""
     axes.set_title(title)
     axes.set_xlabel("Step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -228,7 +229,8 @@ def _say_nothing_to_show(axes: Axes) -> None:
     axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=_GREY)
 
 
-def _legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
+def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
+    """Put the legend of one panel under the whole figure."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, max(len(labels), 1)))
 

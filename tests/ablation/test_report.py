@@ -1,9 +1,15 @@
 """What the report promises: every figure of a study in tables that read the same in a terminal and in Markdown."""
 
+import math
+import re
+
 import pytest
 
 from recsys.ablation.comparison import Verdict
-from recsys.ablation.report import ArmResult, Table, arms_table, differences_table, markdown_report, mean_costs
+from recsys.ablation.curve_figures import together
+from recsys.ablation.page import Report, Table
+from recsys.ablation.report import Evidence, study_report
+from recsys.ablation.tables import ArmResult, arms_table, costs_table, differences_table, mean_costs
 from tests.ablation.studies_by_hand import RULES, comparison, difference
 
 RESULTS = [
@@ -16,12 +22,18 @@ RESULTS = [
 
 def test_the_arms_table_gives_mean_and_deviation_over_seeds_and_a_dash_for_what_is_missing():
     table = arms_table(RESULTS, ["auc", "ndcg_20", "recall_20"])
-    assert table.header == ("arm", "seeds", "AUC", "ndcg 20", "seconds per step", "trained parameters")
+    assert table.header == ("arm", "seeds", "AUC", "ndcg 20")
     assert table.rows == (
-        ("frozen", "2", "0.7100 ± 0.0141", "-", "0.013", "1,000,000"),
-        ("end_to_end", "1", "0.6800", "0.2500", "-", "-"),
-        ("popular, 14 days", "1", "-", "0.0981", "-", "-"),
+        ("frozen", "2", "0.7100 ± 0.0141", "-"),
+        ("end_to_end", "1", "0.6800", "0.2500"),
+        ("popular, 14 days", "1", "-", "0.0981"),
     )
+
+
+def test_the_costs_table_leaves_out_what_cost_nothing():
+    table = costs_table(RESULTS)
+    assert table.header == ("arm", "seconds per step", "trained parameters")
+    assert table.rows == (("frozen", "0.013", "1,000,000"),)
 
 
 def test_the_arms_table_of_a_segment_says_whose_it_is():
@@ -51,13 +63,71 @@ def test_costs_are_means_over_the_arms_that_have_them():
     assert mean_costs(RESULTS)["end_to_end"] == {}
 
 
-def test_the_report_puts_the_verdict_first_and_says_what_was_held_equal():
+CURVE = ([0, 10, 20], [0.7, 0.6, 0.5])
+EVIDENCE = Evidence(
+    curves={"Training loss": {"frozen": [CURVE, ([0, 10], [0.8, 0.7])], "end_to_end": [CURVE]}},
+    norms={"embedding_tower": {"frozen": [([0, 10], [0.0, 0.0])], "end_to_end": [CURVE]}},
+    calibration={"frozen": [(0.1, 0.12, 50.0), (0.4, 0.38, 50.0)]},
+    auc_by_segment={"frozen": {"all": (0.7, 0.69, 0.71)}},
+    held_equal=["same seeds: 0, 1"],
+    reproduce="recsys ablate experiment=<mine>",
+    facts=[("code", "1a2b")],
+)
+
+
+def written() -> Report:
+    """A study whose answer is that freezing is better, as a report."""
     study = comparison(difference(Verdict.BETTER, 0.001, 0.007))
-    text = markdown_report("Frozen or fine-tuned?", [study], RESULTS, ["auc", "ndcg_20"], RULES, ["same seeds: 0, 1"])
+    return study_report("Frozen or fine-tuned?", [study], RESULTS, ["auc", "ndcg_20"], RULES, EVIDENCE)
+
+
+def test_the_report_puts_the_verdict_first_then_what_bears_it_out_then_how_to_do_it_again():
+    text = written().to_markdown()
     places = [
         text.index(words)
-        for words in ("# Frozen or fine-tuned?", "freeze the tower", "## Arms", "## Paired", "same seeds: 0, 1")
+        for words in (
+            "# Frozen or fine-tuned?",
+            "freeze the tower",
+            "**better** (+0.0040 AUC, 95% interval +0.0010 to +0.0070)",
+            "](plots/forest.png)",
+            "### Paired differences in AUC",
+            "## The arms",
+            "](plots/learning_curves.png)",
+            "](plots/gradient_norms.png)",
+            "](plots/calibration.png)",
+            "## What it costs",
+            "same seeds: 0, 1",
+            "recsys ablate experiment=<mine>",
+            "| code | 1a2b |",
+        )
     ]
     assert places == sorted(places)
     assert "the margin (0.002 AUC)" in text
     assert "Paired differences in ndcg" not in text
+
+
+def test_the_html_page_says_the_same_and_loads_nothing():
+    report = written()
+    page = report.to_html()
+    # Pictures are inside of it, and neither a style, a script nor a font comes from anywhere else.
+    assert page.count("data:image/svg+xml;base64,") == len(report.pictures) == 5
+    assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
+    for words in ("freeze the tower", "+0.0010 to +0.0070", "same seeds: 0, 1", "<td>1a2b</td>"):
+        assert words in page
+
+
+def test_what_a_user_typed_is_shown_on_the_page_and_never_run():
+    assert "recsys ablate experiment=&lt;mine&gt;" in written().to_html()
+    assert "<mine>" not in written().to_html()
+
+
+def test_the_page_is_the_same_text_every_time_it_is_made():
+    assert written().to_html() == written().to_html()
+
+
+def test_arms_that_stopped_early_still_have_a_band_where_the_others_go_on():
+    steps, values = together([CURVE, ([0, 10], [0.8, 0.7])])
+    assert list(steps) == [0, 10, 20]
+    assert values[0].tolist() == [0.7, 0.6, 0.5]
+    assert values[1][:2].tolist() == [0.8, 0.7]
+    assert math.isnan(values[1][2])
