@@ -1,0 +1,204 @@
+"""Were two arms compared like with like? What they shared, by evidence that each run recorded of itself.
+
+A difference between two arms of one seed is that of the key in which they differ only if all else was equal: the
+weights that both start from, the rows and their order, the number of steps. Every run keeps digests of these. Here they
+are laid side by side, seed by seed. What must be equal and is not makes the comparison void; what may differ is named
+with its reason.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+from recsys.errors import TrainingError
+
+# Part of the ranker -> the groups of the configuration that its first weights follow from, beside the seed.
+_FOLLOWS_FROM = {
+    "embedding_tower": ("tower",),
+    "interaction_network": ("network", "composition", "tower"),
+    "composition": ("composition", "network", "tower"),
+    "head": ("composition", "network", "tower"),
+}
+# The one module that a training mode adds; it is drawn last and changes no other weight.
+_ADAPTER = "composition.tower_adapter."
+_NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run keeps of its start and its way.
+
+    Attributes:
+        weights: every tensor of the ranker before the first step, by name: its shape and a digest of its bits.
+        rows: a fingerprint of which rows are read in which order: files, seed, shuffle, batch size.
+        first_batches: a digest of each of the first batches as the ranker got them.
+        budget_steps: the steps that it was given.
+        steps, rows_seen: those that it took.
+        ended: "budget" or "patience".
+    """
+
+    weights: Mapping[str, str]
+    rows: str
+    first_batches: Sequence[str]
+    budget_steps: int
+    steps: int
+    rows_seen: int
+    ended: str
+
+    def to_document(self) -> dict[str, Any]:
+        """Return plain JSON values that `RunRecord(**document)` reads back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class PairedRun:
+    """A run of a study as the check sees it."""
+
+    name: str
+    condition: str
+    seed: int
+    choices: Mapping[str, Any]
+    record: RunRecord
+
+
+@dataclass(frozen=True)
+class HeldEqual:
+    """A line of the table of what was held equal.
+
+    Attributes:
+        is_equal: whether it was the same in all arms of a seed.
+        detail: the evidence, or what differs, between which arms, and why.
+    """
+
+    what: str
+    is_equal: bool
+    detail: str
+
+    def sentence(self) -> str:
+        """The line as a sentence.
+
+        >>> HeldEqual("Steps", False, "80 in frozen/s0, 60 in end-to-end/s0").sentence()
+        'Steps differ: 80 in frozen/s0, 60 in end-to-end/s0.'
+        """
+        return f"{self.what}{': ' if self.is_equal else ' differ: '}{self.detail}."
+
+
+def held_equal(runs: Sequence[PairedRun]) -> tuple[HeldEqual, ...]:
+    """Check what arms of one seed must share, and say what they shared and what not.
+
+    Raises:
+        TrainingError: a pair is none: names the two arms and in what they differ without cause.
+    """
+    by_seed: dict[int, list[PairedRun]] = {}
+    for run in runs:
+        by_seed.setdefault(run.seed, []).append(run)
+    pairs = [(first, other) for group in by_seed.values() for first, other in pairwise(group)]
+    for first, other in pairs:
+        _require_equal_budget(first, other)
+        _require_equal_rows(first, other)
+    return (_budgets(runs), _rows(runs), *_weights(by_seed), _steps(runs))
+
+
+def _require_equal_budget(first: PairedRun, other: PairedRun) -> None:
+    mine, theirs = first.record.budget_steps, other.record.budget_steps
+    if mine != theirs:
+        raise TrainingError(
+            f"{first.name} was given {mine} steps and {other.name} {theirs}: the longer would win by that alone. Keep "
+            "`training.epochs` and `training.batch_size` out of the grid, or compare such arms in a study of their own."
+        )
+
+
+def _require_equal_rows(first: PairedRun, other: PairedRun) -> None:
+    if first.record.rows != other.record.rows:
+        raise TrainingError(
+            f"{first.name} and {other.name} did not read the same rows in the same order: their streams have the "
+            f"fingerprints {first.record.rows} and {other.record.rows}. Remove both folders, so that they are trained "
+            "anew from the same prepared data."
+        )
+    both = zip(first.record.first_batches, other.record.first_batches, strict=False)
+    for number, (mine, theirs) in enumerate(both):
+        if mine != theirs:
+            raise TrainingError(
+                f"{first.name} and {other.name} got different rows in step {number + 1}, though their streams are the "
+                f"same by their settings (digests {mine} and {theirs}). This is a bug of ours; please report it."
+            )
+
+
+def _budgets(runs: Sequence[PairedRun]) -> HeldEqual:
+    return HeldEqual("Budget", True, f"{runs[0].record.budget_steps:,} steps for every arm")
+
+
+def _rows(runs: Sequence[PairedRun]) -> HeldEqual:
+    checked = min(len(run.record.first_batches) for run in runs)
+    return HeldEqual(
+        "Rows and their order",
+        True,
+        "arms of one seed read the same files in the same order, by the fingerprint of their streams and by digests of "
+        f"the first {checked} batches",
+    )
+
+
+def _weights(by_seed: Mapping[int, Sequence[PairedRun]]) -> list[HeldEqual]:
+    """A line per part of the ranker: how many tensors are the same in all arms of each seed, and which are not."""
+    lines = []
+    parts = dict.fromkeys(name.split(".")[0] for group in by_seed.values() for name in group[0].record.weights)
+    for part in parts:
+        equal, reasons = 0, dict[str, None]()
+        for group in by_seed.values():
+            for place, first in enumerate(group):
+                for other in group[place + 1 :]:
+                    same, because = _compared(part, first, other)
+                    equal = max(equal, same)
+                    reasons |= dict.fromkeys(because)
+        what = f"First weights of `{part}`"
+        if reasons:
+            lines.append(HeldEqual(what, False, "; ".join(reasons)))
+        else:
+            lines.append(HeldEqual(what, True, f"all {equal} tensors the same in every arm of a seed"))
+    return lines
+
+
+def _compared(part: str, first: PairedRun, other: PairedRun) -> tuple[int, list[str]]:
+    """How many tensors of the part are the same in both, and why others are not.
+
+    Raises:
+        TrainingError: others are not without a reason.
+    """
+    mine, theirs = (
+        {name: digest for name, digest in run.record.weights.items() if name.split(".")[0] == part}
+        for run in (first, other)
+    )
+    differing = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+    same = len(mine.keys() & theirs.keys()) - len([name for name in differing if name in mine and name in theirs])
+    if not differing:
+        return same, []
+    groups = _FOLLOWS_FROM.get(part, ())
+    if all(name.startswith(_ADAPTER) for name in differing):
+        groups = (*groups, "training_mode")
+    varied = [key for key in first.choices if first.choices[key] != other.choices.get(key)]
+    causes = [key for key in varied if key.split(".")[0] in groups]
+    if not causes:
+        shown = ", ".join(differing[:_NAMES_SHOWN]) + (", ..." if len(differing) > _NAMES_SHOWN else "")
+        raise TrainingError(
+            f"{first.name} and {other.name} did not start from the same weights: {len(differing)} tensors of `{part}` "
+            f"differ ({shown}), and none of {', '.join(varied) or 'their choices'} accounts for it. Remove both "
+            "folders, so that they are trained anew; if it happens again, it is a bug of ours."
+        )
+    return same, [f"arms that differ in {' and '.join(causes)} do not share it"]
+
+
+def _steps(runs: Sequence[PairedRun]) -> HeldEqual:
+    """Every arm took its whole budget, or the early ones are named."""
+    budget = runs[0].record.budget_steps
+    early = [run for run in runs if run.record.ended == "patience"]
+    if not early:
+        rows = sorted({run.record.rows_seen for run in runs})
+        seen = " or ".join(f"{number:,}" for number in rows)
+        return HeldEqual("Steps and rows seen", True, f"{budget:,} steps over {seen} rows each")
+    named = ", ".join(f"{run.name} after {run.record.steps:,} ({run.record.rows_seen:,} rows)" for run in early)
+    return HeldEqual(
+        "Steps and rows seen",
+        False,
+        f"validation stopped improving in {named}, of {budget:,}; the best weights were measured in every arm",
+    )
