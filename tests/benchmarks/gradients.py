@@ -2,7 +2,7 @@
 
     python tests/benchmarks/gradients.py [--json] [--rows-scale 0.1]
 
-The model is DLRM's shape over 26 tables (Naumov et al. 2019): 16 wide, batches of 4096, Zipf ids, row-wise Adagrad on
+The model is DLRM's shape (`dlrm.py`) over 26 tables: 16 wide, batches of 4096, Zipf ids, row-wise Adagrad on
 tables and AdamW on the rest. Variants take turns, step by step on the same batches, and are compared by the processor
 time of one thread, which other work on the machine disturbs least. One JSON object is printed last:
 
@@ -18,90 +18,25 @@ and, from `frozen_tower.py` beside this file, where the model and the other figu
 """
 
 import argparse
+import collections
 import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterator
 
 import frozen_tower
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
+from dlrm import NEVER, Repeated, Run
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
-from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loop import LoopSettings, LoopState, train_steps
 from recsys.training.loss import click_objective
-from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
-from recsys.training.snapshot import BestWeights
 
 ROWS = [10, 50, 100, 500, 1_000, 2_000, 5_000, 10_000] + [20_000, 50_000, 100_000] * 3 + [500_000] * 8 + [2_000_000]
-WIDTH, DENSE, BATCH, DEFAULT_EVERY, STEPS_A_TURN = 16, 13, 4096, 50, 8
+DENSE, BATCH, DEFAULT_EVERY, STEPS_A_TURN = 13, 4096, 50, 8
 NAMES = [f"c{number}" for number in range(len(ROWS))]
-
-
-class Fields(nn.Module):
-    """The tables."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.ebc = EmbeddingBagCollection(
-            tables=[
-                EmbeddingBagConfig(
-                    name=f"table_{name}",
-                    embedding_dim=WIDTH,
-                    num_embeddings=max(2, int(rows * scale)),
-                    feature_names=[name],
-                    pooling=PoolingType.SUM,
-                )
-                for name, rows in zip(NAMES, ROWS, strict=True)
-            ]
-        )
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Return (B, 26, WIDTH)."""
-        return KeyedTensor.regroup([self.ebc(batch.sparse)], [NAMES])[0].view(len(batch), len(NAMES), WIDTH)
-
-
-class Dlrm(nn.Module):
-    """Two parts: `interaction_network` holds the tables, `head` the layers."""
-
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self.interaction_network = Fields(scale)
-        pairs = (len(NAMES) + 1) * len(NAMES) // 2
-        self.head = nn.ModuleDict(
-            {
-                "bottom": nn.Sequential(nn.Linear(DENSE, 64), nn.ReLU(), nn.Linear(64, WIDTH), nn.ReLU()),
-                "top": nn.Sequential(
-                    nn.Linear(WIDTH + pairs, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 1)
-                ),
-            }
-        )
-        below = torch.tril_indices(len(NAMES) + 1, len(NAMES) + 1, -1)
-        self.register_buffer("pairs", below[0] * (len(NAMES) + 1) + below[1], persistent=False)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the logits (B,)."""
-        dense = self.head["bottom"](batch.dense)
-        fields = torch.cat([dense.unsqueeze(1), self.interaction_network(batch)], dim=1)
-        dots = torch.bmm(fields, fields.transpose(1, 2)).flatten(1).index_select(1, self.get_buffer("pairs"))
-        return self.head["top"](torch.cat([dense, dots], dim=1)).squeeze(1)
-
-
-class Batches:
-    """The same batches over and over, in one endless epoch."""
-
-    def __init__(self, batches: list[Batch]) -> None:
-        self._batches, self.epoch, self.wait_seconds = itertools.cycle(batches), 0, 0.0
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._batches
 
 
 def make_batch(generator: np.random.Generator, scale: float) -> Batch:
@@ -132,13 +67,8 @@ class Variant:
     """
 
     def __init__(self, batches: list[Batch], scale: float, context: ProcessContext, norms_every: int | None) -> None:
-        torch.manual_seed(0)
-        model, tables = Dlrm(scale), {"interaction_network": TableOptimizer("rowwise_adagrad", 0.02)}
-        self._wrapped = wrap_ranker(model, tables, context)
-        schedule = RateSchedule(warmup_steps=0, total_steps=1, final_share=1.0)
-        self._optimizers = RankerOptimizers(self._wrapped, {"head": DenseOptimizer(1e-3, 0.0)}, tables, schedule)
-        self._stream, self._context, self._norms_every = Batches(batches), context, norms_every
-        self._state = LoopState()
+        tables = {name: max(2, int(rows * scale)) for name, rows in zip(NAMES, ROWS, strict=True)}
+        self._run, self._batches, self._norms_every = Run(tables, DENSE, context), Repeated(batches), norms_every
 
     def turn(self) -> list[float]:
         """Take some steps and return the processor seconds of those that neither begin nor end the turn."""
@@ -146,50 +76,23 @@ class Variant:
         if self._norms_every is None:
             self._bare(marks)
         else:
-            self._looped(self._norms_every, marks)
+            reports = self._run.steps(
+                self._batches,
+                STEPS_A_TURN,
+                norms_every=self._norms_every,
+                after_step=lambda: marks.append(time.process_time()),
+            )
+            collections.deque(reports, maxlen=0)
         return [after - before for before, after in itertools.pairwise(marks)][:-1]
 
     def _bare(self, marks: list[float]) -> None:
-        for step, batch in enumerate(itertools.islice(self._stream, STEPS_A_TURN)):
-            self._optimizers.set_rates(step)
-            self._optimizers.zero_grad()
-            click_objective(self._wrapped.module, batch).backward()
-            self._optimizers.step(torch.tensor(True))
+        optimizers = self._run.optimizers
+        for step, batch in enumerate(itertools.islice(self._batches, STEPS_A_TURN)):
+            optimizers.set_rates(step)
+            optimizers.zero_grad()
+            click_objective(self._run.wrapped.module, batch).backward()
+            optimizers.step(torch.tensor(True))
             marks.append(time.process_time())
-
-    def _looped(self, norms_every: int, marks: list[float]) -> None:
-        never = 10**9
-        settings = LoopSettings(
-            max_steps=self._state.step + STEPS_A_TURN,
-            report_every=never,
-            norms_every=norms_every,
-            segment_view_every=0,
-            validate_every=never,
-            checkpoint_every=never,
-            patience=never,
-            max_gradient_norm=None,
-            precision="float32",
-            segments=(),
-        )
-
-        def mark() -> bool:  # asked after every step
-            marks.append(time.process_time())
-            return False
-
-        for _ in train_steps(
-            self._wrapped,
-            self._optimizers,
-            self._stream,
-            click_objective,
-            settings,
-            self._context,
-            state=self._state,
-            best=BestWeights(self._wrapped.module.head),
-            validate=lambda: {"log_loss": 0.0},
-            checkpoint=lambda _: None,
-            should_stop=mark,
-        ):
-            pass
 
 
 def measure(turns: int, scale: float) -> dict[str, float]:
@@ -198,7 +101,7 @@ def measure(turns: int, scale: float) -> dict[str, float]:
     context = start_processes()
     generator = np.random.default_rng(0)
     batches = [make_batch(generator, scale) for _ in range(8)]
-    every = {"bare": None, "loop": 10**9, "norms": 1, "default": DEFAULT_EVERY}
+    every = {"bare": None, "loop": NEVER, "norms": 1, "default": DEFAULT_EVERY}
     variants = {name: Variant(batches, scale, context, steps) for name, steps in every.items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(turns):
