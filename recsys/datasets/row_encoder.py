@@ -8,9 +8,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.datasets.staging import EXTRA_TYPES
-from recsys.features.contract import FeatureContract, Scaling
-from recsys.features.schema import Feature, FeatureKind, Scale
+from recsys.features.contract import FeatureContract
+from recsys.features.scaling import scaled
+from recsys.features.schema import Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 
 SEGMENT, LABEL, WEIGHT, TIME = "segment", "label", "weight", "time"
@@ -100,22 +100,6 @@ class RowEncoder:
     def _count(self, what: str, feature: Feature, number: int) -> None:
         if number:
             self.counts[f"{what}: {feature.name}"] += number
-
-
-def scaled(values: pa.Array, feature: Feature, scaling: Scaling | None) -> npt.NDArray[np.float32]:
-    """Return a dense column filled, transformed and scaled; (n,) float32.
-
-    Args:
-        values: numbers, null where missing.
-        scaling: the feature's own; None for `scale: none`.
-    """
-    filled = values if feature.fill is None else pc.fill_null(values, float(feature.fill))
-    numbers = filled.to_numpy(zero_copy_only=False).astype(np.float64)
-    if feature.scale is Scale.LOG:
-        numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
-    if scaling is not None:
-        numbers = (numbers - scaling.centre) / scaling.spread
-    return numbers.astype(np.float32)
 
 
 def _lengths_of(kept: npt.NDArray[np.bool_], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

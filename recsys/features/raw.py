@@ -17,7 +17,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from recsys.errors import DataError
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract, Scaling
-from recsys.features.schema import Feature, FeatureKind, Scale
+from recsys.features.scaling import scaled
+from recsys.features.schema import Feature, FeatureKind
 from recsys.features.vocabulary import Vocabulary
 
 _LARGEST_INT64 = 2**63 - 1
@@ -60,22 +61,6 @@ def raw_to_batch(rows: pa.Table, contract: FeatureContract, vocabularies: Mappin
         label=torch.zeros(rows.num_rows),
         weight=torch.ones(rows.num_rows),
     )
-
-
-def scaled(values: pa.Array, feature: Feature, scaling: Scaling | None) -> npt.NDArray[np.float32]:
-    """Return a dense column filled, transformed and scaled; (n,) float32.
-
-    Args:
-        values: float64, null where missing.
-        scaling: the feature's own; None for `scale: none`.
-    """
-    filled = values if feature.fill is None else pc.fill_null(values, float(feature.fill))
-    numbers = filled.to_numpy(zero_copy_only=False)
-    if feature.scale is Scale.LOG:
-        numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
-    if scaling is not None:
-        numbers = (numbers - scaling.centre) / scaling.spread
-    return numbers.astype(np.float32)
 
 
 def _dense(values: pa.Array, feature: Feature, scaling: Scaling | None) -> npt.NDArray[np.float32]:

@@ -19,6 +19,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.evaluation",
         "recsys.features.vocabulary",
         "recsys.features.raw",
+        "recsys.features.scaling",
         "recsys.towers.imported",
         "recsys.towers.vector_files",
         "recsys.artifacts.export",
@@ -47,7 +48,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "fbgemm_gpu": ("recsys.sharding",),
     "matplotlib": ("recsys.tracking", "recsys.ablation"),
     "rich": ("pipelines",),
-    "pydantic": ("recsys.config", "recsys.config_types", "recsys.config_training_mode"),
+    "pydantic": ("recsys.config", "recsys.config_types", "recsys.config_training_mode", "recsys.config_ablation"),
+    "optuna": ("recsys.ablation.tuning",),
     # What a user hands over is read in one file, without tags and aliases; `tracking` edits MLflow's own descriptions.
     "yaml": ("recsys.features.plain_yaml", "recsys.tracking"),
 }
