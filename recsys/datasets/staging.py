@@ -19,15 +19,8 @@ from ibis.backends.duckdb import Backend
 from recsys.datasets.database import fetch, fetch_one, store
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.errors import DataError
-from recsys.features.schema import EXTRA_COLUMNS, Feature, FeatureKind, FeatureSchema
+from recsys.features.schema import EXTRA_COLUMNS, EXTRA_TYPES, Feature, FeatureKind, FeatureSchema
 
-EXTRA_TYPES = {
-    "user_key": "int64",
-    "query": "int64",
-    "log_sampling_rate": "float32",
-    "is_new_to_user": "int8",
-    "true_probability": "float32",
-}
 INVALID_ID = -1
 """What an integer id becomes that no table row can stand for; negative ids are invalid as they come."""
 

@@ -8,7 +8,7 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,16 @@ from typing import Any
 
 from recsys.errors import UsageError
 from recsys.features.plain_yaml import read_plain_yaml
+from recsys.features.policy import (
+    FOR_IDS,
+    FOR_LISTS,
+    FOR_NUMBERS,
+    FOR_ROLES,
+    Policy,
+    dropped_share_from,
+    policies_from,
+)
+from recsys.features.vectors import for_elements, vector_element, with_vectors_spread
 from recsys.files import fingerprint_of
 
 USER_TOWER, ITEM_TOWER, INTERACTION_NETWORK = "user_tower", "item_tower", "interaction_network"
@@ -29,6 +39,15 @@ EXTRA_COLUMNS = {
     "true_probability": "the simulated probability of a positive label",
 }
 """Encoded columns beside the schema's own that a source may know, and what each means; evaluation alone reads them."""
+
+EXTRA_TYPES = {
+    "user_key": "int64",
+    "query": "int64",
+    "log_sampling_rate": "float32",
+    "is_new_to_user": "int8",
+    "true_probability": "float32",
+}
+"""The type of each of `EXTRA_COLUMNS`, by the name that Arrow and DuckDB both know."""
 
 EVERY_ROW = "all"
 """What scores call the rows of all segments together, so that no segment can have this name."""
@@ -86,6 +105,9 @@ class FeatureSchema:
         weight: the column of row weights, or None where every row counts once.
         time: the column of event times (UTC).
         user, item: the sparse features that name the row's user and item.
+        invalid: column -> what becomes of a value that is ruled out. A column that is not named stops at it, but for
+            raw ids that are missing or cannot be ids, which get the unknown row.
+        most_dropped: the share of the rows that `invalid` may drop before the data count as broken.
     """
 
     name: str
@@ -97,6 +119,8 @@ class FeatureSchema:
     user: str
     item: str
     weight: str | None = None
+    invalid: Mapping[str, Policy] = field(default_factory=dict, hash=False)
+    most_dropped: float = 0.0
 
     @cached_property
     def dense(self) -> tuple[Feature, ...]:
@@ -131,6 +155,8 @@ class FeatureSchema:
         """Return plain values that `from_document` reads back; infinite bounds are left out, as JSON has none."""
         document = asdict(self)
         document["segments"] = list(self.segments)
+        # Left out where nothing is declared, so that a schema's fingerprint does not hang on what it does not use.
+        document = {key: value for key, value in document.items() if value or key not in ("invalid", "most_dropped")}
         document["features"] = [
             {
                 key: list(value) if key == "used_by" else value
@@ -161,10 +187,14 @@ class FeatureSchema:
                 f"{where}: `segments` is {_shown(segments)}; expected a list of at least one name. Put quotation marks "
                 "around a name that reads as a number or as yes or no."
             )
-        features = tuple(_feature_from(entry, where) for entry in entries)
-        schema = cls(**{**document, "features": features, "segments": tuple(segments)})
+        features = tuple(_feature_from(entry, where) for entry in with_vectors_spread(entries, where))
+        schema = cls(**{**document, "features": features, "segments": tuple(segments), "invalid": {}})
         _check(schema, where)
-        return schema
+        invalid = policies_from(document.get("invalid", {}), _allowed_policies(schema), where)
+        most_dropped = dropped_share_from(document.get("most_dropped", 0), invalid, where)
+        return replace(
+            schema, invalid=for_elements(invalid, [feature.name for feature in schema.dense]), most_dropped=most_dropped
+        )
 
 
 def load_schema(path: Path) -> FeatureSchema:
@@ -184,7 +214,7 @@ def _require_keys(document: Mapping[str, Any], form: type, where: str) -> None:
     known = [field.name for field in fields(form)]
     if unknown := sorted(map(str, set(document) - set(known))):
         raise UsageError(f"{where}: unknown key `{unknown[0]}`; expected some of {', '.join(known)}.")
-    required = [field.name for field in fields(form) if field.default is MISSING]
+    required = [field.name for field in fields(form) if field.default is MISSING and field.default_factory is MISSING]
     if missing := sorted(set(required) - set(document)):
         raise UsageError(f"{where}: the key `{missing[0]}` is missing; it has no default.")
 
@@ -194,6 +224,15 @@ def _require_text(value: Any, key: str, where: str) -> None:
         raise UsageError(
             f"{where}: `{key}` is {_shown(value)}; expected a name, in quotation marks if YAML misreads it."
         )
+
+
+def _allowed_policies(schema: FeatureSchema) -> dict[str, tuple[Policy, ...]]:
+    """Every column that may stand under `invalid`: a vector by its own name or by its elements'."""
+    kinds = {FeatureKind.DENSE: FOR_NUMBERS, FeatureKind.SPARSE: FOR_IDS, FeatureKind.SPARSE_LIST: FOR_LISTS}
+    allowed = {feature.name: kinds[feature.kind] for feature in schema.features}
+    vectors = filter(None, (vector_element(feature.name) for feature in schema.dense))
+    roles = filter(None, (schema.segment, schema.label, schema.weight, schema.time))
+    return {**dict.fromkeys(roles, FOR_ROLES), **allowed, **{column: FOR_NUMBERS for column, _ in vectors}}
 
 
 def _feature_from(entry: Any, where: str) -> Feature:
