@@ -106,14 +106,12 @@ def _pandas_tensors(root: Path) -> list[torch.Tensor]:
     frame = pd.concat([pd.read_parquet(file, columns=_columns(root, lists=True)) for file in _files(root)])
     dense = [field.name for field in schema if field.type == pa.float32() and field.name != "label"]
     ids = [field.name for field in schema if field.type == pa.int32()]
-    tensors = [
-        torch.from_numpy(frame[dense].to_numpy(np.float32, copy=True)),
-        torch.from_numpy(frame[ids].to_numpy(np.int64, copy=True)),
-    ]
+    arrays = [frame[dense].to_numpy(np.float32), frame[ids].to_numpy(np.int64)]
     for name in (field.name for field in schema if pa.types.is_list(field.type)):
         lengths = frame[name].str.len().to_numpy(np.int64)
         padded = np.zeros((len(frame), lengths.max(initial=1)), np.int64)
         padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(frame[name].to_numpy())
-        tensors += [torch.from_numpy(padded), torch.from_numpy(lengths)]
-    # Copied here as above, since what pandas hands out is for reading only.
-    return [*tensors, *(torch.from_numpy(frame[name].to_numpy(copy=True)) for name in ("segment", "label"))]
+        arrays += [padded, lengths]
+    arrays += [frame["segment"].to_numpy(), frame["label"].to_numpy()]
+    # What pandas hands out is for reading only, and a tensor is not: such arrays are copied.
+    return [torch.from_numpy(array if array.flags.writeable else array.copy()) for array in arrays]
