@@ -1,0 +1,84 @@
+"""What policies did to some rows: which values they mended, which rows they dropped, and what stopped.
+
+One account is opened for the rows that are read together (a row group, a request), every column is settled on it, and
+the rows that were dropped are taken out at the end, all columns at once.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.errors import DataError
+from recsys.features.policy import Policy
+
+ROWS_DROPPED = "rows dropped"
+
+_COUNTED_AS = {Policy.CLIP: "values clipped", Policy.UNKNOWN: "ids invalid", Policy.DROP: ROWS_DROPPED}
+
+
+class Account:
+    """Settles invalid values of `rows` rows under a schema's policies.
+
+    Args:
+        where: what the rows are, for messages ("clicks.parquet, row group 3, ").
+
+    >>> account = Account("", {"price": Policy.DROP}, rows=3)
+    >>> broken = np.array([False, True, False])
+    >>> account.settle("price", broken, lambda row: -1.0, "a price of 0 or more")
+    <Policy.DROP: 'drop'>
+    >>> account.dropped.tolist(), dict(account.counts)
+    ([False, True, False], {'rows dropped: price': 1})
+    """
+
+    def __init__(self, where: str, invalid: Mapping[str, Policy], rows: int) -> None:
+        self.where = where
+        self.rows = rows
+        self.counts: Counter[str] = Counter()
+        self.dropped: npt.NDArray[np.bool_] | None = None
+        """(rows,) True for rows to be left out; None where there are none."""
+        self._invalid = invalid
+
+    def settle(
+        self,
+        column: str,
+        broken: npt.NDArray[np.bool_],
+        value: Callable[[int], object],
+        expected: str,
+        *,
+        mends: Policy | None = None,
+        undeclared: Policy = Policy.STOP,
+    ) -> Policy:
+        """Say what becomes of invalid values, and count it; the caller carries it out.
+
+        Args:
+            broken: (rows,) which rows hold one; at least one does.
+            value: the value in a row, for the message.
+            mends: the policy beside `drop` that can mend these values; None where there is none.
+            undeclared: the policy of a column for which the schema declares none.
+
+        Returns:
+            `mends`, or DROP: what stands in a dropped row's place does not matter, but it must be valid.
+
+        Raises:
+            DataError: the policy is to stop, or cannot mend these values.
+        """
+        policy = self._invalid.get(column, undeclared)
+        number = int(np.count_nonzero(broken))
+        if policy is Policy.DROP:
+            self.dropped = broken.copy() if self.dropped is None else self.dropped | broken
+        elif policy is not mends or policy is Policy.STOP:
+            row = int(np.argmax(broken))
+            raise DataError(
+                f"{self.where}column `{column}` holds {value(row)} in {number} of {self.rows} rows; expected "
+                f"{expected} (first in row {row}). Mend the data, or say under `invalid:` of the schema what becomes "
+                "of such values."
+            )
+        self.counts[f"{_COUNTED_AS[policy]}: {column}"] += number
+        return policy
+
+    def count(self, what: str, column: str, number: int) -> None:
+        """Count values that the schema has an answer for, such as "values filled"."""
+        if number:
+            self.counts[f"{what}: {column}"] += number

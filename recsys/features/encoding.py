@@ -1,0 +1,171 @@
+"""Raw columns -> encoded columns, under a contract and its schema's policies, for rows that nobody prepared.
+
+The same encoding as the preparation's (`recsys/datasets/row_encoder.py`, which works on cleaned rows of a data base): a
+test holds the two equal to the bit.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.features.account import Account
+from recsys.features.contract import FeatureContract
+from recsys.features.plain_arrays import plain_ids, plain_lists, plain_numbers
+from recsys.features.policy import Policy
+from recsys.features.scaling import scaled
+from recsys.features.schema import Feature, FeatureKind
+from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
+
+
+def encode_feature(
+    values: pa.Array,
+    feature: Feature,
+    contract: FeatureContract,
+    vocabularies: Mapping[str, Vocabulary],
+    account: Account,
+) -> pa.Array:
+    """Return a raw column as float32, int32 or list<int32>, without nulls; see `plain_arrays` for what it may hold.
+
+    Raises:
+        DataError: a column of the wrong type, or a value that the schema rules out under a policy that stops.
+    """
+    if feature.kind is FeatureKind.DENSE:
+        numbers = plain_numbers(values, _column(feature.name, account))
+        return _encode_numbers(numbers, feature, contract, account)
+    vocabulary = vocabularies[feature.table]
+    if feature.kind is FeatureKind.SPARSE:
+        ids = plain_ids(values, vocabulary.ids.type, _column(feature.name, account))
+        return pa.array(_table_rows(ids, vocabulary, feature, account).astype(np.int32))
+    return _encode_lists(values, vocabulary, feature, account)
+
+
+def encode_segment(values: pa.Array, name: str, segments: tuple[str, ...], account: Account) -> pa.Array:
+    """Return the places of segments' names as int8."""
+    texts = plain_ids(values, pa.string(), _column(name, account))
+    texts = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
+    places = pc.index_in(texts, value_set=pa.array(segments, type=pa.string()))
+    if places.null_count:
+        broken = pc.is_null(places).to_numpy(zero_copy_only=False)
+        account.settle(name, broken, lambda row: repr(texts[row].as_py()), f"one of {', '.join(segments)}")
+    return pc.fill_null(places, 0).cast(pa.int8())
+
+
+def encode_label(values: pa.Array, name: str, account: Account) -> pa.Array:
+    """Return labels of 0 and 1 as float32."""
+    numbers = plain_numbers(values, _column(name, account))
+    found = pc.fill_null(numbers, -1.0).to_numpy(zero_copy_only=False)
+    return pa.array(_required(found, (found == 0) | (found == 1), numbers, name, "a label of 0 or 1", account))
+
+
+def encode_weight(values: pa.Array, name: str, account: Account) -> pa.Array:
+    """Return weights as float32."""
+    numbers = plain_numbers(values, _column(name, account))
+    found = pc.fill_null(numbers, -1.0).to_numpy(zero_copy_only=False)
+    return pa.array(_required(found, found >= 0, numbers, name, "a finite weight of at least 0", account))
+
+
+def _required(
+    found: npt.NDArray[np.float64],
+    valid: npt.NDArray[np.bool_],
+    numbers: pa.Array,
+    name: str,
+    expected: str,
+    account: Account,
+) -> npt.NDArray[np.float32]:
+    if not valid.all():
+        account.settle(name, ~valid, lambda row: numbers[row].as_py(), expected)
+        found = np.where(valid, found, 0.0)
+    return found.astype(np.float32)
+
+
+def _encode_numbers(numbers: pa.Array, feature: Feature, contract: FeatureContract, account: Account) -> pa.Array:
+    outside = pc.or_(pc.less(numbers, feature.minimum), pc.greater(numbers, feature.maximum))
+    if pc.any(outside).as_py():
+        account.settle(
+            feature.name,
+            pc.fill_null(outside, False).to_numpy(zero_copy_only=False),
+            lambda row: numbers[row].as_py(),
+            f"a number in [{feature.minimum}, {feature.maximum}]",
+            mends=Policy.CLIP,
+        )
+        numbers = pc.max_element_wise(
+            pc.min_element_wise(numbers, feature.maximum, skip_nulls=False), feature.minimum, skip_nulls=False
+        )
+    if numbers.null_count and feature.fill is None:
+        account.settle(
+            feature.name,
+            pc.is_null(numbers).to_numpy(zero_copy_only=False),
+            lambda row: "no finite number",
+            "one in every row, as the feature declares no `fill`",
+        )
+        numbers = pc.fill_null(numbers, 0.0)
+    account.count("values filled", feature.name, numbers.null_count)
+    return pa.array(scaled(numbers, feature, contract.scaling.get(feature.name)))
+
+
+def _table_rows(ids: pa.Array, vocabulary: Vocabulary, feature: Feature, account: Account) -> npt.NDArray[np.int64]:
+    rows, broken = _looked_up(ids, vocabulary)
+    if broken.any():
+        _settle_ids(ids, broken, broken, feature, account)
+    account.count("ids unknown", feature.name, int(np.count_nonzero((rows == UNKNOWN_ROW) & ~broken)))
+    return rows
+
+
+def _encode_lists(values: pa.Array, vocabulary: Vocabulary, feature: Feature, account: Account) -> pa.Array:
+    where = _column(feature.name, account)
+    flat, lengths = plain_lists(values, where)
+    ids = plain_ids(flat, vocabulary.ids.type, where)
+    # A list's own missing ids are left out before its length is measured, as in the preparation.
+    is_there = pc.is_valid(ids).to_numpy(zero_copy_only=False)
+    rows, broken = _looked_up(ids, vocabulary)
+    if not is_there.all():
+        account.count("ids missing in lists", feature.name, int(np.count_nonzero(~is_there)))
+        ends = np.cumsum(lengths)
+        kept = np.concatenate([[0], np.cumsum(is_there)])
+        lengths = kept[ends] - kept[ends - lengths]
+        ids, rows, broken = ids.filter(pa.array(is_there)), rows[is_there], broken[is_there]
+    if broken.any():
+        of_rows = np.zeros(account.rows, np.bool_)
+        of_rows[np.repeat(np.arange(account.rows), lengths)[broken]] = True
+        _settle_ids(ids, broken, of_rows, feature, account)
+    account.count("ids unknown", feature.name, int(np.count_nonzero((rows == UNKNOWN_ROW) & ~broken)))
+    if len(lengths) and lengths.max() > feature.max_length:
+        account.count("lists cut", feature.name, int(np.count_nonzero(lengths > feature.max_length)))
+        # The last ids of a list are the newest ones, and those are kept.
+        from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(rows))
+        rows, lengths = rows[from_end <= feature.max_length], np.minimum(lengths, feature.max_length)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.astype(np.int32)))
+
+
+def _looked_up(ids: pa.Array, vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Each id's table row, and whether it is missing or can be nobody's."""
+    if pa.types.is_dictionary(ids.type):
+        # A dictionary of a few thousand ids is looked up once, however many rows point into it.
+        entries = ids.indices.cast(pa.int64())
+        entries = pc.fill_null(entries, len(ids.dictionary)).to_numpy(zero_copy_only=False)
+        rows, broken = _looked_up(ids.dictionary, vocabulary)
+        return np.append(rows, UNKNOWN_ROW)[entries], np.append(broken, True)[entries]
+    broken = pc.is_null(ids)
+    if pa.types.is_integer(ids.type):
+        broken = pc.or_(broken, pc.fill_null(pc.less(ids, 0), False))
+    return vocabulary.rows_of(ids), broken.to_numpy(zero_copy_only=False)
+
+
+def _settle_ids(
+    ids: pa.Array,
+    broken: npt.NDArray[np.bool_],
+    of_rows: npt.NDArray[np.bool_],
+    feature: Feature,
+    account: Account,
+) -> None:
+    first = ids[int(np.argmax(broken))].as_py()
+    found = "no id" if first is None else repr(first)
+    account.settle(feature.name, of_rows, lambda row: found, "an id", mends=Policy.UNKNOWN, undeclared=Policy.UNKNOWN)
+
+
+def _column(name: str, account: Account) -> str:
+    return f"{account.where}column `{name}`"
