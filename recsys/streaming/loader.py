@@ -36,8 +36,9 @@ class BatchStream:
 
     Iterating yields the rest of the current epoch and then moves `epoch` on. The order of rows depends on (seed,
     epoch) and the settings of the shuffle, never on the number of threads. With several ranks each reads one interval
-    of the epoch's rows; all make the same number of batches, and no row is left out or read twice: a rank's last batch
-    has at least one row, and may have `batch_size` + 1 where the rows left over are fewer than the ranks.
+    of the epoch's rows, or its turns of them; all make the same number of batches, and no row is left out or read
+    twice: a rank's last batch has at least one row, and may have `batch_size` + 1 where the rows left over are fewer
+    than the ranks.
 
     Only one iterator is alive at a time: a second one ends the first.
 
@@ -50,6 +51,9 @@ class BatchStream:
         decode_threads: 0 does all work in the caller's thread, when it asks for a batch.
         extras: the extra columns that go into `Batch.extra`; no others are read.
         days: only these UTC days of the split, as "2011-06-30"; all of them where empty.
+        in_step: share the rows among ranks step by step: the rows of a step are the same whatever the number of ranks,
+            as long as all of them together take as many, and without a shuffle no rank is ahead of another in time.
+            Every rank then decodes all rows; otherwise it decodes an interval of its own.
 
     Raises:
         DataError: before the first batch: no rows, fewer rows than ranks, a damaged footer, a missing or retyped
@@ -73,13 +77,14 @@ class BatchStream:
         days: Collection[str] = (),
         rank: int = 0,
         world_size: int = 1,
+        in_step: bool = False,
     ) -> None:
         _require_settings(batch_size, seed, shuffle_buffer_rows, decode_threads, rank, world_size)
         columns = encoded_columns(contract, extras)
         groups = find_row_groups(encoded, split, columns, days)
         self._columns = tuple(columns)
         self._contract = contract
-        self._order = EpochOrder(groups, seed, shuffle, shuffle_buffer_rows)
+        self._order = EpochOrder(groups, seed, shuffle, shuffle_buffer_rows, in_step)
         self._layout = layout_fingerprint(groups, encoded)
         self._split = split
         self._batch_size = batch_size
@@ -166,6 +171,7 @@ class BatchStream:
             "seed": self._order.seed,
             "shuffle": self._order.shuffle,
             "shuffle_buffer_rows": self._order.buffer_rows,
+            "in_step": self._order.in_step,
         }
 
     def _rest_of_epoch(self) -> Generator[Batch, None, None]:
@@ -184,7 +190,7 @@ class BatchStream:
 
     def _remaining(self) -> tuple[list[Stretch], list[int]]:
         """This rank's rows of the epoch that are not consumed, and the sizes of their batches."""
-        streams = self._order.streams(self.epoch, self._world_size, self._past)
+        streams = self._order.streams(self.epoch, self._world_size, self._batch_size, self._past)
         stream = streams[self._rank]
         left = sum(map(count_rows, streams))
         if left == 0:

@@ -1,13 +1,17 @@
 """The order of the rows, and which rank gets which: plain arithmetic on row counts, no row is touched.
 
-An epoch is one sequence of all rows: the row groups in an order drawn from (seed, epoch), or in file order. The
-sequence is cut into one interval of rows per rank; row groups at a border are cut too, so intervals differ by at most
-one row whatever the sizes of the files. Each rank gathers its row groups into pools of bounded size and permutes the
-rows inside each pool. Threads appear nowhere in this, so their number cannot change the order.
+An epoch is one sequence of all rows: the row groups in an order drawn from (seed, epoch), gathered into pools of
+bounded size in each of which the rows are permuted; or the rows as they lie in the files. There are two ways to share
+it among ranks. By intervals, each rank has one run of the sequence (row groups at a border are cut, so that ranks
+differ by at most one row whatever the sizes of the files) and makes pools of its own. In step, the ranks go through
+the sequence together and are dealt a batch each in turn. Threads appear nowhere in this, so their number cannot change
+the order.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -30,20 +34,76 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Rows that are in memory together and leave in an order drawn from `draw`; None keeps the order of the pieces."""
+class Turns:
+    """The part of a sequence of `rows` rows that one rank gets when every step deals a batch to each rank in turn.
 
-    pieces: tuple[Piece, ...]
-    draw: tuple[int, ...] | None
+    Steps are those of `count_batches`; what the last one has is divided evenly, earlier rows to lower ranks.
+    """
+
+    rank: int
+    world_size: int
+    batch_size: int
+    rows: int
+
+    def before(self, position: npt.ArrayLike) -> npt.NDArray[np.int64]:
+        """Return how many of the first `position` rows are the rank's.
+
+        >>> Turns(rank=1, world_size=2, batch_size=2, rows=7).before([2, 3, 4, 5, 6, 7]).tolist()
+        [0, 1, 2, 2, 3, 4]
+        """
+        last_step = (count_batches(self.rows, self.world_size, self.batch_size) - 1) * self.world_size * self.batch_size
+        start, stop = _borders(self.rows - last_step, self.world_size)[self.rank : self.rank + 2]
+        within, beyond = np.minimum(position, last_step), np.maximum(np.subtract(position, last_step), 0)
+        steps, into = np.divmod(within, self.world_size * self.batch_size)
+        dealt = steps * self.batch_size + np.clip(into - self.rank * self.batch_size, 0, self.batch_size)
+        return np.asarray(dealt + np.clip(beyond - start, 0, stop - start), np.int64)
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """What one rank gets of places [start, stop) of a pool's order, which begin at `position` of the sequence dealt."""
+
+    turns: Turns
+    start: int
+    stop: int
+    position: int
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return count_rows(self.pieces)
+        first, last = self.turns.before([self.position, self.position + self.stop - self.start])
+        return int(last - first)
+
+    def places(self) -> npt.NDArray[np.int64]:
+        """Return the places in the pool's order, ascending."""
+        taken = np.diff(self.turns.before(np.arange(self.position, self.position + self.stop - self.start + 1)))
+        return self.start + np.flatnonzero(taken)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rows that are in memory together and leave in an order drawn from `draw`; None keeps the order of the pieces.
+
+    Attributes:
+        dealt: the rank's part of them, where ranks share a pool; None where all rows are the rank's.
+    """
+
+    pieces: tuple[Piece, ...]
+    draw: tuple[int, ...] | None
+    dealt: Dealt | None = None
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that leave the pool."""
+        return count_rows(self.pieces) if self.dealt is None else self.dealt.rows
 
     def order(self) -> npt.NDArray[np.int64] | None:
         """Return the row numbers (into the joined pieces) in the order in which they leave, or None for 0, 1, 2, ..."""
-        return None if self.draw is None else np.random.default_rng(self.draw).permutation(self.rows)
+        drawn = None if self.draw is None else np.random.default_rng(self.draw).permutation(count_rows(self.pieces))
+        if self.dealt is None:
+            return drawn
+        places = self.dealt.places()
+        return places if drawn is None else drawn[places]
 
 
 @dataclass(frozen=True)
@@ -63,6 +123,15 @@ class Stint:
     batch_size: int
     batches: int
 
+    def consumed_of(self, rows: int) -> list[int]:
+        """Return how many rows each rank consumed, of `rows` rows that all of them had at the start of the stint."""
+        borders = _borders(rows, self.world_size)
+        if rows == 0:
+            return [0] * self.world_size
+        batches = count_batches(rows, self.world_size, self.batch_size)
+        shares = [stop - start for start, stop in pairwise(borders)]
+        return [sum(batch_sizes(share, batches, self.batch_size)[: self.batches]) for share in shares]
+
 
 _Interval = TypeVar("_Interval", Piece, Stretch)
 
@@ -72,35 +141,45 @@ class EpochOrder:
     """The order of a split's rows in any epoch.
 
     Attributes:
+        shuffle: False keeps the rows as they lie in the files.
         buffer_rows: most rows in a pool; a row group with more is a pool of its own.
+        in_step: share the rows among ranks in step, and not by intervals. The rows of a step are then the same
+            whatever the number of ranks, as long as all of them together take as many; every rank decodes every pool.
     """
 
     groups: tuple[RowGroup, ...]
     seed: int
     shuffle: bool
     buffer_rows: int
+    in_step: bool = False
 
-    def streams(self, epoch: int, world_size: int, past: Sequence[Stint]) -> list[list[Stretch]]:
+    def streams(self, epoch: int, world_size: int, batch_size: int, past: Sequence[Stint]) -> list[list[Stretch]]:
         """Return what each rank still has to read of an epoch.
 
         Args:
             past: what earlier runs consumed of this epoch, perhaps on other numbers of ranks. What they left is
                 divided anew, each row once.
         """
+        pieces = self._sequence(epoch)
+        if self.in_step:
+            left = skip_rows(self._pools(pieces, epoch, 0), _consumed(count_rows(pieces), past))
+            return [_deal(left, rank, world_size, batch_size) for rank in range(world_size)]
         world_sizes = [*(stint.world_size for stint in past), world_size]
-        streams = self._fresh_streams(epoch, world_sizes[0])
+        borders = _borders(count_rows(pieces), world_sizes[0])
+        shares = _cut(pieces, borders)
+        streams = [self._pools(share, epoch, first) for share, first in zip(shares, borders, strict=False)]
         for stint, next_world_size in zip(past, world_sizes[1:], strict=True):
-            left = [stretch for stream in streams for stretch in _without_consumed(stream, streams, stint)]
-            streams = [_cut(left, *_share(left, rank, next_world_size)) for rank in range(next_world_size)]
+            consumed = stint.consumed_of(sum(map(count_rows, streams)))
+            parts = [skip_rows(stream, rows) for stream, rows in zip(streams, consumed, strict=True)]
+            left = [stretch for part in parts for stretch in part]
+            streams = _cut(left, _borders(count_rows(left), next_world_size))
         return streams
 
-    def _fresh_streams(self, epoch: int, world_size: int) -> list[list[Stretch]]:
+    def _sequence(self, epoch: int) -> list[Piece]:
         places: Iterable[int] = range(len(self.groups))
         if self.shuffle:
             places = np.random.default_rng([_GROUP_DRAW, self.seed, epoch]).permutation(len(self.groups))
-        pieces = [Piece(self.groups[place], 0, self.groups[place].rows) for place in places]
-        shares = [_share(pieces, rank, world_size) for rank in range(world_size)]
-        return [self._pools(_cut(pieces, *share), epoch, share[0]) for share in shares]
+        return [Piece(self.groups[place], 0, self.groups[place].rows) for place in places]
 
     def _pools(self, pieces: list[Piece], epoch: int, first_row: int) -> list[Stretch]:
         if not self.shuffle:
@@ -145,17 +224,31 @@ def batch_sizes(rows: int, batches: int, batch_size: int) -> list[int]:
     return [batch_size] * (batches - 1) + [rows - (batches - 1) * batch_size]
 
 
-def skip_rows(stream: Sequence[Stretch], rows: int) -> list[Stretch]:
+def skip_rows(stream: Sequence[_Interval], rows: int) -> list[_Interval]:
     """Return the stream without its first `rows` rows; pools that are wholly skipped are never decoded."""
-    return _cut(stream, rows, count_rows(stream))
+    return _cut(stream, [rows, max(rows, count_rows(stream))])[0]
 
 
-def _without_consumed(stream: list[Stretch], streams: list[list[Stretch]], stint: Stint) -> list[Stretch]:
-    total = sum(map(count_rows, streams))
-    if total == 0:
+def _consumed(rows: int, past: Sequence[Stint]) -> int:
+    """How many of `rows` rows some stints consumed, one after the other, where ranks go in step."""
+    left = rows
+    for stint in past:
+        left -= sum(stint.consumed_of(left))
+    return rows - left
+
+
+def _deal(stream: Sequence[Stretch], rank: int, world_size: int, batch_size: int) -> list[Stretch]:
+    """A rank's part of what all ranks read in step; pools of which it gets nothing are left out."""
+    if not stream:
         return []
-    sizes = batch_sizes(count_rows(stream), count_batches(total, stint.world_size, stint.batch_size), stint.batch_size)
-    return skip_rows(stream, sum(sizes[: stint.batches]))
+    borders = list(accumulate((stretch.stop - stretch.start for stretch in stream), initial=0))
+    turns = Turns(rank, world_size, batch_size, borders[-1])
+    counts = np.diff(turns.before(borders)).tolist()
+    return [
+        Stretch(replace(stretch.pool, dealt=Dealt(turns, stretch.start, stretch.stop, position)), 0, rows)
+        for stretch, position, rows in zip(stream, borders[:-1], counts, strict=True)
+        if rows
+    ]
 
 
 def _gather(pieces: Sequence[Piece], most_rows: int) -> list[list[Piece]]:
@@ -172,19 +265,21 @@ def _gather(pieces: Sequence[Piece], most_rows: int) -> list[list[Piece]]:
     return gathered
 
 
-def _share(intervals: Sequence[Piece] | Sequence[Stretch], rank: int, world_size: int) -> tuple[int, int]:
-    rows = count_rows(intervals)
-    return rows * rank // world_size, rows * (rank + 1) // world_size
+def _borders(rows: int, world_size: int) -> list[int]:
+    """Where the ranks' intervals begin, and the end: they differ by at most one row."""
+    return [rows * rank // world_size for rank in range(world_size + 1)]
 
 
-def _cut(intervals: Sequence[_Interval], start: int, stop: int) -> list[_Interval]:
-    """Rows [start, stop) of the intervals joined end to end."""
-    kept: list[_Interval] = []
-    position = 0
-    for interval in intervals:
-        first = max(interval.start, interval.start + start - position)
-        last = min(interval.stop, interval.start + stop - position)
-        if first < last:
-            kept.append(replace(interval, start=first, stop=last))
-        position += interval.stop - interval.start
-    return kept
+def _cut(intervals: Sequence[_Interval], borders: Sequence[int]) -> list[list[_Interval]]:
+    """Cut the intervals, joined end to end, at ascending borders; what lies outside the first and last is left out."""
+    ends = list(accumulate(interval.stop - interval.start for interval in intervals))
+    parts = []
+    for start, stop in pairwise(borders):
+        first, last = bisect_right(ends, start), bisect_left(ends, stop)
+        part = list(intervals[first : last + 1]) if start < stop else []
+        if part:
+            # The end first: where one interval has both cuts, the other still counts from where it began.
+            part[-1] = replace(part[-1], stop=part[-1].stop - (ends[last] - stop))
+            part[0] = replace(part[0], start=intervals[first].start + start - (ends[first - 1] if first else 0))
+        parts.append(part)
+    return parts
