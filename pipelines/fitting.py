@@ -138,14 +138,14 @@ def _often_enough(every: int, steps: int, points: int) -> int:
 
 
 def ranker_stream(config: RunConfig, encoded: EncodedDataset, context: ProcessContext) -> BatchStream:
-    """The days of the training split that the ranker learns from, shuffled by the run's seed."""
+    """The days of the training split that the ranker learns from, in the order of `training.row_order`."""
     return training_stream(config, encoded, context, divided_days(encoded, config.training.tower_day_share)[1])
 
 
 def training_stream(
     config: RunConfig, encoded: EncodedDataset, context: ProcessContext, days: Sequence[str]
 ) -> BatchStream:
-    """Some days of the training split, shuffled by the run's seed."""
+    """Some days of the training split: shuffled by the run's seed, or by time, several processes in step."""
     training = config.training
     return BatchStream(
         encoded.root,
@@ -153,7 +153,8 @@ def training_stream(
         encoded.contract,
         batch_size=training.batch_size,
         seed=training.seed,
-        shuffle=True,
+        shuffle=training.row_order == "shuffled",
+        in_step=training.row_order == "time",
         shuffle_buffer_rows=training.shuffle_buffer_rows,
         decode_threads=training.decode_threads,
         device=context.device,

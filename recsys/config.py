@@ -199,6 +199,9 @@ class TrainingConfig:
     runs `validations_per_epoch` times; `patience` of them without a better log loss end the run. Gradient norms are
     read every `norms_every` steps and the tower's gradient by segment every `segment_view_every` (0: never), both more
     often in a run that is too short for that.
+
+    `row_order` is `shuffled`, anew in every epoch, or `time`: strictly by day and time, as rows arrive where a model
+    goes on learning from them.
     """
 
     seed: NonNegativeInt
@@ -217,6 +220,7 @@ class TrainingConfig:
     validations_per_epoch: PositiveInt
     patience: PositiveInt
     max_gradient_norm: PositiveFloat | None
+    row_order: Literal["shuffled", "time"]
     shuffle_buffer_rows: PositiveInt
     decode_threads: PositiveInt
     checkpoint_every: PositiveInt
