@@ -17,6 +17,8 @@ from recsys.config import RunConfig, config_from
 from recsys.errors import UsageError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
+# Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
+_OWN_KEYS = ("ablation.grid=", "ablation.tune.ranges=")
 
 
 def compose_config(overrides: Sequence[str]) -> RunConfig:
@@ -99,4 +101,9 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     # Hydra keeps one global state per process, and a study composes once per arm.
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        return compose(config_name="run", overrides=list(overrides))
+        words = [part for word in overrides for part in _replacing(word)]
+        return compose(config_name="run", overrides=words)
+
+
+def _replacing(word: str) -> tuple[str, ...]:
+    return (f"~{word.partition('=')[0]}", f"+{word}") if word.startswith(_OWN_KEYS) else (word,)

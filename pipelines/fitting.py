@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -19,7 +19,7 @@ from recsys.sharding.processes import ProcessContext, start_processes
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
-from recsys.tracking.run import DatasetUse, TrackedRun
+from recsys.tracking.run import DatasetUse
 from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopSettings
 from recsys.training.modes import apply_training_mode
@@ -96,18 +96,21 @@ def fitted_ranker(
 
 @contextmanager
 def cached_tower(
-    wrapped: nn.Module, megabytes: int | None, context: ProcessContext, tracked: TrackedRun
+    wrapped: nn.Module, megabytes: int | None, context: ProcessContext, attach: Callable[[str, str], None]
 ) -> Iterator[None]:
-    """Within it a frozen tower's vectors are kept, once computed, in so much memory; how that went is attached after.
+    """Within it a frozen tower's vectors are kept, once computed, in so much memory.
 
     A tower that learns, or `megabytes` of None, is left as it is.
+
+    Args:
+        attach: told at the end how that went: a file's name and its text.
     """
     cache = TowerCache(wrapped, megabytes, context) if megabytes and frozen_parts(wrapped) else None
     try:
         yield
     finally:
         if cache is not None:
-            tracked.attach("tower_cache.json", json.dumps(cache.record(), indent=2))
+            attach("tower_cache.json", json.dumps(cache.record(), indent=2))
             cache.close()
 
 

@@ -1,7 +1,6 @@
 """One run while it lasts: its steps, its checkpoints, its measurement and its record."""
 
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,14 @@ from pipelines.recording import (
     attach_calibration,
     attach_gradient_norms,
     attach_learning_curves,
+    cost_metrics,
     ranking_metrics,
     step_metrics,
     test_metrics,
     validation_figures,
 )
-from pipelines.run_folder import CHECKPOINTS, CURVES, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
+from pipelines.run_folder import ARM, CHECKPOINTS, CURVES, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
+from pipelines.run_record import StartOfRun, WatchedStream
 from pipelines.serving import export_run
 from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.config import RunConfig, config_document
@@ -42,6 +43,7 @@ from recsys.evaluation.predictions import save_predictions
 from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking, save_ranking
 from recsys.evaluation.scores import ranker_score
 from recsys.files import write_text_atomically
+from recsys.monitoring.cost import Cost, CostMeter
 from recsys.progress import Progress
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
@@ -77,16 +79,27 @@ class Job:
         self._fitted, self._stream = fitted, stream
         self._state, self._best, self._curves = LoopState(), BestWeights(fitted.wrapped), Curves()
         self._spool, self._contracts = "", StageContracts(fitted.stages, fitted.optimizers)
+        self._start, self._watched = StartOfRun(fitted.wrapped, stream), WatchedStream(stream)
+        self._spent: Cost | None = None  # by the parts of the run before this one
+        self._meter = CostMeter(context.device)
 
     @property
     def _wrapped(self) -> nn.Module:
         return self._fitted.wrapped
 
     def load_checkpoint(self) -> str:
-        """Go to the newest complete checkpoint of the run's folder; return the id of its tracked run."""
+        """Go to the newest complete checkpoint of the run's folder; return the id of its tracked run.
+
+        An arm of a study that was stopped before its first checkpoint starts afresh: the id is empty.
+
+        Raises:
+            DataError: there is none, and the run is no arm.
+        """
         folder = self._identity.folder / CHECKPOINTS
         saved = load_latest_complete(folder, self._encoded.contract, warn)
         if saved is None:
+            if self._identity.kind == ARM:
+                return ""
             raise DataError(f"{folder} holds no checkpoint to resume from. Start the run afresh without --resume.")
         stages = self._fitted.stages
         stages.go_to(saved.facts["stages"])  # first, since it says which optimizer state there is
@@ -95,6 +108,8 @@ class Job:
         stages.confirm()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
         self._curves.restore(saved.facts["curves"])
+        self._watched.seen = saved.facts["first_batches"]
+        self._spent = Cost(**saved.facts["cost"])
         spool: str = saved.facts["spool"]
         return spool
 
@@ -107,9 +122,11 @@ class Job:
         self._contracts.attach(tracked)
         tracked.attach("tower_provenance.json", json.dumps(dict(artifact.provenance), indent=2, default=str))
         tracked.attach("contract.json", self._encoded.contract.to_json())
+        for name, text in self._identity.notes.items():
+            tracked.attach(name, text)
 
-    def train(self, tracked: TrackedRun, request: StopRequest, progress: Progress) -> float:
-        """Take the steps; return how many seconds they took."""
+    def train(self, tracked: TrackedRun, request: StopRequest, progress: Progress) -> Cost:
+        """Take the steps; return what they cost, those before the checkpoint that this run goes on from included."""
         segments = self._encoded.contract.schema.segments
         settings = loop_settings(self._config.training, self._stream.num_batches, segments)
         stages = self._fitted.stages
@@ -118,12 +135,12 @@ class Job:
         def validate() -> dict[str, float]:
             return validation_figures(evaluate(predict(self._wrapped, validation), segments))
 
-        began = time.perf_counter()
+        self._meter = CostMeter(self._context.device, self._spent)
         label = f"training {self._identity.name}"
         for report in train_steps(
             self._wrapped,
             self._fitted.optimizers,
-            self._stream,
+            self._watched,
             click_objective,
             settings,
             self._context,
@@ -140,9 +157,9 @@ class Job:
             self._curves.add(report)
         if self._state.ended != "asked":
             progress(label, settings.max_steps, settings.max_steps)
-        return time.perf_counter() - began
+        return self._meter.read()
 
-    def finish(self, tracked: TrackedRun, seconds: float, progress: Progress) -> RunResult:
+    def finish(self, tracked: TrackedRun, cost: Cost, progress: Progress) -> RunResult:
         """Prove that what was frozen stood still, measure the best weights, and write the result."""
         proof = restore_proven(tracked, lambda: self._fitted.stages.record(self._state.step), self._best)
         config, encoded, folder = self._config, self._encoded, self._identity.folder
@@ -156,17 +173,20 @@ class Job:
             metrics |= ranking_metrics(ranking)
             scores |= ranking.flat_metrics("")
         lines = self._fitted.optimizers.contract()
+        budget = loop_settings(config.training, self._stream.num_batches).max_steps
         result = RunResult(
             name=self._identity.name,
             spool_id=tracked.spool_id,
             metrics=metrics,
             scores=scores,
             frozen_proof=proof,
-            budget_steps=loop_settings(config.training, self._stream.num_batches).max_steps,
+            budget_steps=budget,
             steps=self._state.step,
             best_step=self._state.best_step or 0,
-            train_seconds=seconds,
+            train_seconds=cost.wall_seconds,
             learning_parameters=sum(line.elements for line in lines if line.is_trainable),
+            cost=cost.to_document(),
+            record=self._start.record(self._watched, budget, self._state).to_document(),
         )
         save_predictions(predictions, folder / PREDICTIONS)
         write_text_atomically(folder / "evaluation.json", evaluation.to_json())
@@ -187,7 +207,7 @@ class Job:
         uses = dataset_uses(self._encoded, self._config.data.name, (TEST,))
         tracked.log_model(_MODEL_NAME, model)
         tracked.log_final(result.metrics, dataset=uses[0], model=_MODEL_NAME)
-        tracked.log_final({names.TRAIN_SECONDS: result.train_seconds})
+        tracked.log_final(cost_metrics(Cost(**result.cost)))
         tracked.attach("evaluation.json", evaluation.to_json())
         name = self._identity.name
         curves = self._curves.curves()
@@ -199,6 +219,7 @@ class Job:
         held = snapshot.take(self._wrapped, self._fitted.optimizers, self._stream, self._best, state.to_document())
         facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._fitted.stages.to_document()}
         facts |= {"spool": self._spool, "curves": self._curves.curves()}
+        facts |= {"first_batches": self._watched.seen, "cost": self._meter.read().to_document()}
         folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
         if self._context.is_first:
             save_checkpoint(folder, state.step, held.tensors, facts, self._encoded.contract, keep)

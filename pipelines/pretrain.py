@@ -52,7 +52,7 @@ from recsys.training.stages import Stage as TrainingStage
 _TOWER = "tower"
 _RECALL_AT = 20
 # Settings of the loop that change nothing of what it learns.
-_WITHOUT_EFFECT = (
+WITHOUT_EFFECT = (
     "report_every",
     "norms_every",
     "segment_view_every",
@@ -70,10 +70,28 @@ def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> Tower
         BusyError: another process makes the same tower now.
     """
     require_rows(encoded, (TRAIN, VALIDATION))
+    stage = stage_of(config, encoded)
+
+    def work(folder: Path) -> None:
+        is_imported = isinstance(config.tower, ImportedTowerConfig)
+        artifact = _import(config, encoded) if is_imported else _pretrain(config, encoded, progress)
+        vocabularies = {table: encoded.vocabulary(table) for table in encoded.contract.table_rows}
+        save_tower(folder / _TOWER, artifact, encoded.contract, vocabularies)
+
+    final = config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
+    return load_tower(run_stage(stage, final, work).path / _TOWER, encoded.contract)
+
+
+def stage_of(config: RunConfig, encoded: EncodedDataset) -> Stage:
+    """What the configured tower follows from.
+
+    Raises:
+        DataError: the vectors to import are missing.
+    """
     parameters = config_document(config)["tower"]
     if isinstance(config.tower, TwoTowerConfig):
         loop = config_document(replace(config, training=_training_of(config.tower, config.training)))["training"]
-        parameters["loop"] = {key: value for key, value in loop.items() if key not in _WITHOUT_EFFECT}
+        parameters["loop"] = {key: value for key, value in loop.items() if key not in WITHOUT_EFFECT}
     inputs = {"data": encoded.contract.fingerprint, "rows": encoded.manifest.contract}
     if isinstance(config.tower, ImportedTowerConfig):
         if not config.tower.vectors.is_file():
@@ -84,16 +102,7 @@ def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> Tower
         inputs["vectors"] = input_fingerprint(config.tower.vectors)
         del parameters["vectors"]
     code = code_version_of(recsys.towers, recsys.features, recsys.training, recsys.sharding)
-    stage = Stage("pretrain", inputs, parameters, code)
-
-    def work(folder: Path) -> None:
-        is_imported = isinstance(config.tower, ImportedTowerConfig)
-        artifact = _import(config, encoded) if is_imported else _pretrain(config, encoded, progress)
-        vocabularies = {table: encoded.vocabulary(table) for table in encoded.contract.table_rows}
-        save_tower(folder / _TOWER, artifact, encoded.contract, vocabularies)
-
-    final = config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
-    return load_tower(run_stage(stage, final, work).path / _TOWER, encoded.contract)
+    return Stage("pretrain", inputs, parameters, code)
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from recsys.config_training_mode import TrainingModeConfig
 from recsys.evaluation.evaluate import Evaluation
 from recsys.evaluation.ranking import SCOPES, RankingEvaluation
 from recsys.files import write_text_atomically
+from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.tracking import figures, names
 from recsys.tracking.run import TrackedRun
@@ -118,6 +119,18 @@ def ranking_metrics(ranking: RankingEvaluation) -> dict[str, float]:
         for metric in ("recall", "ndcg")
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def cost_metrics(cost: Cost) -> dict[str, float]:
+    """What training cost; what this machine does not tell is absent."""
+    named = {
+        names.TRAIN_SECONDS: cost.wall_seconds,
+        names.CPU_SECONDS: cost.cpu_seconds,
+        names.PEAK_MEMORY: cost.peak_memory_bytes,
+        names.PEAK_GPU_MEMORY: cost.peak_gpu_memory_bytes,
+        names.ENERGY: cost.energy_joules,
+    }
+    return {name: float(value) for name, value in named.items() if value is not None}
 
 
 class Curves:

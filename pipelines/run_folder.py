@@ -1,7 +1,8 @@
 """What a run is called, where it keeps what it leaves behind, and how that is read back."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from recsys.tracking import names
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PREDICTIONS, QUERIES, CURVES = "predictions", "queries", "curves.json"
+ARM = "arm"
+"""The kind of a run that belongs to a study."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class RunIdentity:
         arm: what runs that differ in their seed alone share; runs are grouped by it.
         ablation_id: empty for a run outside of a study.
         colour: "#rrggbb" of its lines on the chart page; empty for MLflow's choice.
+        notes: texts to attach to it, by the name of the file.
     """
 
     folder: Path
@@ -30,6 +34,7 @@ class RunIdentity:
     kind: str
     ablation_id: str = ""
     colour: str = ""
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def tags(self) -> dict[str, str]:
         """The run's tags in the tracking store."""
@@ -46,7 +51,10 @@ class RunResult:
         metrics: final scores under their tracked names.
         scores: every final score as "<metric>/<segment>", "all" being every row.
         frozen_proof: per frozen part, that it stood still; {} where nothing was frozen.
+        train_seconds: of all parts of a run that was stopped and resumed.
         learning_parameters: numbers that some optimizer steps, tables included.
+        cost: of its training, as `recsys.monitoring.cost.Cost`.
+        record: what a study checks its pairs by, as `recsys.ablation.pairing.RunRecord`.
     """
 
     name: str
@@ -59,6 +67,8 @@ class RunResult:
     best_step: int
     train_seconds: float
     learning_parameters: int
+    cost: dict[str, Any]
+    record: dict[str, Any]
 
 
 def load_result(folder: Path) -> RunResult | None:

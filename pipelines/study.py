@@ -13,6 +13,7 @@ from recsys.ablation.resampling import ArmPredictions, MeasuredArm, QueryValues,
 from recsys.ablation.tables import ArmResult
 from recsys.evaluation.predictions import load_predictions
 from recsys.evaluation.ranking import load_ranking
+from recsys.monitoring.cost import Cost
 from recsys.progress import Progress
 
 
@@ -29,6 +30,7 @@ class FinishedArm:
         costs = {
             "seconds_per_step": self.result.train_seconds / max(1, self.result.steps),
             "trained_parameters": float(self.result.learning_parameters),
+            **Cost(**self.result.cost).figures(),
         }
         return ArmResult(self.arm.condition, self.arm.seed, self.result.scores, costs)
 

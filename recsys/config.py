@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from pydantic.type_adapter import TypeAdapter
 from pydantic_core import ErrorDetails
 
+from recsys.config_ablation import AblationConfig
 from recsys.config_training_mode import TrainingModeConfig
 from recsys.config_types import (
     STRICT,
@@ -245,18 +246,6 @@ class TrackingConfig:
 
 
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)
-class AblationConfig:
-    """The grid: config key -> values; every combination is an arm, trained once per seed."""
-
-    name: Name
-    grid: dict[str, tuple[str | int | float | bool, ...]]
-    seeds: tuple[NonNegativeInt, ...]
-    contrast: str
-    margin: PositiveFloat
-    resamples: PositiveInt
-
-
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class DailyConfig:
     """A scheduled run's window: the days before its date, the last of them held out for validation and test."""
 
@@ -268,7 +257,7 @@ class DailyConfig:
 
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class RuntimeConfig:
-    """Folders and machine limits; `threads` null takes every core."""
+    """Folders and machine limits; `threads` null takes every core, or one for each arm of a study."""
 
     runs: Path
     encoded: Path

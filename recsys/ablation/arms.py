@@ -12,6 +12,20 @@ from recsys.files import fingerprint_of
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _PLAIN = (str, int, float, bool, type(None))
+# Keys in which arms must not differ, as they would no longer be pairs.
+_NOT_IN_A_GRID = {
+    "training.seed": "seeds are listed in `ablation.seeds`, and every arm is trained with each",
+    "training.epochs": "arms would take different numbers of steps, and the longer would win by that alone",
+    "training.batch_size": "arms would take different numbers of steps over different batches",
+    "training.tower_day_share": "arms would be trained on different rows",
+    "training.shuffle_buffer_rows": "arms would read the rows in different orders",
+    "data": "arms would be measured on different rows",
+    "evaluation": "arms would be measured in different ways",
+    "ablation": "it is the study's, not an arm's",
+    "tracking": "it changes nothing of what an arm learns",
+    "runtime": "it changes nothing of what an arm learns",
+    "daily": "it changes nothing of what an arm learns",
+}
 
 
 @dataclass(frozen=True)
@@ -33,10 +47,6 @@ class Arm:
     def overrides(self, seed_key: str) -> tuple[str, ...]:
         """The arm as command-line overrides: ("training_mode=frozen_tower", ..., "<seed_key>=0")."""
         return tuple(f"{key}={_override_value(value)}" for key, value in {**self.choices, seed_key: self.seed}.items())
-
-    def id(self, config_fingerprint: str) -> str:
-        """16 hexadecimal digits: equal for the same arm of the same config, so that a finished arm is known again."""
-        return fingerprint_of([config_fingerprint, dict(self.choices), self.seed])
 
 
 @dataclass(frozen=True)
@@ -86,9 +96,16 @@ def expand_grid(axes: Mapping[str, Sequence[Any]], seeds: Sequence[int], labels:
     return tuple(arms)
 
 
-def study_id(name: str, config_fingerprint: str, axes: Mapping[str, Sequence[Any]]) -> str:
-    """The `ablation_id` that a study and its arms share; seeds are no part of it, so more of them extend the study."""
-    return f"{name}-{fingerprint_of([config_fingerprint, {key: list(values) for key, values in axes.items()}])[:8]}"
+def study_id(name: str, fingerprint: str, axes: Mapping[str, Sequence[Any]]) -> str:
+    """The `ablation_id` that a study and its arms share.
+
+    Neither seeds nor the values of an axis are part of it, so more of them extend the study; another axis makes it
+    another one.
+
+    Args:
+        fingerprint: of all that the arms have in common: settings, data, code.
+    """
+    return f"{name}-{fingerprint_of([fingerprint, sorted(axes)])[:8]}"
 
 
 def contrasts(arms: Sequence[Arm], axis: str) -> tuple[Contrast, ...]:
@@ -117,22 +134,36 @@ def contrasts(arms: Sequence[Arm], axis: str) -> tuple[Contrast, ...]:
 
 def _refuse_bad_grid(axes: Mapping[str, Sequence[Any]], seeds: Sequence[int]) -> None:
     if not axes:
-        raise UsageError("The grid is empty: list at least one config key with its values under `axes`.")
+        raise UsageError("The grid is empty: list at least one config key with its values under `ablation.grid`.")
     for key, values in axes.items():
         if not _KEY.fullmatch(key):
             raise UsageError(f"Grid key {key!r} is no config key: expected words joined by dots, as in training.seed.")
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise UsageError(f"Grid key {key} has {values!r}: expected a list of one or more values.")
-        if odd := [value for value in values if not isinstance(value, _PLAIN)]:
-            raise UsageError(f"Grid key {key} has the value {odd[0]!r}: expected words, numbers, true, false or null.")
+        for place, reason in _NOT_IN_A_GRID.items():
+            if key == place or key.startswith(f"{place}."):
+                raise UsageError(f"`{key}` cannot be a key of the grid: {reason}. Take it out of `ablation.grid`.")
+        if odd := [value for value in values if not _is_value(value)]:
+            raise UsageError(
+                f"Grid key {key} has the value {odd[0]!r}: expected words, numbers, lists of numbers, true, false or "
+                "null."
+            )
         if twice := [value for value in values if [repr(v) for v in values].count(repr(value)) > 1]:
             raise UsageError(f"Grid key {key} lists {twice[0]!r} twice: the same arm would be run twice. Remove one.")
     if not seeds:
-        raise UsageError("The grid has no seeds: list one or more under `seeds`; a verdict needs at least two.")
+        raise UsageError(
+            "The grid has no seeds: list one or more under `ablation.seeds`; a verdict needs at least two."
+        )
     if bad := [seed for seed in seeds if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0]:
         raise UsageError(f"Seed {bad[0]!r} is none: expected whole numbers from 0.")
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"Seeds {list(seeds)} hold one twice: the same arm would be run twice. Remove one.")
+
+
+def _is_value(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(isinstance(each, int | float) for each in value)
+    return isinstance(value, _PLAIN)
 
 
 def _words(key: str, values: Sequence[Any], axes: Mapping[str, Sequence[Any]], labels: Mapping[str, str]) -> list[str]:
@@ -141,9 +172,13 @@ def _words(key: str, values: Sequence[Any], axes: Mapping[str, Sequence[Any]], l
     return [
         labels.get(value, value)
         if isinstance(value, str) and value not in others
-        else f"{key.rsplit('.', 1)[-1]}={_override_value(value)}"
+        else f"{key.rsplit('.', 1)[-1]}={_in_a_name(value)}"
         for value in values
     ]
+
+
+def _in_a_name(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else _override_value(value)
 
 
 def _refuse_equal_names(arms: Sequence[Arm]) -> None:
@@ -158,6 +193,8 @@ def _override_value(value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(str, value))}]"
     if not isinstance(value, str):
         return repr(value)
     is_word = _BARE_WORD.fullmatch(value) and value.lower() not in ("null", "true", "false", "nan", "inf")

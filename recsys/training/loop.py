@@ -28,8 +28,15 @@ from recsys.training.step import Counts, Objective, Stepper, StepSettings
 class TrainingStream(Protocol):
     """Batches of one epoch after another; iterating yields what is left of the current epoch."""
 
-    epoch: int
-    wait_seconds: float
+    @property
+    def epoch(self) -> int:
+        """The epoch that iterating yields, from 0."""
+        ...
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long callers have waited for a batch, over all epochs."""
+        ...
 
     def __iter__(self) -> Iterator[Batch]: ...
 

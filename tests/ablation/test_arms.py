@@ -31,6 +31,12 @@ def test_values_that_are_no_words_of_their_own_are_named_with_their_key():
     assert [arm.name for arm in arms][:2] == ["learning_rate=0.1/low_rank=null/s7", "learning_rate=0.1/low_rank=4/s7"]
 
 
+def test_a_list_of_numbers_is_one_value_with_a_name_that_a_folder_can_have():
+    arms = expand_grid({"network.hidden_widths": [(64, 32), (8,)]}, [0], {})
+    assert [arm.name for arm in arms] == ["hidden_widths=64-32/s0", "hidden_widths=8/s0"]
+    assert arms[0].overrides("training.seed")[0] == "network.hidden_widths=[64,32]"
+
+
 def test_a_word_that_two_keys_share_is_named_with_its_key():
     arms = expand_grid({"user_tower": ["small", "big"], "item_tower": ["small", "big"]}, [0], {})
     assert arms[0].name == "user_tower=small/item_tower=small/s0"
@@ -42,7 +48,7 @@ def test_a_grid_in_which_only_the_seed_varies_still_has_names():
 
 def test_overrides_come_back_through_hydra_with_their_types():
     axes = {"training_mode": ["frozen_tower"], "a.x": [0.5], "a.flag": [True], "a.none": [None], "a.word": ["true"]}
-    axes |= {"a.path": ["data/towers/title"], "a.odd": ["it's, {so}=1"]}
+    axes |= {"a.path": ["data/towers/title"], "a.odd": ["it's, {so}=1"], "a.widths": [[64, 32]]}
     arm = expand_grid(axes, [3], {})[0]
     parsed = OverridesParser.create().parse_overrides(list(arm.overrides("training.seed")))
     values = {override.key_or_group: override.value() for override in parsed}
@@ -50,17 +56,29 @@ def test_overrides_come_back_through_hydra_with_their_types():
     assert quoted == {key: listed[0] for key, listed in axes.items()} | {"training.seed": 3}
 
 
-def test_an_arms_id_depends_on_what_it_is_and_not_on_the_study_around_it():
-    alone = expand_grid(MODES, [1], {})[0]
-    among_others = expand_grid(MODES, [0, 1, 2], {"frozen_tower": "frozen"})[1]
-    assert alone.id("config") == among_others.id("config")
-    assert len({arm.id("config") for arm in expand_grid(GRID, [0, 1], {})}) == 8
-    assert alone.id("config") != alone.id("another config")
-
-
-def test_more_seeds_extend_the_same_study_and_another_grid_is_another_study():
+def test_more_values_of_an_axis_extend_the_same_study_and_another_axis_is_another_study():
     assert study_id("frozen_vs_finetuned", "c", GRID).startswith("frozen_vs_finetuned-")
-    assert study_id("a", "c", GRID) != study_id("a", "c", MODES)
+    assert study_id("a", "c", {**MODES, "model": ["cross", "mask"]}) == study_id("a", "c", {"model": ["dot"], **MODES})
+    assert len({study_id("a", "c", GRID), study_id("a", "c", MODES), study_id("a", "d", MODES)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("training.seed", "`ablation.seeds`"),
+        ("training.epochs", "different numbers of steps"),
+        ("training.batch_size", "different numbers of steps"),
+        ("training.tower_day_share", "different rows"),
+        ("training.shuffle_buffer_rows", "different orders"),
+        ("data", "different rows"),
+        ("data.seed", "different rows"),
+        ("evaluation.ranking", "different ways"),
+        ("runtime.threads", "nothing of what an arm learns"),
+    ],
+)
+def test_a_key_that_would_make_arms_no_pairs_is_refused_with_the_reason(key: str, reason: str):
+    with pytest.raises(UsageError, match=rf"`{key}` cannot be a key of the grid: .*{reason}"):
+        expand_grid({key: [1, 2]}, [0], {})
 
 
 def test_contrasts_are_the_pairs_that_differ_in_one_key_and_say_what_is_held():
@@ -89,7 +107,7 @@ def test_a_key_with_one_value_cannot_be_compared():
         ({"model": []}, [0], "expected a list of one or more values"),
         ({"model": "cross"}, [0], "model has 'cross': expected a list"),
         ({"model": ["cross", "cross"]}, [0], "lists 'cross' twice"),
-        ({"model": [{"name": "cross"}]}, [0], "expected words, numbers, true, false or null"),
+        ({"model": [{"name": "cross"}]}, [0], "expected words, numbers, lists of numbers, true"),
         ({"+model": ["cross"]}, [0], "'\\+model' is no config key"),
         ({"model": ["cross"]}, [], "no seeds"),
         ({"model": ["cross"]}, [0, 0], "hold one twice"),

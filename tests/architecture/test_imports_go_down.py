@@ -16,7 +16,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "features": (),
     "config_types": (),
     "config_training_mode": ("recsys.config_types",),
-    "config": ("recsys.config_types", "recsys.config_training_mode"),
+    "config_ablation": ("recsys.config_types",),
+    "config": ("recsys.config_types", "recsys.config_training_mode", "recsys.config_ablation"),
     "sharding": (),
     "tracking": (),
     # The adapter to the fused kernels (tables, and the gate at their outputs), and which process this is.

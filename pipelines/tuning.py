@@ -1,0 +1,195 @@
+"""A condition's budget of trials: each trains with other rates and is judged on validation; test rows are not read."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipelines import prepare, pretrain
+from pipelines.fitting import (
+    VALIDATION,
+    StopRequest,
+    cached_tower,
+    fitted_ranker,
+    loop_settings,
+    ranker_stream,
+    scoring_stream,
+    started,
+    stoppable,
+)
+from pipelines.recording import validation_figures
+from recsys.ablation.page import Table
+from recsys.ablation.tuning import Ranges, Trial, best_trial, next_values
+from recsys.config import RunConfig, config_document, config_from
+from recsys.datasets.encoded import EncodedDataset
+from recsys.errors import TrainingError
+from recsys.evaluation.evaluate import evaluate, predict
+from recsys.files import write_text_atomically
+from recsys.progress import Progress
+from recsys.towers.artifact import TowerArtifact
+from recsys.training.loop import LoopState, train_steps
+from recsys.training.loss import click_objective
+from recsys.training.snapshot import BestWeights
+
+TRIALS = "trials.json"
+
+
+@dataclass(frozen=True)
+class Search:
+    """A condition's search.
+
+    Attributes:
+        name: for the eye.
+        config: the condition's, with the trials' seed.
+        ranges: of keys that it has.
+        folder: where its trials are kept.
+    """
+
+    name: str
+    config: RunConfig
+    ranges: Ranges
+    trials: int
+    sampler: str
+    folder: Path
+
+    @property
+    def configured(self) -> dict[str, float]:
+        """The values as they stand in the configuration."""
+        return {key: float(value_at(config_document(self.config), key)) for key in self.ranges}
+
+
+def value_at(document: Mapping[str, object], key: str) -> float:
+    """Return the number at a dotted key of a configuration.
+
+    Raises:
+        KeyError: there is none.
+    """
+    value: object = document
+    for step in key.split("."):
+        if not isinstance(value, Mapping):
+            raise KeyError(key)
+        value = value[step]
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise KeyError(key)
+    return value
+
+
+def ranges_of(config: RunConfig, searched: Ranges) -> dict[str, tuple[float, float]]:
+    """Return those of the ranges whose key the configuration has."""
+    document = config_document(config)
+    found = {}
+    for key, both in searched.items():
+        try:
+            value_at(document, key)
+        except KeyError:
+            continue
+        found[key] = both
+    return found
+
+
+def load_trials(folder: Path) -> list[Trial]:
+    """Return the trials that have ended so far."""
+    path = folder / TRIALS
+    return [Trial(**each) for each in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+
+
+def tune(search: Search, progress: Progress) -> None:
+    """Spend what is left of the budget; every trial is kept as soon as it ends.
+
+    Raises:
+        UsageError: a configured value is out of its range.
+    """
+    encoded = prepare.run(search.config, progress)
+    artifact = pretrain.run(search.config, encoded, progress)
+    trials = load_trials(search.folder)
+    with stoppable() as request:
+        while len(trials) < search.trials:
+            progress(search.name, len(trials), search.trials)
+            seed = search.config.training.seed
+            values = next_values(search.ranges, search.configured, trials, search.sampler, seed)
+            trials.append(_trial(with_values(search.config, values), values, encoded, artifact, request))
+            text = json.dumps([trial.to_document() for trial in trials], indent=1)
+            write_text_atomically(search.folder / TRIALS, text + "\n")
+    progress(search.name, search.trials, search.trials)
+
+
+def with_values(config: RunConfig, values: Mapping[str, float]) -> RunConfig:
+    """Return the configuration with other values at these dotted keys."""
+    document = config_document(config)
+    for key, value in values.items():
+        *path, last = key.split(".")
+        group = document
+        for step in path:
+            group = group[step]
+        group[last] = value
+    return config_from(document)
+
+
+def trials_table(trials: Sequence[Trial], ranges: Ranges) -> Table:
+    """A row a trial; the best one is marked."""
+    best = best_trial(trials)
+    rows = [
+        (
+            str(number) + (" (best)" if trial is best else ""),
+            *(f"{trial.values[key]:.3g}" for key in ranges),
+            trial.failure or f"{trial.log_loss:.5f}",
+            f"{trial.steps:,}",
+            f"{trial.seconds:.1f}",
+        )
+        for number, trial in enumerate(trials)
+    ]
+    return Table("Trials", ("trial", *ranges, "validation log loss", "steps", "seconds"), tuple(rows))
+
+
+def _trial(
+    config: RunConfig,
+    values: Mapping[str, float],
+    encoded: EncodedDataset,
+    artifact: TowerArtifact,
+    request: StopRequest,
+) -> Trial:
+    state, began = LoopState(), time.perf_counter()
+    failure = ""
+    try:
+        _fit(config, encoded, artifact, request, state)
+    except TrainingError as error:  # a rate at which training diverges is an answer, and spends the budget
+        failure = str(error)
+    request.raise_if_asked()
+    return Trial(
+        values=dict(values),
+        log_loss=None if failure else state.best_log_loss,
+        steps=state.step,
+        seconds=time.perf_counter() - began,
+        failure=failure,
+    )
+
+
+def _fit(
+    config: RunConfig, encoded: EncodedDataset, artifact: TowerArtifact, request: StopRequest, state: LoopState
+) -> None:
+    """Train as an arm is trained, and keep nothing but where the loop stands."""
+    context = started(config)
+    stream = ranker_stream(config, encoded, context)
+    fitted = fitted_ranker(config, artifact, encoded, stream.num_batches, context)
+    segments = encoded.contract.schema.segments
+    settings = loop_settings(config.training, stream.num_batches)
+    # Nobody looks at a trial's gradients.
+    settings = replace(settings, norms_every=settings.max_steps + 1, segment_view_every=0)
+    validation = scoring_stream(config, encoded, VALIDATION, context)
+    with cached_tower(fitted.wrapped, config.training_mode.cache_megabytes, context, lambda name, text: None):
+        for _ in train_steps(
+            fitted.wrapped,
+            fitted.optimizers,
+            stream,
+            click_objective,
+            settings,
+            context,
+            state=state,
+            best=BestWeights(fitted.wrapped),
+            validate=lambda: validation_figures(evaluate(predict(fitted.wrapped, validation), segments)),
+            checkpoint=lambda _: None,
+            should_stop=request,
+            stages=fitted.stages,
+        ):
+            pass
