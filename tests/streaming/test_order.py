@@ -1,0 +1,160 @@
+"""The order as arithmetic: every row once, pools within their bound, one sequence for any number of ranks in step."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.streaming.parquet import RowGroup
+from recsys.streaming.shuffle import EpochOrder, Stint, Turns, batch_sizes, count_batches, count_rows
+
+# No file is touched, so examples are cheap.
+many_examples = settings(max_examples=150, deadline=None)
+layouts = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+# The runs that read an epoch one after the other: ranks, batch size, batches until the stop.
+runs = st.lists(st.builds(Stint, st.integers(1, 5), st.integers(1, 9), st.integers(0, 6)), min_size=1, max_size=5)
+
+
+def order_of(layout, *, seed=3, shuffle=True, buffer=32, in_step=False):
+    """Row groups of these sizes; row r of the layout is row r of them joined in file order."""
+    groups = tuple(RowGroup(Path("part.parquet"), index, rows) for index, rows in enumerate(layout))
+    return EpochOrder(groups, seed, shuffle, buffer, in_step)
+
+
+def rows_in(stream, layout):
+    """The rows of the layout, in the order in which a rank reads them."""
+    first = np.concatenate([[0], np.cumsum(layout)])
+    rows = []
+    for stretch in stream:
+        joined = np.concatenate(
+            [np.arange(piece.start, piece.stop) + first[piece.group.index] for piece in stretch.pool.pieces]
+        )
+        order = stretch.pool.order()
+        rows += (joined if order is None else joined[order])[stretch.start : stretch.stop].tolist()
+    return rows
+
+
+def in_batches(rows, batches, batch_size):
+    """One rank's rows, cut as its stream cuts them."""
+    ends = np.cumsum([0, *batch_sizes(len(rows), batches, batch_size)])
+    return [rows[start:stop] for start, stop in pairwise(ends)]
+
+
+def read_with_stops(order, layout, stints):
+    """Read an epoch in such runs, the last one to the end; return the steps, each with the rows of every rank."""
+    steps = []
+    for number, stint in enumerate(stints):
+        streams = order.streams(0, stint.world_size, stint.batch_size, stints[:number])
+        left = sum(map(count_rows, streams))
+        if left:
+            batches = count_batches(left, stint.world_size, stint.batch_size)
+            ranks = [in_batches(rows_in(stream, layout), batches, stint.batch_size) for stream in streams]
+            read = list(zip(*ranks, strict=True))
+            steps += read if stint is stints[-1] else read[: stint.batches]
+    return steps
+
+
+def possible(layout, stints):
+    """The stints with as many ranks as find a row each; more are refused by a stream."""
+    kept, left = [], sum(layout)
+    for stint in stints:
+        kept.append(replace(stint, world_size=min(stint.world_size, max(left, 1))))
+        left -= sum(kept[-1].consumed_of(left))
+    return kept
+
+
+@many_examples
+@given(
+    layout=layouts,
+    stints=runs,
+    buffer=st.integers(1, 90),
+    shuffle=st.booleans(),
+    in_step=st.booleans(),
+)
+def test_every_row_comes_once_however_often_the_ranks_change(layout, stints, buffer, shuffle, in_step):
+    order = order_of(layout, shuffle=shuffle, buffer=buffer, in_step=in_step)
+
+    steps = read_with_stops(order, layout, possible(layout, stints))
+
+    assert sorted(row for step in steps for batch in step for row in batch) == list(range(sum(layout)))
+
+
+@many_examples
+@given(layout=layouts, stints=runs, shuffle=st.booleans())
+def test_in_step_any_ranks_with_any_stops_read_the_sequence_of_one(layout, stints, shuffle):
+    order = order_of(layout, shuffle=shuffle, in_step=True)
+    (alone,) = order.streams(0, 1, 4, [])
+
+    steps = read_with_stops(order, layout, possible(layout, stints))
+
+    assert [row for step in steps for batch in step for row in batch] == rows_in(alone, layout)
+
+
+@many_examples
+@given(layout=layouts, stints=runs)
+def test_in_step_and_unshuffled_no_row_comes_before_one_of_an_earlier_step(layout, stints):
+    order = order_of(layout, shuffle=False, in_step=True)
+
+    steps = read_with_stops(order, layout, possible(layout, stints))
+
+    joined = [[row for batch in step for row in batch] for step in steps]
+    assert all(max(earlier) < min(later) for earlier, later in pairwise(joined))
+
+
+def test_in_step_the_ranks_take_batches_in_turn_and_divide_the_last_step():
+    order = order_of([5, 6], shuffle=False, in_step=True)
+
+    steps = read_with_stops(order, [5, 6], [Stint(world_size=2, batch_size=2, batches=3)])
+
+    assert steps == [([0, 1], [2, 3]), ([4, 5], [6, 7]), ([8], [9, 10])]
+
+
+@many_examples
+@given(rows=st.integers(1, 60), world_size=st.integers(1, 5), batch_size=st.integers(1, 9))
+def test_turns_are_the_batches_that_every_rank_counts(rows, world_size, batch_size):
+    if rows < world_size:
+        return
+    batches = count_batches(rows, world_size, batch_size)
+    last_step = (batches - 1) * world_size * batch_size
+
+    for rank in range(world_size):
+        turns = Turns(rank, world_size, batch_size, rows)
+        taken = np.flatnonzero(np.diff(turns.before(np.arange(rows + 1))))
+        for step in range(batches - 1):
+            first = (step * world_size + rank) * batch_size
+            assert taken[step * batch_size : (step + 1) * batch_size].tolist() == list(range(first, first + batch_size))
+        assert len(taken[taken >= last_step]) == len(taken) - (batches - 1) * batch_size >= 1
+
+
+@many_examples
+@given(layout=layouts, buffer=st.integers(1, 90), world_size=st.integers(1, 5), in_step=st.booleans())
+def test_no_pool_is_larger_than_the_buffer_or_the_one_row_group_in_it(layout, buffer, world_size, in_step):
+    if sum(layout) < world_size:
+        return
+    for stream in order_of(layout, buffer=buffer, in_step=in_step).streams(0, world_size, 4, []):
+        for stretch in stream:
+            assert len(stretch.pool.pieces) == 1 or count_rows(stretch.pool.pieces) <= buffer
+
+
+@many_examples
+@given(layout=layouts, world_size=st.integers(1, 5), shuffle=st.booleans())
+def test_ranks_get_as_many_rows_as_each_other_whatever_the_sizes_of_the_row_groups(layout, world_size, shuffle):
+    if sum(layout) < world_size:
+        return
+    for in_step in (False, True):
+        streams = order_of(layout, shuffle=shuffle, in_step=in_step).streams(0, world_size, 4, [])
+        rows = list(map(count_rows, streams))
+        assert max(rows) - min(rows) <= 1
+
+
+def test_row_groups_come_in_an_order_of_their_own_in_every_epoch():
+    layout = [10] * 20
+    order = order_of(layout, buffer=10)
+
+    orders = [[row // 10 for row in rows_in(order.streams(epoch, 1, 4, [])[0], layout)[::10]] for epoch in range(3)]
+
+    assert all(sorted(groups) == list(range(20)) for groups in orders)
+    assert all(one != other for one, other in pairwise([list(range(20)), *orders]))
