@@ -11,7 +11,7 @@ from pipelines import prepare
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, dataset_uses, scoring_stream, started
 from pipelines.job import RANKING_EXTRAS
-from pipelines.recording import CUTOFF, Curves, open_store, run_params
+from pipelines.recording import CUTOFF, Curves, charted_values, open_store, run_params
 from pipelines.run_folder import CURVES
 from pipelines.study import FinishedArm, auc_intervals, measure, write_json
 from pipelines.study_plan import StudyGrid, StudyPlan
@@ -187,5 +187,6 @@ def _record(
         held_document = [asdict(line) for line in held]
         tracked.attach("held_equal.json", write_json(study.folder / "held_equal.json", held_document))
         tracked.attach("arms.json", json.dumps([each.result.name for each in study.arms]))
-        for view in study_views(study.id, _charted(study)):
+        drawn = charted_values(Curves.load(each.folder / CURVES) for each in study.arms)
+        for view in study_views(study.id, _charted(study), drawn):
             tracked.save_chart_view(view)

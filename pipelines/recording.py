@@ -1,7 +1,7 @@
 """How this project's runs are recorded: the store, the names of a report's numbers, an evaluation's, and the plots."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -135,7 +135,7 @@ def cost_metrics(cost: Cost) -> dict[str, float]:
 
 class Curves:
     """A run's curves by step: "train_loss", "valid_log_loss", "valid_auc", and under their tracked names the gradient
-    norms other than the whole's, and the segments' shares and cosines.
+    norms other than the whole's, and the segments' shares, cosines and validation AUC.
     """
 
     def __init__(self) -> None:
@@ -150,7 +150,12 @@ class Curves:
             "valid_auc": validation.get(AUC),
         }
         norms = {names.grad_norm(part): norm for part, norm in report.gradient_norms.items() if part != WHOLE}
-        for name, value in (values | norms | _by_segment(report)).items():
+        aucs = {
+            names.auc(names.VALIDATION, name.removeprefix(f"{AUC}/")): value
+            for name, value in validation.items()
+            if name.startswith(f"{AUC}/")
+        }
+        for name, value in (values | norms | aucs | _by_segment(report)).items():
             if value is not None:
                 self._points.setdefault(name, {})[report.step] = value
 
@@ -173,6 +178,26 @@ class Curves:
     def load(path: Path) -> dict[str, figures.Curve]:
         """Read what `save` wrote."""
         return {name: (steps, values) for name, (steps, values) in json.loads(path.read_text()).items()}
+
+
+def charted_values(arms: Iterable[Mapping[str, figures.Curve]]) -> dict[str, list[float]]:
+    """What the arms' losses and AUCs ever were, under their tracked names, for `study_views`.
+
+    Args:
+        arms: each one's `Curves.curves()`.
+    """
+    tracked = {
+        "train_loss": names.TRAIN_LOSS,
+        "valid_log_loss": names.score(names.VALIDATION, "log_loss"),
+        "valid_auc": names.auc(names.VALIDATION),
+    }
+    section = names.auc(names.VALIDATION, "")
+    found: dict[str, list[float]] = {}
+    for curves in arms:
+        for name, (_, values) in curves.items():
+            if name in tracked or name.startswith(section):
+                found.setdefault(tracked.get(name, name), []).extend(values)
+    return found
 
 
 def attach_learning_curves(run: TrackedRun, curves: Mapping[str, Mapping[str, figures.Curve]]) -> None:

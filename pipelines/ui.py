@@ -31,7 +31,7 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> int:
     console.print(f"MLflow: {address}  (Ctrl-C ends it)", soft_wrap=True)
     if study := newest_study(store):
         experiment, ablation_id = study
-        for view in study_views(ablation_id, ()):
+        for view in study_views(ablation_id, (), {}):
             console.print(f"{view.name}: {view.address(address, experiment)}", soft_wrap=True)
     # One worker without job execution: two processes and 0.4 GB instead of fifteen and 2.5 GB.
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri, "--workers", "1"]

@@ -9,20 +9,19 @@ import base64
 import json
 import time
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from recsys.files import fingerprint_of
 from recsys.tracking import names
 
 _TAG_PREFIX = "mlflow.sharedViewState."
-# What somebody sees first, without scrolling: how good, how it learns, what each part's gradient does, how fast.
+# What somebody sees first: how good, how it learns, what each tower's gradient does, how fast; then how good for whom.
 _GLANCE = "at a glance"
 _GLANCE_CHARTS = (
-    *(names.auc(names.VALIDATION), names.TRAIN_LOSS, names.auc(names.TEST)),
-    *(names.grad_norm(part) for part in ("embedding_tower", "interaction_network", "composition")),
-    *(names.score(names.VALIDATION, "log_loss"), names.grad_norm("head"), names.ROWS_PER_SECOND),
+    *(names.auc(names.VALIDATION), names.TRAIN_LOSS, names.grad_norm("embedding_tower")),
+    *(names.grad_norm("interaction_network"), names.ROWS_PER_SECOND),
 )
 # Sections in the order in which a study is read: how good, by which curve, what the towers did, at what cost.
 _SECTIONS = (
@@ -35,7 +34,9 @@ _FIRST_CHARTS = (
     names.TRAIN_LOSS,
 )
 _DRAWN_AS_BARS = ("test", "ranking", "cost")
-_CARD_HEIGHT = 270
+_CARD_HEIGHT = 250
+_ROOM_SHARE = 0.05
+_SEGMENTS = names.auc(names.VALIDATION).partition("/")[0]
 _OWN_SECTIONS = ("Model metrics", "System metrics")
 
 
@@ -48,12 +49,14 @@ class ChartView:
         ablation_id: whose arms it shows.
         metrics: names of the metrics to draw, in any order.
         is_grouped: one line per arm, the mean over its seeds, instead of one per run.
+        ranges: metric -> lowest and highest value on its chart's axis, where MLflow should not choose them.
     """
 
     name: str
     ablation_id: str
     metrics: Sequence[str]
     is_grouped: bool
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -81,8 +84,8 @@ class ChartView:
         """Return the page's state as MLflow's page keeps it."""
         arms = f"tags.{names.TAG_KIND} = 'arm' and tags.{names.TAG_ABLATION_ID} = '{self.ablation_id}'"
         by_section = _by_section(self.metrics)
-        glance = [_chart(metric, _GLANCE) for metric in _GLANCE_CHARTS if metric in self.metrics]
-        charts = [_chart(metric, section) for section, metrics in by_section.items() for metric in metrics]
+        glance = [self._chart(metric, _GLANCE) for metric in _at_a_glance(by_section)]
+        charts = [self._chart(metric, section) for section, metrics in by_section.items() for metric in metrics]
         group = {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": names.PARAM_ARM}]}
         return {
             "searchFilter": arms,
@@ -97,14 +100,37 @@ class ChartView:
             "groupBy": group if self.is_grouped else None,
         }
 
+    def _chart(self, metric: str, section: str) -> dict[str, Any]:
+        return _chart(metric, section, dict(zip(("yMin", "yMax"), self.ranges.get(metric, ()), strict=False)))
 
-def study_views(ablation_id: str, metrics: Iterable[str]) -> tuple[ChartView, ChartView]:
-    """The two views of a study: arms as means over their seeds, and every run by itself."""
+
+def study_views(
+    ablation_id: str, metrics: Iterable[str], curves: Mapping[str, Iterable[float]]
+) -> tuple[ChartView, ChartView]:
+    """The two views of a study: arms as means over their seeds, and every run by itself.
+
+    Args:
+        metrics: names of all metrics to draw.
+        curves: metric -> every value that some arm had, for the metrics that are far from 0 beside how far they are
+            from each other. MLflow's chart of means begins at 0, and would draw them as one line.
+    """
     drawn = tuple(metrics)
+    ranges = {metric: _range(tuple(values)) for metric, values in curves.items()}
     return (
-        ChartView(f"{ablation_id}: arms, mean over seeds", ablation_id, drawn, is_grouped=True),
+        ChartView(f"{ablation_id}: arms, mean over seeds", ablation_id, drawn, is_grouped=True, ranges=ranges),
         ChartView(f"{ablation_id}: every run", ablation_id, drawn, is_grouped=False),
     )
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    room = _ROOM_SHARE * (max(values) - min(values)) or _ROOM_SHARE
+    return min(values) - room, max(values) + room
+
+
+def _at_a_glance(by_section: Mapping[str, Sequence[str]]) -> list[str]:
+    known = {metric for metrics in by_section.values() for metric in metrics}
+    per_segment = [metric for metric in by_section.get(_SEGMENTS, ()) if metric not in _GLANCE_CHARTS]
+    return [*(metric for metric in _GLANCE_CHARTS if metric in known), *per_segment]
 
 
 def _by_section(metrics: Iterable[str]) -> dict[str, list[str]]:
@@ -129,7 +155,7 @@ def _section(name: str) -> dict[str, Any]:
     }
 
 
-def _chart(metric: str, section: str) -> dict[str, Any]:
+def _chart(metric: str, section: str, axis: Mapping[str, float]) -> dict[str, Any]:
     is_bar = metric.startswith(_DRAWN_AS_BARS)
     chart: dict[str, Any] = {
         "uuid": f"{section}-{metric}",
@@ -146,7 +172,7 @@ def _chart(metric: str, section: str) -> dict[str, Any]:
             "lineSmoothness": 0,
             "scaleType": "linear",
             "xAxisScaleType": "linear",
-            "range": {},
+            "range": dict(axis),
             "xAxisKey": "step",
         }
         chart |= {"selectedXAxisMetricKey": "", "yAxisKey": "metric", "yAxisExpressions": [], "ignoreOutliers": False}

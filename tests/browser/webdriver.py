@@ -27,6 +27,8 @@ _ARGUMENTS = (
     "--disable-sync",
 )
 _PATIENCE_SECONDS = 60.0
+# Keys, as WebDriver spells them.
+_ENTER, _ESCAPE = "\ue007", "\ue00c"
 
 
 def missing_programs() -> list[str]:
@@ -70,6 +72,25 @@ class Browser:
         return str(self.run("return document.body.innerText + ' ' + [...document.querySelectorAll('svg text')]"
                             ".map(e => e.textContent).join(' ')"))  # fmt: skip
 
+    def words_in_window(self) -> list[str]:
+        """What each element without children reads that stands within the window as it is scrolled now."""
+        found: list[str] = self.run(
+            "return [...document.querySelectorAll('*')].filter(e => !e.children.length && e.textContent.trim())"
+            ".filter(e => {const b = e.getBoundingClientRect(); return b.width > 0 && b.top >= 0"
+            " && b.bottom <= window.innerHeight && b.right <= window.innerWidth}).map(e => e.textContent.trim())"
+        )
+        return found
+
+    def chart_axis(self, title: str) -> list[float]:
+        """The numbers on the upright axis of the first chart with this title; none while it is being drawn."""
+        found = self.run(
+            "let e = [...document.querySelectorAll('*')].find(e => !e.children.length && e.textContent.trim() =="
+            " arguments[0]); while (e && !e.querySelector('.ytick')) e = e.parentElement;"
+            "return e ? [...e.querySelectorAll('.ytick text')].map(e => e.textContent) : []",
+            title,
+        )
+        return [float(number) for number in found]
+
     def run(self, script: str, *arguments: Any) -> Any:
         """Run a script in the page and return what it returns."""
         return self._command("POST", "/execute/sync", {"script": script, "args": list(arguments)})
@@ -108,7 +129,7 @@ class Browser:
         self._command("POST", f"/element/{reference}/click", {})
 
     def scroll_to(self, words: str) -> None:
-        """Bring the first element that reads exactly so, a number in brackets aside, to the top of the window.
+        """Bring the last element that reads exactly so, a number in brackets aside, to the top of the window.
 
         Raises:
             AssertionError: there is none.
@@ -116,7 +137,8 @@ class Browser:
         found = self.run(
             "const e = [...document.querySelectorAll('*')].filter(e => e.innerText"
             " && e.innerText.replace(/\\s*\\(\\d+\\)$/, '').trim() === arguments[0]).pop();"
-            "if (e) e.scrollIntoView({block: 'start'}); return !!e",
+            # Room for the bar that stands above what scrolls.
+            "if (e) { e.style.scrollMarginTop = '64px'; e.scrollIntoView({block: 'start'}) } return !!e",
             words,
         )
         assert found, f"nothing on the page reads {words!r}"
@@ -135,6 +157,26 @@ class Browser:
             label,
         )
         assert found, f"no switch on the page reads {label!r}"
+
+    def choose(self, shown: str, *wanted: str) -> None:
+        """In the list of choices that begins with one, choose others instead of all that it has.
+
+        Raises:
+            AssertionError: there is no such list.
+        """
+        found = self.run(
+            "const s = [...document.querySelectorAll('[class*=select-multiple]')]"
+            ".filter(e => e.innerText.trim().startsWith(arguments[0])).pop();"
+            "if (!s) return null;"
+            "for (let b; (b = s.querySelector('[class*=item-remove]')); ) b.click();"
+            "return s.querySelector('input')",
+            shown,
+        )
+        assert found, f"no list of choices on the page begins with {shown!r}"
+        (reference,) = found.values()
+        for choice in wanted:
+            self._command("POST", f"/element/{reference}/value", {"text": choice + _ENTER})
+        self._command("POST", f"/element/{reference}/value", {"text": _ESCAPE})
 
     def dismiss(self, words: str) -> None:
         """Close the notice that holds these words, where there is one."""
