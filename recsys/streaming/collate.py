@@ -4,17 +4,16 @@ A KeyedJaggedTensor is feature-major: its values are the columns' slices end to 
 the decoded (or shuffled) column to its place in the batch, where int32 widens to int64.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.batch import Batch
 from recsys.features.schema import FeatureSchema
+from recsys.streaming.memory import HostMemory
 from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT
 from recsys.streaming.pools import Rows
 from recsys.streaming.views import ListView, numbers
@@ -25,56 +24,54 @@ class Collator:
 
     Args:
         extras: the columns that go into `Batch.extra`.
-        pin: build in page-locked memory, from which a copy to a GPU can overlap with computing. PyTorch reuses such
-            memory once the copy from it is done, so batches need no ring of buffers.
+        memory: what the tensors are built in.
     """
 
-    def __init__(self, schema: FeatureSchema, extras: Sequence[str], *, pin: bool) -> None:
+    def __init__(self, schema: FeatureSchema, extras: Sequence[str], memory: HostMemory) -> None:
         self._dense = [feature.name for feature in schema.dense]
         self._sparse = [feature.name for feature in schema.sparse]
         self._is_weighted = schema.weight is not None
         self._extras = tuple(extras)
-        self._pin = pin
+        self._memory = memory
 
     def batch(self, parts: Sequence[Rows]) -> Batch:
         """Join the parts into one batch; its tensors share no memory with them."""
-        label = self._column(parts, LABEL, torch.float32)
-        weight = self._column(parts, WEIGHT, torch.float32) if self._is_weighted else None
         return Batch(
             dense=self._dense_matrix(parts),
             sparse=self._jagged(parts),
             segment=self._column(parts, SEGMENT, torch.int64),
-            label=label,
-            weight=torch.ones_like(label, pin_memory=self._pin) if weight is None else weight,
+            label=self._column(parts, LABEL, torch.float32),
+            weight=self._column(parts, WEIGHT, torch.float32) if self._is_weighted else self._ones(parts),
             extra=self._extra(parts),
         )
 
     def _dense_matrix(self, parts: Sequence[Rows]) -> Tensor:
-        matrix = self._empty(sum(map(len, parts)), len(self._dense), dtype=torch.float32)
+        # Feature after feature, as the columns come; seen as (B, F) it is transposed, which no matrix product minds.
+        # Written row after row it would cost more than twice as much.
+        matrix = self._memory.empty("dense", [len(self._dense), _count(parts)], torch.float32)
         target = matrix.numpy()
         for first, rows in _placed(parts):
             for position, name in enumerate(self._dense):
-                target[first : first + len(rows), position] = rows.columns[name][rows.start : rows.stop]
-        return matrix
+                target[position, first : first + len(rows)] = rows.columns[name][rows.start : rows.stop]
+        return matrix.t()
 
     def _jagged(self, parts: Sequence[Rows]) -> KeyedJaggedTensor:
         """All sparse features; feature f of row b has its number of ids at `lengths[f * B + b]`."""
-        B = sum(map(len, parts))
+        B = _count(parts)
         slices = [[rows.columns[name][rows.start : rows.stop] for rows in parts] for name in self._sparse]
         flat = [column.flat if isinstance(column, ListView) else column for columns in slices for column in columns]
-        values = self._empty(sum(map(len, flat)), dtype=torch.int64)
+        values = self._memory.empty("values", [sum(map(len, flat))], torch.int64)
         target, position = values.numpy(), 0
         for ids in flat:
             target[position : position + len(ids)] = ids
             position += len(ids)
-        lengths = self._empty(len(self._sparse) * B, dtype=torch.int32)
-        counts = lengths.numpy()
-        counts.fill(1)
-        for feature, columns in enumerate(slices):
-            for (first, rows), column in zip(_placed(parts), columns, strict=True):
-                if isinstance(column, ListView):
-                    counts[feature * B + first : feature * B + first + len(rows)] = column.lengths
-        return KeyedJaggedTensor(keys=self._sparse, values=values, lengths=lengths, stride=B)
+        lengths = self._memory.empty("lengths", [len(self._sparse), B], torch.int32)
+        for counts, columns in zip(lengths.numpy(), slices, strict=True):
+            first = 0
+            for column in columns:
+                counts[first : first + len(column)] = column.lengths if isinstance(column, ListView) else 1
+                first += len(column)
+        return KeyedJaggedTensor(keys=self._sparse, values=values, lengths=lengths.view(-1), stride=B)
 
     def _extra(self, parts: Sequence[Rows]) -> Mapping[str, Tensor]:
         types = {
@@ -83,19 +80,18 @@ class Collator:
         return {name: self._column(parts, name, dtype) for name, dtype in types.items()}
 
     def _column(self, parts: Sequence[Rows], name: str, dtype: torch.dtype) -> Tensor:
-        column = self._empty(sum(map(len, parts)), dtype=dtype)
+        column = self._memory.empty(name, [_count(parts)], dtype)
         target = column.numpy()
         for first, rows in _placed(parts):
             target[first : first + len(rows)] = rows.columns[name][rows.start : rows.stop]
         return column
 
-    def _empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        numbers_in_all = math.prod(shape)
-        if self._pin or not numbers_in_all:
-            return torch.empty(shape, dtype=dtype, pin_memory=self._pin)
-        # Arrow's allocator keeps freed memory for the next batch; the C library gives blocks of this size back to the
-        # system at once, and every new batch then pays for fresh pages (4 times the page faults, 5 % more CPU).
-        return torch.frombuffer(pa.allocate_buffer(numbers_in_all * dtype.itemsize), dtype=dtype).view(shape)
+    def _ones(self, parts: Sequence[Rows]) -> Tensor:
+        return self._memory.empty(WEIGHT, [_count(parts)], torch.float32).fill_(1)
+
+
+def _count(parts: Sequence[Rows]) -> int:
+    return sum(map(len, parts))
 
 
 def _placed(parts: Sequence[Rows]) -> list[tuple[int, Rows]]:

@@ -13,22 +13,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 
 from recsys.errors import DataError, UsageError
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
-from recsys.streaming.checks import check_values
 from recsys.streaming.collate import Collator
 from recsys.streaming.device import SentBatch, copy_to
-from recsys.streaming.parquet import RowGroup, encoded_columns, find_row_groups, layout_fingerprint, read_row_group
+from recsys.streaming.dropping import without_dropped
+from recsys.streaming.memory import PinnedMemory, ReusedMemory
 from recsys.streaming.pools import PoolReader, decoding, in_sizes, run_ahead
+from recsys.streaming.rows import RawRows, open_rows
 from recsys.streaming.shuffle import EpochOrder, Stint, Stretch, batch_sizes, count_batches, count_rows, skip_rows
-from recsys.streaming.views import view_of
 
 # Built and sent ahead of the step: enough to ride out a slow step or a slow pool, and a few megabytes each.
 _BATCHES_AHEAD = 4
+# Being built, waiting to be taken, and the last two of a step loop that lets go of one as it takes the next.
+_BATCHES_IN_HAND = 4
 
 
 class BatchStream:
@@ -43,8 +44,8 @@ class BatchStream:
     Only one iterator is alive at a time: a second one ends the first.
 
     Args:
-        encoded: a folder as `recsys prepare` makes it.
-        contract: the one that stands in that folder.
+        encoded: a folder as `recsys prepare` makes it, its URI ("s3://bucket/clicks/rows"), or raw rows.
+        contract: the one that stands in that folder; for raw rows, that of the data whose vocabularies encode them.
         seed: 0 or more.
         shuffle: False keeps the order of the files, which is the order of the days.
         shuffle_buffer_rows: most rows that are permuted together; a row group with more is permuted alone.
@@ -63,7 +64,7 @@ class BatchStream:
 
     def __init__(
         self,
-        encoded: Path,
+        encoded: str | Path | RawRows,
         split: str,
         contract: FeatureContract,
         *,
@@ -80,19 +81,17 @@ class BatchStream:
         in_step: bool = False,
     ) -> None:
         _require_settings(batch_size, seed, shuffle_buffer_rows, decode_threads, rank, world_size)
-        columns = encoded_columns(contract, extras)
-        groups = find_row_groups(encoded, split, columns, days)
-        self._columns = tuple(columns)
-        self._contract = contract
+        self._rows = open_rows(encoded, split, contract, extras, days)
+        groups = self._rows.groups
         self._order = EpochOrder(groups, seed, shuffle, shuffle_buffer_rows, in_step)
-        self._layout = layout_fingerprint(groups, encoded)
         self._split = split
         self._batch_size = batch_size
         self._decode_threads = decode_threads
         self._rank = rank
         self._world_size = world_size
         self._copy = copy_to(device)
-        self._collator = Collator(contract.schema, extras, pin=self._copy.pins)
+        memory = PinnedMemory() if self._copy.pins else ReusedMemory(_BATCHES_AHEAD + _BATCHES_IN_HAND)
+        self._collator = Collator(contract.schema, extras, memory)
         # Held weakly: a loop that is left early then ends its iterator, and its threads, at once.
         self._running: weakref.ref[Generator[Batch, None, None]] | None = None
         self._past: tuple[Stint, ...] = ()
@@ -108,6 +107,14 @@ class BatchStream:
         """How long callers have waited for a batch, over all epochs."""
         self.peak_rows = 0
         """Most rows that were decoded or being decoded at one time, over all epochs; never above `most_rows`."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What the schema's policies mended or dropped in the row groups read so far, each counted once; by name.
+
+        Rows that were dropped are missing from their batch; `num_rows` counts them, as footers do.
+        """
+        return self._rows.counts
 
     @property
     def most_rows(self) -> int:
@@ -167,7 +174,7 @@ class BatchStream:
     def _identity(self) -> dict[str, Any]:
         return {
             "split": self._split,
-            "layout": self._layout,
+            "layout": self._rows.layout,
             "seed": self._order.seed,
             "shuffle": self._order.shuffle,
             "shuffle_buffer_rows": self._order.buffer_rows,
@@ -201,11 +208,15 @@ class BatchStream:
         return skip_rows(stream, sum(sizes[: self._consumed])), sizes[self._consumed :]
 
     def _sent_batches(self, stream: list[Stretch], sizes: list[int]) -> Generator[SentBatch, None, None]:
-        with decoding(self._decode_threads) as executor:
-            reader = PoolReader(self._read, executor, self._rows_ahead)
+        plan = (piece.group for stretch in stream for piece in stretch.pool.pieces)
+        with self._rows.reading(plan) as read, decoding(self._decode_threads) as executor:
+            reader = PoolReader(read, executor, self._rows_ahead)
             with closing(reader.pools(stream)) as pools:
+                parts = in_sizes(pools, sizes)
                 # By `map`, which holds no rows of a pool that should be freed while the next one is made.
-                for batch in map(self._collator.batch, in_sizes(pools, sizes)):
+                if self._rows.may_drop:
+                    parts = map(without_dropped, parts)
+                for batch in map(self._collator.batch, parts):
                     yield self._copy.send(batch)
                     self.peak_rows = max(self.peak_rows, reader.peak_rows)
 
@@ -214,11 +225,6 @@ class BatchStream:
         largest = max(group.rows for group in self._order.groups)
         pool = max(largest, self._order.buffer_rows) if self._order.shuffle else largest
         return pool + self._decode_threads * largest if self._decode_threads else 0
-
-    def _read(self, group: RowGroup) -> dict[str, pa.Array]:
-        arrays = read_row_group(group, self._columns)
-        check_values(group, {name: view_of(array) for name, array in arrays.items()}, self._contract)
-        return arrays
 
 
 def _require_settings(
