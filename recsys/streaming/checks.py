@@ -1,91 +1,183 @@
-"""Refuses values that the contract rules out, while they are still known by file, row group and column.
+"""Checks encoded values against the contract while they are still known by file, row group and column.
 
-Past this point a wrong id would look up another id's vector or none at all, and a NaN would spoil every weight. One
-pass over each column finds whether any value is wrong; only then is the first wrong one looked for.
+Past this point a wrong id would look up another id's vector or none at all, and a NaN would spoil every weight. A pass
+over each column finds whether any value is wrong; only then are the wrong ones looked for, and the schema's policy for
+the column says what becomes of them.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from recsys.errors import DataError
+from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
-from recsys.features.schema import FeatureKind
-from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT, RowGroup
-from recsys.streaming.views import ColumnView, ListView, numbers
+from recsys.features.policy import Policy
+from recsys.features.scaling import scaled
+from recsys.features.schema import Feature, FeatureKind
+from recsys.features.vocabulary import UNKNOWN_ROW
+from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT
+from recsys.streaming.views import ListView, view_of
 
-_PREPARE = "Prepare the data again with `recsys prepare`, under the contract that stands beside it."
-
-
-def check_values(group: RowGroup, columns: Mapping[str, ColumnView], contract: FeatureContract) -> None:
-    """Pass over the columns of one row group.
-
-    Raises:
-        DataError: an id outside its table, a list longer than declared, a segment outside the declared ones, a label
-            other than 0 and 1, a dense value or weight that is not finite, or a negative weight. Names file, row
-            group, row, column, the value and what is allowed.
-    """
-    schema = contract.schema
-    for feature in schema.features:
-        where = f"{group}, column `{feature.name}`"
-        column = columns[feature.name]
-        if feature.kind is FeatureKind.DENSE:
-            _require_finite(where, numbers(columns, feature.name))
-            continue
-        limit, of = contract.table_rows[feature.table], f"table `{feature.table}`"
-        if isinstance(column, ListView):
-            _require_lengths(where, column, feature.max_length)
-            _require_below(where, column.flat, limit, of, column)
-        else:
-            _require_below(where, column, limit, of)
-    segments = f"segments {', '.join(schema.segments)}"
-    _require_below(f"{group}, column `{SEGMENT}`", numbers(columns, SEGMENT), len(schema.segments), segments)
-    _require_binary(f"{group}, column `{LABEL}`", numbers(columns, LABEL))
-    if schema.weight:
-        _require_weights(f"{group}, column `{WEIGHT}`", numbers(columns, WEIGHT))
+# float32 keeps 24 bits: a bound that was scaled and rounded like the values may still differ in the last one.
+_ROUNDING = 2.0**-22
+_LARGEST = float(np.finfo(np.float32).max)
 
 
-def _require_below(where: str, values: npt.NDArray[Any], limit: int, of: str, lists: ListView | None = None) -> None:
+class ValueChecks:
+    """The checks of one contract's rows, under its schema's policies."""
+
+    def __init__(self, contract: FeatureContract) -> None:
+        schema = contract.schema
+        self._contract = contract
+        self._bounds = {feature.name: encoded_bounds(feature, contract) for feature in schema.dense}
+        encoded_names = {schema.segment: SEGMENT, schema.label: LABEL, schema.weight: WEIGHT}
+        self.invalid = {encoded_names.get(name, name): policy for name, policy in schema.invalid.items()}
+        """The schema's policies by the names that encoded rows give the columns."""
+
+    def checked(self, columns: Mapping[str, pa.Array], account: Account) -> dict[str, pa.Array]:
+        """Return the columns of some rows with every invalid value mended; rows to be dropped stand in the account.
+
+        Raises:
+            DataError: under a policy that stops, as is the rule: a null, an id outside its table, a list longer than
+                declared, a segment outside the declared ones, a label other than 0 and 1, a dense value outside its
+                declared range or not finite, or a negative weight. Names file, row group, row, column, the value and
+                what is allowed.
+        """
+        schema = self._contract.schema
+        checked = {name: _without_nulls(array, name, account) for name, array in columns.items()}
+        for feature in schema.features:
+            array = checked[feature.name]
+            if feature.kind is FeatureKind.DENSE:
+                low, high = self._bounds[feature.name]
+                expected = f"a finite number in [{low:g}, {high:g}]"
+                checked[feature.name] = _in_range(array, feature.name, (low, high), expected, account)
+                continue
+            limit = self._contract.table_rows[feature.table]
+            if feature.kind is FeatureKind.SPARSE:
+                checked[feature.name] = _below(array, limit, f"table `{feature.table}`", feature.name, account)
+            else:
+                checked[feature.name] = _lists_below(_short(array, feature, account), limit, feature, account)
+        segments = f"segments {', '.join(schema.segments)}"
+        checked[SEGMENT] = _below(checked[SEGMENT], len(schema.segments), segments, SEGMENT, account)
+        checked[LABEL] = _binary(checked[LABEL], account)
+        if schema.weight:
+            checked[WEIGHT] = _in_range(checked[WEIGHT], WEIGHT, (0.0, _LARGEST), "a weight of 0 or more", account)
+        return checked
+
+
+def encoded_bounds(feature: Feature, contract: FeatureContract) -> tuple[float, float]:
+    """Return the least and greatest encoded value of a dense feature, by its declared range and its scaling."""
+    ends = pa.array([max(feature.minimum, -_LARGEST), min(feature.maximum, _LARGEST)], pa.float64())
+    with np.errstate(over="ignore"):
+        low, high = scaled(ends, feature, contract.scaling.get(feature.name)).astype(np.float64)
+    low = low - _ROUNDING * max(1.0, abs(low)) if feature.minimum > -np.inf else -_LARGEST
+    high = high + _ROUNDING * max(1.0, abs(high)) if feature.maximum < np.inf else _LARGEST
+    return max(float(low), -_LARGEST), min(float(high), _LARGEST)
+
+
+def _in_range(array: pa.Array, name: str, bounds: tuple[float, float], expected: str, account: Account) -> pa.Array:
+    values, (low, high) = _numbers(array), bounds
+    # A NaN is neither below nor above anything, and it is the least and the greatest of what it stands among.
+    if len(values) == 0 or (low <= values.min() and values.max() <= high):
+        return array
+    finite = np.isfinite(values)
+    if not finite.all():
+        account.settle(name, ~finite, lambda row: values[row], expected)
+        values = np.where(finite, values, np.float32(min(max(0.0, low), high)))
+    outside = (values < low) | (values > high)
+    if outside.any():
+        account.settle(name, outside, lambda row: values[row], expected, mends=Policy.CLIP)
+    return pa.array(values.clip(np.float32(low), np.float32(high)))
+
+
+def _below(array: pa.Array, limit: int, of: str, name: str, account: Account) -> pa.Array:
+    values = _numbers(array)
+    broken = _not_below(values, limit)
+    if broken is None:
+        return array
+    account.settle(name, broken, lambda row: values[row], f"0 to {limit - 1} ({of})", mends=Policy.UNKNOWN)
+    return pa.array(np.where(broken, values.dtype.type(0), values))
+
+
+def _lists_below(array: pa.ListArray, limit: int, feature: Feature, account: Account) -> pa.ListArray:
+    lists = _lists(array)
+    flat = lists.flat
+    broken = _not_below(flat, limit)
+    if broken is None:
+        return array
+    owner = np.repeat(np.arange(len(lists)), lists.lengths)
+    of_rows = np.zeros(len(lists), np.bool_)
+    of_rows[owner[broken]] = True
+    first = flat[int(np.argmax(broken))]
+    expected = f"0 to {limit - 1} (table `{feature.table}`)"
+    account.settle(feature.name, of_rows, lambda row: first, expected, mends=Policy.UNKNOWN)
+    return _list_array(np.where(broken, flat.dtype.type(UNKNOWN_ROW), flat), lists.lengths)
+
+
+def _not_below(values: npt.NDArray[Any], limit: int) -> npt.NDArray[np.bool_] | None:
     # Seen as unsigned numbers, negative ones are the largest, so one maximum tests both ends.
     unsigned = values.view(np.dtype(f"u{values.dtype.itemsize}"))
     if len(values) == 0 or unsigned.max() < limit:
-        return
-    first = int(np.argmax(unsigned >= limit))
-    row = first if lists is None else int(np.searchsorted(lists.offsets - lists.offsets[0], first, side="right")) - 1
-    _refuse(where, row, values[first], f"0 to {limit - 1} ({of})")
+        return None
+    return np.asarray(unsigned >= limit)
 
 
-def _require_lengths(where: str, lists: ListView, limit: int) -> None:
+def _short(array: pa.ListArray, feature: Feature, account: Account) -> pa.ListArray:
+    lists = _lists(array)
     lengths = lists.lengths
-    if lengths.max(initial=0) > limit:
-        row = int(np.argmax(lengths > limit))
-        _refuse(where, row, f"a list of {lengths[row]}", f"at most {limit} values")
+    if lengths.max(initial=0) <= feature.max_length:
+        return array
+    account.settle(
+        feature.name,
+        lengths > feature.max_length,
+        lambda row: f"a list of {lengths[row]}",
+        f"at most {feature.max_length} values",
+        mends=Policy.CLIP,
+    )
+    # The last ids of a list are the newest ones, and those are kept.
+    from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(lengths.sum())
+    return _list_array(lists.flat[from_end <= feature.max_length], np.minimum(lengths, feature.max_length))
 
 
-def _require_finite(where: str, values: npt.NDArray[Any]) -> None:
-    # A sum is finite only if every term is; the reverse fails for terms near the float's end, so look again there.
-    with np.errstate(over="ignore", invalid="ignore"):
-        suspicious = not np.isfinite(values.sum())
-    if suspicious and not (finite := np.isfinite(values)).all():
-        row = int(np.argmin(finite))
-        _refuse(where, row, values[row], "a finite number")
-
-
-def _require_binary(where: str, values: npt.NDArray[Any]) -> None:
+def _binary(array: pa.Array, account: Account) -> pa.Array:
+    values = _numbers(array)
     valid = (values == 0) | (values == 1)
-    if not valid.all():
-        row = int(np.argmin(valid))
-        _refuse(where, row, values[row], "0 or 1")
+    if valid.all():
+        return array
+    account.settle(LABEL, ~valid, lambda row: values[row], "0 or 1")
+    return pa.array(np.where(valid, values, np.float32(0)))
 
 
-def _require_weights(where: str, values: npt.NDArray[Any]) -> None:
-    _require_finite(where, values)
-    if values.min() < 0:
-        row = int(np.argmax(values < 0))
-        _refuse(where, row, values[row], "0 or more")
+def _without_nulls(array: pa.Array, name: str, account: Account) -> pa.Array:
+    is_list = pa.types.is_list(array.type)
+    if not array.null_count and not (is_list and array.values.null_count):
+        return array
+    broken = pc.is_null(array).to_numpy(zero_copy_only=False)
+    flat = pc.list_flatten(array) if is_list else array
+    if is_list:
+        owner = pc.list_parent_indices(array).to_numpy(zero_copy_only=False)
+        broken[owner[pc.is_null(flat).to_numpy(zero_copy_only=False)]] = True
+    if broken.any():
+        account.settle(name, broken, lambda row: "null", "a value, as prepared rows have", mends=Policy.UNKNOWN)
+    flat = pc.fill_null(flat, pa.scalar(0, flat.type))
+    if not is_list:
+        return flat
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), flat)
 
 
-def _refuse(where: str, row: int, found: object, expected: str) -> None:
-    raise DataError(f"{where}, row {row}: found {found}; expected {expected}. {_PREPARE}")
+def _numbers(array: pa.Array) -> npt.NDArray[Any]:
+    return cast(npt.NDArray[Any], view_of(array))
+
+
+def _lists(array: pa.ListArray) -> ListView:
+    return cast(ListView, view_of(array))
+
+
+def _list_array(flat: npt.NDArray[Any], lengths: npt.NDArray[np.int32]) -> pa.ListArray:
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))

@@ -1,23 +1,24 @@
-"""Row groups of an encoded split: found and checked by their footers, read whole, needed columns only.
+"""Row groups of Parquet files: found and checked by their footers, read whole, needed columns only.
 
 A row group is the unit of reading: decoding one whole costs a fifth less than decoding it in batches, and its rows
 come out in one piece per column.
 """
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError, UsageError
 from recsys.features.contract import FeatureContract
-from recsys.features.schema import FeatureKind
+from recsys.features.schema import EXTRA_TYPES, FeatureKind
 from recsys.files import fingerprint_of
+from recsys.streaming.storage import Folder, open_folder
 
 SEGMENT, LABEL, WEIGHT = "segment", "label", "weight"
 """What encoded rows call these columns, whatever the schema calls the raw ones."""
@@ -27,28 +28,36 @@ _FEATURE_TYPES = {
     FeatureKind.SPARSE: pa.int32(),
     FeatureKind.SPARSE_LIST: pa.list_(pa.int32()),
 }
-_EXTRA_TYPES = {
-    "user_key": pa.int64(),
-    "query": pa.int64(),
-    "log_sampling_rate": pa.float32(),
-    "is_new_to_user": pa.int8(),
-    "true_probability": pa.float32(),
-}
-# Footers are small reads that mostly wait for the disk, so more threads than cores pay off.
-_FOOTER_THREADS = 16
+# Footers are small reads that mostly wait, for a disk or a network, so more threads than cores pay off.
+_FOOTER_THREADS = 32
+# Files to a thread at a time: with a task each, a hundred thousand files would cost more in tasks than in footers.
+_FILES_A_TASK = 64
+_LAYOUTS_KEPT = 16
 _PREPARE = "Prepare the data again with `recsys prepare`."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RowGroup:
     """One row group of one file, with its number of rows; `index` counts from 0 inside the file."""
 
-    path: Path
+    path: PurePath
     index: int
     rows: int
 
     def __str__(self) -> str:
         return f"{self.path}, row group {self.index}"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """The bytes of one row group's columns as a file of its own, and the footer by which to decode them."""
+
+    file: pa.NativeFile
+    footer: pq.FileMetaData
+
+
+SchemaCheck = Callable[[PurePath, pa.Schema], None]
+"""Raises DataError where a file's columns are not those that are to be read; names the file and the column."""
 
 
 def encoded_columns(contract: FeatureContract, extras: Sequence[str]) -> dict[str, pa.DataType]:
@@ -69,73 +78,58 @@ def encoded_columns(contract: FeatureContract, extras: Sequence[str]) -> dict[st
         SEGMENT: pa.int8(),
         LABEL: pa.float32(),
         **({WEIGHT: pa.float32()} if schema.weight else {}),
-        **{name: _EXTRA_TYPES[name] for name in extras},
+        **{name: pa.type_for_alias(EXTRA_TYPES[name]) for name in extras},
     }
 
 
 def find_row_groups(
-    encoded: Path, split: str, columns: Mapping[str, pa.DataType], days: Collection[str] = ()
+    encoded: str | os.PathLike[str], split: str, columns: Mapping[str, pa.DataType], days: Collection[str] = ()
 ) -> tuple[RowGroup, ...]:
-    """Return the split's row groups in file order, which is time order; every footer is checked, no row is read.
-
-    Numbers in file names count as numbers, so `part-10` follows `part-9`.
+    """Return the row groups of an encoded split in file order, which is time order; no row is read.
 
     Args:
+        encoded: a folder, or a URI.
         days: only these, as "2011-06-30"; all where empty.
 
     Raises:
         DataError: the split has no rows, a footer cannot be read, or a needed column is missing or of another type.
     """
-    folder = encoded / f"split={split}"
-    paths = sorted((path for path in folder.rglob("*.parquet") if path.name[0] not in "._"), key=_natural)
-    paths = [path for path in paths if not days or path.parent.name.removeprefix("day=") in days]
+
+    folder = open_folder(encoded)
+    return row_groups_of_split(
+        folder, split, folder.files(f"split={split}", ".parquet"), days, partial(require_columns, columns=columns)
+    )
+
+
+def row_groups_of_split(
+    folder: Folder, split: str, paths: Sequence[PurePath], days: Collection[str], check: SchemaCheck
+) -> tuple[RowGroup, ...]:
+    """Return the row groups of a split's files that lie in the folder of one of the days (`day=2011-06-30`).
+
+    Footers are read by many threads and let go one by one: only the numbers of rows stay in memory.
+
+    Raises:
+        DataError: no rows, a footer that cannot be read, or a file that `check` refuses.
+    """
+    paths = [path for path in paths if not days or folder.partitions(path).get("day") in days]
+    tasks = [paths[first : first + _FILES_A_TASK] for first in range(0, len(paths), _FILES_A_TASK)]
+    reader = _FooterReader(folder, check)
     with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="recsys-footers") as threads:
-        per_file = list(threads.map(partial(_row_groups_of, columns=columns), paths))
-    groups = tuple(group for groups in per_file for group in groups)
+        groups = tuple(group for found in threads.map(reader.row_groups, tasks) for group in found)
     if not groups:
         raise DataError(
-            f"0 rows for split `{split}`: {folder} "
-            + (f"holds {len(paths)} Parquet files without rows. " if folder.is_dir() else "does not exist. ")
-            + f"Expected at least one row. {_PREPARE}"
+            f"0 rows for split `{split}`: {folder.shown} holds {len(paths)} Parquet files of it"
+            f"{' and these days' if days else ''}, none with rows; expected at least one row. {_PREPARE}"
         )
     return groups
 
 
-def layout_fingerprint(groups: Sequence[RowGroup], encoded: Path) -> str:
-    """Name the split's files and how many rows each row group has: a position means the same rows only under it."""
-    return fingerprint_of([[group.path.relative_to(encoded).as_posix(), group.index, group.rows] for group in groups])
-
-
-def read_row_group(group: RowGroup, columns: Sequence[str]) -> dict[str, pa.Array]:
-    """Decode the columns of one row group, page checksums verified; each array is in one piece and has no null.
+def require_columns(path: PurePath, found: pa.Schema, columns: Mapping[str, pa.DataType]) -> None:
+    """Refuse a file of encoded rows in which a needed column is missing or has another type.
 
     Raises:
-        DataError: the bytes are damaged or a column has nulls; names file, row group and column.
+        DataError: names the file, the column, and what is expected.
     """
-    try:
-        table = _read(group, columns)
-    except (OSError, pa.ArrowException) as error:
-        column = _first_unreadable(group, columns)
-        raise DataError(
-            f"{group}, column `{column}`: cannot be decoded ({error}). The file is damaged or was cut short. {_PREPARE}"
-        ) from error
-    if table.num_rows != group.rows:
-        raise DataError(
-            f"{group}: {table.num_rows} rows, but {group.rows} when the run began: the file was replaced while it was "
-            "being read. Start again once the data stands still."
-        )
-    return {name: _in_one_piece(group, name, table.column(name)) for name in columns}
-
-
-def _row_groups_of(path: Path, columns: Mapping[str, pa.DataType]) -> list[RowGroup]:
-    try:
-        with pq.ParquetFile(path) as file:
-            found, footer = file.schema_arrow, file.metadata
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{path}: its footer cannot be read ({error}); expected a Parquet file. It is empty, damaged or was cut "
-            f"short. {_PREPARE}"
-        ) from error
     for name, expected in columns.items():
         position = found.get_field_index(name)
         if position < 0:
@@ -146,8 +140,88 @@ def _row_groups_of(path: Path, columns: Mapping[str, pa.DataType]) -> list[RowGr
             raise DataError(
                 f"{path}: the column `{name}` has type {found.field(position).type}; expected {expected}. {_PREPARE}"
             )
-    rows = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
-    return [RowGroup(path, index, count) for index, count in enumerate(rows) if count]
+
+
+def layout_fingerprint(groups: Sequence[RowGroup], root: PurePath) -> str:
+    """Name the split's files and how many rows each row group has: a position means the same rows only under it."""
+    return fingerprint_of([[group.path.relative_to(root).as_posix(), group.index, group.rows] for group in groups])
+
+
+def read_row_group(
+    group: RowGroup,
+    columns: Sequence[str],
+    fetched: Fetched | None = None,
+    as_dictionaries: Sequence[str] = (),
+) -> dict[str, pa.Array]:
+    """Decode the columns of one row group, each in one piece, page checksums verified where the pages have them.
+
+    Args:
+        fetched: its bytes where they are in memory already; read from `group.path` otherwise.
+        as_dictionaries: leaves of text that come out as dictionaries, as they mostly lie in the file.
+
+    Raises:
+        DataError: the bytes are damaged; names file, row group and column.
+    """
+
+    def read(names: Sequence[str]) -> pa.Table:
+        # No memory map: a file cut short under a map kills the process instead of raising. One thread: the callers run
+        # several row groups at once, which costs less than several columns at once.
+        with pq.ParquetFile(
+            group.path if fetched is None else fetched.file,
+            metadata=None if fetched is None else fetched.footer,
+            read_dictionary=list(as_dictionaries),
+            page_checksum_verification=True,
+        ) as opened:
+            return opened.read_row_group(group.index, columns=list(names), use_threads=False)
+
+    try:
+        table = read(columns)
+    except (OSError, pa.ArrowException) as error:
+        column = _first_unreadable(read, columns)
+        raise DataError(
+            f"{group}, column `{column}`: cannot be decoded ({error}). The file is damaged or was cut short. {_PREPARE}"
+        ) from error
+    if table.num_rows != group.rows:
+        raise DataError(
+            f"{group}: {table.num_rows} rows, but {group.rows} when the run began: the file was replaced while it was "
+            "being read. Start again once the data stands still."
+        )
+    return {name: in_one_piece(table.column(name)) for name in columns}
+
+
+def in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column's values as one array; copied only where they come in several."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+class _FooterReader:
+    """Reads footers and checks every layout of columns that it meets once: files of one writer share theirs."""
+
+    def __init__(self, folder: Folder, check: SchemaCheck) -> None:
+        self._folder, self._check = folder, check
+        self._checked: list[tuple[pq.ParquetSchema, bytes]] = []
+
+    def row_groups(self, paths: Sequence[PurePath]) -> list[RowGroup]:
+        return [group for path in paths for group in self._row_groups_of(path)]
+
+    def _row_groups_of(self, path: PurePath) -> list[RowGroup]:
+        try:
+            # By the path where there is one: on a local disk that costs a third less than an open file.
+            with pq.ParquetFile(path) if isinstance(path, Path) else pq.ParquetFile(self._folder.open(path)) as file:
+                footer = file.metadata
+                # What Arrow's writer noted beside the columns tells a vector of fixed size from a list.
+                noted = (footer.metadata or {}).get(b"ARROW:schema", b"")
+                known = any(noted == notes and footer.schema.equals(schema) for schema, notes in self._checked)
+                if not known:
+                    self._check(path, file.schema_arrow)
+                    self._checked = [*self._checked[-_LAYOUTS_KEPT:], (footer.schema, noted)]
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(
+                f"{path}: its footer cannot be read ({error}); expected a Parquet file. It is empty, damaged or was "
+                f"cut short. {_PREPARE}"
+            ) from error
+        rows = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
+        return [RowGroup(path, index, count) for index, count in enumerate(rows) if count]
 
 
 def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
@@ -157,33 +231,10 @@ def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
     return bool(found == expected)
 
 
-def _natural(path: Path) -> list[str | int]:
-    # Split by a captured pattern, every second part is a run of digits.
-    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", path.as_posix()))]
-
-
-def _read(group: RowGroup, columns: Sequence[str]) -> pa.Table:
-    # No memory map: a file cut short under a map kills the process instead of raising. One thread: the callers run
-    # several row groups at once, which costs less than several columns at once.
-    with pq.ParquetFile(group.path, page_checksum_verification=True) as file:
-        return file.read_row_group(group.index, columns=list(columns), use_threads=False)
-
-
-def _first_unreadable(group: RowGroup, columns: Sequence[str]) -> str:
+def _first_unreadable(read: Callable[[Sequence[str]], pa.Table], columns: Sequence[str]) -> str:
     for name in columns:
         try:
-            _read(group, [name])
+            read([name])
         except (OSError, pa.ArrowException):
             return name
     return ", ".join(columns)
-
-
-def _in_one_piece(group: RowGroup, name: str, column: pa.ChunkedArray) -> pa.Array:
-    array = column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
-    nulls = array.null_count + (array.values.null_count if pa.types.is_list(array.type) else 0)
-    if nulls:
-        raise DataError(
-            f"{group}, column `{name}`: {nulls} nulls; expected none in encoded data, where the preparation fills or "
-            f"refuses them. {_PREPARE}"
-        )
-    return array

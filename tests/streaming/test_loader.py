@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import DataError, UsageError
-from recsys.streaming import loader
+from recsys.streaming import rows
 from recsys.streaming.loader import BatchStream
 from tests.streaming.rows import CONTRACT, encoded_rows, keys, open_stream, write_layout
 from tests.worlds import write_encoded_world
@@ -236,8 +236,8 @@ def test_skipping_to_the_middle_does_not_decode_the_pools_before_it(tmp_path, mo
     for _ in itertools.islice(begun, 36):
         pass
     read = []
-    original = loader.read_row_group
-    monkeypatch.setattr(loader, "read_row_group", lambda group, columns: read.append(group) or original(group, columns))
+    original = rows.read_row_group
+    monkeypatch.setattr(rows, "read_row_group", lambda group, *how: read.append(group) or original(group, *how))
     resumed = open_stream(tmp_path, decode_threads=0)
     resumed.load_state_dict(begun.state_dict())
 

@@ -1,0 +1,221 @@
+"""The rows of one split, wherever they lie and whoever wrote them, as encoded columns, a row group at a time.
+
+There are two kinds. Encoded rows, as `recsys prepare` writes them, are checked and handed on without a copy. Raw rows,
+as a user's own systems write them, are encoded as they are read, through the vocabularies of data that were prepared
+before. Both may lie in a local folder or behind a URI, and both keep account of what the schema's policies did.
+"""
+
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.errors import DataError
+from recsys.features.account import ROWS_DROPPED, Account
+from recsys.features.contract import FeatureContract
+from recsys.features.policy import Policy
+from recsys.features.schema import FeatureSchema
+from recsys.features.vocabulary import Vocabulary
+from recsys.streaming.checks import ValueChecks
+from recsys.streaming.dropping import IS_DROPPED
+from recsys.streaming.parquet import (
+    Fetched,
+    RowGroup,
+    encoded_columns,
+    layout_fingerprint,
+    read_row_group,
+    require_columns,
+    row_groups_of_split,
+)
+from recsys.streaming.raw_columns import RawColumns
+from recsys.streaming.read_ahead import reading_ahead
+from recsys.streaming.storage import Folder, open_folder
+
+ReadRows: TypeAlias = Callable[[RowGroup], dict[str, pa.Array]]
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Rows that nobody prepared: Parquet files under the schema's own names, to be encoded while they are read.
+
+    Files lie in any folders below `where`. A folder named `column=value` gives its rows that column; `split=` and
+    `day=` choose files, and a folder that names no split holds rows of every one.
+
+    Args:
+        where: a folder, or a URI such as `s3://bucket/clicks`.
+        vocabularies: one per embedding table of the contract.
+    """
+
+    where: str | os.PathLike[str]
+    vocabularies: Mapping[str, Vocabulary]
+
+
+class SplitRows:
+    """The rows of one split, found, with every footer checked; see `open_rows`.
+
+    Attributes:
+        groups: the row groups with rows, in file order, which is time order.
+        layout: a fingerprint of files and row groups; a position means the same rows only under it.
+    """
+
+    def __init__(self, columns: "_Columns", folder: Folder, split: str, days: Collection[str], schema: FeatureSchema):
+        self._columns, self._folder = columns, folder
+        self.groups = row_groups_of_split(folder, split, columns.paths(folder, split), days, columns.check)
+        self.layout = layout_fingerprint(self.groups, folder.root)
+        self.may_drop = Policy.DROP in schema.invalid.values()
+        self._most_dropped = schema.most_dropped * sum(group.rows for group in self.groups)
+        self._shown_cap = f"{schema.most_dropped:g} of the split's rows (`most_dropped` of the schema)"
+        self._counts: Counter[str] = Counter()
+        self._counted: set[RowGroup] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was mended, dropped or unknown in the row groups read so far, each counted once; by a readable name."""
+        with self._lock:
+            return dict(self._counts)
+
+    @contextmanager
+    def reading(self, plan: Iterable[RowGroup]) -> Generator[ReadRows, None, None]:
+        """Yield what reads a row group, from any thread.
+
+        Args:
+            plan: the row groups in the order in which they will be asked for. Remote ones are fetched ahead in it.
+        """
+        if self._folder.is_local:
+            yield self._read
+            return
+        with reading_ahead(self._folder, self._columns.names, plan) as ahead:
+
+            def read(group: RowGroup) -> dict[str, pa.Array]:
+                try:
+                    fetched = ahead.take(group)
+                except (OSError, pa.ArrowException) as error:
+                    raise DataError(
+                        f"{group}: cannot be fetched from {self._folder.shown} ({error}). Check that the file still "
+                        "stands there and that the storage answers, and start again."
+                    ) from error
+                return self._read(group, fetched)
+
+            yield read
+
+    def _read(self, group: RowGroup, fetched: Fetched | None = None) -> dict[str, pa.Array]:
+        columns = read_row_group(
+            group, self._columns.names(group.path), fetched, self._columns.as_dictionaries(group.path)
+        )
+        account = Account(f"{group}, ", self._columns.invalid, group.rows)
+        encoded = self._columns.encoded(group.path, columns, account)
+        if account.counts:
+            self._add(group, account)
+        if self.may_drop:
+            dropped = np.zeros(group.rows, np.int8) if account.dropped is None else account.dropped.view(np.int8)
+            encoded[IS_DROPPED] = pa.array(dropped)
+        return encoded
+
+    def _add(self, group: RowGroup, account: Account) -> None:
+        with self._lock:
+            if group in self._counted:
+                return
+            self._counted.add(group)
+            self._counts.update(account.counts)
+            if account.dropped is not None:
+                self._counts[ROWS_DROPPED] += int(np.count_nonzero(account.dropped))
+            number = self._counts[ROWS_DROPPED]
+        if number > self._most_dropped:
+            raise DataError(
+                f"{group}: with it, {number} rows are dropped, more than {self._shown_cap}; expected data that hold "
+                f"fewer invalid values. Found so far: {account.counts}. Mend the data, or raise the cap."
+            )
+
+
+def open_rows(
+    rows: str | os.PathLike[str] | RawRows,
+    split: str,
+    contract: FeatureContract,
+    extras: Sequence[str],
+    days: Collection[str],
+) -> SplitRows:
+    """Find a split's rows and check every file's columns from its footer alone.
+
+    Args:
+        rows: an encoded folder, as a path or URI, or raw rows.
+        extras: the extra columns to read beside the schema's.
+        days: only these UTC days of the split; all of them where empty.
+
+    Raises:
+        DataError: no rows, a damaged footer, a missing or retyped column, vocabularies of another contract.
+        UsageError: an extra that the data do not carry, or an address that cannot be read.
+    """
+    if isinstance(rows, RawRows):
+        folder = open_folder(rows.where)
+        columns: _Columns = RawColumns(contract, rows.vocabularies, extras, folder)
+    else:
+        folder = open_folder(rows)
+        columns = EncodedColumns(contract, extras)
+    return SplitRows(columns, folder, split, days, contract.schema)
+
+
+class EncodedColumns:
+    """Rows as `recsys prepare` writes them."""
+
+    def __init__(self, contract: FeatureContract, extras: Sequence[str]) -> None:
+        self._types = encoded_columns(contract, extras)
+        self._names = tuple(self._types)
+        self._checks = ValueChecks(contract)
+        self.invalid = self._checks.invalid
+
+    def paths(self, folder: Folder, split: str) -> list[PurePath]:
+        """See `_Columns`."""
+        return folder.files(f"split={split}", ".parquet")
+
+    def check(self, path: PurePath, found: pa.Schema) -> None:
+        """See `_Columns`."""
+        require_columns(path, found, self._types)
+
+    def names(self, path: PurePath) -> Sequence[str]:
+        """See `_Columns`."""
+        return self._names
+
+    def as_dictionaries(self, path: PurePath) -> Sequence[str]:
+        """See `_Columns`."""
+        return ()
+
+    def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]:
+        """See `_Columns`."""
+        return self._checks.checked(columns, account)
+
+
+class _Columns(Protocol):
+    """What one kind of rows has on disk, and how it becomes encoded columns."""
+
+    @property
+    def invalid(self) -> Mapping[str, Policy]:
+        """The schema's policies by the names that these rows give the columns."""
+        ...
+
+    def paths(self, folder: Folder, split: str) -> list[PurePath]:
+        """The split's files."""
+        ...
+
+    def check(self, path: PurePath, found: pa.Schema) -> None:
+        """Raise DataError where a file lacks a column or has one of a type that cannot be read."""
+        ...
+
+    def names(self, path: PurePath) -> Sequence[str]:
+        """The columns to decode of a file."""
+        ...
+
+    def as_dictionaries(self, path: PurePath) -> Sequence[str]:
+        """The leaves of text that are decoded as dictionaries."""
+        ...
+
+    def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]:
+        """The columns of a batch, without nulls and checked."""
+        ...
