@@ -14,6 +14,7 @@ from pipelines.job import RANKING_EXTRAS
 from pipelines.recording import CUTOFF, Curves, charted_values, open_store, run_params
 from pipelines.run_folder import CURVES
 from pipelines.study import FinishedArm, auc_intervals, measure, write_json
+from pipelines.study_outlook import outlook
 from pipelines.study_plan import StudyGrid, StudyPlan
 from pipelines.study_report import Origin, gather
 from pipelines.study_runs import check_pairs, finish_arms
@@ -106,6 +107,14 @@ def show(study: Study) -> None:
         show_table(title, ("segment", "users", "difference", "95 % interval", "verdict"), _difference_rows(comparison))
     console.print(f"\n[bold]Verdict.[/bold] {study.verdict}\n")
     console.print(f"Report: {study.folder / 'report.html'}", soft_wrap=True)
+
+
+def plan(config: RunConfig, arguments: argparse.Namespace) -> None:
+    """Print what the study would do."""
+    found = outlook(arguments.overrides)
+    show_table(found.arms.title, found.arms.header, found.arms.rows)
+    for sentence in found.sentences:
+        console.print(sentence, soft_wrap=True, markup=False)
 
 
 def _difference_rows(comparison: Comparison) -> list[tuple[str, ...]]:

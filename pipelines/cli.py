@@ -33,7 +33,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """One word of the command line; its module in `pipelines` has `main(config, arguments)`."""
+    """One word of the command line; its module in `pipelines` has `main(config, arguments)`.
+
+    Attributes:
+        plans: whether the module has `plan(config, arguments)`, which says what would be done.
+    """
 
     name: str
     summary: str
@@ -41,6 +45,7 @@ class Command:
     options: tuple[Option, ...] = ()
     positional: str | None = None
     positional_help: str = ""
+    plans: bool = False
 
     @property
     def module(self) -> str:
@@ -88,6 +93,7 @@ COMMANDS = (
         "ablate",
         "train every arm of a study and say which is better, for whom",
         "recsys ablate experiment=frozen_vs_finetuned data=online_retail data.raw=path/to/folder",
+        plans=True,
     ),
     Command(
         "score",
@@ -164,6 +170,8 @@ def _run(arguments: argparse.Namespace) -> int:
         print(
             f"Dry run: the configuration above is sound; `recsys {arguments.command}` would use it. Nothing was done."
         )
+        if any(command.name == arguments.command and command.plans for command in COMMANDS):
+            importlib.import_module(f"pipelines.{arguments.command}").plan(config, arguments)
         return 0
     module = importlib.import_module(f"pipelines.{arguments.command}")
     result: int | None = module.main(config, arguments)

@@ -31,43 +31,77 @@ from recsys.datasets.world import World
 from recsys.errors import DataError
 from recsys.features.schema import load_schema
 from recsys.progress import Progress
-from recsys.scheduling.stage import Stage, code_version_of, input_fingerprint, run_stage
+from recsys.scheduling.stage import Stage, code_version_of, input_fingerprint, is_up_to_date, run_stage
 
 _ROWS, _WORLD = "rows", "world"
 # Where the raw files lie does not matter, what is in them does; rules to rank by are read later.
 _NOT_OF_THE_ROWS = ("raw", "schema_path", "ranking_baselines")
+# Names, places, sizes and times of the encoded files that this process has made or read through.
+_INTACT: set[tuple[tuple[str, int, int, int], ...]] = set()
 
 
 def run(config: RunConfig, progress: Progress) -> EncodedDataset:
-    """Prepare the configured data, or find them prepared already.
+    """Prepare the configured data, or find them prepared already; go on where a killed preparation was.
 
     Raises:
         DataError: the raw data are missing or break the schema.
         CannotWriteError: `runtime.encoded` cannot be written.
         BusyError: another process prepares the same data now.
     """
-    path = schema_file(config.data)
-    schema = load_schema(path)
+    schema = load_schema(schema_file(config.data))
     raw = raw_folder(config, progress)
+    stage = _stage(config, raw)
+
+    def work(folder: Path) -> None:
+        if (folder / _ROWS).exists():
+            # Whoever was killed here had only the receipt left to write.
+            return
+        encode(
+            _source(config.data, raw),
+            schema,
+            folder / _ROWS,
+            memory_limit=config.runtime.memory_limit,
+            threads=config.runtime.cores,
+            resume_key=stage.key,
+            progress=progress,
+        )
+
+    final = config.runtime.encoded / f"{config.data.name}-{stage.key}"
+    result = run_stage(stage, final, work, is_resumable=True)
+    encoded = open_encoded(result.path / _ROWS)
+    _require_intact(encoded, result.was_run, progress)
+    return encoded
+
+
+def prepared(config: RunConfig) -> EncodedDataset | None:
+    """Return the prepared data if they stand already; nothing is made."""
+    data = config.data
+    raw = _world(data)[1] / _WORLD if isinstance(data, SimulatedData) else data.raw
+    if not raw.exists():
+        return None
+    stage = _stage(config, raw)
+    final = config.runtime.encoded / f"{data.name}-{stage.key}"
+    return open_encoded(final / _ROWS) if is_up_to_date(stage, final) else None
+
+
+def _stage(config: RunConfig, raw: Path) -> Stage:
     settings = config_document(config)["data"]
-    stage = Stage(
+    return Stage(
         "prepare",
-        inputs={"raw": input_fingerprint(raw), "schema": input_fingerprint(path)},
+        inputs={"raw": input_fingerprint(raw), "schema": input_fingerprint(schema_file(config.data))},
         parameters={key: value for key, value in settings.items() if key not in _NOT_OF_THE_ROWS},
         code_version=code_version_of(recsys.datasets, recsys.features),
     )
 
-    def work(folder: Path) -> None:
-        source = _source(config.data, raw)
-        memory, threads = config.runtime.memory_limit, config.runtime.cores
-        encode(source, schema, folder / _ROWS, memory_limit=memory, threads=threads, progress=progress)
 
-    result = run_stage(stage, config.runtime.encoded / f"{config.data.name}-{stage.key}", work)
-    encoded = open_encoded(result.path / _ROWS)
-    if not result.was_run:
-        # What was made on another day may have rotted since; page checksums would tell only in mid-training.
+def _require_intact(encoded: EncodedDataset, was_made_now: bool, progress: Progress) -> None:
+    # What was made on another day may have rotted since; page checksums would tell only in mid-training. A process
+    # reads the files for this once, until one of them is replaced: a study prepares before every run.
+    files = [encoded.root / name for name in encoded.manifest.files]
+    found = tuple((str(path), path.stat().st_ino, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    if not was_made_now and found not in _INTACT:
         encoded.require_intact(progress)
-    return encoded
+    _INTACT.add(found)
 
 
 def schema_file(data: DataConfig) -> Path:
@@ -90,12 +124,16 @@ def raw_folder(config: RunConfig, progress: Progress) -> Path:
                 "folder that holds it; `recsys fetch --help` lists the public data sets that can be downloaded."
             )
         return data.raw
+    stage, final, world = _world(data)
+    return run_stage(stage, final, lambda folder: simulate(folder / _WORLD, world, progress)).path / _WORLD
+
+
+def _world(data: SimulatedData) -> tuple[Stage, Path, World]:
     world = World(
         rows=data.rows, users=data.users, items=data.items, days=data.days, seed=data.seed, world_seed=data.world_seed
     )
     stage = Stage("simulate", inputs={}, parameters=world.to_document(), code_version=code_version_of(recsys.datasets))
-    final = data.raw / f"{data.name}-{stage.key}"
-    return run_stage(stage, final, lambda folder: simulate(folder / _WORLD, world, progress)).path / _WORLD
+    return stage, data.raw / f"{data.name}-{stage.key}", world
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
