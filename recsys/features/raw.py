@@ -70,12 +70,11 @@ def require_raw_columns(found: Collection[str], wanted: Sequence[str]) -> None:
         DataError: names the first one that is missing, and those that are there.
     """
     for name in wanted:
-        vector = vector_element(name)
-        if name not in found and (vector is None or vector[0] not in found):
-            columns = dict.fromkeys(vector[0] if (vector := vector_element(name)) else name for name in wanted)
+        column = _column_of(name)
+        if name not in found and column not in found:
+            expected = ", ".join(dict.fromkeys(map(_column_of, wanted)))
             raise DataError(
-                f"Column `{vector[0] if vector else name}` is missing; found {', '.join(found) or 'no columns'}, "
-                f"expected {', '.join(columns)}."
+                f"Column `{column}` is missing; found {', '.join(found) or 'no columns'}, expected {expected}."
             )
 
 
@@ -89,6 +88,11 @@ def raw_column(rows: pa.Table, name: str) -> pa.Array:
     if name in rows.column_names or vector is None:
         return rows[name].combine_chunks()
     return element(rows[vector[0]].combine_chunks(), vector[1], f"Column `{vector[0]}`")
+
+
+def _column_of(name: str) -> str:
+    vector = vector_element(name)
+    return vector[0] if vector else name
 
 
 def _jagged(columns: Mapping[str, pa.Array], schema: FeatureSchema, rows: int) -> KeyedJaggedTensor:

@@ -4,12 +4,14 @@ A row group is the unit of reading: decoding one whole costs a fifth less than d
 come out in one piece per column.
 """
 
+import io
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,6 +35,9 @@ _FOOTER_THREADS = 32
 # Files to a thread at a time: with a task each, a hundred thousand files would cost more in tasks than in footers.
 _FILES_A_TASK = 64
 _LAYOUTS_KEPT = 16
+# Under this key Arrow's writers note the types that Parquet has no word for.
+_ARROW_NOTES = b"ARROW:schema"
+_MISSING_VECTOR = "Expected all lists to be of size"
 _PREPARE = "Prepare the data again with `recsys prepare`."
 
 
@@ -54,6 +59,10 @@ class Fetched:
 
     file: pa.NativeFile
     footer: pq.FileMetaData
+
+
+class _Read(Protocol):
+    def __call__(self, names: Sequence[str], without_notes: bool = False) -> pa.Table: ...
 
 
 SchemaCheck = Callable[[PurePath, pa.Schema], None]
@@ -163,19 +172,27 @@ def read_row_group(
         DataError: the bytes are damaged; names file, row group and column.
     """
 
-    def read(names: Sequence[str]) -> pa.Table:
+    def read(names: Sequence[str], without_notes: bool = False) -> pa.Table:
         # No memory map: a file cut short under a map kills the process instead of raising. One thread: the callers run
         # several row groups at once, which costs less than several columns at once.
+        footer = None if fetched is None else fetched.footer
+        if without_notes and footer is None:
+            footer = pq.read_metadata(group.path)
         with pq.ParquetFile(
             group.path if fetched is None else fetched.file,
-            metadata=None if fetched is None else fetched.footer,
+            metadata=_without_notes(footer) if without_notes else footer,
             read_dictionary=list(as_dictionaries),
             page_checksum_verification=True,
         ) as opened:
             return opened.read_row_group(group.index, columns=list(names), use_threads=False)
 
     try:
-        table = read(columns)
+        try:
+            table = read(columns)
+        except pa.ArrowInvalid as error:
+            if _MISSING_VECTOR not in str(error):
+                raise
+            table = _read_with_missing_vectors(read, columns)
     except (OSError, pa.ArrowException) as error:
         column = _first_unreadable(read, columns)
         raise DataError(
@@ -194,6 +211,29 @@ def in_one_piece(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
+def _read_with_missing_vectors(read: _Read, columns: Sequence[str]) -> pa.Table:
+    """Read columns of which some hold vectors of fixed size with missing ones among them.
+
+    Arrow refuses those (25.0), though it writes them: that they are of fixed size stands only in what its writer noted
+    in the footer, so these columns are read as lists, by a footer in which the note cannot be found.
+    """
+    arrays = {}
+    for name in columns:
+        try:
+            arrays[name] = read([name]).column(name)
+        except pa.ArrowInvalid as error:
+            if _MISSING_VECTOR not in str(error):
+                raise
+            arrays[name] = read([name], without_notes=True).column(name)
+    return pa.table(arrays)
+
+
+def _without_notes(footer: pq.FileMetaData) -> pq.FileMetaData:
+    buffer = io.BytesIO()
+    footer.write_metadata_file(buffer)
+    return pq.read_metadata(pa.BufferReader(buffer.getvalue().replace(_ARROW_NOTES, _ARROW_NOTES.lower())))
+
+
 class _FooterReader:
     """Reads footers and checks every layout of columns that it meets once: files of one writer share theirs."""
 
@@ -210,7 +250,7 @@ class _FooterReader:
             with pq.ParquetFile(path) if isinstance(path, Path) else pq.ParquetFile(self._folder.open(path)) as file:
                 footer = file.metadata
                 # What Arrow's writer noted beside the columns tells a vector of fixed size from a list.
-                noted = (footer.metadata or {}).get(b"ARROW:schema", b"")
+                noted = (footer.metadata or {}).get(_ARROW_NOTES, b"")
                 known = any(noted == notes and footer.schema.equals(schema) for schema, notes in self._checked)
                 if not known:
                     self._check(path, file.schema_arrow)
@@ -231,7 +271,7 @@ def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:
     return bool(found == expected)
 
 
-def _first_unreadable(read: Callable[[Sequence[str]], pa.Table], columns: Sequence[str]) -> str:
+def _first_unreadable(read: _Read, columns: Sequence[str]) -> str:
     for name in columns:
         try:
             read([name])
