@@ -9,6 +9,7 @@ import numpy as np
 
 from recsys.ablation.arms import Contrast
 from recsys.ablation.intervals import Spread, holm, spread_of
+from recsys.ablation.planning import seeds_to_settle
 from recsys.ablation.resampling import ALL, MeasuredArm
 from recsys.errors import DataError, UsageError
 
@@ -47,8 +48,8 @@ class Difference:
         low, high: its interval at the level of the rules, from both sources of chance; None where it cannot be told.
         seed_deviation, user_deviation: the two sources, see `intervals.Spread`.
         p_value: of no difference; over segments it is corrected for their number (Holm).
-        seeds_to_settle: seeds in all that would about settle an open verdict; None where it is not open or where no
-            number of seeds would.
+        seeds_to_settle: seeds in all that would settle an open verdict in four studies of five (`planning.py`); None
+            where it is not open or where no number of seeds would.
     """
 
     metric: str
@@ -104,10 +105,9 @@ def compare(contrast: Contrast, arms: Sequence[MeasuredArm], rules: Rules) -> Co
     metrics = dict.fromkeys(metric for metric, _ in first[0].values)
     differences: list[Difference] = []
     for metric in metrics:
-        segments = [segment for name, segment in first[0].values if name == metric]
-        found = [d for segment in segments if (d := _difference(metric, segment, first, second, rules)) is not None]
-        differences += [d for d in found if d.segment == ALL]
-        differences += _corrected([d for d in found if d.segment != ALL], rules)
+        segments = [segment for name, segment in first[0].values if name == metric and segment != ALL]
+        differences += _judged_together(metric, [ALL] if (metric, ALL) in first[0].values else [], first, second, rules)
+        differences += _judged_together(metric, segments, first, second, rules)
     return Comparison(contrast, tuple(differences))
 
 
@@ -176,17 +176,47 @@ def _refuse_unlike_rows(arms: Sequence[MeasuredArm]) -> None:
             )
 
 
+def _judged_together(
+    metric: str,
+    segments: Sequence[str],
+    first: Sequence[MeasuredArm],
+    second: Sequence[MeasuredArm],
+    rules: Rules,
+) -> list[Difference]:
+    """The differences in these segments: p-values corrected for their number, verdicts, what open ones still need."""
+    spreads = {}
+    for segment in segments:
+        key = (metric, segment)
+        pairs = np.stack([mine.values[key] - other.values[key] for mine, other in zip(first, second, strict=True)])
+        if (spread := spread_of(pairs, first[0].support[key].effective_users)) is not None:
+            spreads[segment] = spread
+    p_values = {segment: value for segment, spread in spreads.items() if (value := spread.p_value()) is not None}
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    judged = []
+    for segment, spread in spreads.items():
+        found = _judged(_difference(metric, segment, spread, corrected.get(segment), first, second, rules), rules)
+        if found.verdict is Verdict.OPEN:
+            margin = rules.margins.get(metric, 0.0)
+            needed = seeds_to_settle(spread, margin, rules.level, max(1, len(corrected)))
+            found = replace(found, seeds_to_settle=needed)
+        judged.append(found)
+    return judged
+
+
 def _difference(
-    metric: str, segment: str, first: Sequence[MeasuredArm], second: Sequence[MeasuredArm], rules: Rules
-) -> Difference | None:
+    metric: str,
+    segment: str,
+    spread: Spread,
+    p_value: float | None,
+    first: Sequence[MeasuredArm],
+    second: Sequence[MeasuredArm],
+    rules: Rules,
+) -> Difference:
+    """The figures of one difference, not judged yet."""
     key = (metric, segment)
     support = first[0].support[key]
-    pairs = np.stack([mine.values[key] - other.values[key] for mine, other in zip(first, second, strict=True)])
-    spread = spread_of(pairs, support.effective_users)
-    if spread is None:
-        return None
     half_width = spread.half_width(rules.level)
-    difference = Difference(
+    return Difference(
         metric=metric,
         segment=segment,
         rows=support.rows,
@@ -199,18 +229,10 @@ def _difference(
         high=None if half_width is None else spread.difference + half_width,
         seed_deviation=spread.seed_deviation,
         user_deviation=spread.user_deviation,
-        p_value=spread.p_value(),
+        p_value=p_value,
         verdict=Verdict.OPEN,
-        seeds_to_settle=_seeds_to_settle(spread, metric, rules),
+        seeds_to_settle=None,
     )
-    return _judged(difference, rules)
-
-
-def _corrected(differences: list[Difference], rules: Rules) -> list[Difference]:
-    """The segments' differences with p-values corrected for their number, and judged again by these."""
-    known = [d.p_value for d in differences if d.p_value is not None]
-    corrected = iter(holm(known))
-    return [d if d.p_value is None else _judged(replace(d, p_value=next(corrected)), rules) for d in differences]
 
 
 def _judged(difference: Difference, rules: Rules) -> Difference:
@@ -221,19 +243,11 @@ def _judged(difference: Difference, rules: Rules) -> Difference:
     """
     low, high, p_value = difference.low, difference.high, difference.p_value
     if low is None or high is None or p_value is None:
-        return replace(difference, verdict=Verdict.OPEN)
+        return difference
     margin = rules.margins.get(difference.metric, 0.0)
     if -margin < low and high < margin:
-        verdict = Verdict.EQUIVALENT
-    elif p_value >= rules.level:
-        return replace(difference, verdict=Verdict.OPEN)
-    else:
-        is_gain = (difference.difference > 0) != (difference.metric in LOWER_IS_BETTER)
-        verdict = Verdict.BETTER if is_gain else Verdict.WORSE
-    return replace(difference, verdict=verdict, seeds_to_settle=None)
-
-
-def _seeds_to_settle(spread: Spread, metric: str, rules: Rules) -> int | None:
-    """Whichever verdict asks for fewer seeds if the difference stays what it is: one-sided, or inside the margin."""
-    size = abs(spread.difference)
-    return spread.seeds_to_reach(max(size, rules.margins.get(metric, 0.0) - size), rules.level)
+        return replace(difference, verdict=Verdict.EQUIVALENT)
+    if p_value >= rules.level:
+        return difference
+    is_gain = (difference.difference > 0) != (difference.metric in LOWER_IS_BETTER)
+    return replace(difference, verdict=Verdict.BETTER if is_gain else Verdict.WORSE)

@@ -8,20 +8,24 @@ users are bootstrapped, which are many, and the two parts' half-widths, each fro
 the root of the sum of their squares (MOVER: Zou and Donner, "Construction of confidence limits about effect measures:
 a general approach", 2008). That is never narrower than Cochran's solution of the Behrens-Fisher problem, which is
 known to be on the safe side; it is exact where one part dominates; and with 2 or 3 seeds it is wide, as it must be.
+
+Users err in two ways: some are better served by one condition whatever the seed, and some by one seed's luck. The
+latter part is in s as well as in v, since seeds are compared on the same users. It is left in both: the interval is a
+little too wide where luck is all there is, and no false verdict comes of that. Where the future is foretold (how many
+more seeds would settle it, `planning.py`) the two are told apart, as only the latter part is averaged away by seeds.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 _SMALLEST_P = 1e-300
-# Beyond this many seeds nobody would run the study; "more than" is said instead.
-MOST_SEEDS = 1000
 # A resample may lack a class of a small segment. Where more than this share of them does, no interval is given.
 _UNDEFINED_SHARE = 0.1
 
@@ -37,6 +41,8 @@ class Spread:
         effective_users: see `resampling.Support`.
         user_deviation: standard deviation of the mean difference over resamples of the users; None where it cannot be
             told, for too few users or too many resamples without a class.
+        luck_deviation: the part of that which is each seed's own, in one seed's difference: n seeds have 1 / n of its
+            variance in the mean. None with one seed or where `user_deviation` is.
     """
 
     difference: float
@@ -44,19 +50,21 @@ class Spread:
     seed_deviation: float | None
     effective_users: float
     user_deviation: float | None
+    luck_deviation: float | None
 
     def half_width(self, level: float) -> float | None:
         """Half the interval that misses the true difference with probability `level` at most; None where unknown."""
         if self.seed_deviation is None or self.user_deviation is None:
             return None
-        seed_part = student.isf(level / 2, self.seeds - 1) * self.seed_deviation / math.sqrt(self.seeds)
-        return math.hypot(seed_part, student.isf(level / 2, self.effective_users - 1) * self.user_deviation)
+        return float(
+            joined_half_width(self.seed_deviation, self.seeds, self.user_deviation, self.effective_users, level)
+        )
 
     def half_width_of_users(self, level: float) -> float | None:
         """The part that other users alone make, for arms that are compared as they are and not as draws of a seed."""
         if self.user_deviation is None:
             return None
-        return float(student.isf(level / 2, self.effective_users - 1) * self.user_deviation)
+        return float(quantile(level, self.effective_users) * self.user_deviation)
 
     def p_value(self) -> float | None:
         """The level at which the interval just touches 0; None where there is no interval."""
@@ -74,21 +82,31 @@ class Spread:
             return _SMALLEST_P
         return math.exp(brentq(beyond_zero, math.log(_SMALLEST_P), math.log(1 - 1e-12)))
 
-    def seeds_to_reach(self, half_width: float, level: float) -> int | None:
-        """Seeds in all at which the interval would be narrower than that; None where users alone keep it wider.
+    def user_deviation_with(self, seeds: Any) -> Any:
+        """What `user_deviation` would be with so many seeds (numbers or an array); infinity asks for the shared part.
 
-        Supposes that the spread over seeds stays what it is and that the users' part does not shrink. At most
-        `MOST_SEEDS`, which then means that many or more.
+        Raises:
+            ValueError: it cannot be told.
         """
-        if self.seed_deviation is None or self.user_deviation is None:
-            return None
-        user_part = student.isf(level / 2, self.effective_users - 1) * self.user_deviation
-        if user_part >= half_width:
-            return None
-        counts = np.arange(2, MOST_SEEDS + 1)
-        seed_parts = student.isf(level / 2, counts - 1) * self.seed_deviation / np.sqrt(counts)
-        is_enough = np.hypot(seed_parts, user_part) < half_width
-        return int(counts[np.argmax(is_enough)]) if is_enough.any() else MOST_SEEDS
+        if self.user_deviation is None or self.luck_deviation is None:
+            raise ValueError("One seed, or too few users, tell nothing about the parts that users' chance is made of.")
+        # Luck is estimated with chance of its own, so that what is left for the shared part may come out below 0.
+        shared = max(0.0, self.user_deviation**2 - self.luck_deviation**2 / self.seeds)
+        return np.sqrt(shared + self.luck_deviation**2 / np.asarray(seeds, np.float64))
+
+
+def joined_half_width(
+    seed_deviation: Any, seeds: Any, user_deviation: Any, effective_users: float, level: float
+) -> Any:
+    """Half of the interval that both sources of chance make; numbers or arrays of one shape."""
+    seed_part = quantile(level, seeds) * seed_deviation / np.sqrt(seeds)
+    return np.hypot(seed_part, quantile(level, effective_users) * user_deviation)
+
+
+def quantile(level: float, number: Any) -> Any:
+    """What Student's t of a mean over so many exceeds, either way, with probability `level`."""
+    # Not `scipy.stats.t`, whose checks take 500 times as long as the value, and a p-value needs dozens.
+    return -stdtrit(np.asarray(number) - 1, level / 2)
 
 
 def spread_of(pairs: NDArray[np.float64], effective_users: float) -> Spread | None:
@@ -102,9 +120,11 @@ def spread_of(pairs: NDArray[np.float64], effective_users: float) -> Spread | No
     if np.isnan(on_real_users).any():
         return None
     seeds = len(pairs)
-    resampled = pairs[:, 1:].mean(axis=0)
-    resampled = resampled[~np.isnan(resampled)]
+    by_seed = pairs[:, 1:][:, ~np.isnan(pairs[:, 1:]).any(axis=0)]
+    resampled = by_seed.mean(axis=0)
     is_known = effective_users > 2 and len(resampled) >= (1 - _UNDEFINED_SHARE) * (pairs.shape[1] - 1) > 1
+    # How far each resample moves a seed's difference, beyond how far it moves the mean over the seeds.
+    own = by_seed - on_real_users[:, None] - (resampled - on_real_users.mean())
     # U users resampled have (U - 1) / U of the variance of U new users.
     correction = math.sqrt(effective_users / (effective_users - 1)) if is_known else 1.0
     return Spread(
@@ -113,6 +133,9 @@ def spread_of(pairs: NDArray[np.float64], effective_users: float) -> Spread | No
         seed_deviation=float(on_real_users.std(ddof=1)) if seeds > 1 else None,
         effective_users=effective_users,
         user_deviation=float(resampled.std(ddof=1)) * correction if is_known else None,
+        luck_deviation=math.sqrt(float((own**2).mean()) * seeds / (seeds - 1)) * correction
+        if is_known and seeds > 1
+        else None,
     )
 
 

@@ -8,7 +8,7 @@ the weights of the rows.
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,13 @@ class ArmPredictions:
 
 @dataclass(frozen=True)
 class Support:
-    """What a metric of a segment rests on; `effective_users` discounts users of many rows (Kish 1965, section 11.7)."""
+    """What a metric of a segment rests on.
+
+    Attributes:
+        rows, users: that take part; users of one class have no part in the grouped AUC.
+        effective_users: as many of equal weight would be as good (Kish 1965, section 11.7), for an AUC those of the
+            scarcer class: ten users of whom two have all the positives tell no more of it than two.
+    """
 
     rows: int
     users: int
@@ -115,13 +121,15 @@ def measure_arm(arm: ArmPredictions, segments: Sequence[str], resamples: UserRes
         rows = slice(None) if name == ALL else np.flatnonzero(arm.segment == index)
         label, logit, weight = arm.label[rows], arm.logit[rows], arm.weight[rows].astype(np.float64)
         values["auc", name] = resampled_auc(label, logit, weight, user[rows], resamples.draws)
-        _add_pointwise(sums, name, label, logit, weight, user[rows])
-        support |= {(metric, name): _support(user[rows]) for metric in POINTWISE}
+        grouped = _add_pointwise(sums, name, label, logit, weight, user[rows])
+        support |= {(metric, name): _support(user[rows], weight) for metric in POINTWISE}
+        support["auc", name] = _support_of_classes(user[rows], weight, label)
+        support["grouped_auc", name] = grouped
         for metric, queries in arm.queries.items():
             wanted = slice(None) if name == ALL else np.flatnonzero(queries.segment == index)
             query_user = resamples.index_of(queries.user[wanted])
             sums.add((metric, name), query_user, queries.value[wanted], np.ones(len(query_user)))
-            support[metric, name] = _support(query_user)
+            support[metric, name] = _support(query_user, np.ones(len(query_user)))
     ratios = sums.resampled(resamples.draws)
     for name in (ALL, *segments):
         values |= _pointwise(ratios, name) | {(metric, name): ratios[metric, name] for metric in arm.queries}
@@ -165,11 +173,13 @@ def resampled_auc(label: Column, logit: Column, weight: Floats, user: Column, dr
     return result
 
 
-def _add_pointwise(sums: UserSums, name: str, label: Column, logit: Column, weight: Floats, user: Column) -> None:
+def _add_pointwise(sums: UserSums, name: str, label: Column, logit: Column, weight: Floats, user: Column) -> Support:
+    """Add a segment's sums; return what its grouped AUC rests on."""
     sums.add(("log_loss", name), user, weight * row_loss(label, logit), weight)
     sums.add(("rate", name), user, weight * label, weight)
     key, value, rows = user_auc(label, logit, weight, user)
     sums.add(("grouped_auc", name), key, rows * value, rows)
+    return replace(_support(key, rows), rows=int(np.isin(user, key).sum()))
 
 
 def _pointwise(ratios: Mapping[tuple[str, str], Floats], name: str) -> dict[tuple[str, str], Floats]:
@@ -187,11 +197,22 @@ def _users(arm: ArmPredictions) -> Column:
     return np.arange(len(arm.label)) if arm.user is None else arm.user
 
 
-def _support(user: Column) -> Support:
-    rows = np.bincount(user)
-    rows = rows[rows > 0].astype(np.float64)
-    effective = float(rows.sum() ** 2 / (rows @ rows)) if len(rows) else 0.0
-    return Support(int(rows.sum()), len(rows), effective)
+def _support(user: Column, weight: Floats) -> Support:
+    return Support(len(user), len(np.unique(user)), _effective(_of_user(user, weight)))
+
+
+def _support_of_classes(user: Column, weight: Floats, label: Column) -> Support:
+    of_class = [_of_user(user, weight * is_class) for is_class in (label == 1, label != 1)]
+    return replace(_support(user, weight), effective_users=min(map(_effective, of_class)))
+
+
+def _of_user(user: Column, weight: Floats) -> Floats:
+    return np.bincount(user, weights=weight).astype(np.float64)
+
+
+def _effective(weight_of_user: Floats) -> float:
+    squares = float(weight_of_user @ weight_of_user)
+    return float(weight_of_user.sum()) ** 2 / squares if squares else 0.0
 
 
 def _fingerprints(arm: ArmPredictions) -> dict[str, str]:

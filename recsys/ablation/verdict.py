@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recsys.ablation.comparison import Comparison, Difference, Rules, Verdict
-from recsys.ablation.intervals import MOST_SEEDS
+from recsys.ablation.planning import MOST_SEEDS
 
 METRIC_WORDS = {
     "auc": "AUC",

@@ -16,8 +16,8 @@ RULES = Rules(level=0.05, margins={"auc": 0.002})
 
 
 def _measured(condition: str, seed: int, **by_segment: tuple[float, float]) -> MeasuredArm:
-    """An arm with an AUC and a spread over users in each segment; resamples of two arms of one seed are independent."""
-    rng = np.random.default_rng([seed, condition == QUESTION.first])
+    """An arm with an AUC and a spread over users in each segment, who move all seeds of a condition alike."""
+    rng = np.random.default_rng(int(condition == QUESTION.first))
     values = {
         ("auc", segment): np.concatenate([[auc], auc + spread * rng.normal(size=400)])
         for segment, (auc, spread) in by_segment.items()
@@ -96,8 +96,8 @@ def test_chance_among_users_alone_can_leave_a_difference_open():
 def test_an_open_verdict_says_how_many_seeds_would_settle_it():
     found = _compared([0.710, 0.700, 0.706], [0.7, 0.7, 0.7])
     assert found.verdict is Verdict.OPEN
-    # sd 0.0050 and difference 0.0053: t(n - 1) sd / sqrt(n) falls below the difference first at n = 6.
-    assert found.seeds_to_settle == 6
+    # sd 0.0050 and difference 0.0053: were both the truth, 6 seeds would do half the time. They are three seeds' guess.
+    assert 6 < found.seeds_to_settle < 60
 
 
 def test_segments_are_corrected_for_their_number_and_the_whole_is_not():

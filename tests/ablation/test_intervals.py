@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from recsys.ablation.intervals import MOST_SEEDS, Spread, holm, spread_of
+from recsys.ablation.intervals import Spread, holm, spread_of
 
 
-def _spread(difference=0.01, seeds=3, seed_deviation=0.002, users=1e9, user_deviation=0.0) -> Spread:
-    return Spread(difference, seeds, seed_deviation, users, user_deviation)
+def _spread(difference=0.01, seeds=3, seed_deviation=0.002, users=1e9, user_deviation=0.0, luck=0.0) -> Spread:
+    return Spread(difference, seeds, seed_deviation, users, user_deviation, luck)
 
 
 def test_where_users_play_no_part_the_interval_and_p_value_are_those_of_the_paired_t_test():
@@ -74,19 +74,26 @@ def test_few_users_widen_the_interval_for_the_variance_that_resampling_loses():
     assert spread_of(pairs, effective_users=5.0).user_deviation == pytest.approx(math.sqrt(5 / 4), rel=0.05)
 
 
-def test_the_seeds_that_would_settle_it_do_settle_it_and_one_fewer_would_not():
-    spread = _spread(difference=0.002, seed_deviation=0.003, user_deviation=0.0005)
-    needed = spread.seeds_to_reach(0.002, 0.05)
-    width = {n: Spread(0.002, n, 0.003, 1e9, 0.0005).half_width(0.05) for n in (needed - 1, needed)}
-    assert width[needed] < 0.002 <= width[needed - 1]
+def test_what_users_do_is_told_apart_into_what_seeds_share_and_what_they_do_not():
+    # Users move every seed's difference by the same 0.003, and each seed's own by 0.004 more.
+    rng = np.random.default_rng(0)
+    pairs = 0.003 * rng.normal(size=20_000) + 0.004 * rng.normal(size=(4, 20_000))
+    spread = spread_of(np.concatenate([np.zeros((4, 1)), pairs], axis=1), effective_users=1e9)
+    assert spread.user_deviation == pytest.approx(math.hypot(0.003, 0.004 / 2), rel=0.02)
+    assert spread.luck_deviation == pytest.approx(0.004, rel=0.02)
+    assert spread.user_deviation_with(100) == pytest.approx(math.hypot(0.003, 0.0004), rel=0.02)
+    assert spread.user_deviation_with(math.inf) == pytest.approx(0.003, rel=0.02)
 
 
-def test_no_number_of_seeds_makes_up_for_too_few_users():
-    assert _spread(user_deviation=0.01).seeds_to_reach(0.005, 0.05) is None
+def test_where_seeds_share_nothing_enough_of_them_average_users_away():
+    assert _spread(seeds=4, user_deviation=0.001, luck=0.002).user_deviation_with(math.inf) == 0.0
+    # What is estimated from resamples may overshoot; a variance below zero is none.
+    assert _spread(seeds=4, user_deviation=0.001, luck=0.003).user_deviation_with(math.inf) == 0.0
 
 
-def test_a_hopeless_number_of_seeds_is_cut_off():
-    assert _spread(seed_deviation=10.0).seeds_to_reach(0.0001, 0.05) == MOST_SEEDS
+def test_one_seed_cannot_say_what_more_of_them_would_do_to_the_users_part():
+    with pytest.raises(ValueError, match="One seed"):
+        _spread(seeds=1, seed_deviation=None, luck=None).user_deviation_with(5)
 
 
 def test_holm_multiplies_the_smallest_by_all_the_next_by_one_less_and_never_falls():

@@ -114,7 +114,35 @@ def test_users_of_many_rows_make_fewer_effective_ones():
         "a", 0, np.zeros(4), np.array([0, 1, 0, 1]), np.zeros(4, int), np.ones(4), np.array([5, 5, 5, 6])
     )
     measured = measure_arm(arm, ("only",), UserResamples(arm, resamples=1, seed=0))
-    assert measured.support["auc", ALL].effective_users == pytest.approx(1.6)
+    assert measured.support["log_loss", ALL].effective_users == pytest.approx(1.6)
+
+
+def test_an_auc_rests_on_the_users_of_its_scarcer_class():
+    # Positives of users 5 and 6, one each; both negatives of user 5.
+    arm = ArmPredictions(
+        "a", 0, np.zeros(4), np.array([0, 1, 0, 1]), np.zeros(4, int), np.ones(4), np.array([5, 5, 5, 6])
+    )
+    measured = measure_arm(arm, ("only",), UserResamples(arm, resamples=1, seed=0))
+    assert measured.support["auc", ALL].effective_users == pytest.approx(1.0)
+    assert measured.support["auc", ALL].users == 2
+
+
+def test_a_grouped_auc_rests_on_the_users_with_both_classes():
+    # User 7 never has a positive: two users take part, with 2 and 4 rows, (6 ^ 2) / (4 + 16) = 1.8.
+    user = np.array([5, 5, 6, 6, 6, 6, 7, 7, 7])
+    label = np.array([0, 1, 0, 1, 0, 0, 0, 0, 0])
+    arm = ArmPredictions("a", 0, np.zeros(9), label, np.zeros(9, int), np.ones(9), user)
+    support = measure_arm(arm, ("only",), UserResamples(arm, resamples=1, seed=0)).support["grouped_auc", ALL]
+    assert (support.rows, support.users, support.effective_users) == (6, 2, pytest.approx(1.8))
+
+
+def test_rows_of_more_weight_make_fewer_effective_users():
+    # Weights per user 3 and 1, of one row each: 16 / 10 again.
+    arm = ArmPredictions(
+        "a", 0, np.zeros(2), np.array([0, 1]), np.zeros(2, int), np.array([3.0, 1.0]), np.array([5, 6])
+    )
+    measured = measure_arm(arm, ("only",), UserResamples(arm, resamples=1, seed=0))
+    assert measured.support["log_loss", ALL].effective_users == pytest.approx(1.6)
 
 
 def test_the_same_seed_draws_the_same_users_for_every_arm():

@@ -3,7 +3,7 @@
 import pytest
 
 from recsys.ablation.comparison import Verdict
-from recsys.ablation.intervals import MOST_SEEDS
+from recsys.ablation.planning import MOST_SEEDS
 from recsys.ablation.verdict import verdict_paragraph
 from tests.ablation.studies_by_hand import RULES, comparison, difference
 
