@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from recsys.ablation.comparison import Comparison, Rules
+from recsys.ablation.costs import Costs
 from recsys.ablation.page import Table
 from recsys.ablation.resampling import ALL
-from recsys.ablation.verdict import METRIC_WORDS, Costs
+from recsys.ablation.verdict import METRIC_WORDS
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
 """The answer of a study as a paragraph of plain words, with its numbers, and honest where there is no answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from recsys.ablation.comparison import Comparison, Difference, Rules, Verdict
+from recsys.ablation.costs import Costs, cost_sentences, is_cheaper, listed
 from recsys.ablation.planning import MOST_SEEDS
 
 METRIC_WORDS = {
@@ -14,9 +15,6 @@ METRIC_WORDS = {
     "normalised_entropy": "normalised entropy",
 }
 _ACTIONS = {"frozen_tower": "freeze the tower", "end_to_end": "fine-tune the tower"}
-
-Costs = Mapping[str, Mapping[str, float]]
-"""Condition -> what it costs: "seconds_per_step", "trained_parameters"; means over seeds, and either may be missing."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +62,16 @@ def answer(comparison: Comparison, metric: str, rules: Rules, costs: Costs) -> A
     cheaper = _cheaper(comparison, costs)
     sentences = [_overall_sentence(comparison, overall, rules)]
     sentences += _segment_sentences(comparison, metric, rules)
-    sentences += _cost_sentence(comparison, costs)
+    mine, other = costs.get(contrast.first, {}), costs.get(contrast.second, {})
+    sentences += cost_sentences(str(contrast.first_value), mine, other)
     return Answer(circumstance, _advice(comparison, overall, cheaper), tuple(sentences))
 
 
 def _advice(comparison: Comparison, overall: Difference, cheaper: Any) -> str:
     contrast = comparison.contrast
-    if overall.verdict is Verdict.BETTER:
-        return _action(contrast.first_value)
-    if overall.verdict is Verdict.WORSE:
-        return _action(contrast.second_value)
+    if overall.verdict in (Verdict.BETTER, Verdict.WORSE):
+        winner, _ = _winner_first(comparison, overall)
+        return f"{_action(winner)}, which costs less as well" if winner == cheaper else _action(winner)
     if overall.verdict is Verdict.EQUIVALENT:
         return f"{_action(cheaper)}, which costs less and loses nothing" if cheaper is not None else "either will do"
     return f"not enough evidence to choose between {contrast.first_value} and {contrast.second_value}"
@@ -110,11 +108,11 @@ def _segment_sentences(comparison: Comparison, metric: str, rules: Rules) -> lis
     for verdict, winner in sides:
         if won := [d for d in segments if d.verdict is verdict]:
             gains = [f"{d.segment} (by {abs(d.difference):.4f}, {_interval(d, rules, as_gain=True)})" for d in won]
-            parts.append(f"In the segment{'s' * (len(won) > 1)} {_list(gains)} {winner} is better.")
+            parts.append(f"In the segment{'s' * (len(won) > 1)} {listed(gains)} {winner} is better.")
     if equal := [d.segment for d in segments if d.verdict is Verdict.EQUIVALENT]:
-        parts.append(f"The two are equivalent in the segment{'s' * (len(equal) > 1)} {_list(equal)}.")
+        parts.append(f"The two are equivalent in the segment{'s' * (len(equal) > 1)} {listed(equal)}.")
     if still_open := [d for d in segments if d.verdict is Verdict.OPEN]:
-        reasons = _list([f"{d.segment} ({d.difference:+.4f}; {_what_would_settle(d)})" for d in still_open])
+        reasons = listed([f"{d.segment} ({d.difference:+.4f}; {_what_would_settle(d)})" for d in still_open])
         parts.append(f"There is not enough evidence in the segment{'s' * (len(still_open) > 1)} {reasons}.")
     return parts
 
@@ -133,27 +131,13 @@ def _what_would_settle(difference: Difference) -> str:
     return f"about {_count(max(more, 1), 'more seed')} would settle it"
 
 
-def _cost_sentence(comparison: Comparison, costs: Costs) -> list[str]:
+def _cheaper(comparison: Comparison, costs: Costs) -> Any:
+    """The value of the contrast that is had for less; None where neither is, or where that is not known."""
     contrast = comparison.contrast
     mine, other = costs.get(contrast.first, {}), costs.get(contrast.second, {})
-    parts = []
-    if "seconds_per_step" in mine and other.get("seconds_per_step", 0) > 0:
-        ratio = mine["seconds_per_step"] / other["seconds_per_step"]
-        times = f"{mine['seconds_per_step'] * 1e3:.1f} ms against {other['seconds_per_step'] * 1e3:.1f} ms"
-        parts.append(f"takes {ratio:.2f} times as long ({times})")
-    if "trained_parameters" in mine and "trained_parameters" in other:
-        parts.append(f"trains {mine['trained_parameters']:,.0f} parameters against {other['trained_parameters']:,.0f}")
-    return [f"A step of {contrast.first_value} {_list(parts)}."] if parts else []
-
-
-def _cheaper(comparison: Comparison, costs: Costs) -> Any:
-    """The value of the contrast whose step takes less time; None where that is not known."""
-    contrast = comparison.contrast
-    mine = costs.get(contrast.first, {}).get("seconds_per_step")
-    other = costs.get(contrast.second, {}).get("seconds_per_step")
-    if mine is None or other is None:
-        return None
-    return contrast.first_value if mine <= other else contrast.second_value
+    if is_cheaper(mine, other):
+        return contrast.first_value
+    return contrast.second_value if is_cheaper(other, mine) else None
 
 
 def _winner_first(comparison: Comparison, difference: Difference) -> tuple[Any, Any]:
@@ -183,10 +167,6 @@ def _word(metric: str) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _list(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
 def _capital(text: str) -> str:

@@ -43,6 +43,14 @@ def test_an_equivalent_arm_that_costs_less_wins_for_free():
     assert "trains 1,234 parameters against 5,000,000." in said
 
 
+def test_a_better_arm_that_costs_less_says_both():
+    said = _said(difference(Verdict.BETTER, 0.0010, 0.0070), costs=COSTS)
+    assert said.startswith("With composition conditional freeze the tower, which costs less as well.")
+    dearer = {condition: COSTS[other] for condition, other in zip(COSTS, reversed(COSTS), strict=True)}
+    said = _said(difference(Verdict.BETTER, 0.0010, 0.0070), costs=dearer)
+    assert said.startswith("With composition conditional freeze the tower. Overall")
+
+
 def test_equivalent_arms_of_unknown_cost_are_a_free_choice():
     assert "With composition conditional either will do." in _said(difference(Verdict.EQUIVALENT, -0.001, 0.001))
 
