@@ -139,7 +139,7 @@ def test_in_step_a_life_on_any_ranks_reads_the_rows_in_the_order_of_one_unbroken
 def test_a_life_on_the_same_ranks_has_the_bits_of_an_unbroken_one_however_often_it_stops(
     folders, layout, ranks, stops, order
 ):
-    root, rows = folders(layout), sum(map(sum, layout))
+    root = folders(layout)
     for rank in range(ranks):
         state, broken = None, []
         for batches, threads in stops:
