@@ -71,10 +71,15 @@ def ensure_writable(folder: Path) -> None:
 
 
 @contextmanager
-def published_directory(final: Path) -> Iterator[Path]:
+def published_directory(final: Path, resume_key: str = "") -> Iterator[Path]:
     """Yield an empty folder that becomes `final` on success and vanishes on failure.
 
     A folder that already stands at `final` is replaced whole, and only after the new one is complete.
+
+    Args:
+        resume_key: letters and digits that name all that the contents follow from. With such a key, a process that is
+            killed or interrupted leaves its folder behind, and the next one with this key is given that folder with
+            whatever is in it. The caller sees to it that one process at a time holds a key.
 
     Raises:
         CannotWriteError: the parent folder cannot be written, or something other than a folder stands at `final`,
@@ -86,9 +91,10 @@ def published_directory(final: Path) -> Iterator[Path]:
         raise CannotWriteError(
             f"Cannot write the folder {final}: a file of that name stands there. Move it away first."
         )
-    work = _unused_name(final, "partial")
+    work = unfinished_path(final, resume_key) if resume_key else _unused_name(final, "partial")
+    is_kept = False
     try:
-        work.mkdir()
+        work.mkdir(exist_ok=bool(resume_key))
         yield work
         _flush_tree(work)
         _replace_directory(work, final)
@@ -101,8 +107,18 @@ def published_directory(final: Path) -> Iterator[Path]:
         if not (code := re.search(r"\(os error (\d+)\)", str(error))):
             raise
         raise _cannot_write(final, os.strerror(int(code[1]))) from error
+    except BaseException as failure:
+        # Ctrl-C and SIGTERM stop the work without finding a fault in it.
+        is_kept = bool(resume_key) and not isinstance(failure, Exception)
+        raise
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if not is_kept:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def unfinished_path(final: Path, resume_key: str) -> Path:
+    """Where `published_directory` works with such a key, and where work that was killed is to be found."""
+    return final.with_name(f".{final.name}.{resume_key}.unfinished")
 
 
 def _cannot_write(final: Path, reason: str) -> CannotWriteError:

@@ -4,14 +4,16 @@ The database file and everything that DuckDB spills lie in the folder that is gi
 memory limit are no special case. All times are UTC: the session's zone is set, whatever the machine's is.
 """
 
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
@@ -19,6 +21,25 @@ from ibis.backends.duckdb import Backend
 from recsys.errors import CannotWriteError, UsageError
 
 _INSERTED_ROWS = 200_000
+_FOLDER_PREFIX = ".database."
+
+
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def epoch_us(moment: dt.timestamp) -> dt.int64:
+    """Microseconds since 1970, DuckDB's own function."""
+
+
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def make_timestamp(microseconds: dt.int64) -> dt.timestamp:
+    """Microseconds since 1970 as a time, DuckDB's own function."""
+
+
+def utc_without_zone(moments: ir.TimestampValue) -> ir.TimestampValue:
+    """Return times as UTC timestamps without zone, in microseconds.
+
+    A cast does the same by way of the zone's calendar, which costs more than reading the column.
+    """
+    return make_timestamp(epoch_us(moments)) if moments.type().timezone else moments.cast(dt.Timestamp(scale=6))
 
 
 @contextmanager
@@ -26,6 +47,7 @@ def temporary_database(folder: Path, memory_limit: str, threads: int) -> Iterato
     """Yield a connection to a database inside `folder`; database and spilled data are removed at the end.
 
     Args:
+        folder: holds one such database at a time; what a killed process left of its own is removed first.
         memory_limit: what DuckDB may hold in memory, such as "2GB"; beyond it, it spills.
 
     Raises:
@@ -33,7 +55,9 @@ def temporary_database(folder: Path, memory_limit: str, threads: int) -> Iterato
         CannotWriteError: the disk is full.
     """
     _restore_names_that_ibis_calls()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".database.") as inside:
+    for leftover in folder.glob(f"{_FOLDER_PREFIX}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=_FOLDER_PREFIX) as inside:
         try:
             # Insertion order costs memory and means nothing here: every output is ordered by its own ORDER BY.
             connection = ibis.duckdb.connect(
@@ -73,6 +97,14 @@ def store(connection: Backend, name: str, rows: ir.Table) -> ir.Table:
     return connection.table(name)
 
 
+def view_files(connection: Backend, name: str, files: Sequence[Path]) -> ir.Table:
+    """Name the rows of Parquet files of equal columns without reading them, and return them as a table."""
+    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    # Not ibis' own reading: its view is temporary, and other cursors of the connection would not see it.
+    connection.raw_sql(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{names}])')
+    return connection.table(name)
+
+
 def load(connection: Backend, name: str, rows: pa.Table) -> ir.Table:
     """Keep Arrow rows as the table `name`, and return that table."""
     return load_batches(connection, name, rows.schema, rows.to_batches())
@@ -92,9 +124,15 @@ def load_batches(connection: Backend, name: str, schema: pa.Schema, batches: Ite
     return connection.table(name)
 
 
-def stream(connection: Backend, rows: ir.Table, batch_rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield the result of `rows` in its order, in batches of about `batch_rows`, never held whole."""
-    yield from connection.con.sql(connection.compile(rows)).to_arrow_reader(batch_rows)
+def stream(connection: Backend, query: str, batch_rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield the result of a compiled query in its order, in batches of about `batch_rows`, never held whole.
+
+    Several threads may do so at once, on any tables but temporary ones.
+    """
+    with connection.con.cursor() as cursor:
+        # A cursor starts with the machine's zone, whatever the connection's is.
+        cursor.execute("SET TimeZone = 'UTC'")
+        yield from cursor.sql(query).to_arrow_reader(batch_rows)
 
 
 def fetch(connection: Backend, rows: ir.Table) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from recsys.errors import DataError
 from recsys.files import sha256_of_file
 
 MANIFEST_NAME, CONTRACT_NAME, VOCABULARY_FOLDER = "manifest.json", "contract.json", "vocabulary"
+JOURNAL_NAME = "journal.jsonl"
+"""Stands in a folder only as long as its preparation is unfinished."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,17 @@ class Manifest:
             ) from error
 
 
-def describe_files(root: Path, part_rows: dict[str, int]) -> dict[str, FileEntry]:
-    """Return the entry of every file below `root` but the manifest's own, in the order of their paths."""
-    paths = sorted(path for path in root.rglob("*") if path.is_file() and path.name != MANIFEST_NAME)
+def describe_files(root: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
+    """Return the entry of every file below `root` but the manifest's and the journal's, in the order of their paths.
+
+    Args:
+        known: entries by path relative to `root`; only other files are read.
+    """
+    own = {root / MANIFEST_NAME, root / JOURNAL_NAME}
+    paths = sorted(path for path in root.rglob("*") if path.is_file() and path not in own)
     names = {path.relative_to(root).as_posix(): path for path in paths}
     return {
-        name: FileEntry(sha256_of_file(path), path.stat().st_size, part_rows.get(name, 0))
-        for name, path in names.items()
+        name: known.get(name) or FileEntry(sha256_of_file(path), path.stat().st_size) for name, path in names.items()
     }
 
 

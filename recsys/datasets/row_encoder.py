@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from recsys.features.contract import FeatureContract
 from recsys.features.scaling import scaled
-from recsys.features.schema import Feature, FeatureKind
+from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 
 SEGMENT, LABEL, WEIGHT, TIME = "segment", "label", "weight", "time"

@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ibis
+import ibis.expr.types as ir
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
+from recsys.datasets.database import utc_without_zone, view_files
 from recsys.datasets.source import SourceRows
 from recsys.datasets.world import CATEGORIES, TAGS, Integers, People, World
 from recsys.errors import DataError
@@ -95,12 +97,9 @@ class SimulatorSource:
                 f"{list(schema.segments)}. Simulate again with the schema's segments, or declare those of the rows."
             )
         files = self._day_files(world, schema)
-        table = connection.read_parquet([str(path) for path in files])
-        day = table["time"].date()
-        split = ibis.cases(
-            *((day == world.date_of_day(number), world.split_of_day(number)) for number in range(world.days))
-        )
-        rows = table.mutate(day=day, split=split, user_key=table["user_id"])
+        table = view_files(connection, "simulated_rows", files)
+        day = utc_without_zone(table["time"]).date()
+        rows = table.mutate(day=day, split=_split_of(day, world), user_key=table["user_id"])
         described = {}
         for number, path in enumerate(files, start=1):
             described[path.name] = sha256_of_file(path)
@@ -109,6 +108,7 @@ class SimulatorSource:
             rows=rows,
             extras=("user_key", "true_probability"),
             description={"source": "simulated", "world": world.to_document(), "files": described},
+            in_files_by_day=True,
         )
 
     def _day_files(self, world: World, schema: FeatureSchema) -> list[Path]:
@@ -127,6 +127,14 @@ class SimulatorSource:
                     f"{', '.join(sorted(found))}. Declare one of those, or simulate again."
                 )
         return files
+
+
+def _split_of(day: ir.DateValue, world: World) -> ir.StringValue:
+    """The split of each row's day; null outside the world's days."""
+    names = [world.split_of_day(number) for number in range(world.days)]
+    last_days = {name: world.date_of_day(number) for number, name in enumerate(names)}
+    is_before = (day < world.date_of_day(0), ibis.null("string"))
+    return ibis.cases(is_before, *((day <= last, name) for name, last in last_days.items()))
 
 
 def _chunks_of_day(

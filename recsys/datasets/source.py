@@ -32,6 +32,8 @@ class SourceRows:
         description: plain values for the manifest: files with their digests, dates, sampling.
         counts: what the source itself dropped, merged or mended, by a readable name; goes into the manifest.
         origins: a column's name in the source's own files, where it is another one; messages name both.
+        in_files_by_day: the rows come straight from files that hold a day each, so that a span of `time` is read
+            without the rest, as often as asked. Other sources' rows are stored once, sorted by day.
     """
 
     rows: ibis.Table
@@ -39,6 +41,7 @@ class SourceRows:
     description: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    in_files_by_day: bool = False
 
 
 class Source(Protocol):

@@ -4,11 +4,13 @@ Cleaning happens here and nowhere else: NaN and infinity become null, numbers ge
 that breaks the schema stops the preparation before anything is fitted or written.
 """
 
+import datetime
 import difflib
 import functools
 import operator
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ibis
@@ -16,7 +18,7 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import fetch, fetch_one, store
+from recsys.datasets.database import fetch, fetch_one, store, utc_without_zone
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.errors import DataError
 from recsys.features.schema import EXTRA_COLUMNS, EXTRA_TYPES, Feature, FeatureKind, FeatureSchema
@@ -29,22 +31,48 @@ _LARGEST_INT64 = 2**63 - 1
 _SPLIT_NAME = "[a-z][a-z0-9_]*"
 
 
-def stage(connection: Backend, source: SourceRows, schema: FeatureSchema) -> ir.Table:
-    """Run the source's rows once and return them clean, in a table of the database.
+@dataclass(frozen=True)
+class StagedRows:
+    """Clean rows of a source.
 
-    Returns:
-        Dense features float64 or float32 and sparse features string or int64 (null where missing), sparse lists arrays
-        of those, the segment as its name, label and weight float64, time timestamp without zone (UTC), `split`, `day`,
-        and the extras in their encoded types.
+    Attributes:
+        table: all of them. Dense features float64 or float32 and sparse features string or int64 (null where missing),
+            sparse lists arrays of those, the segment as its name, label and weight float64, time timestamp without
+            zone (UTC), `split`, `day`, and the extras in their encoded types.
+    """
+
+    table: ir.Table
+    _source: SourceRows
+    _schema: FeatureSchema
+
+    def of_days(self, split: str, first: datetime.date, last: datetime.date) -> ir.Table:
+        """The rows of one split and its days from `first` to `last`."""
+        if not self._source.in_files_by_day:
+            return self.table.filter((self.table[SPLIT] == split) & self.table[DAY].between(first, last))
+        # Asked of the files' own column before anything is computed from it, so that other days' files stay closed.
+        rows = self._source.rows
+        time = rows[self._schema.time]
+        zone = datetime.UTC if time.type().timezone else None
+        start = datetime.datetime.combine(first, datetime.time(), zone)
+        stop = datetime.datetime.combine(last, datetime.time(), zone) + datetime.timedelta(days=1)
+        wanted = rows.filter((time >= start) & (time < stop) & (rows[SPLIT] == split))
+        return wanted.select(**_clean_columns(wanted, self._source, self._schema))
+
+
+def stage(connection: Backend, source: SourceRows, schema: FeatureSchema) -> StagedRows:
+    """Return the source's rows clean and checked: straight from files by day, or run once and stored by day.
 
     Raises:
         DataError: a column is missing or has the wrong type (before any work), or holds values that the schema does
             not allow; names the column, the values found and how many.
     """
     _require_columns(source, schema)
-    staged = store(connection, "staged", source.rows.select(**_clean_columns(source, schema)))
-    _require_values(connection, staged, source, schema)
-    return staged
+    clean = source.rows.select(**_clean_columns(source.rows, source, schema))
+    if not source.in_files_by_day:
+        # Sorted, the rows of a few days are found without touching the others.
+        clean = store(connection, "staged", clean.order_by([SPLIT, DAY]))
+    _require_values(connection, clean, source, schema)
+    return StagedRows(clean, source, schema)
 
 
 def missing_or_infinite_as_null(values: ir.Value) -> ir.Value:
@@ -97,14 +125,13 @@ def _expected_types(source: SourceRows, schema: FeatureSchema) -> dict[str, tupl
     }
 
 
-def _clean_columns(source: SourceRows, schema: FeatureSchema) -> dict[str, ir.Value]:
-    rows = source.rows
+def _clean_columns(rows: ir.Table, source: SourceRows, schema: FeatureSchema) -> dict[str, ir.Value]:
     columns = {feature.name: _clean_feature(rows[feature.name], feature) for feature in schema.features}
     columns[schema.segment] = rows[schema.segment]
     for name in (schema.label, schema.weight):
         if name:
             columns[name] = missing_or_infinite_as_null(rows[name])
-    columns[schema.time] = rows[schema.time].cast(dt.Timestamp(scale=6))
+    columns[schema.time] = utc_without_zone(rows[schema.time])
     columns |= {SPLIT: rows[SPLIT], DAY: rows[DAY]}
     for name in source.extras:
         is_real = EXTRA_TYPES[name] == "float32"

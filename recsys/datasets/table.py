@@ -13,7 +13,7 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import fetch_one, store
+from recsys.datasets.database import epoch_us, fetch_one, make_timestamp, store
 from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, UNIT, HistoryScope, add_history
 from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows
 from recsys.datasets.staging import similar_name
@@ -32,16 +32,6 @@ _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
     "!=": operator.ne,
 }
-
-
-@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
-def epoch_us(moment: dt.timestamp) -> dt.int64:
-    """Microseconds since 1970, DuckDB's own function."""
-
-
-@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
-def make_timestamp(microseconds: dt.int64) -> dt.timestamp:
-    """Microseconds since 1970 as a time, DuckDB's own function."""
 
 
 @dataclass(frozen=True)

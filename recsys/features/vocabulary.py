@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from recsys.errors import DataError
 
 UNKNOWN_ROW = 0
+# A table of places costs 8 bytes each and is made once; Arrow's search hashes all ids again at every call.
+_MOST_PLACES_PER_ID = 8
 
 
 @dataclass(frozen=True)
@@ -77,9 +79,26 @@ class Vocabulary:
                 f"Table `{self.table}` has ids of type {self.ids.type}, and these values are of another: {error}. Cast "
                 "the column in the data, or fit the vocabulary to it again."
             ) from error
+        if self._rows_by_id is not None:
+            numbers = pc.fill_null(wanted, -1).to_numpy(zero_copy_only=False)
+            # Read as unsigned, negative ids lie beyond all others: one bound leads both to the last, unknown place.
+            places = np.minimum(numbers.view(np.uint64), np.uint64(len(self._rows_by_id) - 1))
+            return self._rows_by_id[places]
         found = pc.index_in(wanted, value_set=self.ids)
         rows = pc.add(pc.fill_null(found.cast(pa.int64()), -1), 1)
         return np.asarray(rows.to_numpy(zero_copy_only=False), dtype=np.int64)
+
+    @cached_property
+    def _rows_by_id(self) -> npt.NDArray[np.int64] | None:
+        """The row of id i at place i; None for strings, and for numbers so far apart that it would be mostly gaps."""
+        if not pa.types.is_integer(self.ids.type) or not len(self.ids):
+            return None
+        numbers = self.ids.to_numpy()
+        if numbers.min() < 0 or numbers.max() > _MOST_PLACES_PER_ID * len(numbers):
+            return None
+        rows = np.full(numbers.max() + 2, UNKNOWN_ROW, dtype=np.int64)
+        rows[numbers] = np.arange(1, len(self))
+        return rows
 
     def save(self, path: Path) -> None:
         """Write the columns `id` and `row` as Parquet."""

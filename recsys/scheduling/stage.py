@@ -20,7 +20,14 @@ from types import ModuleType
 from typing import Any
 
 from recsys.errors import BusyError, CannotWriteError, DataError
-from recsys.files import ensure_writable, fingerprint_of, published_directory, sha256_of_file, write_text_atomically
+from recsys.files import (
+    ensure_writable,
+    fingerprint_of,
+    published_directory,
+    sha256_of_file,
+    unfinished_path,
+    write_text_atomically,
+)
 
 RECEIPT_NAME = "receipt.json"
 
@@ -59,12 +66,13 @@ class StageResult:
     was_run: bool
 
 
-def run_stage(stage: Stage, final: Path, work: Callable[[Path], None]) -> StageResult:
+def run_stage(stage: Stage, final: Path, work: Callable[[Path], None], *, is_resumable: bool = False) -> StageResult:
     """Make `final` by `work`, or find that it stands already.
 
     Args:
         final: the folder that holds the output and its receipt; one of another key is replaced whole.
-        work: writes everything into the empty folder that it is given.
+        work: writes everything into the folder that it is given, which is empty unless the stage is resumable.
+        is_resumable: whether `work` can go on from what a killed process of the same key had written.
 
     Raises:
         BusyError: another process works on `final`; names its pid, its host and since when.
@@ -76,9 +84,10 @@ def run_stage(stage: Stage, final: Path, work: Callable[[Path], None]) -> StageR
         # Whoever held the lock a moment ago may have done this very work.
         if is_up_to_date(stage, final):
             return StageResult(final, stage.key, was_run=False)
-        _sweep_leftovers(final)
+        resume_key = stage.key if is_resumable else ""
+        _sweep_leftovers(final, resume_key)
         started = _now()
-        with published_directory(final) as folder:
+        with published_directory(final, resume_key) as folder:
             work(folder)
             receipt = {
                 **asdict(stage),
@@ -165,11 +174,12 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
 
-def _sweep_leftovers(final: Path) -> None:
+def _sweep_leftovers(final: Path, resume_key: str) -> None:
     # Only the lock's holder writes beside `final`, so what a killed holder left there belongs to nobody.
-    for pattern in (f".{final.name}.*.partial", f".{final.name}.*.replaced"):
-        for leftover in final.parent.glob(pattern):
-            shutil.rmtree(leftover, ignore_errors=True)
+    for ending in ("partial", "replaced", "unfinished"):
+        for leftover in final.parent.glob(f".{final.name}.*.{ending}"):
+            if leftover.name != unfinished_path(final, resume_key).name:
+                shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _now() -> str:

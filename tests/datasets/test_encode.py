@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.datasets import encode as encode_module
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.errors import CannotWriteError, DataError
@@ -175,19 +174,6 @@ def test_rows_lie_in_time_order_in_files_by_split_and_day(tmp_path, rows):
     ]
     times = pq.read_table(dataset.files("train")[0])["time"].to_pylist()
     assert times == sorted(times)
-
-
-def test_row_groups_hold_no_more_rows_than_they_should_and_lose_none(tmp_path, rows, monkeypatch):
-    monkeypatch.setattr(encode_module, "ROW_GROUP_ROWS", 20)
-    monkeypatch.setattr(encode_module, "_ROWS_PER_PASS", 60)
-
-    dataset = encoded(tmp_path / "e", rows)
-
-    metadata = pq.read_metadata(dataset.files("train")[0])
-    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [20, 20, 10]
-    assert sorted(rows_of(dataset, "train")["query"].to_pylist()) == sorted(
-        rows.filter(pc.equal(rows["split"], "train"))["query"].to_pylist()
-    )
 
 
 def test_a_flipped_bit_in_a_page_is_found_by_its_checksum(tmp_path, rows):

@@ -71,7 +71,7 @@ def read(raw: Path, schema_name: str = "movielens") -> pd.DataFrame:
     """The rows as `encode` would see them, in time order."""
     schema = load_schema(SCHEMAS / f"{schema_name}.yaml")
     with temporary_database(raw.parent, "500MB", 1) as connection:
-        rows = stage(connection, MovielensSource(raw).read(connection, schema, silent), schema)
+        rows = stage(connection, MovielensSource(raw).read(connection, schema, silent), schema).table
         return connection.con.sql(connection.compile(rows)).df().sort_values("time", ignore_index=True)
 
 

@@ -164,7 +164,7 @@ def test_another_world_seed_has_other_items() -> None:
 def test_the_source_splits_by_day_and_tells_the_truth(raw: Path, schema: FeatureSchema, tmp_path: Path) -> None:
     with temporary_database(tmp_path, "500MB", 1) as connection:
         source = SimulatorSource(raw).read(connection, schema, silent)
-        staged = connection.con.sql(connection.compile(stage(connection, source, schema))).df()
+        staged = connection.con.sql(connection.compile(stage(connection, source, schema).table)).df()
 
     assert source.extras == ("user_key", "true_probability")
     assert staged.groupby("split")["day"].agg(["nunique", "min"]).to_dict() == {

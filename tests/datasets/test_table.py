@@ -73,7 +73,7 @@ def read(folder: Path, content: dict[str, Any]) -> pd.DataFrame:
     schema = load_schema(path)
     layout = load_table_layout(path, schema)
     with temporary_database(folder, "500MB", 1) as connection:
-        rows = stage(connection, TableSource(folder, layout).read(connection, schema, silent), schema)
+        rows = stage(connection, TableSource(folder, layout).read(connection, schema, silent), schema).table
         return connection.con.sql(connection.compile(rows)).df().sort_values("time", ignore_index=True)
 
 
@@ -365,7 +365,7 @@ def test_movielens_100k_is_read_as_its_protocol_says(ml_100k_folder: Path, tmp_p
     schema = load_schema(path)
     with temporary_database(tmp_path, "1GB", 2) as connection:
         source = TableSource(ml_100k_folder, load_table_layout(path, schema))
-        rows = stage(connection, source.read(connection, schema, silent), schema)
+        rows = stage(connection, source.read(connection, schema, silent), schema).table
         frame = connection.con.sql(connection.compile(rows)).df()
 
     assert frame["split"].value_counts().to_dict() == {"train": 80_000, "validation": 10_000, "test": 10_000}

@@ -1,0 +1,262 @@
+"""Staged rows into encoded partitions: one Parquet file per split and day, in time order, several days at a time.
+
+A partition's bytes follow from its own rows and the contract alone: neither the order in which threads met the rows nor
+the days that were worked on together can change a bit.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import ibis
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from ibis.backends.duckdb import Backend
+
+from recsys.datasets.database import stream
+from recsys.datasets.journal import FinishedPart, Journal
+from recsys.datasets.manifest import FileEntry, part_path
+from recsys.datasets.row_encoder import TIME, RowEncoder
+from recsys.datasets.source import DAY, SPLIT
+from recsys.datasets.staging import StagedRows
+from recsys.features.contract import FeatureContract
+from recsys.features.schema import FeatureKind
+from recsys.features.vocabulary import Vocabulary
+from recsys.files import sha256_of_file
+from recsys.progress import Progress
+
+ROW_GROUP_ROWS = 100_000
+# Small days are read together up to here, by one query; a day with more rows is read alone.
+_ROWS_PER_PASS = 200_000
+# A day with more rows is sorted by the database, which may spill; up to here it is quicker in memory.
+_MOST_ROWS_IN_MEMORY = 2_000_000
+# Rows that are encoded at once: few enough to stay in the processor's cache.
+_ENCODED_ROWS = 100_000
+_ROW_HASH = "recsys.row_hash"
+# Values that hardly repeat inside a row group are smaller, and quicker to write and to read, without a dictionary.
+_NEVER_REPEATED = (TIME, "true_probability")
+_MOST_ROWS_OF_A_DICTIONARY = 50_000
+
+_Order = npt.NDArray[np.int64]
+
+
+def write_partitions(
+    connection: Backend,
+    staged: StagedRows,
+    part_rows: Mapping[tuple[str, str], int],
+    contract: FeatureContract,
+    vocabularies: Mapping[str, Vocabulary],
+    work: Path,
+    threads: int,
+    progress: Progress,
+) -> Mapping[str, FinishedPart]:
+    """Write the partitions below `work` that its journal lacks, and note each there once it stands whole.
+
+    Args:
+        part_rows: rows of every (split, day), in this order.
+        threads: so many queries are worked on at a time.
+
+    Returns:
+        Every partition under its path.
+    """
+    journal = Journal(work, contract.fingerprint)
+    writer = _PassWriter(connection, contract, vocabularies, work, journal)
+    left = {key: rows for key, rows in part_rows.items() if part_path(*key) not in journal.parts}
+    total = sum(part_rows.values())
+    done = total - sum(left.values())
+    progress("encode", done, total)
+    # Rows mostly lie in time order already, and then need no sorting; several queries at a time use the cores.
+    connection.raw_sql("SET preserve_insertion_order = true")
+    with _pool(threads) as pool:
+        # The queries are compiled here, as ibis is not made for several threads.
+        waiting = {pool.submit(writer.write, one, writer.query(one, staged)): one.rows for one in _passes(left)}
+        for finished in as_completed(waiting):
+            finished.result()
+            done += waiting[finished]
+            progress("encode", done, total)
+    return journal.parts
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """Consecutive days of one split that are read by one query."""
+
+    split: str
+    days: tuple[str, ...]
+    rows: int
+
+
+def _passes(part_rows: Mapping[tuple[str, str], int]) -> Iterator[_Pass]:
+    """Yield passes of up to `_ROWS_PER_PASS` rows; a day with more is one of its own."""
+    split, days, rows = "", list[str](), 0
+    for (next_split, day), count in part_rows.items():
+        if days and (next_split != split or rows + count > _ROWS_PER_PASS):
+            yield _Pass(split, tuple(days), rows)
+            days, rows = [], 0
+        split, days, rows = next_split, [*days, day], rows + count
+    if days:
+        yield _Pass(split, tuple(days), rows)
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="recsys-prepare")
+    try:
+        yield pool
+    finally:
+        # After a failure or Ctrl-C, what has begun is ended and the rest left.
+        pool.shutdown(cancel_futures=True)
+
+
+class _PassWriter:
+    """Reads, encodes and writes passes, several at a time."""
+
+    def __init__(
+        self,
+        connection: Backend,
+        contract: FeatureContract,
+        vocabularies: Mapping[str, Vocabulary],
+        work: Path,
+        journal: Journal,
+    ) -> None:
+        self._connection, self._contract, self._vocabularies = connection, contract, vocabularies
+        self._work, self._journal = work, journal
+        schema = contract.schema
+        self._order_columns = [schema.time, *(["query"] if "query" in contract.extras else []), _ROW_HASH]
+
+    def query(self, wanted: _Pass, staged: StagedRows) -> str:
+        """The pass's rows with their hashes as SQL; in time order where they are too many to be sorted here."""
+        first, last = (date.fromisoformat(day) for day in (wanted.days[0], wanted.days[-1]))
+        rows = staged.of_days(wanted.split, first, last).drop(SPLIT)
+        hashed = rows.mutate(**{_ROW_HASH: ibis.struct({name: rows[name] for name in rows.columns}).hash()})
+        is_large = wanted.rows > _MOST_ROWS_IN_MEMORY
+        return str(self._connection.compile(hashed.order_by(self._order_columns) if is_large else hashed))
+
+    def write(self, wanted: _Pass, query: str) -> None:
+        """Write one partition after the other, noting each."""
+        batches = stream(self._connection, query, _ENCODED_ROWS)
+        if wanted.rows > _MOST_ROWS_IN_MEMORY:
+            self._write_part(wanted.split, wanted.days[0], batches, is_ordered=True)
+            return
+        rows = pa.Table.from_batches(list(batches))
+        for day, rows_of_day in _by_day(rows):
+            # Between the days of a pass may lie one that was finished before.
+            if day in wanted.days:
+                self._write_part(wanted.split, day, rows_of_day.to_batches(_ENCODED_ROWS), is_ordered=False)
+
+    def _write_part(self, split: str, day: str, rows: Iterator[pa.RecordBatch], is_ordered: bool) -> None:
+        encoder = RowEncoder(self._contract, self._vocabularies)
+        path = self._work / part_path(split, day)
+        with _part_file(path, encoder.arrow_schema, _with_dictionary(self._contract, encoder.arrow_schema)) as file:
+            if is_ordered:
+                for batch in rows:
+                    file.write(pa.Table.from_batches([encoder.encode(batch)]))
+            else:
+                _write_sorted(rows, encoder, self._order_columns, file)
+        entry = FileEntry(sha256_of_file(path), path.stat().st_size, file.rows)
+        self._journal.add(FinishedPart(part_path(split, day), entry, dict(encoder.counts)))
+
+
+def _by_day(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    numbers = rows[DAY].cast(pa.int32()).to_numpy()
+    order = np.argsort(numbers, kind="stable")
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+    for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
+        day = rows[DAY][int(order[start])].as_py().isoformat()
+        yield day, rows if len(starts) == 1 else rows.take(order[start:end])
+
+
+def _write_sorted(rows: Iterator[pa.RecordBatch], encoder: RowEncoder, by: list[str], file: "_PartFile") -> None:
+    keys: list[list[npt.NDArray[np.int64]]] = [[] for _ in by]
+    encoded = []
+    for batch in rows:
+        for key, name in zip(keys, by, strict=True):
+            key.append(_whole_numbers(batch[name]))
+        encoded.append(encoder.encode(batch))
+    order = sorted_order([np.concatenate(key) for key in keys])
+    table = pa.Table.from_batches(encoded).combine_chunks()
+    if np.array_equal(order, np.arange(len(order))):
+        file.write(table)
+        return
+    for start in range(0, len(order), ROW_GROUP_ROWS):
+        file.write(table.take(order[start : start + ROW_GROUP_ROWS]))
+
+
+def sorted_order(keys: list[npt.NDArray[np.int64]]) -> _Order:
+    """Return the order that sorts rows by the keys, the first key being the most important one.
+
+    Rows mostly arrive nearly sorted by the first key, with few ties: its sort is then almost free, and the other keys
+    are only looked at where it leaves ties.
+
+    >>> sorted_order([np.array([3, 1, 3, 1]), np.array([0, 9, -1, 5])]).tolist()
+    [3, 1, 2, 0]
+    """
+    order = np.argsort(keys[0], kind="stable")
+    ranked = keys[0][order]
+    is_like_next = ranked[1:] == ranked[:-1]
+    is_tied = np.append(is_like_next, False) | np.insert(is_like_next, 0, False)
+    tied = order[is_tied]
+    order[is_tied] = tied[np.lexsort([key[tied] for key in reversed(keys)])]
+    return order
+
+
+def _whole_numbers(values: pa.Array) -> npt.NDArray[np.int64]:
+    numbers = values.cast(pa.int64()) if pa.types.is_timestamp(values.type) else values
+    return numbers.to_numpy(zero_copy_only=False)
+
+
+class _PartFile:
+    """One partition's file under its temporary name; takes rows in order and groups them by `ROW_GROUP_ROWS`."""
+
+    def __init__(self, path: Path, schema: pa.Schema, with_dictionary: list[str]) -> None:
+        self.rows = 0
+        self._waiting: list[pa.Table] = []
+        self._writer = pq.ParquetWriter(
+            path, schema, compression="zstd", use_dictionary=with_dictionary, write_page_checksum=True
+        )
+
+    def write(self, rows: pa.Table) -> None:
+        self.rows += rows.num_rows
+        self._waiting.append(rows)
+        if sum(table.num_rows for table in self._waiting) >= ROW_GROUP_ROWS:
+            waiting = pa.concat_tables(self._waiting)
+            whole = len(waiting) - len(waiting) % ROW_GROUP_ROWS
+            self._writer.write_table(waiting.slice(0, whole), row_group_size=ROW_GROUP_ROWS)
+            self._waiting = [waiting.slice(whole)]
+
+    def close(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=ROW_GROUP_ROWS)
+        self._writer.close()
+
+
+def _with_dictionary(contract: FeatureContract, schema: pa.Schema) -> list[str]:
+    """Columns to be written as a dictionary; a list's ids repeat however many there are, as each row has several."""
+    schema_of_rows = contract.schema
+    many = {
+        feature.name
+        for feature in schema_of_rows.sparse
+        if feature.kind is FeatureKind.SPARSE and contract.table_rows[feature.table] > _MOST_ROWS_OF_A_DICTIONARY
+    }
+    if schema_of_rows.user in many:
+        many.add("user_key")
+    return [name for name in schema.names if name not in {*_NEVER_REPEATED, *many}]
+
+
+@contextmanager
+def _part_file(path: Path, schema: pa.Schema, with_dictionary: list[str]) -> Iterator[_PartFile]:
+    """Yield a file that takes the name `path` once it is whole and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.partial")
+    file = _PartFile(unfinished, schema, with_dictionary)
+    yield file
+    file.close()
+    with unfinished.open("rb") as written:
+        os.fsync(written.fileno())
+    os.replace(unfinished, path)
