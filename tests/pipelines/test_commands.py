@@ -48,8 +48,8 @@ def test_a_dry_run_prints_the_configuration_and_writes_nothing(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    source = ["online_retail"] if command == "fetch" else []
-    assert main([command, *source, "--dry-run", "training.epochs=7"]) == 0
+    positional = {"fetch": ["online_retail"], "inspect": ["rows"]}.get(command, [])
+    assert main([command, *positional, "--dry-run", "training.epochs=7"]) == 0
     printed = capsys.readouterr().out
     assert json.loads(printed.partition("Dry run:")[0])["training"]["epochs"] == 7
     assert list(tmp_path.iterdir()) == []
