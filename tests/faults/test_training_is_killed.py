@@ -46,7 +46,7 @@ def run_folders(root: Path) -> set[Path]:
 def outcome(folder: Path) -> dict[str, Any]:
     """Everything of a run's result that a resumed run must reach as well."""
     result = json.loads((folder / "result.json").read_text())
-    kept = {name: result[name] for name in ("metrics", "scores", "best_step", "steps", "budget_steps")}
+    kept = {name: result[name] for name in ("metrics", "scores", "best_step", "steps", "budget_steps", "record")}
     return kept | {"curves": json.loads((folder / "curves.json").read_text())}
 
 
@@ -82,6 +82,18 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result_bit_for_bit(
     resumed = commands.run(["train", "--resume", str(killed), *words(world)], tmp_path / "log")
     assert resumed.code == 0, resumed.printed
     assert outcome(killed) == outcome(unbroken)
+
+
+def test_the_cost_of_a_resumed_run_is_that_of_all_its_parts(commands: Commands, world: Path, tmp_path: Path):
+    before = run_folders(world)
+    commands.run(["train", *words(world)], tmp_path / "log", Moment("pipelines.job:save_predictions"))
+    (killed,) = run_folders(world) - before
+    saved = json.loads((killed / "checkpoints" / "step-00000013" / "facts.json").read_text())["cost"]
+    assert commands.run(["train", "--resume", str(killed), *words(world)], tmp_path / "log").code == 0
+    # Every step was taken by the first part, and the second one only measured.
+    result = json.loads((killed / "result.json").read_text())
+    assert 1.0 <= result["cost"]["cpu_seconds"] / saved["cpu_seconds"] < 1.5
+    assert result["train_seconds"] == result["cost"]["wall_seconds"] >= saved["wall_seconds"] > 0
 
 
 def test_a_tower_whose_making_is_killed_is_made_again_from_the_start(commands: Commands, world: Path, tmp_path: Path):

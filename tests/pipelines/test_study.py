@@ -1,5 +1,6 @@
 """A whole study on a tiny world: arms, proof, comparison, record."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ import pytest
 from pipelines import ablate
 from pipelines.compose import compose_config
 from pipelines.recording import open_store
+from recsys.errors import TrainingError
 from recsys.progress import silent
 from recsys.tracking import names
-from recsys.tracking.history import finished_runs, metric_history, newest_study
+from recsys.tracking.history import finished_runs, metric_history
+from recsys.tracking.studies import find_study
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +81,38 @@ def test_a_finished_arm_is_not_trained_again_and_a_new_seed_is(small_world, stud
     assert len(after) == len(before) + 2
 
 
+def test_what_was_held_equal_is_checked_and_kept_with_the_study(study):
+    held = {line["what"]: line for line in json.loads((study.folder / "held_equal.json").read_text())}
+    assert all(line["is_equal"] for line in held.values())
+    assert "the same in every arm of a seed" in held["First weights of `interaction_network`"]["detail"]
+    assert "Rows and their order" in (study.folder / "report.md").read_text()
+
+
+def test_arms_that_did_not_start_from_the_same_weights_are_refused_by_name(small_world, study):
+    path = next(each.folder for each in study.arms if each.arm.name == "frozen/s1") / "result.json"
+    written = path.read_text()
+    document = json.loads(written)
+    document["record"]["weights"]["head.layers.0.weight"] = "(1,) 0000"
+    path.write_text(json.dumps(document))
+    try:
+        with pytest.raises(TrainingError, match=r"end-to-end/s1 and frozen/s1 did not start from the same weights"):
+            ablate.run(small_world, silent)
+    finally:
+        path.write_text(written)
+
+
+def test_an_arms_costs_stand_in_its_result_its_row_and_its_run(study, arms):
+    for each in study.arms:
+        cost = each.result.cost
+        assert 0 < cost["cpu_seconds"] < 10 * cost["wall_seconds"]
+        assert cost["peak_memory_bytes"] > 10**8
+        assert cost["energy_joules"] is not None or cost["energy_source"].startswith("absent: ")
+        assert each.figures().costs["peak_memory_bytes"] == cost["peak_memory_bytes"]
+        assert arms.loc[each.arm.name, "metric.cost/cpu_seconds"] == pytest.approx(cost["cpu_seconds"])
+
+
 def test_the_newest_study_is_found_again_for_the_page_that_shows_it(small_world, study):
-    config = compose_config(small_world)
-    found = newest_study(open_store(config))
-    assert found is not None
-    assert found[1] == study.id
+    assert find_study(open_store(compose_config(small_world))).ablation_id == study.id
 
 
 def test_the_comparison_is_between_pairs_of_one_seed_on_the_same_rows(study):
