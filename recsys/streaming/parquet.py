@@ -1,7 +1,7 @@
 """Row groups of Parquet files: found and checked by their footers, read whole, needed columns only.
 
 A row group is the unit of reading: decoding one whole costs a fifth less than decoding it in batches, and its rows
-come out in one piece per column.
+come out in one piece per column. Only a huge one is read in parts, each of which then counts as a row group.
 """
 
 import io
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,7 @@ from recsys.errors import DataError, UsageError
 from recsys.features.contract import FeatureContract
 from recsys.features.schema import EXTRA_TYPES, FeatureKind
 from recsys.files import fingerprint_of
+from recsys.streaming.parts import OpenRowGroup, Part, PartReader
 from recsys.streaming.storage import Folder, open_folder
 
 SEGMENT, LABEL, WEIGHT = "segment", "label", "weight"
@@ -41,16 +42,27 @@ _MISSING_VECTOR = "Expected all lists to be of size"
 _PREPARE = "Prepare the data again with `recsys prepare`."
 
 
+# Rows of which a few fit into memory whatever their columns, and enough that decoding them costs no more than whole.
+ROWS_OF_A_PART = 1 << 17
+
+
 @dataclass(frozen=True, slots=True)
 class RowGroup:
-    """One row group of one file, with its number of rows; `index` counts from 0 inside the file."""
+    """One row group of one file, or a part of a huge one, with its number of rows.
+
+    Attributes:
+        index: from 0 inside the file.
+        first: of a part: the row of the row group at which it begins.
+    """
 
     path: PurePath
     index: int
     rows: int
+    first: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}, row group {self.index}"
+        behind = f", rows from {self.first}" if self.first else ""
+        return f"{self.path}, row group {self.index}{behind}"
 
 
 @dataclass(frozen=True)
@@ -161,16 +173,21 @@ def read_row_group(
     columns: Sequence[str],
     fetched: Fetched | None = None,
     as_dictionaries: Sequence[str] = (),
+    parts: PartReader | None = None,
 ) -> dict[str, pa.Array]:
     """Decode the columns of one row group, each in one piece, page checksums verified where the pages have them.
 
     Args:
         fetched: its bytes where they are in memory already; read from `group.path` otherwise.
         as_dictionaries: leaves of text that come out as dictionaries, as they mostly lie in the file.
+        parts: what reads parts of huge row groups in the order of a plan; without it every part is read from the
+            beginning of its row group.
 
     Raises:
         DataError: the bytes are damaged; names file, row group and column.
     """
+
+    reading: dict[str, Any] = {"read_dictionary": list(as_dictionaries), "page_checksum_verification": True}
 
     def read(names: Sequence[str], without_notes: bool = False) -> pa.Table:
         # No memory map: a file cut short under a map kills the process instead of raising. One thread: the callers run
@@ -178,17 +195,18 @@ def read_row_group(
         footer = None if fetched is None else fetched.footer
         if without_notes and footer is None:
             footer = pq.read_metadata(group.path)
-        with pq.ParquetFile(
-            group.path if fetched is None else fetched.file,
-            metadata=_without_notes(footer) if without_notes else footer,
-            read_dictionary=list(as_dictionaries),
-            page_checksum_verification=True,
-        ) as opened:
-            return opened.read_row_group(group.index, columns=list(names), use_threads=False)
+        if without_notes:
+            footer = _without_notes(footer)
+        if group.first is not None:
+            with OpenRowGroup(group.path, group.index, names, group.rows, metadata=footer, **reading) as opened:
+                return opened.take(group.first, group.rows)
+        with pq.ParquetFile(group.path if fetched is None else fetched.file, metadata=footer, **reading) as file:
+            return file.read_row_group(group.index, columns=list(names), use_threads=False)
 
     try:
         try:
-            table = read(columns)
+            part = part_of(group)
+            table = read(columns) if part is None or parts is None else parts.read(part, columns, **reading)
         except pa.ArrowInvalid as error:
             if _MISSING_VECTOR not in str(error):
                 raise
@@ -204,6 +222,11 @@ def read_row_group(
             "being read. Start again once the data stands still."
         )
     return {name: in_one_piece(table.column(name)) for name in columns}
+
+
+def part_of(group: RowGroup) -> Part | None:
+    """Return what is to be read of a huge row group; None for one that is read whole."""
+    return None if group.first is None else Part(group.path, group.index, group.first, group.rows)
 
 
 def in_one_piece(column: pa.ChunkedArray) -> pa.Array:
@@ -261,7 +284,16 @@ class _FooterReader:
                 f"cut short. {_PREPARE}"
             ) from error
         rows = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
-        return [RowGroup(path, index, count) for index, count in enumerate(rows) if count]
+        return [group for index, count in enumerate(rows) for group in _in_parts(path, index, count)]
+
+
+def _in_parts(path: PurePath, index: int, rows: int) -> list[RowGroup]:
+    """A row group as it will be read; none where it has no rows."""
+    # A remote row group is fetched whole, so reading it in parts would fetch it again and again.
+    if rows <= 2 * ROWS_OF_A_PART or not isinstance(path, Path):
+        return [RowGroup(path, index, rows)] if rows else []
+    firsts = range(0, rows, ROWS_OF_A_PART)
+    return [RowGroup(path, index, min(ROWS_OF_A_PART, rows - first), first) for first in firsts]
 
 
 def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:

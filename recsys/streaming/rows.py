@@ -9,8 +9,9 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePath
 from typing import Protocol, TypeAlias
 
@@ -30,10 +31,12 @@ from recsys.streaming.parquet import (
     RowGroup,
     encoded_columns,
     layout_fingerprint,
+    part_of,
     read_row_group,
     require_columns,
     row_groups_of_split,
 )
+from recsys.streaming.parts import PartReader
 from recsys.streaming.raw_columns import RawColumns
 from recsys.streaming.read_ahead import reading_ahead
 from recsys.streaming.storage import Folder, open_folder
@@ -90,7 +93,9 @@ class SplitRows:
             plan: the row groups in the order in which they will be asked for. Remote ones are fetched ahead in it.
         """
         if self._folder.is_local:
-            yield self._read
+            parts = PartReader(part for group in plan if (part := part_of(group)) is not None)
+            with closing(parts):
+                yield partial(self._read, parts=parts)
             return
         with reading_ahead(self._folder, self._columns.names, plan) as ahead:
 
@@ -106,9 +111,11 @@ class SplitRows:
 
             yield read
 
-    def _read(self, group: RowGroup, fetched: Fetched | None = None) -> dict[str, pa.Array]:
+    def _read(
+        self, group: RowGroup, fetched: Fetched | None = None, parts: PartReader | None = None
+    ) -> dict[str, pa.Array]:
         columns = read_row_group(
-            group, self._columns.names(group.path), fetched, self._columns.as_dictionaries(group.path)
+            group, self._columns.names(group.path), fetched, self._columns.as_dictionaries(group.path), parts
         )
         account = Account(f"{group}, ", self._columns.invalid, group.rows)
         encoded = self._columns.encoded(group.path, columns, account)

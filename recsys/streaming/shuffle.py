@@ -176,10 +176,13 @@ class EpochOrder:
         return streams
 
     def _sequence(self, epoch: int) -> list[Piece]:
-        places: Iterable[int] = range(len(self.groups))
+        # The parts of a huge row group stay together in their order, in which alone they can be read.
+        firsts = [place for place, group in enumerate(self.groups) if not group.first]
+        runs = list(pairwise([*firsts, len(self.groups)]))
+        places: Iterable[int] = range(len(runs))
         if self.shuffle:
-            places = np.random.default_rng([_GROUP_DRAW, self.seed, epoch]).permutation(len(self.groups))
-        return [Piece(self.groups[place], 0, self.groups[place].rows) for place in places]
+            places = np.random.default_rng([_GROUP_DRAW, self.seed, epoch]).permutation(len(runs))
+        return [Piece(group, 0, group.rows) for place in places for group in self.groups[slice(*runs[place])]]
 
     def _pools(self, pieces: list[Piece], epoch: int, first_row: int) -> list[Stretch]:
         if not self.shuffle:
