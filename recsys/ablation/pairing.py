@@ -8,7 +8,7 @@ with its reason.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 from recsys.errors import TrainingError
@@ -140,27 +140,35 @@ def _rows(runs: Sequence[PairedRun]) -> HeldEqual:
 
 
 def _weights(by_seed: Mapping[int, Sequence[PairedRun]]) -> list[HeldEqual]:
-    """A line per part of the ranker: how many tensors are the same in all arms of each seed, and which are not."""
+    """A line per part of the ranker: the same in all arms of each seed, or which keys it follows from."""
     lines = []
     parts = dict.fromkeys(name.split(".")[0] for group in by_seed.values() for name in group[0].record.weights)
     for part in parts:
-        equal, reasons = 0, dict[str, None]()
-        for group in by_seed.values():
-            for place, first in enumerate(group):
-                for other in group[place + 1 :]:
-                    same, because = _compared(part, first, other)
-                    equal = max(equal, same)
-                    reasons |= dict.fromkeys(because)
+        compared = [_compared(part, *pair) for group in by_seed.values() for pair in combinations(group, 2)]
+        tensors = max((same for same, _ in compared), default=0)
+        keys = _fewest({causes for _, causes in compared if causes})
         what = f"First weights of `{part}`"
-        if reasons:
-            lines.append(HeldEqual(what, False, "; ".join(reasons)))
+        if keys:
+            detail = f"it follows from {' and '.join(keys)}; arms of a seed that agree in that share all of it"
+            lines.append(HeldEqual(what, False, detail))
         else:
-            lines.append(HeldEqual(what, True, f"all {equal} tensors the same in every arm of a seed"))
+            lines.append(HeldEqual(what, True, f"all {tensors} tensors the same in every arm of a seed"))
     return lines
 
 
-def _compared(part: str, first: PairedRun, other: PairedRun) -> tuple[int, list[str]]:
-    """How many tensors of the part are the same in both, and why others are not.
+def _fewest(causes: set[tuple[str, ...]]) -> list[str]:
+    """Keys of which every pair that differs has one among its causes, beginning with those that alone made a pair
+    differ.
+    """
+    keys: list[str] = []
+    for cause in sorted(causes, key=lambda cause: (len(cause), cause)):
+        if not set(cause) & set(keys):
+            keys.extend(cause)
+    return keys
+
+
+def _compared(part: str, first: PairedRun, other: PairedRun) -> tuple[int, tuple[str, ...]]:
+    """How many tensors of the part are the same in both, and the keys that account for others that are not.
 
     Raises:
         TrainingError: others are not without a reason.
@@ -172,7 +180,7 @@ def _compared(part: str, first: PairedRun, other: PairedRun) -> tuple[int, list[
     differing = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
     same = len(mine.keys() & theirs.keys()) - len([name for name in differing if name in mine and name in theirs])
     if not differing:
-        return same, []
+        return same, ()
     groups = _FOLLOWS_FROM.get(part, ())
     if all(name.startswith(_ADAPTER) for name in differing):
         groups = (*groups, "training_mode")
@@ -185,7 +193,7 @@ def _compared(part: str, first: PairedRun, other: PairedRun) -> tuple[int, list[
             f"differ ({shown}), and none of {', '.join(varied) or 'their choices'} accounts for it. Remove both "
             "folders, so that they are trained anew; if it happens again, it is a bug of ours."
         )
-    return same, [f"arms that differ in {' and '.join(causes)} do not share it"]
+    return same, tuple(causes)
 
 
 def _steps(runs: Sequence[PairedRun]) -> HeldEqual:

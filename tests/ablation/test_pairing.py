@@ -48,7 +48,10 @@ def test_other_first_weights_without_a_reason_are_refused_with_arms_and_tensor()
 def test_a_training_mode_accounts_for_no_weights_but_an_adapter():
     adapter = {**WEIGHTS, "composition.tower_adapter.up.weight": "(4, 2) dd"}
     found = table(run("frozen"), run("frozen_adapter", weights=adapter))
-    assert found["First weights of `composition`"] == (False, "arms that differ in training_mode do not share it")
+    assert found["First weights of `composition`"] == (
+        False,
+        "it follows from training_mode; arms of a seed that agree in that share all of it",
+    )
     moved = {**adapter, "composition.gate": "(2,) xx"}
     with pytest.raises(TrainingError, match="did not start from the same weights"):
         held_equal([run("frozen"), run("frozen_adapter", weights=moved)])
@@ -61,6 +64,20 @@ def test_a_composition_accounts_for_its_own_weights_and_not_for_the_towers():
     assert found["First weights of `embedding_tower`"][0]
     with pytest.raises(TrainingError, match=r"tensors of `embedding_tower` differ"):
         held_equal([run("frozen"), run("frozen", "conditional", weights={**WEIGHTS, "embedding_tower.ebc.t": "x"})])
+
+
+def test_the_keys_that_a_part_follows_from_are_named_once_each():
+    def weights(composition: str, tower: str) -> dict[str, str]:
+        return {**WEIGHTS, "composition.gate": f"(2,) {composition}{tower}"}
+
+    runs = [
+        PairedRun(f"{c}/{t}/s0", f"{c}/{t}", 0, {"composition": c, "tower": t, "training_mode": "x"}, record)
+        for c in ("parallel", "conditional")
+        for t in ("small", "big")
+        for record in [replace(RECORD, weights=weights(c, t))]
+    ]
+    found = table(*runs)["First weights of `composition`"]
+    assert found == (False, "it follows from composition and tower; arms of a seed that agree in that share all of it")
 
 
 @pytest.mark.parametrize(
