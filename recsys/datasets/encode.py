@@ -99,7 +99,7 @@ def _prepare(
     counts: Counter[str] = sum((Counter(part.counts) for part in parts.values()), Counter())
     _require_few_invalid(counts, sum(part_rows.values()))
     _write_fitted(work, contract, vocabularies)
-    _write_manifest(work, contract, rows, part_rows, parts, counts)
+    _write_manifest(work, contract, staged.source, part_rows, parts, counts)
     return contract
 
 

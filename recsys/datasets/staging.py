@@ -19,8 +19,10 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import fetch, fetch_one, store, utc_without_zone
+from recsys.datasets.policies import clipped, id_rules, without_dropped
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.errors import DataError
+from recsys.features.policy import Policy
 from recsys.features.schema import EXTRA_COLUMNS, EXTRA_TYPES, Feature, FeatureKind, FeatureSchema
 
 INVALID_ID = -1
@@ -39,24 +41,25 @@ class StagedRows:
         table: all of them. Dense features float64 or float32 and sparse features string or int64 (null where missing),
             sparse lists arrays of those, the segment as its name, label and weight float64, time timestamp without
             zone (UTC), `split`, `day`, and the extras in their encoded types.
+        source: where they come from, less the rows that the schema's policies dropped, which it counts.
     """
 
     table: ir.Table
-    _source: SourceRows
+    source: SourceRows
     _schema: FeatureSchema
 
     def of_days(self, split: str, first: datetime.date, last: datetime.date) -> ir.Table:
         """The rows of one split and its days from `first` to `last`."""
-        if not self._source.in_files_by_day:
+        if not self.source.in_files_by_day:
             return self.table.filter((self.table[SPLIT] == split) & self.table[DAY].between(first, last))
         # Asked of the files' own column before anything is computed from it, so that other days' files stay closed.
-        rows = self._source.rows
+        rows = self.source.rows
         time = rows[self._schema.time]
         zone = datetime.UTC if time.type().timezone else None
         start = datetime.datetime.combine(first, datetime.time(), zone)
         stop = datetime.datetime.combine(last, datetime.time(), zone) + datetime.timedelta(days=1)
         wanted = rows.filter((time >= start) & (time < stop) & (rows[SPLIT] == split))
-        return wanted.select(**_clean_columns(wanted, self._source, self._schema))
+        return wanted.select(**_clean_columns(wanted, self.source, self._schema))
 
 
 def stage(connection: Backend, source: SourceRows, schema: FeatureSchema) -> StagedRows:
@@ -67,6 +70,9 @@ def stage(connection: Backend, source: SourceRows, schema: FeatureSchema) -> Sta
             not allow; names the column, the values found and how many.
     """
     _require_columns(source, schema)
+    if Policy.DROP in schema.invalid.values():
+        clean = source.rows.mutate(**_clean_columns(source.rows, source, schema))
+        source = without_dropped(connection, source, clean, _broken_rules(clean, source, schema), schema)
     clean = source.rows.select(**_clean_columns(source.rows, source, schema))
     if not source.in_files_by_day:
         # Sorted, the rows of a few days are found without touching the others.
@@ -136,7 +142,7 @@ def _clean_columns(rows: ir.Table, source: SourceRows, schema: FeatureSchema) ->
     for name in source.extras:
         is_real = EXTRA_TYPES[name] == "float32"
         columns[name] = (missing_or_infinite_as_null(rows[name]) if is_real else rows[name]).cast(EXTRA_TYPES[name])
-    return columns
+    return clipped(columns, schema)
 
 
 def _clean_feature(values: ir.Value, feature: Feature) -> ir.Value:
@@ -207,7 +213,7 @@ def _broken_rules(
     for feature in schema.dense:
         rules.extend(_dense_rules(staged[feature.name], feature))
     rules.extend((name, "a finite number in every row", staged[name].isnull()) for name in source.extras)
-    return rules
+    return [*rules, *id_rules(staged, schema)]
 
 
 def _dense_rules(values: ir.Value, feature: Feature) -> list[tuple[str, str, ir.BooleanValue]]:

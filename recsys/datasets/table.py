@@ -21,6 +21,7 @@ from recsys.datasets.table_files import FILE_SPLIT, matching_files, require_equa
 from recsys.datasets.table_layout import TIME_UNITS, LabelRule, SegmentRule, TableLayout
 from recsys.errors import DataError
 from recsys.features.schema import FeatureSchema
+from recsys.features.vectors import vector_element
 from recsys.files import sha256_of_file
 from recsys.progress import Progress
 
@@ -122,10 +123,23 @@ class _Shape:
         if name in self._layout.lists:
             column, separator = self._layout.lists[name]
             return self._text(column, use).split(separator).filter(_is_filled)
-        column = _nan_as_null(self._column(self._layout.columns.get(name, name), use))
+        column = _nan_as_null(self._element(name, use))
         if name not in self._layout.missing:
             return column
         return (column.cast("string") == self._layout.missing[name]).ifelse(ibis.null(column.type()), column)
+
+    def _element(self, name: str, use: str) -> ir.Value:
+        """The column of a feature, or the element of the vector that the feature stands for."""
+        vector = vector_element(name)
+        if vector is None or name in self._layout.columns or name in self._raw.columns:
+            return self._column(self._layout.columns.get(name, name), use)
+        column = self._column(self._layout.columns.get(vector[0], vector[0]), use)
+        if not column.type().is_array():
+            raise DataError(
+                f"{self._where}: column `{vector[0]}` has type {column.type()}; expected vectors, a list of numbers in "
+                f"every row, as its `width` in schema `{self._schema.name}` says."
+            )
+        return column[vector[1]]
 
     def _text(self, name: str, use: str) -> ir.StringValue:
         column = self._column(name, use, "table.lists` or `table.words")
