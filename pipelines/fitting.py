@@ -96,16 +96,22 @@ def fitted_ranker(
 
 @contextmanager
 def cached_tower(
-    wrapped: nn.Module, megabytes: int | None, context: ProcessContext, attach: Callable[[str, str], None]
+    wrapped: nn.Module,
+    megabytes: int | None,
+    encoded: EncodedDataset,
+    context: ProcessContext,
+    attach: Callable[[str, str], None],
 ) -> Iterator[None]:
     """Within it a frozen tower's vectors are kept, once computed, in so much memory.
 
     A tower that learns, or `megabytes` of None, is left as it is.
 
     Args:
+        encoded: the data that come.
         attach: told at the end how that went: a file's name and its text.
     """
-    cache = TowerCache(wrapped, megabytes, context) if megabytes and frozen_parts(wrapped) else None
+    rows = encoded.rows(TRAIN) + encoded.rows(VALIDATION)
+    cache = TowerCache(wrapped, megabytes, context, rows) if megabytes and frozen_parts(wrapped) else None
     try:
         yield
     finally:

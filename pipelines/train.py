@@ -68,7 +68,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     ):
         job.describe(tracked, artifact)
         require_flow(tracked, flow_report(config, encoded, fitted, context))
-        with cached_tower(fitted.wrapped, config.training_mode.cache_megabytes, context, tracked.attach):
+        with cached_tower(fitted.wrapped, config.training_mode.cache_megabytes, encoded, context, tracked.attach):
             cost = job.train(tracked, request, progress)
         request.raise_if_asked()
         return job.finish(tracked, cost, progress)

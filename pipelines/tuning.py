@@ -177,7 +177,7 @@ def _fit(
     # Nobody looks at a trial's gradients.
     settings = replace(settings, norms_every=settings.max_steps + 1, segment_view_every=0)
     validation = scoring_stream(config, encoded, VALIDATION, context)
-    with cached_tower(fitted.wrapped, config.training_mode.cache_megabytes, context, lambda name, text: None):
+    with cached_tower(fitted.wrapped, config.training_mode.cache_megabytes, encoded, context, lambda name, text: None):
         for _ in train_steps(
             fitted.wrapped,
             fitted.optimizers,

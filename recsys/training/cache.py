@@ -56,13 +56,17 @@ class TowerCache:
     Args:
         ranker: as `wrap_ranker` returned it, its tower frozen.
         megabytes: the most memory that vectors and their digests take; what comes after is computed every time.
+        most_rows: how many different rows can come, where that is known: no more places are made than they need.
 
     Raises:
         UsageError: the tower learns.
     """
 
-    def __init__(self, ranker: nn.Module, megabytes: int, context: ProcessContext) -> None:
+    def __init__(
+        self, ranker: nn.Module, megabytes: int, context: ProcessContext, most_rows: int | None = None
+    ) -> None:
         self._ranker, self._megabytes, self._context = unwrapped(ranker), megabytes, context
+        self._most_rows = most_rows
         module = self._ranker.get_submodule(_TOWER)
         self._tower = cast(CacheableTower, module)
         if not self._tower.is_frozen:
@@ -146,7 +150,10 @@ class TowerCache:
         probe = [torch.zeros(_LEAST_ROWS, dtype=torch.int64, device=batch.dense.device)] * sides
         for vectors in self._live(batch, probe):
             width = vectors.shape[1]
-            self._stores.append(VectorStore(width, capacity_of(self._megabytes, width) // sides, vectors.device))
+            capacity = capacity_of(self._megabytes, width) // sides
+            if self._most_rows is not None:
+                capacity = min(capacity, self._most_rows)
+            self._stores.append(VectorStore(width, capacity, vectors.device))
 
     def _check(self, batch: Batch, vectors: list[Tensor], *, everything: bool) -> None:
         if everything:

@@ -317,3 +317,13 @@ def test_two_processes_with_the_cache_equal_two_without_it(tmp_path):
         assert result["same_after_a_table_changed"]
         assert result["different"] == []
         assert result["answered"] > 0.5
+
+
+def test_a_store_has_no_more_places_than_rows_can_come(context):
+    run = frozen_run(context)
+    cache = TowerCache(run.ranker, 1, context, most_rows=3)
+    try:
+        cache(BATCHES[0])
+        assert [store.held for store in cache._stores] == [3, 3]
+    finally:
+        cache.close()
