@@ -29,6 +29,7 @@ class Option:
     help: str
     required: bool = False
     default: str | None = None
+    is_switch: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class Command:
         return f"pipelines.{self.name}"
 
 
+STUDY = "id of a study, or the beginning of one"
+AS_JSON = Option("--json", "print JSON with the numbers in full, and no tables", is_switch=True)
 RUN = Option("--run", "folder of a finished run, as `recsys train` printed it", required=True)
 COMMANDS = (
     Command("demo", "simulate a world and answer the project's question on it", "recsys demo"),
@@ -64,6 +67,14 @@ COMMANDS = (
         positional="source",
         positional_help="online_retail, movielens-100k, movielens-1m, movielens-20m, movielens-25m or "
         "movielens-latest-small",
+    ),
+    Command(
+        "inspect",
+        "what Parquet files hold, what the loader would do with them, and how to write them better",
+        "recsys inspect path/to/folder",
+        (AS_JSON,),
+        positional="path",
+        positional_help="a Parquet file, or a folder with some anywhere below it",
     ),
     Command(
         "prepare",
@@ -96,6 +107,22 @@ COMMANDS = (
         plans=True,
     ),
     Command(
+        "compare",
+        "a study's arms, differences with intervals, and verdict, from the tracking store",
+        "recsys compare --study frozen_vs_finetuned",
+        (
+            Option("--study", f"{STUDY} (the newest)", default=""),
+            Option("--metric", "what to show the differences in", default="auc"),
+            AS_JSON,
+        ),
+    ),
+    Command(
+        "runs",
+        "every recorded run with its status and its test scores, newest first",
+        "recsys runs --study frozen_vs_finetuned",
+        (Option("--study", f"{STUDY} (every run)", default=""), AS_JSON),
+    ),
+    Command(
         "score",
         "probabilities for rows in a Parquet file",
         "recsys score --run runs/simulated/20260101-120000-e2e --input rows.parquet --output scores.parquet",
@@ -114,9 +141,13 @@ COMMANDS = (
     Command("sync", "send what was spooled while the tracking server was away", "recsys sync tracking=server"),
     Command(
         "ui",
-        "serve MLflow on loopback over the recorded runs",
-        "recsys ui",
-        (Option("--port", "port", default="5000"),),
+        "serve MLflow on loopback over the recorded runs, and say where the newest study's chart page is",
+        "recsys ui --open",
+        (
+            Option("--port", "port", default="5000"),
+            Option("--study", f"{STUDY} (the newest)", default=""),
+            Option("--open", "open the study's chart page in the browser", is_switch=True),
+        ),
     ),
 )
 
@@ -231,7 +262,10 @@ def _parser() -> argparse.ArgumentParser:
         if command.positional:
             one.add_argument(command.positional, help=command.positional_help)
         for option in command.options:
-            one.add_argument(option.flag, help=option.help, required=option.required, default=option.default)
+            if option.is_switch:
+                one.add_argument(option.flag, help=option.help, action="store_true")
+            else:
+                one.add_argument(option.flag, help=option.help, required=option.required, default=option.default)
         one.add_argument("--dry-run", action="store_true", help="check and print the configuration, do nothing")
         one.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=_OVERRIDES_HELP)
     return parser

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -13,6 +14,7 @@ from rich.table import Table
 from recsys.progress import Progress
 
 _FINISHED_IN_SIGHT = 8
+_WIDEST = 10_000
 console = Console(highlight=False)
 
 
@@ -77,11 +79,17 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     console.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
     table = Table()
     for position, name in enumerate(header):
-        # What a row is about must stay readable where the terminal is narrow; numbers may take two lines.
-        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position == 0)
+        # What a row is about must stay readable where the terminal is narrow; numbers may take two lines, and lose no
+        # digit.
+        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position == 0, overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    console.print(table)
+        table.add_row(*(escape(cell) for cell in row))
+    if console.is_terminal:
+        console.print(table)
+        return
+    # A file or a pipe has no width; there every row is one line.
+    full = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    Console(highlight=False, width=full).print(table)
 
 
 def warn(message: str) -> None:

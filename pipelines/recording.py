@@ -7,6 +7,7 @@ from pathlib import Path
 
 from recsys.config import RunConfig, config_document
 from recsys.config_training_mode import TrainingModeConfig
+from recsys.errors import DataError
 from recsys.evaluation.evaluate import Evaluation
 from recsys.evaluation.ranking import SCOPES, RankingEvaluation
 from recsys.files import write_text_atomically
@@ -32,6 +33,21 @@ _SCORES = (
 def open_store(config: RunConfig) -> TrackingStore:
     """The configured store, or SQLite in the runs folder."""
     return TrackingStore.in_folder(config.runtime.runs, config.tracking.experiment, config.tracking.uri)
+
+
+def recorded_store(config: RunConfig) -> TrackingStore:
+    """The same, for a command that only reads.
+
+    Raises:
+        DataError: it is a SQLite store, and nothing has been recorded in it yet.
+    """
+    store = open_store(config)
+    if not store.is_server and not store.database.is_file():
+        raise DataError(
+            f"No runs are recorded in {store.database.parent}: there is no {store.database.name}. Make some with "
+            "`recsys demo`, or name the place with runtime.runs=<folder> or tracking.uri=<address>."
+        )
+    return store
 
 
 def run_params(config: RunConfig, arm: str) -> dict[str, str | int | float]:

@@ -44,15 +44,6 @@ def metric_history(store: TrackingStore, run_id: str, metric: str) -> pd.DataFra
     return frame.astype({"step": "int64", "value": "float64"}).sort_values("step", ignore_index=True)
 
 
-def newest_study(store: TrackingStore) -> tuple[str, str] | None:
-    """Return (experiment id, `ablation_id`) of the newest finished study of any experiment, or None."""
-    client = store.open()
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    condition = _kind_filter("study", "", "attributes.status = 'FINISHED'")
-    found = client.search_runs(experiments, condition, max_results=1, order_by=["start_time DESC"])
-    return next(((run.info.experiment_id, run.data.tags[names.TAG_ABLATION_ID]) for run in found), None)
-
-
 def _kind_filter(kind: str, ablation_id: str, status: str) -> str:
     conditions = [status, f"tags.{names.TAG_KIND} = '{kind}'"]
     if ablation_id:

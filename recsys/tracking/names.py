@@ -60,6 +60,8 @@ LEARNING_CURVES_FILE = "plots/learning_curves.png"
 GRADIENT_NORMS_FILE = "plots/gradient_norms.png"
 CALIBRATION_FILE = "plots/calibration.png"
 AUC_BY_SEGMENT_FILE = "plots/auc_by_segment.png"
+COMPARISONS_FILE = "comparisons.json"
+"""Of a study's run: every paired difference with its interval and verdict."""
 
 _LONGEST_KEY = 250
 # MLflow takes letters of any script, digits, `_`, `.`, `-`, space, `:` and `/`; the colon is spent on escaping here.
