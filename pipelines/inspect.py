@@ -200,13 +200,14 @@ def _print_plans(findings: Findings, config: RunConfig) -> None:
             f"{plan.rows:,}",
             f"{plan.row_groups:,}",
             f"{plan.batches:,}",
+            f"{plan.groups_in_parts:,}",
             f"{plan.groups_alone:,}",
             f"{plan.most_rows:,}",
             f"{plan.most_bytes / 1e6:,.0f} MB",
         )
         for split, plan in findings.plans.items()
     ]
-    header = ("split", "rows", "row groups", "batches", "permuted alone", "rows in memory", "memory")
+    header = ("split", "rows", "row groups", "batches", "in parts", "permuted alone", "rows in memory", "memory")
     show_table(
         f"An epoch of the loader (training.batch_size={training.batch_size}, "
         f"shuffle_buffer_rows={training.shuffle_buffer_rows}, decode_threads={training.decode_threads}); "

@@ -8,12 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.streaming.inspection import Column, Inspection
+from recsys.streaming.plan import is_read_in_parts
 from recsys.streaming.trials import GROUP_ROWS, Trial, Writing, bytes_of_leaves, write
 
 ROW_GROUPS, DICTIONARY, NO_DICTIONARY = "row groups", "dictionary", "no dictionary"
 CHECKSUMS, SMALL_IDS, SORTING = "page checksums", "int32 ids", "sort order"
 
-_SMALL_GROUP, _LARGE_GROUP = GROUP_ROWS // 4, GROUP_ROWS * 4
+_SMALL_GROUP = GROUP_ROWS // 4
 _SHRUNK = 0.95
 _QUICK_CODEC = "ZSTD"  # to see which columns shrink; others take seconds to write
 _SORT_CANDIDATES, _MOST_DISTINCT_TO_SORT = 3, 0.5
@@ -51,29 +52,30 @@ def propose(
         sample, distinct: as `read_sample` and `count_distinct` returned them.
         written: as `as_written` returned it.
     """
-    yield from _row_groups(inspection, sample, written)
+    yield from _row_groups(inspection, written)
     yield from _dictionary(inspection, sample, written)
     yield from _small_ids(inspection, written)
     yield from _sorting(inspection, sample, distinct, written)
     yield from _checksums(inspection, written)
 
 
-def _row_groups(inspection: Inspection, sample: pa.Table, written: Writing) -> Iterator[Proposal]:
+def _row_groups(inspection: Inspection, written: Writing) -> Iterator[Proposal]:
     middle = written.rows_per_group
     is_small = middle < _SMALL_GROUP and inspection.rows > 2 * middle
-    if not is_small and middle <= _LARGE_GROUP:
+    if not is_small and not is_read_in_parts(middle):
         return
-    found = (
-        f"{len(inspection.groups):,} row groups of {middle:,} rows (the middle one) in {len(inspection.files):,} files"
-    )
+    files = f"{len(inspection.files):,} files"
+    found = f"{len(inspection.groups):,} row groups of {middle:,} rows (the middle one) in {files}"
     do = f"write row groups of {GROUP_ROWS:,} rows (row_group_size={GROUP_ROWS})"
     if is_small:
         do += "; where files are smaller than that, join them"
-    megabytes = [rows * sample.nbytes / sample.num_rows / 1e6 for rows in (middle, GROUP_ROWS)]
-    # How fast one so large decodes cannot be told from a sample of it.
-    memory = f"a row group in memory {megabytes[0]:,.0f} -> {megabytes[1]:,.0f} MB, and the loader holds several"
-    writing = replace(written, rows_per_group=GROUP_ROWS)
-    yield Proposal(ROW_GROUPS, found, do, writing, other_gain="" if is_small else memory)
+    yield Proposal(
+        ROW_GROUPS,
+        found,
+        do,
+        replace(written, rows_per_group=GROUP_ROWS),
+        other_gain="" if is_small else "several threads can decode at once, and a shuffle mixes rows of more places",
+    )
 
 
 def _dictionary(inspection: Inspection, sample: pa.Table, written: Writing) -> Iterator[Proposal]:

@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.streaming.inspection import Column, Inspection
+from recsys.streaming.parquet import ROWS_OF_A_PART
+from recsys.streaming.plan import is_read_in_parts
 
 GROUP_ROWS = 131_072
 """Rows of a row group that decode fast: in smaller ones every column begins too often, larger ones leave the caches."""
@@ -81,7 +83,13 @@ def as_written(inspection: Inspection) -> Writing:
 
 
 def read_sample(inspection: Inspection, most_rows: int = GROUP_ROWS) -> pa.Table:
-    """Read the sampled row group and, where it is small, those that follow it; at most `most_rows` rows."""
+    """Read the sampled row group and, where it is small, those that follow it.
+
+    Args:
+        most_rows: that are read; of row groups that the loader reads in parts, three times as many.
+    """
+    if is_read_in_parts(inspection.middle_group_rows):
+        most_rows *= 3
     groups = inspection.groups
     first = groups.index(inspection.sampled)
     # From a group near the end, those before it as well.
@@ -114,7 +122,7 @@ def count_distinct(inspection: Inspection, sample: pa.Table) -> dict[str, int]:
 
 
 def measure(trials: Sequence[Trial], clock: Clock = time.thread_time) -> list[Cost]:
-    """Write every trial into memory and decode them in turns; the least of five decodings counts."""
+    """Write every trial into memory and decode them in turns as the loader does; the least of five decodings counts."""
     files = [write(trial) for trial in trials]
     seconds = [float("inf")] * len(files)
     for _ in range(_REPEATS):
@@ -169,7 +177,11 @@ def _decode_seconds(file: pa.Buffer, clock: Clock) -> float:
     began = clock()
     with pq.ParquetFile(pa.BufferReader(file), page_checksum_verification=True, pre_buffer=False) as reader:
         for index in range(reader.num_row_groups):
-            reader.read_row_group(index, use_threads=False)
+            if is_read_in_parts(reader.metadata.row_group(index).num_rows):
+                for _ in reader.iter_batches(ROWS_OF_A_PART, row_groups=[index], use_threads=False):
+                    pass
+            else:
+                reader.read_row_group(index, use_threads=False)
     return clock() - began
 
 

@@ -166,13 +166,7 @@ def _stream(root: Path, threads: int) -> BatchStream:
         shuffle_buffer_rows=SHUFFLE_BUFFER_ROWS,
         decode_threads=threads,
         device=torch.device("cpu"),
-        days=[_first_day(root)],
     )
-
-
-def _first_day(root: Path) -> str:
-    """An epoch is one day of the rows: half a million, some sixty steps."""
-    return min(folder.name.removeprefix("day=") for folder in (root / "split=train").iterdir())
 
 
 @functools.cache
@@ -266,7 +260,7 @@ def measure_ways(root: Path, options: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     """Read the command line, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=500_000, help="an epoch's, in its first half a million")
+    parser.add_argument("--rows", type=int, default=500_000, help="of an epoch")
     parser.add_argument("--cores", type=int, default=2, help="cores of each process; also its threads")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--turns", type=int, default=8, help=f"of {STEPS_A_TURN} steps each")

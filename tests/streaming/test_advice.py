@@ -67,8 +67,9 @@ def test_rows_that_are_written_well_get_no_advice(written: Callable[..., Path]):
 
 def repeated() -> dict[str, Any]:
     """Users with features of their own: in random order no codec sees what repeats."""
-    user = np.random.default_rng(1).integers(0, 2000, ROWS).astype(np.int32)
-    return columns(user=user, age=(user * 7919 % 997).astype(np.float32), city=(user * 31 % 1009).astype(np.float32))
+    user, item = np.random.default_rng(1).integers(0, 2000, (2, ROWS)).astype(np.int32)
+    of_user = {"age": (user * 7919 % 997).astype(np.float32), "city": (user * 31 % 1009).astype(np.float32)}
+    return columns(user=user, item=item, **of_user)
 
 
 def pairs() -> list[list[int]]:
@@ -133,10 +134,14 @@ def test_ids_that_need_64_bits_are_left_alone(written: Callable[..., Path], most
     assert advice.found == "`narrow` as int64, between 0 and 1,999,950,000"
 
 
-def test_row_groups_too_large_to_hold_are_advised_against_for_their_memory(written: Callable[..., Path]):
+def test_row_groups_that_are_read_in_parts_are_advised_against(written: Callable[..., Path]):
     rows = {"flag": np.zeros(600_000, np.int8)}
-    (advice,) = [each for each in advised(written(rows, row_group_size=600_000)).advice if each.subject == "row groups"]
-    assert "in memory" in advice.gain
+    subjects = {}
+    for size in (260_000, 600_000):
+        found = advised(written(rows, row_group_size=size)).advice
+        subjects[size] = {advice.subject: advice.gain for advice in found}
+    assert "row groups" not in subjects[260_000]
+    assert "several threads can decode at once" in subjects[600_000]["row groups"]
 
 
 def test_all_advice_together_gains_more_than_any_of_it(written: Callable[..., Path]):
@@ -217,6 +222,8 @@ def test_a_sample_of_small_row_groups_is_made_of_neighbours_and_of_a_large_one_i
     path = written(columns(), row_group_size=1000)
     inspection = inspect_parquet(path)
     assert read_sample(inspection, most_rows=3500).num_rows == 3500
+    path = written({"flag": np.zeros(300_000, np.int8)}, row_group_size=300_000)
+    assert read_sample(inspect_parquet(path), most_rows=3500).num_rows == 3 * 3500
     path = written(columns(), row_group_size=ROWS)
     sample = read_sample(inspect_parquet(path), most_rows=3500)
     assert sample.equals(pq.read_table(path / "rows.parquet").slice(0, 3500).combine_chunks())

@@ -10,6 +10,7 @@ import pytest
 
 from recsys.errors import DataError
 from recsys.streaming import inspection as module
+from recsys.streaming import parquet, plan
 from recsys.streaming.inspection import Column, Inspection, inspect_parquet, text_of
 from recsys.streaming.plan import plan_loading
 from tests.streaming.rows import open_stream, write_layout
@@ -157,12 +158,23 @@ def test_the_plan_is_what_the_loader_does(tmp_path: Path, decode_threads: int, s
     settings = {"batch_size": 4, "shuffle_buffer_rows": shuffle_buffer_rows, "decode_threads": decode_threads}
     stream = open_stream(write_layout(tmp_path, layout), **settings)
     groups = [group.rows for group in inspect_parquet(tmp_path).groups]
-    plan = plan_loading(groups, **settings, decoded_bytes_per_row=100.0)
-    assert (plan.rows, plan.batches, plan.most_rows) == (stream.num_rows, stream.num_batches, stream.most_rows)
-    assert plan.most_bytes == 100 * stream.most_rows
-    assert plan.groups_alone == (30 if shuffle_buffer_rows == 4 else 0)
+    planned = plan_loading(groups, **settings, decoded_bytes_per_row=100.0)
+    assert (planned.rows, planned.batches, planned.most_rows) == (stream.num_rows, stream.num_batches, stream.most_rows)
+    assert planned.most_bytes == 100 * stream.most_rows
+    assert planned.groups_alone == (30 if shuffle_buffer_rows == 4 else 0)
+
+
+def test_a_huge_row_group_is_planned_in_parts_as_the_loader_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(parquet, "ROWS_OF_A_PART", 10)
+    monkeypatch.setattr(plan, "ROWS_OF_A_PART", 10)
+    settings = {"batch_size": 4, "shuffle_buffer_rows": 9, "decode_threads": 2}
+    stream = open_stream(write_layout(tmp_path, [[7, 95]]), **settings)
+    planned = plan_loading([7, 95], **settings, decoded_bytes_per_row=1.0)
+    assert (planned.most_rows, planned.batches) == (stream.most_rows, stream.num_batches)
+    # Nine parts of ten rows are larger than the buffer, the tenth of five is not.
+    assert (planned.row_groups, planned.groups_in_parts, planned.groups_alone) == (2, 1, 9)
 
 
 def test_no_more_rows_are_planned_in_memory_than_there_are():
-    plan = plan_loading([5], batch_size=4, shuffle_buffer_rows=100, decode_threads=1, decoded_bytes_per_row=8.0)
-    assert (plan.most_rows, plan.most_bytes) == (5, 40)
+    planned = plan_loading([5], batch_size=4, shuffle_buffer_rows=100, decode_threads=1, decoded_bytes_per_row=8.0)
+    assert (planned.most_rows, planned.most_bytes) == (5, 40)
