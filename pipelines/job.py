@@ -42,7 +42,7 @@ from recsys.evaluation.evaluate import Evaluation, evaluate, predict
 from recsys.evaluation.predictions import save_predictions
 from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking, save_ranking
 from recsys.evaluation.scores import ranker_score
-from recsys.files import write_text_atomically
+from recsys.files import canonical_json, write_text_atomically
 from recsys.monitoring.cost import Cost, CostMeter
 from recsys.progress import Progress
 from recsys.sharding.processes import ProcessContext
@@ -208,6 +208,9 @@ class Job:
         tracked.log_model(_MODEL_NAME, model)
         tracked.log_final(result.metrics, dataset=uses[0], model=_MODEL_NAME)
         tracked.log_final(cost_metrics(Cost(**result.cost)))
+        if counts := self._stream.counts:
+            tracked.log_final(names.stream_metrics(counts))
+            tracked.attach("data_counts.json", canonical_json(counts))
         tracked.attach("evaluation.json", evaluation.to_json())
         name = self._identity.name
         curves = self._curves.curves()

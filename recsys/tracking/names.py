@@ -20,6 +20,8 @@ ROWS_SEEN = "train/rows_seen"
 SKIPPED_BATCHES = "train/skipped_batches"
 ROWS_PER_SECOND = "perf/rows_per_second"
 DATA_WAIT_SHARE = "perf/data_wait_share"
+ROWS_DROPPED, VALUES_MENDED = "data/rows_dropped", "data/values_mended"
+"""What the schema's policies did to the training rows while they streamed; absent where they did nothing."""
 TRAIN_SECONDS = "cost/train_seconds"
 CPU_SECONDS = "cost/cpu_seconds"
 PEAK_MEMORY, PEAK_GPU_MEMORY = "cost/peak_bytes", "cost/gpu_bytes"
@@ -183,6 +185,18 @@ def training_metrics(
         DATA_WAIT_SHARE: data_wait_share,
         SKIPPED_BATCHES: skipped_batches,
     }
+
+
+def stream_metrics(counts: Mapping[str, int]) -> dict[str, float]:
+    """Name what became of invalid values while rows streamed, as `BatchStream.counts` tells it column by column.
+
+    >>> stream_metrics({"rows dropped: price": 3, "rows dropped": 3, "ids unknown: item_id": 2})
+    {'data/rows_dropped': 3, 'data/values_mended': 2}
+    """
+    if not counts:
+        return {}
+    mended = sum(number for what, number in counts.items() if not what.startswith("rows dropped"))
+    return {ROWS_DROPPED: counts.get("rows dropped", 0), VALUES_MENDED: mended}
 
 
 def evaluation_metrics(
