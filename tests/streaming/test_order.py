@@ -14,13 +14,18 @@ from recsys.streaming.shuffle import EpochOrder, Stint, Turns, batch_sizes, coun
 # No file is touched, so examples are cheap.
 many_examples = settings(max_examples=150, deadline=None)
 layouts = st.lists(st.integers(1, 40), min_size=1, max_size=12)
+# Which row groups are not whole but go on where the one before them ended, as parts of a huge one.
+parts = st.frozensets(st.integers(1, 11), max_size=8)
 # The runs that read an epoch one after the other: ranks, batch size, batches until the stop.
 runs = st.lists(st.builds(Stint, st.integers(1, 5), st.integers(1, 9), st.integers(0, 6)), min_size=1, max_size=5)
 
 
-def order_of(layout, *, seed=3, shuffle=True, buffer=32, in_step=False):
+def order_of(layout, *, seed=3, shuffle=True, buffer=32, in_step=False, parts=frozenset()):
     """Row groups of these sizes; row r of the layout is row r of them joined in file order."""
-    groups = tuple(RowGroup(Path("part.parquet"), index, rows) for index, rows in enumerate(layout))
+    # What a part is known by is that it does not begin at row 0; where it does begin plays no role here.
+    groups = tuple(
+        RowGroup(Path("part.parquet"), index, rows, first=int(index in parts)) for index, rows in enumerate(layout)
+    )
     return EpochOrder(groups, seed, shuffle, buffer, in_step)
 
 
@@ -73,9 +78,10 @@ def possible(layout, stints):
     buffer=st.integers(1, 90),
     shuffle=st.booleans(),
     in_step=st.booleans(),
+    parts=parts,
 )
-def test_every_row_comes_once_however_often_the_ranks_change(layout, stints, buffer, shuffle, in_step):
-    order = order_of(layout, shuffle=shuffle, buffer=buffer, in_step=in_step)
+def test_every_row_comes_once_however_often_the_ranks_change(layout, stints, buffer, shuffle, in_step, parts):
+    order = order_of(layout, shuffle=shuffle, buffer=buffer, in_step=in_step, parts=parts)
 
     steps = read_with_stops(order, layout, possible(layout, stints))
 
@@ -110,6 +116,16 @@ def test_in_step_the_ranks_take_batches_in_turn_and_divide_the_last_step():
     steps = read_with_stops(order, [5, 6], [Stint(world_size=2, batch_size=2, batches=3)])
 
     assert steps == [([0, 1], [2, 3]), ([4, 5], [6, 7]), ([8], [9, 10])]
+
+
+@many_examples
+@given(layout=layouts, stints=runs, in_step=st.booleans(), parts=parts)
+def test_every_rank_meets_the_parts_of_a_huge_row_group_in_their_order(layout, stints, in_step, parts):
+    stints = possible(layout, stints)
+    order = order_of(layout, in_step=in_step, parts=parts)
+    for stream in order.streams(0, stints[-1].world_size, stints[-1].batch_size, []):
+        met = [piece.group.index for stretch in stream for piece in stretch.pool.pieces]
+        assert all(later == earlier + 1 for earlier, later in pairwise(met) if later in parts)
 
 
 @many_examples
