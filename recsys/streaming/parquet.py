@@ -31,8 +31,9 @@ _FEATURE_TYPES = {
     FeatureKind.SPARSE: pa.int32(),
     FeatureKind.SPARSE_LIST: pa.list_(pa.int32()),
 }
-# Footers are small reads that mostly wait, for a disk or a network, so more threads than cores pay off.
-_FOOTER_THREADS = 32
+# Footers are small reads that mostly wait for a network, so more threads than cores pay off; a disk is faster than the
+# threads, each of which keeps memory of its own that grows with the number of files.
+_FOOTER_THREADS, _LOCAL_FOOTER_THREADS = 32, 8
 # Files to a thread at a time: with a task each, a hundred thousand files would cost more in tasks than in footers.
 _FILES_A_TASK = 64
 _LAYOUTS_KEPT = 16
@@ -135,7 +136,8 @@ def row_groups_of_split(
     paths = [path for path in paths if not days or folder.partitions(path).get("day") in days]
     tasks = [paths[first : first + _FILES_A_TASK] for first in range(0, len(paths), _FILES_A_TASK)]
     reader = _FooterReader(folder, check)
-    with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="recsys-footers") as threads:
+    workers = _LOCAL_FOOTER_THREADS if folder.is_local else _FOOTER_THREADS
+    with ThreadPoolExecutor(workers, thread_name_prefix="recsys-footers") as threads:
         groups = tuple(group for found in threads.map(reader.row_groups, tasks) for group in found)
     if not groups:
         raise DataError(
