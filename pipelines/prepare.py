@@ -8,6 +8,7 @@ import recsys.datasets
 import recsys.features
 from pipelines.compose import CONF
 from pipelines.console import console, progress_bars, show_table
+from pipelines.raw_copy import local_copy, uri_of
 from recsys.config import (
     DataConfig,
     MovielensData,
@@ -118,6 +119,8 @@ def raw_folder(config: RunConfig, progress: Progress) -> Path:
     """
     data = config.data
     if not isinstance(data, SimulatedData):
+        if uri := uri_of(data.raw):
+            return local_copy(uri, config.runtime.encoded, progress)
         if not data.raw.exists():
             raise DataError(
                 f"There is no raw data at {data.raw} (`data.raw`), as seen from {Path.cwd()}. Set data.raw=... to the "

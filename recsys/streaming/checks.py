@@ -34,6 +34,9 @@ class ValueChecks:
         schema = contract.schema
         self._contract = contract
         self._bounds = {feature.name: encoded_bounds(feature, contract) for feature in schema.dense}
+        self._ranges = {name: f"a finite number in [{low:g}, {high:g}]" for name, (low, high) in self._bounds.items()}
+        self._tables = {feature.name: f"table `{feature.table}`" for feature in schema.sparse}
+        self._segments = f"segments {', '.join(schema.segments)}"
         encoded_names = {schema.segment: SEGMENT, schema.label: LABEL, schema.weight: WEIGHT}
         self.invalid = {encoded_names.get(name, name): policy for name, policy in schema.invalid.items()}
         """The schema's policies by the names that encoded rows give the columns."""
@@ -52,17 +55,15 @@ class ValueChecks:
         for feature in schema.features:
             array = checked[feature.name]
             if feature.kind is FeatureKind.DENSE:
-                low, high = self._bounds[feature.name]
-                expected = f"a finite number in [{low:g}, {high:g}]"
-                checked[feature.name] = _in_range(array, feature.name, (low, high), expected, account)
+                bounds, expected = self._bounds[feature.name], self._ranges[feature.name]
+                checked[feature.name] = _in_range(array, feature.name, bounds, expected, account)
                 continue
             limit = self._contract.table_rows[feature.table]
             if feature.kind is FeatureKind.SPARSE:
-                checked[feature.name] = _below(array, limit, f"table `{feature.table}`", feature.name, account)
+                checked[feature.name] = _below(array, limit, self._tables[feature.name], feature.name, account)
             else:
                 checked[feature.name] = _lists_below(_short(array, feature, account), limit, feature, account)
-        segments = f"segments {', '.join(schema.segments)}"
-        checked[SEGMENT] = _below(checked[SEGMENT], len(schema.segments), segments, SEGMENT, account)
+        checked[SEGMENT] = _below(checked[SEGMENT], len(schema.segments), self._segments, SEGMENT, account)
         checked[LABEL] = _binary(checked[LABEL], account)
         if schema.weight:
             checked[WEIGHT] = _in_range(checked[WEIGHT], WEIGHT, (0.0, _LARGEST), "a weight of 0 or more", account)
