@@ -11,7 +11,7 @@ from pipelines import prepare
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, dataset_uses, scoring_stream, started
 from pipelines.job import RANKING_EXTRAS
-from pipelines.recording import CUTOFF, Curves, charted_values, open_store, run_params
+from pipelines.recording import CUTOFF, STUDY, Curves, charted_values, open_store, run_params
 from pipelines.run_folder import CURVES
 from pipelines.study import FinishedArm, auc_intervals, measure, write_json
 from pipelines.study_outlook import outlook
@@ -177,13 +177,13 @@ def _record(
     markdown = report.to_markdown()
     comparisons = [comparison.to_document() for comparison in study.comparisons]
     tags = {
-        names.TAG_KIND: "study",
+        names.TAG_KIND: STUDY,
         names.TAG_ABLATION_ID: study.id,
         names.TAG_VERDICT: study.verdict,
         names.TAG_NOTE: markdown,
     }
     uses = dataset_uses(encoded, config.data.name, ("train", "validation", "test"))
-    with start_run(open_store(config), f"study/{study.id}", run_params(config, "study"), tags, uses) as tracked:
+    with start_run(open_store(config), f"study/{study.id}", run_params(config, STUDY), tags, uses) as tracked:
         for picture in report.pictures:
             place = study.folder / picture.file
             place.parent.mkdir(exist_ok=True)

@@ -19,6 +19,8 @@ from recsys.tracking.store import TrackingStore
 from recsys.training.loop import StepReport
 
 AUC, CUTOFF = "auc", 20
+STUDY = "study"
+"""The arm, and the kind, of a study's own run."""
 _RATES = ("embedding_tower", "embedding_tower_tables", "interaction_network", "interaction_network_tables")
 _SCORES = (
     "log_loss",
@@ -55,6 +57,9 @@ def run_params(config: RunConfig, arm: str) -> dict[str, str | int | float]:
     document = config_document(config)
     # In one param each, so that runs of all modes have the same params.
     document["training_mode"] |= {"stages": _stages(config.training_mode), "rates": _rates(config.training_mode)}
+    if arm != STUDY:
+        # What a study asks is its own: arms that join it later must not differ from the others by that.
+        document["ablation"] = {"name": config.ablation.name}
     return {
         **names.flattened(document),
         names.PARAM_ARM: arm,

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -28,6 +29,7 @@ from recsys.errors import RecsysError
 from recsys.progress import Progress, silent
 
 _PRELOADED = ["pipelines.arm", "pipelines.tuning"]
+_SAFE_PATH = "PYTHONSAFEPATH"
 _GRACE_SECONDS = 25.0
 _OUR_BUG = 70
 
@@ -74,8 +76,7 @@ def run_side_by_side(pieces: Sequence[Piece], processes: int, progress: Progress
     Raises:
         KeyboardInterrupt, ...: whatever stops the caller stops the pieces first.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context = _server()
     waiting, running, failures = list(pieces), list[_Running](), list[Failure]()
     gpus = _gpus(processes)
     with _stopping(running):
@@ -94,6 +95,22 @@ def run_side_by_side(pieces: Sequence[Piece], processes: int, progress: Progress
                     failures.append(failure)
     progress(label, len(pieces), len(pieces))
     return failures
+
+
+def _server() -> multiprocessing.context.ForkServerContext:
+    """The server to fork from; it looks for modules where this process does."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    if {"", os.getcwd()} & set(sys.path) or _SAFE_PATH in os.environ:
+        forkserver.ensure_running()
+        return context
+    # Python would put the working folder first, and a user's own `random.py` in the place of the library's.
+    os.environ[_SAFE_PATH] = "1"
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ[_SAFE_PATH]
+    return context
 
 
 def free_processes(threads: int, pieces: int) -> int:

@@ -172,6 +172,11 @@ def test_a_config_that_was_recorded_reads_back_equal():
         ),
         (["training_mode=end_to_end", "training_mode.adapter_rank=4"], ["`adapter_rank` is for a tower"]),
         (["+training_mode.rates.tower=0.1"], ["training_mode.rates.tower"]),
+        (["ablation.tune.trials=3", "ablation.tune.ranges={}"], ["`ablation.tune.trials` has nothing to tune"]),
+        (["ablation.tune.ranges={training.learning_rate: [1, 0.1]}"], ["`training.learning_rate` from 1 to 0.1"]),
+        (["ablation.tune.ranges={training.learning_rate: [0, 1]}"], ["greater than 0"]),
+        (["ablation.tune.sampler=grid"], ["`ablation.tune.sampler` is 'grid'", "'tpe'"]),
+        (["ablation.processes=0"], ["`ablation.processes` is 0"]),
     ],
 )
 def test_a_wrong_override_is_refused_with_the_key_and_what_is_expected(
@@ -181,6 +186,11 @@ def test_a_wrong_override_is_refused_with_the_key_and_what_is_expected(
     message = capsys.readouterr().err
     for word in words:
         assert word in message
+
+
+def test_a_mapping_of_own_keys_is_replaced_and_not_merged():
+    grid = compose_config(["experiment=demo", "ablation.grid={network.hidden_widths: [[64, 32], [8]]}"]).ablation.grid
+    assert grid == {"network.hidden_widths": ((64, 32), (8,))}
 
 
 def test_routes_that_miss_a_segment_are_refused_by_name():

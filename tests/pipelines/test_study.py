@@ -69,6 +69,13 @@ def test_the_studys_own_run_tells_the_verdict_and_holds_the_report(small_world, 
     assert "frozen" in report
 
 
+def test_params_of_arms_differ_in_what_the_arms_differ_in_and_nothing_else(arms):
+    params = arms.filter(like="param.").loc[["end-to-end/s0", "frozen/s0"]]
+    differing = {name.removeprefix("param.") for name in params if params[name].nunique() > 1}
+    assert {name.partition(".")[0] for name in differing} == {"arm", "training_mode"}
+    assert not [name for name in arms if name.startswith("param.ablation.") and name != "param.ablation.name"]
+
+
 def test_a_finished_arm_is_not_trained_again_and_a_new_seed_is(small_world, study):
     def stamps(folder: Path) -> dict[str, int]:
         return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}

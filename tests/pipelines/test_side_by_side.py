@@ -1,0 +1,111 @@
+"""Pieces of work in processes of their own: so many at once, each one's failure its own, each from the same state."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import side_by_side
+from pipelines.side_by_side import Failure, Piece, free_processes, run_side_by_side
+from recsys.errors import DataError
+from recsys.progress import Progress, silent
+from tests.faults.commands import ROOT
+
+STATE = {"pieces": 0}
+
+
+def leave_times(folder: Path, name: str, progress: Progress) -> None:
+    began = time.time()
+    progress(name, 1, 2)
+    time.sleep(0.2)
+    STATE["pieces"] += 1
+    (folder / name).write_text(f"{began} {time.time()} {STATE['pieces']} {os.getpid()}")
+
+
+def fail(how: str, progress: Progress) -> None:
+    print(f"about to end by {how}")
+    if how == "error":
+        raise DataError("The rows are gone.")
+    if how == "bug":
+        raise ZeroDivisionError("by nought")
+    if how == "exit":
+        os._exit(3)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def pieces(folder: Path, number: int) -> list[Piece]:
+    names = [f"piece{place}" for place in range(number)]
+    return [Piece(name, leave_times, (folder, name), folder / "logs" / name) for name in names]
+
+
+def test_as_many_run_at_once_as_were_asked_for_each_in_a_fresh_process(tmp_path: Path):
+    told: list[tuple[str, int, int]] = []
+    assert run_side_by_side(pieces(tmp_path, 5), 2, lambda *words: told.append(words), "pieces") == []
+    left = [path.read_text().split() for path in tmp_path.glob("piece*")]
+    spans = [(float(began), float(ended)) for began, ended, _, _ in left]
+    at_once = [sum(began <= moment < ended for began, ended in spans) for moment, _ in spans]
+    assert max(at_once) == 2
+    assert {count for _, _, count, _ in left} == {"1"}
+    assert len({pid for *_, pid in left}) == 5
+    assert ("piece3", 1, 2) in told
+    assert told[-1] == ("pieces", 5, 5)
+
+
+def test_a_piece_that_fails_is_returned_with_its_code_and_reason_and_the_others_go_on(tmp_path: Path):
+    failing = [Piece(how, fail, (how,), tmp_path / how) for how in ("error", "bug", "exit", "kill")]
+    failures = run_side_by_side([*failing, *pieces(tmp_path, 1)], 3, silent, "pieces")
+    assert sorted(failures, key=lambda each: each.name) == [
+        Failure("bug", 70, "ZeroDivisionError: by nought"),
+        Failure("error", 65, "The rows are gone."),
+        Failure("exit", 70, "its process ended by exit code 3"),
+        Failure(
+            "kill",
+            70,
+            "its process ended by signal SIGKILL; the system ends a process in this way when memory runs out",
+        ),
+    ]
+    assert (tmp_path / "piece0").is_file()
+    assert "about to end by bug" in (tmp_path / "bug").read_text()
+    assert "Traceback" in (tmp_path / "bug").read_text()
+
+
+def test_a_module_of_the_users_working_folder_takes_no_librarys_place(tmp_path: Path):
+    script, elsewhere = tmp_path / "bin" / "start.py", tmp_path / "elsewhere"
+    for folder in (script.parent, elsewhere):
+        folder.mkdir()
+    (elsewhere / "random.py").write_text("raise SystemError('taken for the library')")
+    script.write_text(
+        "import sys\n"
+        f"sys.path.append({str(ROOT)!r})\n"
+        "from pathlib import Path\n"
+        "from pipelines.side_by_side import Piece, run_side_by_side\n"
+        "from recsys.progress import silent\n"
+        "def work(progress):\n    print('worked')\n"
+        "if __name__ == '__main__':\n"
+        "    print(run_side_by_side([Piece('one', work, (), Path('log'))], 1, silent, 'pieces'))\n"
+    )
+    ended = subprocess.run([sys.executable, str(script)], cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert ended.stdout.strip() == "[]", ended.stderr
+    assert (elsewhere / "log").read_text().strip() == "worked"
+
+
+def test_every_gpu_gets_the_next_piece_when_it_has_the_fewest(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
+    assert side_by_side._gpus(processes=3) == ["4", "6", "7"]
+    assert side_by_side._gpus(processes=1) == []
+    busy = [side_by_side._Running(None, None, None, gpu) for gpu in ("4", "6")]
+    assert side_by_side._least_used(["4", "6", "7"], busy) == "7"
+    assert side_by_side._least_used([], busy) is None
+    assert free_processes(threads=1, pieces=20) == 3
+
+
+def test_threads_times_processes_stay_within_the_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert [free_processes(threads, pieces=20) for threads in (1, 3, 8, 16)] == [8, 2, 1, 1]
+    assert free_processes(threads=1, pieces=5) == 5
