@@ -51,9 +51,15 @@ def folders(tmp_path_factory):
 
 def endless(stream):
     """Epoch after epoch, each batch with the epoch it belongs to."""
+    was_empty = False
     while True:
+        is_empty = True
         for batch in stream:
+            is_empty = False
             yield stream.epoch, batch
+        # The rest of an epoch that was read to its end is empty, and no other one.
+        assert not (is_empty and was_empty)
+        was_empty = is_empty
 
 
 def bits(batch):
