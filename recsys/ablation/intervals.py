@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import stdtrit
 
-_SMALLEST_P = 1e-300
+# Nobody tells smaller ones apart, and further out the quantiles are not computed for every number of users.
+_SMALLEST_P = 1e-100
 # A resample may lack a class of a small segment. Where more than this share of them does, no interval is given.
 _UNDEFINED_SHARE = 0.1
 

@@ -21,6 +21,8 @@ class World:
         error: size of an arm's error in the conditions that the truth is fitted by; what a row's error is made of.
         luck: spread over seeds of the logarithm of the error's size: what makes one seed's AUC better than another's.
         user_error: part of the error that all rows of a user share within a seed.
+        user_taste: spread over users of the logarithm of the error's size, drawn for each condition and kept by all its
+            seeds: what makes one condition right for some users and the other for others.
         handicap: by how much the second condition's errors are larger, overall and in each segment.
     """
 
@@ -30,6 +32,7 @@ class World:
     error: float = 0.8
     luck: float = 0.1
     user_error: float = 0.3
+    user_taste: float = 0.0
     handicap: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
@@ -46,10 +49,11 @@ def simulate(world: World, seed: int) -> list[ArmPredictions]:
     arms = []
     for condition in (QUESTION.first, QUESTION.second):
         handicap = np.array(world.handicap if condition == QUESTION.second else (0.0, 0.0, 0.0))
+        taste = np.exp(world.user_taste * rng.normal(size=world.users))[user] if world.user_taste else 1.0
         for arm_seed in range(world.seeds):
             size = world.error * np.exp(world.luck * rng.normal()) * (1 + handicap[segment_of_user])[user]
             error = rng.normal(size=len(user)) + world.user_error * rng.normal(size=world.users)[user]
-            logit = (truth + size * difficulty * error).astype(np.float32)
+            logit = (truth + size * taste * difficulty * error).astype(np.float32)
             weight = np.ones(len(user), np.float32)
             arms.append(ArmPredictions(condition, arm_seed, logit, label, segment_of_user[user], weight, user))
     return arms

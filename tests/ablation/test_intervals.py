@@ -49,6 +49,11 @@ def test_no_difference_has_p_value_1(difference, expected):
     assert _spread(difference=difference).p_value() == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_p_value_is_a_number_however_far_the_difference_lies_from_zero():
+    # At 2.434 effective users the quantile of level 1e-300 is computed as not a number.
+    assert 0 < _spread(users=2.43417984, user_deviation=1e-12, seed_deviation=0.0).p_value() < 1e-9
+
+
 def test_one_seed_has_no_interval_since_it_tells_nothing_about_seeds():
     spread = spread_of(np.array([[0.3, 0.31, 0.29]]), effective_users=50)
     assert spread.seed_deviation is None
