@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from recsys.errors import DataError
 from recsys.streaming.parquet import RowGroup
@@ -99,7 +100,7 @@ class Pool:
 
     def order(self) -> npt.NDArray[np.int64] | None:
         """Return the row numbers (into the joined pieces) in the order in which they leave, or None for 0, 1, 2, ..."""
-        drawn = None if self.draw is None else np.random.default_rng(self.draw).permutation(count_rows(self.pieces))
+        drawn = None if self.draw is None else _permutation(self.draw, count_rows(self.pieces))
         if self.dealt is None:
             return drawn
         places = self.dealt.places()
@@ -230,6 +231,13 @@ def batch_sizes(rows: int, batches: int, batch_size: int) -> list[int]:
 def skip_rows(stream: Sequence[_Interval], rows: int) -> list[_Interval]:
     """Return the stream without its first `rows` rows; pools that are wholly skipped are never decoded."""
     return _cut(stream, [rows, max(rows, count_rows(stream))])[0]
+
+
+def _permutation(draw: tuple[int, ...], rows: int) -> npt.NDArray[np.int64]:
+    # PyTorch draws it in a third of the time that numpy takes, which would be a tenth of the whole shuffle.
+    seed = int(np.random.SeedSequence(draw).generate_state(1, np.uint64)[0])
+    drawn: npt.NDArray[np.int64] = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).numpy()
+    return drawn
 
 
 def _consumed(rows: int, past: Sequence[Stint]) -> int:
