@@ -155,6 +155,15 @@ def test_all_advice_together_gains_more_than_any_of_it(written: Callable[..., Pa
         assert found.together.bytes_per_row <= advice.after.bytes_per_row
 
 
+def test_advice_that_changes_the_rows_and_advice_on_their_groups_add_up(written: Callable[..., Path]):
+    wide = {f"item_{place}": np.random.default_rng(place).integers(0, 1000, ROWS) for place in range(4)}
+    found = advised(written(wide, row_group_size=5000))
+    costs = {advice.subject: advice.after.decode_us_per_row for advice in found.advice if advice.after}
+    assert set(costs) >= {"row groups", "int32 ids"}
+    assert found.together is not None
+    assert found.together.decode_us_per_row < min(costs.values())
+
+
 def test_rows_sorted_by_what_is_to_be_learned_are_found_where_the_shuffle_cannot_mix_them(
     written: Callable[..., Path],
 ):
