@@ -22,6 +22,7 @@ AUC, CUTOFF = "auc", 20
 STUDY = "study"
 """The arm, and the kind, of a study's own run."""
 _RATES = ("embedding_tower", "embedding_tower_tables", "interaction_network", "interaction_network_tables")
+_SLOW = {names.EPOCH, names.ROWS_SEEN, names.SKIPPED_BATCHES, *map(names.learning_rate, _RATES)}
 _SCORES = (
     "log_loss",
     "normalised_entropy",
@@ -87,7 +88,8 @@ def _rates(mode: TrainingModeConfig) -> list[str]:
 def step_metrics(report: StepReport) -> dict[str, float]:
     """Name one report's numbers; a part that stands still has rate and gradient norm 0, so that all charts line up.
 
-    Gradient norms and the view by segment are there in the steps that read them.
+    Gradient norms and the view by segment are there in the steps that read them, and only there or where the run was
+    validated are the counts and rates that move slowly: half of what a store is asked to keep would be theirs.
     """
     measured = names.training_metrics(
         loss=float("nan") if report.loss is None else report.loss,
@@ -103,6 +105,8 @@ def step_metrics(report: StepReport) -> dict[str, float]:
         metric, _, segment = name.partition("/")
         named = names.auc(names.VALIDATION, segment or names.ALL) if metric == AUC else None
         measured[named or names.score(names.VALIDATION, metric)] = value
+    if not report.gradient_norms and not report.validation:
+        measured = {name: value for name, value in measured.items() if name not in _SLOW}
     return measured | _by_segment(report)
 
 

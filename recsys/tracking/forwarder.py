@@ -10,6 +10,10 @@ from recsys.tracking.store import TrackingStore
 from recsys.tracking.system_metrics import SystemSampler
 
 _SECONDS_BETWEEN_DELIVERIES = 2.0
+# Of one processor: deliveries that take more come less often, down to one in so many seconds. What a store asks per
+# delivery is saved that way; what it asks per number remains.
+_SHARE_FOR_DELIVERY = 0.0025
+_LONGEST_BETWEEN_DELIVERIES = 15.0
 _SECONDS_BETWEEN_SAMPLES = 10.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
 
@@ -17,7 +21,9 @@ logger = logging.getLogger("recsys.tracking")
 
 
 class Forwarder(threading.Thread):
-    """Sends one run's lines every few seconds; after a failure it pauses, longer each time up to a minute.
+    """Sends one run's lines every few seconds, less often where that takes more than its share of the processor.
+
+    After a failure it pauses, longer each time up to a minute.
 
     Args:
         spool: of the living run; its lock is held by the caller.
@@ -34,7 +40,7 @@ class Forwarder(threading.Thread):
         self._next_sample = time.monotonic() + 1.0
         self._delivery: Delivery | None = None
         self._is_offline = False
-        self._retry_at = 0.0
+        self._due_at = 0.0
         self._pause = _SHORTEST_PAUSE
         self._wake = threading.Event()
         self._is_ending = False
@@ -49,7 +55,7 @@ class Forwarder(threading.Thread):
         """Deliver until told to finish, and then once more."""
         while not self._is_ending:
             self._sample_if_due()
-            if time.monotonic() >= self._retry_at:
+            if time.monotonic() >= self._due_at:
                 self._deliver()
             self._wake.wait(_SECONDS_BETWEEN_DELIVERIES)
         self._all_sent = self._deliver()
@@ -79,21 +85,24 @@ class Forwarder(threading.Thread):
         try:
             if self._delivery is None:
                 self._delivery = Delivery(self._spool.folder, self._store, self._store.open())
+            began = time.thread_time()
             self._delivery.drain()
+            taken = time.thread_time() - began
         except Exception as error:
             # Of whatever kind: the lines are safe in the spool, and no trouble with tracking may end this thread.
             self._note_failure(error)
             return False
         if self._is_offline:
             logger.warning("tracking is back at %s; everything spooled was sent", self._store.public_uri)
-        self._is_offline, self._pause, self._retry_at = False, _SHORTEST_PAUSE, 0.0
+        self._is_offline, self._pause = False, _SHORTEST_PAUSE
+        self._due_at = time.monotonic() + min(taken / _SHARE_FOR_DELIVERY, _LONGEST_BETWEEN_DELIVERIES)
         return True
 
     def _note_failure(self, error: Exception) -> None:
         if not self._is_offline:
             logger.warning("tracking offline, spooling to %s (%s)", self._place, str(error).split("\n")[0])
         self._is_offline = True
-        self._retry_at = time.monotonic() + self._pause
+        self._due_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         if self._store.is_server:
             # The next attempt begins with the quick probe, not with a client's long patience.
