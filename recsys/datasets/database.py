@@ -34,6 +34,11 @@ def make_timestamp(microseconds: dt.int64) -> dt.timestamp:
     """Microseconds since 1970 as a time, DuckDB's own function."""
 
 
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def isfinite(number: dt.float64) -> dt.boolean:
+    """Neither NaN nor infinite, DuckDB's own function, which takes float32 as it is."""
+
+
 def utc_without_zone(moments: ir.TimestampValue) -> ir.TimestampValue:
     """Return times as UTC timestamps without zone, in microseconds.
 

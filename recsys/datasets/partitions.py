@@ -5,7 +5,7 @@ the days that were worked on together can change a bit.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ ROW_GROUP_ROWS = 100_000
 _ROWS_PER_PASS = 200_000
 # A day with more rows is sorted by the database, which may spill; up to here it is quicker in memory.
 _MOST_ROWS_IN_MEMORY = 2_000_000
-# Rows that are encoded at once: few enough to stay in the processor's cache.
+# Rows that are encoded and written at once: few enough to be still in the cache when they are written.
 _ENCODED_ROWS = 100_000
 _ROW_HASH = "recsys.row_hash"
 # Values that hardly repeat inside a row group are smaller, and quicker to write and to read, without a dictionary.
@@ -91,6 +91,11 @@ class _Pass:
     days: tuple[str, ...]
     rows: int
 
+    @property
+    def is_large(self) -> bool:
+        """Whether it is a day that the database has to sort, as it may not fit into memory."""
+        return self.rows > _MOST_ROWS_IN_MEMORY
+
 
 def _passes(part_rows: Mapping[tuple[str, str], int]) -> Iterator[_Pass]:
     """Yield passes of up to `_ROWS_PER_PASS` rows; a day with more is one of its own."""
@@ -128,39 +133,51 @@ class _PassWriter:
         self._connection, self._contract, self._vocabularies = connection, contract, vocabularies
         self._work, self._journal = work, journal
         schema = contract.schema
-        self._order_columns = [schema.time, *(["query"] if "query" in contract.extras else []), _ROW_HASH]
+        self._order_columns = [schema.time, *(["query"] if "query" in contract.extras else [])]
 
     def query(self, wanted: _Pass, staged: StagedRows) -> str:
-        """The pass's rows with their hashes as SQL; in time order where they are too many to be sorted here."""
+        """The pass's rows as SQL; in time order where they are too many to be sorted here."""
         first, last = (date.fromisoformat(day) for day in (wanted.days[0], wanted.days[-1]))
         rows = staged.of_days(wanted.split, first, last).drop(SPLIT)
-        hashed = rows.mutate(**{_ROW_HASH: ibis.struct({name: rows[name] for name in rows.columns}).hash()})
-        is_large = wanted.rows > _MOST_ROWS_IN_MEMORY
-        return str(self._connection.compile(hashed.order_by(self._order_columns) if is_large else hashed))
+        if wanted.is_large or not staged.keeps_order:
+            # Ties of time are broken by the hash of the whole row: rows that it cannot tell apart are equal, so their
+            # order leaves no trace.
+            rows = rows.mutate(**{_ROW_HASH: ibis.struct({name: rows[name] for name in rows.columns}).hash()})
+        ordered = rows.order_by([*self._order_columns, _ROW_HASH]) if wanted.is_large else rows
+        return str(self._connection.compile(ordered))
 
     def write(self, wanted: _Pass, query: str) -> None:
         """Write one partition after the other, noting each."""
-        batches = stream(self._connection, query, _ENCODED_ROWS)
-        if wanted.rows > _MOST_ROWS_IN_MEMORY:
-            self._write_part(wanted.split, wanted.days[0], batches, is_ordered=True)
+        if len(wanted.days) == 1:
+            self._write_day(wanted, query)
             return
-        rows = pa.Table.from_batches(list(batches))
+        rows = pa.Table.from_batches(list(stream(self._connection, query, _ENCODED_ROWS)))
         for day, rows_of_day in _by_day(rows):
             # Between the days of a pass may lie one that was finished before.
             if day in wanted.days:
-                self._write_part(wanted.split, day, rows_of_day.to_batches(_ENCODED_ROWS), is_ordered=False)
+                self._write_part(wanted.split, day, rows_of_day.to_batches(_ENCODED_ROWS), _write_sorted)
 
-    def _write_part(self, split: str, day: str, rows: Iterator[pa.RecordBatch], is_ordered: bool) -> None:
+    def _write_day(self, wanted: _Pass, query: str) -> None:
+        # Written as they come, rows stay in the processor's cache from reading to writing. Few files are out of order,
+        # and those are read again.
+        rows = stream(self._connection, query, _ENCODED_ROWS)
+        try:
+            self._write_part(wanted.split, wanted.days[0], rows, _write_in_order)
+        except _OutOfOrderError:
+            rows = stream(self._connection, query, _ENCODED_ROWS)
+            self._write_part(wanted.split, wanted.days[0], rows, _write_sorted)
+
+    def _write_part(self, split: str, day: str, rows: Iterable[pa.RecordBatch], write: "_Write") -> None:
         encoder = RowEncoder(self._contract, self._vocabularies)
         path = self._work / part_path(split, day)
         with _part_file(path, encoder.arrow_schema, _with_dictionary(self._contract, encoder.arrow_schema)) as file:
-            if is_ordered:
-                for batch in rows:
-                    file.write(pa.Table.from_batches([encoder.encode(batch)]))
-            else:
-                _write_sorted(rows, encoder, self._order_columns, file)
+            write(rows, encoder, self._order_columns, file)
         entry = FileEntry(sha256_of_file(path), path.stat().st_size, file.rows)
         self._journal.add(FinishedPart(part_path(split, day), entry, dict(encoder.counts)))
+
+
+class _OutOfOrderError(Exception):
+    """Rows did not arrive in the order in which they are to be written."""
 
 
 def _by_day(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
@@ -169,23 +186,38 @@ def _by_day(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
     for start, end in zip(starts, [*starts[1:], len(order)], strict=True):
         day = rows[DAY][int(order[start])].as_py().isoformat()
-        yield day, rows if len(starts) == 1 else rows.take(order[start:end])
+        yield day, rows.take(order[start:end])
 
 
-def _write_sorted(rows: Iterator[pa.RecordBatch], encoder: RowEncoder, by: list[str], file: "_PartFile") -> None:
-    keys: list[list[npt.NDArray[np.int64]]] = [[] for _ in by]
-    encoded = []
+_Write = Callable[[Iterable[pa.RecordBatch], RowEncoder, list[str], "_PartFile"], None]
+
+
+def _write_in_order(rows: Iterable[pa.RecordBatch], encoder: RowEncoder, by: list[str], file: "_PartFile") -> None:
+    last: list[npt.NDArray[np.int64]] | None = None
     for batch in rows:
-        for key, name in zip(keys, by, strict=True):
-            key.append(_whole_numbers(batch[name]))
+        keys = _keys(batch, by)
+        joined = [np.concatenate([end, key]) for end, key in zip(last, keys, strict=True)] if last else keys
+        if not np.array_equal(sorted_order(joined), np.arange(len(joined[0]))):
+            raise _OutOfOrderError
+        file.write(pa.Table.from_batches([encoder.encode(batch)]))
+        last = [key[-1:] for key in keys]
+
+
+def _write_sorted(rows: Iterable[pa.RecordBatch], encoder: RowEncoder, by: list[str], file: "_PartFile") -> None:
+    keys, encoded = list[list[npt.NDArray[np.int64]]](), list[pa.RecordBatch]()
+    for batch in rows:
+        keys.append(_keys(batch, by))
         encoded.append(encoder.encode(batch))
-    order = sorted_order([np.concatenate(key) for key in keys])
+    order = sorted_order([np.concatenate(key) for key in zip(*keys, strict=True)])
     table = pa.Table.from_batches(encoded).combine_chunks()
-    if np.array_equal(order, np.arange(len(order))):
-        file.write(table)
-        return
     for start in range(0, len(order), ROW_GROUP_ROWS):
         file.write(table.take(order[start : start + ROW_GROUP_ROWS]))
+
+
+def _keys(batch: pa.RecordBatch, by: list[str]) -> list[npt.NDArray[np.int64]]:
+    columns = [batch[name] for name in (*by, _ROW_HASH) if name in batch.schema.names]
+    numbers = [column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column for column in columns]
+    return [column.to_numpy(zero_copy_only=False) for column in numbers]
 
 
 def sorted_order(keys: list[npt.NDArray[np.int64]]) -> _Order:
@@ -193,6 +225,8 @@ def sorted_order(keys: list[npt.NDArray[np.int64]]) -> _Order:
 
     Rows mostly arrive nearly sorted by the first key, with few ties: its sort is then almost free, and the other keys
     are only looked at where it leaves ties.
+
+    Rows that are equal in all keys keep their order.
 
     >>> sorted_order([np.array([3, 1, 3, 1]), np.array([0, 9, -1, 5])]).tolist()
     [3, 1, 2, 0]
@@ -204,11 +238,6 @@ def sorted_order(keys: list[npt.NDArray[np.int64]]) -> _Order:
     tied = order[is_tied]
     order[is_tied] = tied[np.lexsort([key[tied] for key in reversed(keys)])]
     return order
-
-
-def _whole_numbers(values: pa.Array) -> npt.NDArray[np.int64]:
-    numbers = values.cast(pa.int64()) if pa.types.is_timestamp(values.type) else values
-    return numbers.to_numpy(zero_copy_only=False)
 
 
 class _PartFile:
@@ -255,8 +284,10 @@ def _part_file(path: Path, schema: pa.Schema, with_dictionary: list[str]) -> Ite
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.partial")
     file = _PartFile(unfinished, schema, with_dictionary)
-    yield file
-    file.close()
+    try:
+        yield file
+    finally:
+        file.close()
     with unfinished.open("rb") as written:
         os.fsync(written.fileno())
     os.replace(unfinished, path)

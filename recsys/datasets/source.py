@@ -33,7 +33,8 @@ class SourceRows:
         counts: what the source itself dropped, merged or mended, by a readable name; goes into the manifest.
         origins: a column's name in the source's own files, where it is another one; messages name both.
         in_files_by_day: the rows come straight from files that hold a day each, so that a span of `time` is read
-            without the rest, as often as asked. Other sources' rows are stored once, sorted by day.
+            without the rest, as often as asked; every day belongs to one split. Other sources' rows are stored once,
+            sorted by day.
     """
 
     rows: ibis.Table

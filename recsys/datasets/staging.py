@@ -18,7 +18,7 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import fetch, fetch_one, store, utc_without_zone
+from recsys.datasets.database import fetch, fetch_one, isfinite, store, utc_without_zone
 from recsys.datasets.policies import clipped, id_rules, without_dropped
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.errors import DataError
@@ -48,6 +48,11 @@ class StagedRows:
     source: SourceRows
     _schema: FeatureSchema
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether the rows of a day come in the same order every time: that of their file."""
+        return self.source.in_files_by_day
+
     def of_days(self, split: str, first: datetime.date, last: datetime.date) -> ir.Table:
         """The rows of one split and its days from `first` to `last`."""
         if not self.source.in_files_by_day:
@@ -58,7 +63,7 @@ class StagedRows:
         zone = datetime.UTC if time.type().timezone else None
         start = datetime.datetime.combine(first, datetime.time(), zone)
         stop = datetime.datetime.combine(last, datetime.time(), zone) + datetime.timedelta(days=1)
-        wanted = rows.filter((time >= start) & (time < stop) & (rows[SPLIT] == split))
+        wanted = rows.filter((time >= start) & (time < stop))
         return wanted.select(**_clean_columns(wanted, self.source, self._schema))
 
 
@@ -85,7 +90,8 @@ def missing_or_infinite_as_null(values: ir.Value) -> ir.Value:
     """Return numbers as float64 (float32 where they come as such) with NaN and both infinities as null."""
     form = "float32" if values.type().is_float32() else "float64"
     numbers = values.cast(form)
-    return (numbers.isnan() | numbers.isinf()).ifelse(ibis.null(form), numbers)
+    is_whole = values.type().is_integer() or values.type().is_boolean()
+    return numbers if is_whole else isfinite(numbers).ifelse(numbers, ibis.null(form))
 
 
 def _require_columns(source: SourceRows, schema: FeatureSchema) -> None:

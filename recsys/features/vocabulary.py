@@ -80,7 +80,7 @@ class Vocabulary:
                 "the column in the data, or fit the vocabulary to it again."
             ) from error
         if self._rows_by_id is not None:
-            numbers = pc.fill_null(wanted, -1).to_numpy(zero_copy_only=False)
+            numbers = (pc.fill_null(wanted, -1) if wanted.null_count else wanted).to_numpy(zero_copy_only=False)
             # Read as unsigned, negative ids lie beyond all others: one bound leads both to the last, unknown place.
             places = np.minimum(numbers.view(np.uint64), np.uint64(len(self._rows_by_id) - 1))
             return self._rows_by_id[places]

@@ -54,12 +54,12 @@ def day_number(time: ir.TimestampValue) -> ir.IntegerValue:
 
 
 def _kept(transactions: ir.Table) -> ir.Table:
-    price = missing_or_infinite_as_null(transactions.unit_price)
-    lines = transactions.mutate(unit_price=price).filter(
-        transactions.quantity > 0,
-        price > 0,
-        transactions.customer_id.notnull(),
-        transactions.stock_code.re_search("^[0-9]{5}"),
+    priced = transactions.mutate(unit_price=missing_or_infinite_as_null(transactions.unit_price))
+    lines = priced.filter(
+        priced.quantity > 0,
+        priced.unit_price > 0,
+        priced.customer_id.notnull(),
+        priced.stock_code.re_search("^[0-9]{5}"),
     )
     log_price = ((lines.unit_price + 1).ln() * LOG_PRICE_STEPS).round().cast("int64")
     return lines.group_by(["invoice", "stock_code", "customer_id", "invoice_date"]).aggregate(
