@@ -159,3 +159,25 @@ def test_no_flipped_bit_in_the_ids_goes_unnoticed(tmp_path: Path) -> None:
             # A bit of Parquet's own bookkeeping may change nothing that is read.
             assert found == vocabulary.fingerprint
     assert num_refused > 20
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [[7, 0, 3], [7, 0, 3, 10**15], [2**62], [-4, 7, 3], [0]],
+    ids=["close together", "far apart", "one huge id", "a negative id", "zero alone"],
+)
+def test_rows_are_the_same_whether_ids_lie_close_together_or_far_apart(ids: list[int]) -> None:
+    vocabulary = Vocabulary.of("item_id", ids)
+    asked = [*ids, 1, 4, 8, 9, -1, -(2**63), 2**63 - 1, None]
+
+    rows = vocabulary.rows_of(pa.array(asked, pa.int64()))
+
+    expected = {number: row for row, number in enumerate(ids, start=1)}
+    assert rows.dtype == np.int64
+    assert rows.tolist() == [expected.get(number, 0) for number in asked]
+
+
+def test_rows_of_a_part_of_an_array_are_those_of_that_part() -> None:
+    vocabulary = Vocabulary.of("item_id", [5, 6, 7])
+
+    assert vocabulary.rows_of(pa.array([7, 7, 6, 5, 9, None])[2:5]).tolist() == [2, 1, 0]
