@@ -92,9 +92,9 @@ def test_a_value_at_the_end_of_its_range_is_inside_it_once_encoded(scale):
 
     low, high = encoded_bounds(contract.schema.feature("price"), contract)
 
-    for raw, bound in ((-0.1, low), (1e7, high)):
+    # As a double and as the nearest single, which may lie outside the range by half of its last bit.
+    for raw, bound in ((-0.1, low), (float(np.float32(-0.1)), low), (1e7, high)):
         number = np.sign(raw) * np.log1p(abs(raw)) if scale == "log" else raw
-        # `scale: none` is scaled too where a scaling stands in the contract, as `scaled` does.
         encoded = np.float32((number - 2.0) / 0.5)
         assert low <= encoded <= high
         assert abs(bound - encoded) <= 1e-6 * max(1, abs(encoded))
