@@ -12,15 +12,16 @@ kernels and AdamW on the layers. Three ways to train it:
                             before anything moves, a report every 5 steps, the gradient norms every 50
     train, from Parquet     the same, its batches decoded and shuffled while it trains
 
-They are compared twice. First the two from memory take turns in one process, a few steps each on the same batches, by
-the processor time of one thread, which other work on the machine disturbs least. Then every way runs in processes of
-its own with `--cores` cores and as many threads, in turns; medians are printed, with the least and the most. One JSON
-object is printed last:
+They are compared twice. First the two from memory take turns in one process (of 3 GB), a few steps each on the same
+batches, by the processor time of one thread, which other work on the machine disturbs least. Then every way runs in
+processes of its own with `--cores` cores and as many threads, in turns; medians are printed, with the least and the
+most. One JSON object is printed last:
 
     loop_over_plain                 processor time of the project's step, between readings, over the plain step's
     loop_over_plain_default         the same with a run's usual reports and norms
     train_over_plain                rows per second of "train, from memory" over those of "plain, from memory"
     train_from_parquet_over_memory  rows per second of "train, from Parquet" over those of "train, from memory"
+    parquet_cpu_over_memory         processor time per row of the same two
 """
 
 import argparse
@@ -38,6 +39,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -121,6 +123,7 @@ TRAINED: dict[str, Callable[[Path, argparse.Namespace], Iterator[int]]] = {
 """What `streaming.py` times too. The model stands from call to call: an untimed first call pays for it."""
 
 _WAYS = {"plain, from memory": train_plain, **TRAINED}
+_TURNS = "turns"
 
 
 def _looped(stream: Repeated | BatchStream, steps: int) -> Iterator[int]:
@@ -175,8 +178,8 @@ def _epoch_in_memory(root: Path, threads: int) -> list[Batch]:
     return [batch.take(torch.arange(len(batch))) for batch in _stream(root, threads)]
 
 
-def measure_turns(root: Path, turns: int) -> dict[str, float]:
-    """Return the processor time of the project's step over the plain one's, from the medians of all turns' steps."""
+def measure_turns(root: Path, turns: int) -> dict[str, list[float]]:
+    """Return the processor microseconds per row of each variant's steps, which take turns in this process."""
     torch.set_num_threads(1)
     batches = Repeated(_epoch_in_memory(root, 1)[:BATCHES_OF_TURNS])
     plain, run = _plain_run(), _run()
@@ -212,24 +215,25 @@ def measure_turns(root: Path, turns: int) -> dict[str, float]:
             # Neither the step that begins a turn nor the one that ends it, with its last report.
             steps = [after - before for before, after in itertools.pairwise(take())][:-1]
             seconds[name] += steps if turn else []
-    return _overheads(seconds)
+    return {name: [1e6 / BATCH_SIZE * one for one in steps] for name, steps in seconds.items()}
 
 
-def _overheads(seconds: dict[str, list[float]]) -> dict[str, float]:
-    for name, steps in seconds.items():
-        lower, middle, upper = (1e6 / BATCH_SIZE * quartile for quartile in statistics.quantiles(steps, n=4))
+def _overheads(micros: dict[str, list[float]]) -> dict[str, float]:
+    for name, steps in micros.items():
+        lower, middle, upper = statistics.quantiles(steps, n=4)
         print(f"{name:24}{middle:8.2f} us of one thread per row (quartiles {lower:.2f}, {upper:.2f})")
-    plain, between, report, norms = (statistics.median(steps) for steps in seconds.values())
+    plain, between, report, norms = (statistics.median(steps) for steps in micros.values())
     default = between + (report - between) / REPORT_EVERY + (norms - report) / NORMS_EVERY
     return {"loop_over_plain": between / plain, "loop_over_plain_default": default / plain}
 
 
-def measure_here(name: str, root: Path, options: argparse.Namespace) -> dict[str, float]:
-    """Train once untimed, once timed: rows per second and CPU microseconds per row of this process."""
+def measure_here(options: argparse.Namespace) -> dict[str, float]:
+    """Train `options.way` once untimed, once timed: rows per second and CPU microseconds per row of this process."""
+    train = _WAYS[options.way]
     pa.set_cpu_count(options.cores)
-    sum(_WAYS[name](root, options))
+    sum(train(options.root, options))
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    rows = sum(_WAYS[name](root, options))
+    rows = sum(train(options.root, options))
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"rows_per_second": rows / seconds, "cpu_us": cpu / rows * 1e6}
@@ -240,21 +244,30 @@ def measure_ways(root: Path, options: argparse.Namespace) -> dict[str, float]:
     results: dict[str, list[dict[str, float]]] = {name: [] for name in _WAYS}
     for _ in range(options.repeats):
         for name, measured in results.items():
-            command = [sys.executable, __file__, "--cores", str(options.cores), "--root", str(root), "--way", name]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(f"`{name}` failed:\n{done.stderr}")
-            measured.append(json.loads(done.stdout.splitlines()[-1]))
+            measured.append(_in_new_process(name, root, options))
     for name, measured in results.items():
         rates, cpu = (sorted(one[figure] for one in measured) for figure in ("rows_per_second", "cpu_us"))
         print(
             f"{name:24}{statistics.median(rates):8.0f} rows/s ({rates[0]:.0f}, {rates[-1]:.0f})"
             f"{statistics.median(cpu):8.2f} us of CPU per row ({cpu[0]:.2f}, {cpu[-1]:.2f})"
         )
-    plain, memory, parquet = (
-        statistics.median(one["rows_per_second"] for one in measured) for measured in results.values()
+    (plain, memory, parquet), (_, memory_cpu, parquet_cpu) = (
+        [statistics.median(one[figure] for one in measured) for measured in results.values()]
+        for figure in ("rows_per_second", "cpu_us")
     )
-    return {"train_over_plain": memory / plain, "train_from_parquet_over_memory": parquet / memory}
+    return {
+        "train_over_plain": memory / plain,
+        "train_from_parquet_over_memory": parquet / memory,
+        "parquet_cpu_over_memory": parquet_cpu / memory_cpu,
+    }
+
+
+def _in_new_process(way: str, root: Path, options: argparse.Namespace) -> Any:
+    words = ["--cores", str(options.cores), "--turns", str(options.turns), "--root", str(root), "--way", way]
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"`{way}` failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -263,14 +276,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=500_000, help="of an epoch")
     parser.add_argument("--cores", type=int, default=2, help="cores of each process; also its threads")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--turns", type=int, default=8, help=f"of {STEPS_A_TURN} steps each")
+    parser.add_argument("--turns", type=int, default=8, help=f"of {STEPS_A_TURN} steps each; 0 for none")
     parser.add_argument("--json", action="store_true", help="print nothing but the last line")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
-        print(json.dumps(measure_here(options.way, options.root, options)))
+        is_turns = options.way == _TURNS
+        measured = measure_turns(options.root, options.turns) if is_turns else measure_here(options)
+        print(json.dumps(measured))
         return
     import streaming  # not above: it imports this file
 
@@ -278,7 +293,9 @@ def main() -> None:
         root = Path(folder)
         streaming.make_rows(root, options.rows)
         with contextlib.redirect_stdout(nowhere if options.json else sys.stdout):
-            figures = measure_turns(root, options.turns) | measure_ways(root, options)
+            # In a process of its own, whose two models are then gone from memory.
+            figures = _overheads(_in_new_process(_TURNS, root, options)) if options.turns else {}
+            figures |= measure_ways(root, options)
     print(json.dumps({name: round(value, 4) for name, value in figures.items()}))
 
 
