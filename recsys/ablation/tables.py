@@ -58,7 +58,7 @@ def differences_table(comparisons: Sequence[Comparison], metric: str, rules: Rul
     """Every contrast's paired differences in one metric, overall and per segment, with interval and verdict."""
     word = METRIC_WORDS.get(metric, metric.replace("_", " "))
     basis = ("first - second", "segment", "rows", "users", "seeds", f"{word} first", f"{word} second")
-    header = (*basis, "difference", f"{1 - rules.level:.0%} interval", "p (Holm)", "verdict")
+    header = (*basis, "difference", f"{1 - rules.level:.0%} interval", "p (corrected)", "verdict")
     rows = [
         (
             f"{comparison.contrast.first} - {comparison.contrast.second}",

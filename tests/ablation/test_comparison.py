@@ -100,20 +100,41 @@ def test_an_open_verdict_says_how_many_seeds_would_settle_it():
     assert 6 < found.seeds_to_settle < 60
 
 
-def test_segments_are_corrected_for_their_number_and_the_whole_is_not():
-    # Each has the p-value of t = 5 on 2 degrees of freedom, 0.038: below 0.05 alone, not as one of three.
-    difference, deviation = 0.05, 0.05 * np.sqrt(3) / 5
-    offsets = (-deviation, 0.0, deviation)
+def _by_t(**t_of_segment: float):
+    """Three seeds whose differences have these t values, on 2 degrees of freedom, and users who add no chance."""
+    offsets = {name: 0.05 * np.sqrt(3) / t for name, t in t_of_segment.items()}
     arms = [
-        _measured("frozen", s, **dict.fromkeys((ALL, *SEGMENTS), (0.7 + difference + offsets[s], 0.0)))
+        _measured("frozen", s, **{name: (0.75 + (s - 1) * offset, 0.0) for name, offset in offsets.items()})
         for s in range(3)
     ]
-    arms += [_measured("end_to_end", s, **dict.fromkeys((ALL, *SEGMENTS), (0.7, 0.0))) for s in range(3)]
-    found = compare(QUESTION, arms, RULES)
-    assert found.find("auc").p_value == pytest.approx(0.0377, abs=1e-3)
-    assert found.find("auc").verdict is Verdict.BETTER
+    arms += [_measured("end_to_end", s, **dict.fromkeys(offsets, (0.7, 0.0))) for s in range(3)]
+    return compare(QUESTION, arms, RULES)
+
+
+def test_half_of_the_level_is_for_the_whole_and_half_for_the_segments_corrected_for_their_number():
+    # t = 5 on 2 degrees of freedom: 0.0377. Below 0.05 alone, not as one of two things looked at.
+    found = _by_t(all=5, cold=5, light=5, heavy=5)
+    assert found.find("auc").p_value == pytest.approx(2 * 0.0377, abs=2e-3)
     assert [d.p_value for d in found.of_segments("auc")] == pytest.approx([3 * 0.0377] * 3, abs=3e-3)
-    assert {d.verdict for d in found.of_segments("auc")} == {Verdict.OPEN}
+    assert {d.verdict for d in found.differences} == {Verdict.OPEN}
+
+
+def test_where_overall_is_decided_its_half_passes_to_the_segments():
+    # t = 8: 0.0153 alone, 0.0305 as one of two. A segment of t = 9, 0.0121, is then corrected for its number alone.
+    found = _by_t(all=8, cold=9, light=1, heavy=1)
+    assert found.find("auc").p_value == pytest.approx(0.0305, abs=1e-3)
+    assert found.find("auc", "cold").p_value == pytest.approx(3 * 0.0121, abs=1e-3)
+    assert found.find("auc", "cold").verdict is Verdict.BETTER
+    left_open = _by_t(all=5, cold=9, light=1, heavy=1)
+    assert left_open.find("auc", "cold").p_value == pytest.approx(2 * 3 * 0.0121, abs=2e-3)
+    assert left_open.find("auc", "cold").verdict is Verdict.OPEN
+
+
+def test_a_segment_is_never_surer_than_the_whole_that_passed_its_half_on():
+    found = _by_t(all=8, cold=200, light=1, heavy=1)
+    assert found.find("auc", "cold").p_value == pytest.approx(2 * 3 * 2.5e-5, rel=0.01)
+    found = _by_t(all=8, cold=11, light=1, heavy=1)
+    assert found.find("auc", "cold").p_value == pytest.approx(max(3 * 0.00816, 0.0305), abs=1e-3)
 
 
 def test_a_segment_in_which_the_metric_is_undefined_has_no_difference():

@@ -27,7 +27,17 @@ def verdicts(monkeypatch) -> ModuleType:
 
 def test_a_study_of_real_arms_finds_a_planted_difference_and_none_where_there_is_none(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "verdicts.py"), "--studies", "1", "--processes", "1", "--json"]
-    command += ["--worlds", "seed_only", "freezing_is_right", "--rows", "150000", "--work", str(tmp_path)]
+    command += [
+        "--worlds",
+        "seed_only",
+        "freezing_is_right",
+        "--rows",
+        "150000",
+        "--seeds",
+        "5",
+        "--work",
+        str(tmp_path),
+    ]
     environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parents[1])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

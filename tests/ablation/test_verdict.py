@@ -73,6 +73,14 @@ def test_an_open_question_is_called_open_and_says_what_would_settle_it(changed, 
     assert words in said
 
 
+def test_an_interval_that_leaves_0_out_by_too_little_is_explained():
+    said = _said(difference(Verdict.OPEN, 0.0002, 0.007, p_value=0.08, seeds_to_settle=4))
+    assert (
+        "the interval leaves 0 out, but not by enough where segments are looked at as well; about 1 more seed" in said
+    )
+    assert "leaves 0 out" not in _said(difference(Verdict.OPEN, -0.0002, 0.007, seeds_to_settle=4))
+
+
 def test_segments_are_told_by_who_wins_them():
     said = _said(
         difference(Verdict.BETTER, 0.001, 0.007),

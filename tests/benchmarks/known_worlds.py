@@ -53,6 +53,7 @@ HOME, ELSEWHERE = 0, 7
 """The `world_seed` of the studies' rows, and that of the world where a foreign tower was pre-trained."""
 
 _SCORED_AT_ONCE = 8192
+_RESAMPLES = 100  # a spread from so many is known to 7 %, and measuring the arms takes less time than training them
 _SCHEMA = CONF.parent / "data" / "schemas" / "simulated.yaml"
 # Small networks and brisk rates, the same in both worlds and modes: an arm takes a second or two.
 _SETTINGS = (
@@ -83,7 +84,6 @@ class Size:
     items: int = 200
     tower_share: float = 0.75
     test_users: int = 250
-    resamples: int = 400
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Workshop:
         ]
         config = self._laboratory.config()
         rules = Rules(level=0.05, margins={"auc": config.ablation.margin})
-        draws = UserResamples(arms[0], self._laboratory.size.resamples, seed=number)
+        draws = UserResamples(arms[0], _RESAMPLES, seed=number)
         return compare(contrast, [measure_arm(arm, segments, draws) for arm in arms], rules)
 
     def _predictions(self, number: int, condition: str, seed: int) -> Predictions:
