@@ -13,7 +13,7 @@ _SECONDS_BETWEEN_DELIVERIES = 2.0
 # Of one processor: deliveries that take more come less often, down to one in so many seconds. What a store asks per
 # delivery is saved that way; what it asks per number remains.
 _SHARE_FOR_DELIVERY = 0.0025
-_LONGEST_BETWEEN_DELIVERIES = 15.0
+_LONGEST_BETWEEN_DELIVERIES = 30.0
 _SECONDS_BETWEEN_SAMPLES = 10.0
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
 

@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from recsys.tracking import delivery as delivery_module
 from recsys.tracking import names
 from recsys.tracking.delivery import Delivery, sync
-from recsys.tracking.run import start_run
+from recsys.tracking.run import TrackedRun, start_run
 from recsys.tracking.spool import Spool, read_lines, spools_in
 from recsys.tracking.store import TrackingStore
 from tests.tracking.servers import TrackingServer, free_port
@@ -25,6 +25,7 @@ from tests.tracking.servers import TrackingServer, free_port
 def fast_forwarding(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recsys.tracking.forwarder._SECONDS_BETWEEN_DELIVERIES", 0.1)
     monkeypatch.setattr("recsys.tracking.forwarder._SHORTEST_PAUSE", 0.2)
+    monkeypatch.setattr("recsys.tracking.forwarder._LONGEST_BETWEEN_DELIVERIES", 0.2)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,13 @@ def points(client: MlflowClient, run: Run, metric: str) -> list[tuple[int, float
 
 def expected(steps: int) -> list[tuple[int, float]]:
     return [(step, float(step)) for step in range(steps)]
+
+
+def die_after(steps: int, run: TrackedRun) -> None:
+    with run:
+        for step in range(steps):
+            run.log_step(step, {"train/loss": float(step)})
+        raise RuntimeError("power cut")
 
 
 def test_a_server_that_is_away_from_start_to_end_costs_no_time_and_sync_brings_everything(
@@ -93,6 +101,74 @@ def test_a_server_killed_in_the_middle_and_started_again_has_every_point_once(
         assert points(client, found, "train/loss") == expected(600)
 
 
+def test_a_server_that_dies_before_the_end_gets_the_rest_and_the_end_by_sync(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    with TrackingServer(tmp_path / "server") as server, caplog.at_level(logging.WARNING):
+        store = TrackingStore(server.uri, "end", tmp_path / "spool")
+        with start_run(store, "r", {}, {"kind": "arm"}) as run:
+            for step in range(300):
+                run.log_step(step, {"train/loss": float(step)})
+                if step == 200:
+                    wait_until(lambda: run.run_id is not None)
+                    server.stop()
+            run.log_final({"test_auc/all": 0.7})
+        assert "send it with `recsys sync`" in caplog.text
+        server.start()
+        _, unended = the_run(store)
+        assert unended.info.status == "RUNNING"
+
+        sync(store)
+        sync(store)
+
+        client, found = the_run(store)
+        assert found.info.status == "FINISHED"
+        assert points(client, found, "train/loss") == expected(300)
+        assert points(client, found, "test_auc/all") == [(0, 0.7)]
+
+
+def test_a_run_resumed_from_an_earlier_step_while_the_server_was_away_has_every_point_once(
+    tmp_path: Path, server: TrackingServer
+):
+    away = TrackingStore(f"http://127.0.0.1:{free_port()}", "resumed", tmp_path)
+    run = start_run(away, "r", {}, {"kind": "arm"})
+    with pytest.raises(RuntimeError):
+        die_after(60, run)
+    store = TrackingStore(server.uri, "resumed", tmp_path)
+    # From a checkpoint at step 40: the steps after it come again, at a later time.
+    with start_run(store, "r", {}, {"kind": "arm"}, resume=run.spool_id) as again:
+        for step in range(40, 100):
+            again.log_step(step, {"train/loss": float(step)})
+
+    client, found = the_run(store)
+    assert found.info.status == "FINISHED"
+    assert points(client, found, "train/loss") == expected(100)
+
+
+def test_deliveries_that_cost_more_of_the_processor_come_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("recsys.tracking.forwarder._SECONDS_BETWEEN_DELIVERIES", 0.01)
+    monkeypatch.setattr("recsys.tracking.forwarder._LONGEST_BETWEEN_DELIVERIES", 60.0)
+    made = {}
+    for busy_seconds in (0.0, 0.05):
+        calls: list[float] = []
+
+        def drain(self: Delivery, busy_seconds: float = busy_seconds, calls: list[float] = calls) -> int:
+            calls.append(began := time.thread_time())
+            while time.thread_time() - began < busy_seconds:
+                pass
+            return 0
+
+        monkeypatch.setattr(Delivery, "drain", drain)
+        with start_run(TrackingStore.in_folder(tmp_path, "e"), "r", {}, {}):
+            wait_until(lambda calls=calls: len(calls) > 0)
+            time.sleep(1.0)
+            made[busy_seconds] = len(calls)
+
+    # A quarter per cent of the processor: the next one would come after 20 seconds.
+    assert made[0.05] == 1
+    assert made[0.0] > 5
+
+
 def test_a_lost_answer_is_sent_again_and_stored_once(
     tmp_path: Path, server: TrackingServer, monkeypatch: pytest.MonkeyPatch
 ):
@@ -125,7 +201,7 @@ def test_a_run_killed_without_warning_is_brought_in_whole_and_ended_as_killed(tm
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from recsys.tracking.run import start_run\n"
+        "from recsys.tracking.run import TrackedRun, start_run\n"
         "from recsys.tracking.store import TrackingStore\n"
         "with start_run(TrackingStore(sys.argv[1], 'killed', Path(sys.argv[2])), 'r', {}, {}) as run:\n"
         "    for step in range(1000): run.log_step(step, {'train/loss': float(step)})\n"
