@@ -65,7 +65,8 @@ def test_other_settings_make_another_study_of_other_arms(more: str, encoded: Enc
     words = [word for word in words if not word.startswith("network.hidden")]
     before, after = plan(encoded, words), plan(encoded, words, more)
     assert after.id != before.id
-    assert not set(folders(before).values()) & set(folders(after).values())
+    keys = [{folder.name for folder in folders(each).values()} for each in (before, after)]
+    assert not keys[0] & keys[1]
 
 
 def test_a_setting_on_top_of_a_varied_group_makes_another_study(encoded: EncodedDataset, small_world: list[str]):
