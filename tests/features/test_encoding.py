@@ -179,6 +179,15 @@ def test_a_missing_or_impossible_id_is_unknown_dropped_or_stops():
         encoded(values, NUMBER, account_of(3, number="stop"))
 
 
+def test_a_missing_id_is_missing_in_a_dictionary_too():
+    account = account_of(3, word="drop")
+
+    encoded(pa.array(["lamp", None, "pot"]).dictionary_encode(), WORD, account)
+
+    assert account.dropped.tolist() == [False, True, False]
+    assert account.counts == {"rows dropped: word": 1, "ids unknown: word": 1}
+
+
 def test_an_id_never_seen_is_no_invalid_id():
     account = account_of(2, number="stop")
 
