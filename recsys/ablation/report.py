@@ -119,8 +119,8 @@ def _how_to_read(rules: Rules) -> str:
         "seeds (Student's t, which is wide for few seeds) and other test users (users resampled whole). P-values are "
         "corrected for all that is looked at: half of the level is for the whole, half for the segments together "
         "(Holm), who have all of it where the whole is decided. *Equivalent*: the whole interval lies within the "
-        f"margin ({margins or 'none set'}). *Better* or *worse*: the p-value is below {rules.level:g}. Otherwise there is "
-        "*not enough evidence*, which is not the same as no difference."
+        f"margin ({margins or 'none set'}). *Better* or *worse*: the p-value is below {rules.level:g}. Otherwise there "
+        "is *not enough evidence*, which is not the same as no difference."
     )
 
 
