@@ -1,6 +1,7 @@
 """Partitions of encoded rows: what is in a file, in which order, and that nothing but the rows decides on its bytes."""
 
 import hashlib
+import shutil
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,3 +158,21 @@ def test_ids_of_a_large_vocabulary_are_written_without_a_dictionary(tmp_path, ro
     with_dictionary = {column.path_in_schema for column in columns if column.has_dictionary_page}
     assert "country" in with_dictionary
     assert with_dictionary.isdisjoint({"user_id", "item_id", "user_key", "time"})
+
+
+def test_a_file_whose_rows_are_out_of_order_is_sorted_all_the_same(tmp_path, raw, monkeypatch):
+    schema = load_schema(ROOT / "data" / "schemas" / "simulated.yaml")
+    # A query a day and several batches, the first of which is in order.
+    monkeypatch.setattr(partitions, "_ROWS_PER_PASS", 1)
+    monkeypatch.setattr(partitions, "_ENCODED_ROWS", 100)
+    encode(SimulatorSource(raw), schema, tmp_path / "ordered", memory_limit="500MB", threads=1)
+    shutil.copytree(raw, tmp_path / "raw")
+    day = tmp_path / "raw" / "days" / "2025-01-02.parquet"
+    table = pq.read_table(day)
+    pq.write_table(table.take([*range(150), *reversed(range(150, len(table)))]), day)
+    encode(SimulatorSource(tmp_path / "raw"), schema, tmp_path / "disordered", memory_limit="500MB", threads=2)
+
+    file = "split=train/day=2025-01-02/part-0.parquet"
+    assert pq.read_table(tmp_path / "disordered" / file).equals(pq.read_table(tmp_path / "ordered" / file))
+    assert {name for name in digests(tmp_path / "ordered") if name not in digests(tmp_path / "disordered")} == set()
+    assert not list((tmp_path / "disordered").rglob("*.partial"))
