@@ -1,0 +1,55 @@
+"""What of a report is recorded, and what of the arms' curves reaches the prepared chart pages."""
+
+from pipelines.recording import Curves, charted_values, step_metrics
+from recsys.tracking import names
+from recsys.training.loop import StepReport
+
+
+def report(step: int, *, norms: bool = False, validated: bool = False) -> StepReport:
+    return StepReport(
+        step=step,
+        epoch=0,
+        rows_seen=10 * step,
+        loss=1 / step,
+        gradient_norms={"embedding_tower": 0.0, "whole": 0.5} if norms else {},
+        segment_shares={},
+        segment_cosines={},
+        learning_rates={"embedding_tower": 0.1},
+        rows_per_second=100.0,
+        data_wait_share=0.0,
+        non_finite_batches=0,
+        validation={"log_loss": 0.6, "auc": 0.7, "auc/new": 0.65} if validated else None,
+    )
+
+
+def test_loss_and_speed_are_recorded_with_every_report_and_slow_counts_where_norms_or_validation_are():
+    slow = {names.EPOCH, names.ROWS_SEEN, names.SKIPPED_BATCHES, names.learning_rate("embedding_tower")}
+
+    plain, read, validated = (
+        set(step_metrics(one)) for one in (report(5), report(50, norms=True), report(70, validated=True))
+    )
+
+    assert plain == {names.TRAIN_LOSS, names.ROWS_PER_SECOND, names.DATA_WAIT_SHARE}
+    assert slow <= read & validated
+    assert names.grad_norm("embedding_tower") in read
+    assert {names.auc(names.VALIDATION), names.auc(names.VALIDATION, "new")} <= validated
+
+
+def test_a_segments_validation_auc_is_kept_as_a_curve_and_comes_back():
+    curves = Curves()
+    for one in (report(5), report(10, validated=True)):
+        curves.add(one)
+    again = Curves()
+    again.restore(curves.curves())
+
+    assert again.curves() == curves.curves()
+    assert curves.curves()[names.auc(names.VALIDATION, "new")] == ([10], [0.65])
+
+
+def test_pages_learn_all_values_of_all_arms_under_their_tracked_names():
+    arms = [
+        {"train_loss": ([5, 10], [0.5, 0.4]), "valid_auc": ([10], [0.7]), "grad_norm/head": ([5], [1.0])},
+        {"train_loss": ([5], [0.3]), "valid_auc/new": ([10], [0.6])},
+    ]
+
+    assert charted_values(arms) == {"train/loss": [0.5, 0.4, 0.3], "valid_auc/all": [0.7], "valid_auc/new": [0.6]}
