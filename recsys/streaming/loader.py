@@ -118,10 +118,11 @@ class BatchStream:
 
     @property
     def most_rows(self) -> int:
-        """The bound on rows in memory, besides a few batches on their way: it depends on no file but the largest.
+        """The bound on rows in memory, besides a few batches; the settings and the largest row group set it.
 
         One pool that is being read, the next one being gathered, one row group in each decoding thread, and the two row
-        groups that the borders to other ranks cut.
+        groups that the borders to other ranks cut. No row group counts for more than 2 x `ROWS_OF_A_PART` rows, since
+        larger ones are read in parts; only behind a URI they are fetched, and so decoded, whole.
         """
         largest = max(group.rows for group in self._order.groups)
         pool = max(largest, self._order.buffer_rows) if self._order.shuffle else largest

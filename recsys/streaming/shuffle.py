@@ -25,7 +25,7 @@ from recsys.streaming.parquet import RowGroup
 _GROUP_DRAW, _ROW_DRAW = 1, 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """Rows [start, stop) of one row group, in the group's own order."""
 
@@ -34,7 +34,7 @@ class Piece:
     stop: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Turns:
     """The part of a sequence of `rows` rows that one rank gets when every step deals a batch to each rank in turn.
 
@@ -60,7 +60,7 @@ class Turns:
         return np.asarray(dealt + np.clip(beyond - start, 0, stop - start), np.int64)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Dealt:
     """What one rank gets of places [start, stop) of a pool's order, which begin at `position` of the sequence dealt."""
 
@@ -81,7 +81,7 @@ class Dealt:
         return self.start + np.flatnonzero(taken)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Pool:
     """Rows that are in memory together and leave in an order drawn from `draw`; None keeps the order of the pieces.
 
@@ -107,7 +107,7 @@ class Pool:
         return places if drawn is None else drawn[places]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Stretch:
     """Rows [start, stop) of a pool, counted in the order in which they leave it."""
 

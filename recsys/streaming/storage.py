@@ -146,6 +146,6 @@ class _ExactReads(fs.FSSpecHandler):
         return pa.PythonFile(self.fs.open(path, mode="rb", cache_type="none"), mode="r")
 
 
-def _natural(path: str) -> list[str | int]:
-    # Split by a captured pattern, every second part is a run of digits.
-    return [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", path))]
+def _natural(path: str) -> str:
+    # One text a path, where a list of its parts would take a kilobyte: a split may have a hundred thousand files.
+    return re.sub("[0-9]+", lambda digits: digits.group().zfill(20), path)
