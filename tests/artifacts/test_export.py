@@ -114,6 +114,7 @@ def test_nothing_in_the_folder_is_pickled(exported: Exported):
     assert {path.suffix for path in files} <= {
         ".py",
         ".typed",
+        ".jinja",
         ".json",
         ".yaml",
         ".txt",
