@@ -187,6 +187,8 @@ def test_ui_opens_the_studys_page_in_the_browser_once_the_server_answers(runs: P
     process = subprocess.Popen(
         [*command, f"runtime.runs={runs}"], env={**os.environ, "BROWSER": f"{browser} %s"}, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Where the tests run in the background, a shell has had them ignore Ctrl-C, and their children inherit it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         _wait_for(opened, process)
