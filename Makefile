@@ -37,8 +37,10 @@ lint: $(READY) ## ruff and mypy over everything
 	$(BIN)/mypy
 
 bench: $(READY) ## speed, as ratios against a limit and against peers
-	@$(BIN)/python tests/benchmarks/streaming.py
-	$(BIN)/python tests/benchmarks/gradients.py
+	@for benchmark in streaming reading preparation train_step gradients tracking; do
+		echo "$$benchmark"
+		$(BIN)/python tests/benchmarks/$$benchmark.py
+	done
 
 lock: ## resolve the versions anew and write both lock files
 	@$(PYTHON) requirements/lock.py
