@@ -5,10 +5,11 @@
 
 Makes rows of Criteo's shape (13 dense features, 26 ids in tables of 10 to 2,000,000 rows, two lists of ids of mean
 length 8, segment, label), encoded as `recsys prepare` encodes them. The limit is pyarrow reading the same columns and
-throwing them away, in the fastest of three ways. Every measurement runs in a process of its own on `--cores` cores, in
-turns, so that a busy machine slows all alike; medians are printed. Each process reads the rows once untimed and once
-timed: the first reading also pays for the process's memory, which is no cost of a row. CPU is user + system time of
-the process and of those it starts.
+throwing them away, in the fastest of three ways. How rows are encoded decides what decoding costs, so pyarrow also
+reads the same rows as any writer leaves them ("as generated": ids of 64 bits, columns that may have nulls, no
+checksums). Every measurement runs in a process of its own on `--cores` cores, in turns, so that a busy machine slows
+all alike; medians are printed. Each process reads the rows once untimed and once timed: the first reading also pays
+for the process's memory, which is no cost of a row. CPU is user + system time of the process and of those it starts.
 
 Other libraries (`peers.py`) and training (`train_step.py`) take 10 to 100 times as long for a row, so they get
 `--small-rows` rows in files of 50,000, and two turns. `memory.py` measures the peaks. `--only` names the kinds to run:
@@ -16,6 +17,7 @@ decode, stream, peers, train, memory. `--json` ends with one JSON object, which 
 
     rows_per_s_over_decode, shuffled_over_decode          rows per second over the fastest decoding's
     cpu_over_decode, shuffled_cpu_over_decode             processor time per row over the cheapest decoding's
+    the same four with `_as_generated` at the end         over decoding the rows as generated
     over_best_peer                                        rows per second over those of the fastest peer
     train_from_parquet_over_memory                        rows per second, training as they come over all in memory
     rss_growth_10x                                        peak memory at ten times `--memory-rows` over that at them
@@ -33,17 +35,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from recsys.datasets.row_encoder import encoded_schema
 from recsys.features.contract import FeatureContract
 from recsys.features.schema import FeatureSchema
 from recsys.streaming.loader import BatchStream
-from recsys.streaming.parquet import encoded_columns, find_row_groups
+from recsys.streaming.parquet import encoded_columns
 
 TABLE_ROWS = [
     10, 12, 18, 24, 27, 105, 305, 633, 1_460, 3_194, 5_652, 9_000, 12_517, 14_992, 60_000, 93_145, 142_572, 200_000,
@@ -56,6 +59,7 @@ ZIPF_EXPONENT = 1.05
 
 
 _KINDS = ("decode", "stream", "peers", "train", "memory")
+_AS_GENERATED = ", as generated"
 _SLOW_REPEATS = 2
 
 Contender: TypeAlias = Callable[[Path, argparse.Namespace], Iterator[int]]
@@ -88,14 +92,32 @@ def contract() -> FeatureContract:
     return FeatureContract(schema, table_rows=rows, vocabulary_fingerprints={}, scaling={}, extras=("user_key",))
 
 
-def make_rows(root: Path, rows: int, rows_per_file: int = 500_000, rows_per_group: int = 100_000) -> None:
-    """Write `rows` rows, one file a day."""
+def make_rows(
+    root: Path,
+    rows: int,
+    rows_per_file: int = 500_000,
+    rows_per_group: int = 100_000,
+    generated_root: Path | None = None,
+) -> None:
+    """Write `rows` rows, one file a day, as `recsys prepare` would; under another folder also as generated."""
+    schema = encoded_schema(contract())
     for day, first in enumerate(range(0, rows, rows_per_file)):
-        folder = root / "split=train" / f"day={np.datetime64('2011-01-01') + day}"
-        folder.mkdir(parents=True)
         table = _table(np.random.default_rng([1, day]), first, min(rows_per_file, rows - first))
-        path = folder / "part-0.parquet"
-        pq.write_table(table, path, compression="zstd", row_group_size=rows_per_group, write_page_checksum=True)
+        encoded = table.select(schema.names).cast(schema)
+        _write(encoded, root, day, row_group_size=rows_per_group, write_page_checksum=True)
+        if generated_root is not None:
+            _write(_with_wide_ids(table), generated_root, day, row_group_size=rows_per_group)
+
+
+def _write(table: pa.Table, root: Path, day: int, **how: Any) -> None:
+    folder = root / "split=train" / f"day={np.datetime64('2011-01-01') + day}"
+    folder.mkdir(parents=True)
+    pq.write_table(table, folder / "part-0.parquet", compression="zstd", **how)
+
+
+def _with_wide_ids(table: pa.Table) -> pa.Table:
+    wide = {pa.int32(): pa.int64(), pa.list_(pa.int32()): pa.list_(pa.int64())}
+    return table.cast(pa.schema([field.with_type(wide.get(field.type, field.type)) for field in table.schema]))
 
 
 def _table(rng: np.random.Generator, first: int, rows: int) -> pa.Table:
@@ -136,9 +158,11 @@ def _decode_groups_at_once(root: Path, threads: int) -> Iterator[int]:
         with pq.ParquetFile(path) as file:
             return file.read_row_group(index, columns=_COLUMNS, use_threads=False).num_rows
 
-    groups = find_row_groups(root, "train", encoded_columns(contract(), ()))
+    groups = []
+    for path in sorted(root.rglob("*.parquet")):
+        groups += [(path, index) for index in range(pq.read_metadata(path).num_row_groups)]
     with ThreadPoolExecutor(threads) as executor:
-        yield from executor.map(read, [group.path for group in groups], [group.index for group in groups])
+        yield from executor.map(lambda group: read(*group), groups)
 
 
 def _stream(root: Path, threads: int, shuffle: bool, buffer_rows: int) -> Iterator[int]:
@@ -154,11 +178,21 @@ _DECODERS: dict[str, Contender] = {
     "decode, one thread": lambda root, options: _decode(root, False),
     "decode, columns at once": lambda root, options: _decode(root, True),
     "decode, row groups at once": lambda root, options: _decode_groups_at_once(root, options.cores),
+    "decode, one thread, as generated": lambda root, options: _decode(_generated(root), False),
+    "decode, columns at once, as generated": lambda root, options: _decode(_generated(root), True),
+    "decode, row groups at once, as generated": lambda root, options: _decode_groups_at_once(
+        _generated(root), options.cores
+    ),
 }
 _STREAMS: dict[str, Contender] = {
     "stream": lambda root, options: _stream(root, options.cores, False, 1),
     "stream, shuffled": lambda root, options: _stream(root, options.cores, True, options.shuffle_buffer_rows),
 }
+
+
+def _generated(root: Path) -> Path:
+    """Where the same rows lie as generated."""
+    return root.with_name("generated")
 
 
 def contenders(kind: str) -> dict[str, Contender]:
@@ -232,14 +266,14 @@ def ratios(results: Results) -> dict[str, float]:
     found = {}
     speed, cpu = medians("stream", "rows_per_second"), medians("stream", "cpu_us")
     if "stream" in results and "decode" in results:
-        fastest, cheapest = (
-            max(medians("decode", "rows_per_second").values()),
-            min(medians("decode", "cpu_us").values()),
-        )
-        found["rows_per_s_over_decode"] = speed["stream"] / fastest
-        found["shuffled_over_decode"] = speed["stream, shuffled"] / fastest
-        found["cpu_over_decode"] = cpu["stream"] / cheapest
-        found["shuffled_cpu_over_decode"] = cpu["stream, shuffled"] / cheapest
+        decode_speed, decode_cpu = medians("decode", "rows_per_second"), medians("decode", "cpu_us")
+        for ending in ("", "_as_generated"):
+            names = [name for name in decode_speed if name.endswith(_AS_GENERATED) == bool(ending)]
+            fastest, cheapest = max(decode_speed[name] for name in names), min(decode_cpu[name] for name in names)
+            found["rows_per_s_over_decode" + ending] = speed["stream"] / fastest
+            found["shuffled_over_decode" + ending] = speed["stream, shuffled"] / fastest
+            found["cpu_over_decode" + ending] = cpu["stream"] / cheapest
+            found["shuffled_cpu_over_decode" + ending] = cpu["stream, shuffled"] / cheapest
     if "stream" in results and results.get("peers"):
         found["over_best_peer"] = speed["stream"] / max(medians("peers", "rows_per_second").values())
     if "train" in results:
@@ -250,13 +284,13 @@ def ratios(results: Results) -> dict[str, float]:
 
 def show(results: Results) -> None:
     """Print a line a contender."""
-    print(f"{'':32}{'M rows/s (least, most)':>26}{'CPU us/row (least, most)':>28}{'peak MB':>9}")
+    print(f"{'':40}{'M rows/s (least, most)':>26}{'CPU us/row (least, most)':>28}{'peak MB':>9}")
     for name, runs in ((name, runs) for measured in results.values() for name, runs in measured.items()):
         cells = []
         for figure, scale, width in (("rows_per_second", 1e-6, 26), ("cpu_us", 1, 28)):
             values = sorted(run[figure] * scale for run in runs)
             cells.append(f"{statistics.median(values):.3f} ({values[0]:.3f}, {values[-1]:.3f})".rjust(width))
-        print(f"{name:32}{''.join(cells)}{statistics.median(run['peak_mb'] for run in runs):9.0f}")
+        print(f"{name:40}{''.join(cells)}{statistics.median(run['peak_mb'] for run in runs):9.0f}")
 
 
 def main(arguments: list[str]) -> None:
@@ -282,7 +316,7 @@ def main(arguments: list[str]) -> None:
         parser.error(f"--only {','.join(sorted(unknown))}: expected some of {', '.join(_KINDS)}")
     found = _measured(wanted, options, arguments)
     for name, value in found.items():
-        print(f"{name:32}{value:8.3f}")
+        print(f"{name:40}{value:8.3f}")
     if options.json:
         print(json.dumps({name: round(value, 3) for name, value in found.items()}))
 
@@ -292,7 +326,7 @@ def _measured(wanted: list[str], options: argparse.Namespace, arguments: list[st
     with tempfile.TemporaryDirectory() as folder:
         root, small = Path(folder, "rows"), Path(folder, "small")
         if fast := {kind: options.repeats for kind in ("decode", "stream") if kind in wanted}:
-            make_rows(root, options.rows)
+            make_rows(root, options.rows, generated_root=_generated(root))
             results |= measure_in_turns(fast, root, arguments)
         if slow := {kind: min(options.repeats, _SLOW_REPEATS) for kind in ("peers", "train") if kind in wanted}:
             make_rows(small, options.small_rows, rows_per_file=50_000)
