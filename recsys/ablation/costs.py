@@ -18,7 +18,7 @@ class Figure:
         words: "0.7 times the <words>".
         text: the value with its unit.
         decides: whether a difference in it makes a condition cheaper. The wall's clock does not: whoever ran beside a
-            run slows it down.
+            run slows it down. Nor does memory: a frozen tower's cache buys time with as much as it is allowed to take.
     """
 
     words: str
@@ -42,7 +42,7 @@ _STEP = "seconds_per_step"
 _OF_A_RUN = {
     "wall_seconds": Figure("time by the clock", _seconds, decides=False),
     "cpu_seconds": Figure("processor time", _seconds),
-    "peak_memory_bytes": Figure("memory", _megabytes),
+    "peak_memory_bytes": Figure("memory", _megabytes, decides=False),
     "peak_gpu_memory_bytes": Figure("GPU memory", _megabytes),
     "energy_joules": Figure("energy", _joules),
 }
@@ -54,7 +54,7 @@ def is_cheaper(mine: Mapping[str, float], other: Mapping[str, float]) -> bool:
 
     >>> is_cheaper({"cpu_seconds": 7.0, "energy_joules": 50.0}, {"cpu_seconds": 10.0, "energy_joules": 51.0})
     True
-    >>> is_cheaper({"cpu_seconds": 7.0, "peak_memory_bytes": 2e9}, {"cpu_seconds": 10.0, "peak_memory_bytes": 1e9})
+    >>> is_cheaper({"cpu_seconds": 7.0, "energy_joules": 90.0}, {"cpu_seconds": 10.0, "energy_joules": 50.0})
     False
     """
     known = [name for name in _DECIDING if name in mine and name in other]

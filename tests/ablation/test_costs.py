@@ -27,7 +27,7 @@ def test_less_time_and_energy_for_about_the_same_memory_is_cheaper():
     assert not is_cheaper(FINE_TUNED, FROZEN)
 
 
-@pytest.mark.parametrize("name", ["cpu_seconds", "peak_memory_bytes", "peak_gpu_memory_bytes", "energy_joules"])
+@pytest.mark.parametrize("name", ["cpu_seconds", "peak_gpu_memory_bytes", "energy_joules"])
 def test_time_that_is_paid_for_with_something_else_is_no_win_for_free(name):
     dearer = {name: 2.0, "seconds_per_step": 0.006}
     assert not is_cheaper(dearer, {name: 1.0, "seconds_per_step": 0.010})
@@ -38,10 +38,10 @@ def test_a_few_per_cent_are_the_machines_noise():
     assert is_cheaper({"cpu_seconds": 8.5}, {"cpu_seconds": 10.0})
 
 
-def test_the_clock_on_the_wall_and_the_number_of_parameters_make_nothing_cheaper():
-    assert not is_cheaper(
-        {"wall_seconds": 1.0, "trained_parameters": 1.0}, {"wall_seconds": 9.0, "trained_parameters": 9.0}
-    )
+@pytest.mark.parametrize("name", ["wall_seconds", "peak_memory_bytes", "trained_parameters"])
+def test_the_clock_on_the_wall_memory_and_the_number_of_parameters_decide_nothing(name):
+    assert not is_cheaper({name: 1.0}, {name: 9.0})
+    assert is_cheaper({"cpu_seconds": 1.0, name: 9.0}, {"cpu_seconds": 9.0, name: 1.0})
 
 
 def test_what_is_not_known_of_both_is_not_compared():
