@@ -19,6 +19,7 @@ _NOT_IN_A_GRID = {
     "training.batch_size": "arms would take different numbers of steps over different batches",
     "training.tower_day_share": "arms would be trained on different rows",
     "training.shuffle_buffer_rows": "arms would read the rows in different orders",
+    "training.row_order": "arms would read the rows in different orders",
     "data": "arms would be measured on different rows",
     "evaluation": "arms would be measured in different ways",
     "ablation": "it is the study's, not an arm's",

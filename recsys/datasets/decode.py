@@ -18,6 +18,8 @@ from recsys.features.schema import Feature, FeatureKind, Scale
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 
 _EXAMPLE_ROWS = 3
+# What no catalogue numbers or calls anything, by the type of a vocabulary's ids.
+_NEVER_SEEN = {pa.int64(): 2**63 - 1, pa.string(): "\uffff"}
 
 
 def example_rows(encoded: EncodedDataset, split: str) -> pd.DataFrame:
@@ -31,8 +33,9 @@ def example_rows(encoded: EncodedDataset, split: str) -> pd.DataFrame:
 def raw_rows(encoded: EncodedDataset, split: str) -> Iterator[pd.DataFrame]:
     """Yield a split as it was before encoding, in the order of its files, feature columns and segment.
 
-    An id that this data's training never saw comes back as null: which one it was is not kept. Dense values differ
-    from the raw ones by the rounding of their encoded form.
+    Which id it was that this data's training never saw is not kept. It comes back as null; inside a list, where a null
+    would be left out, as an id that no vocabulary has (2^63 - 1 or "\\uffff"). Dense values differ from the raw ones by
+    the rounding of their encoded form.
 
     Raises:
         DataError: the split has no rows.
@@ -67,7 +70,7 @@ def _decoded(
     ids = vocabularies[feature.table].ids
     if feature.kind is FeatureKind.SPARSE:
         return _raw_ids(column, ids)
-    return pa.ListArray.from_arrays(column.offsets, _raw_ids(column.values, ids))
+    return pa.ListArray.from_arrays(column.offsets, pc.fill_null(_raw_ids(column.values, ids), _NEVER_SEEN[ids.type]))
 
 
 def _raw_ids(rows: pa.Array, ids: pa.Array) -> pa.Array:

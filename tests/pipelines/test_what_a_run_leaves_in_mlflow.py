@@ -122,8 +122,6 @@ def test_a_stranger_loads_the_model_by_its_id_and_scores_a_frame_as_the_ranker_d
 ):
     encoded = prepare(compose_config(recorded.words), silent)
     frame = pd.concat(raw_rows(encoded, "test"), ignore_index=True)
-    # Which id a never-seen one was is not kept. In a list it stands for an item, where a missing one stands for none.
-    frame["recent_item_ids"] = [[-1 if item != item else item for item in items] for items in frame["recent_item_ids"]]
     frame.to_parquet(tmp_path / "rows.parquet")
     script = (
         "import json, sys, mlflow, pandas as pd\n"
