@@ -14,6 +14,8 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
+from threadpoolctl import threadpool_limits
 
 from recsys.streaming.parquet import RowGroup
 from recsys.streaming.shuffle import Piece, Stretch
@@ -137,7 +139,7 @@ def in_sizes(pools: Iterator[Rows], sizes: Sequence[int]) -> Iterator[list[Rows]
 @contextmanager
 def decoding(threads: int) -> Iterator[Executor]:
     """Yield what runs the decoding: so many threads, or the caller's own for 0. Begun work is waited for at the end."""
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="recsys-decode") if threads else _Inline()
+    executor = _background(threads, "recsys-decode") if threads else _Inline()
     try:
         yield executor
     finally:
@@ -149,7 +151,7 @@ def run_ahead(items: Generator[_Item, None, None], depth: int) -> Generator[_Ite
 
     An error in the generator is raised here, after the items before it. Closing this one closes the generator.
     """
-    executor = ThreadPoolExecutor(1, thread_name_prefix="recsys-batches")
+    executor = _background(1, "recsys-batches")
     try:
         pending: deque[Future[Any]] = deque(executor.submit(next, items, _END) for _ in range(depth))
         while (item := pending.popleft().result()) is not _END:
@@ -159,6 +161,21 @@ def run_ahead(items: Generator[_Item, None, None], depth: int) -> Generator[_Ite
         # First wait for the step under way: a generator cannot be closed while it runs.
         executor.shutdown(wait=True, cancel_futures=True)
         items.close()
+
+
+def _background(threads: int, name: str) -> ThreadPoolExecutor:
+    """Threads in which torch's operations gather no further threads for themselves.
+
+    They would: drawing a pool's order is long enough. OpenMP then counts more threads than cores, and from there on
+    lets those of the training step sleep at every operation's end instead of waiting awake: a tenth of the step's time.
+    """
+
+    def keep_to_itself() -> None:
+        # PyTorch gives a new thread its number at the first question, and would undo the limit later.
+        torch.get_num_threads()
+        threadpool_limits(1, user_api="openmp")
+
+    return ThreadPoolExecutor(threads, thread_name_prefix=name, initializer=keep_to_itself)
 
 
 class _Inline(Executor):

@@ -1,0 +1,27 @@
+"""Background threads leave the processor's cores to the training step."""
+
+import pytest
+import torch
+
+from recsys.streaming.pools import decoding, run_ahead
+
+
+@pytest.fixture
+def several_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+def test_torch_uses_one_thread_in_the_background_and_as_many_as_before_in_front(several_threads):
+    ahead = run_ahead((torch.get_num_threads() for _ in range(2)), depth=1)
+    assert list(ahead) == [1, 1]
+    with decoding(2) as executor:
+        assert [executor.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
+    assert torch.get_num_threads() == several_threads
+
+
+def test_without_threads_of_its_own_the_decoding_has_the_caller_s(several_threads):
+    with decoding(0) as executor:
+        assert executor.submit(torch.get_num_threads).result() == several_threads
