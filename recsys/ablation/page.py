@@ -92,10 +92,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """The verdict first, then the sections that bear it out."""
+    """The verdict first, then the sections that bear it out.
+
+    Attributes:
+        verdict: what to do, then the evidence for it, point by point.
+    """
 
     title: str
-    verdict: str
+    verdict: tuple[str, ...]
     findings: tuple[Finding, ...]
     sections: tuple[Section, ...]
 
@@ -106,8 +110,8 @@ class Report:
 
     def to_markdown(self) -> str:
         """Markdown in which pictures are links to their files."""
-        parts = [f"# {self.title}", self.verdict]
-        parts += [f"- {f.question}: **{f.verdict}** ({f.detail})" for f in self.findings]
+        findings = [f"{f.question}: **{f.verdict}** ({f.detail})" for f in self.findings]
+        parts = [f"# {self.title}", f"**{self.verdict[0]}**", _markdown(Points((*findings, *self.verdict[1:])))]
         for section in self.sections:
             parts += [f"## {section.title}", *map(_markdown, section.blocks)]
         return "\n\n".join(parts) + "\n"

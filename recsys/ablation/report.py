@@ -8,7 +8,7 @@ from recsys.ablation.curve_figures import SeedCurves, gradient_norms, learning_c
 from recsys.ablation.figures import COLOURS, forest_plot
 from recsys.ablation.page import Block, Code, Finding, Picture, Points, Report, Section, Table
 from recsys.ablation.tables import ArmResult, arms_table, costs_table, differences_table, mean_costs
-from recsys.ablation.verdict import METRIC_WORDS, verdict_paragraph
+from recsys.ablation.verdict import METRIC_WORDS, verdict_points
 from recsys.tracking import names
 from recsys.tracking.figures import auc_by_segment, calibration
 
@@ -61,7 +61,7 @@ def study_report(
         Section("The other metrics", tuple(table for table in tables[1:] if table.rows), is_folded=True),
         Section("Do it again", (Code(evidence.reproduce), Table("Made of", ("what", "value"), tuple(evidence.facts)))),
     ]
-    verdict = verdict_paragraph(comparisons, metrics[0], rules, mean_costs(results))
+    verdict = verdict_points(comparisons, metrics[0], rules, mean_costs(results))
     findings = tuple(_finding(comparison, metrics[0], rules) for comparison in comparisons)
     return Report(title, verdict, findings, tuple(section for section in sections if section.blocks))
 

@@ -12,6 +12,13 @@ from recsys.ablation.page import Table
 from recsys.ablation.resampling import ALL
 from recsys.ablation.verdict import METRIC_WORDS
 
+# Costs that are shown in another unit than they are kept in: heading, factor.
+_READABLE = {
+    "seconds_per_step": ("ms per step", 1e3),
+    "peak_memory_bytes": ("peak memory, MB", 1e-6),
+    "peak_gpu_memory_bytes": ("peak GPU memory, MB", 1e-6),
+}
+
 
 @dataclass(frozen=True)
 class ArmResult:
@@ -47,11 +54,13 @@ def costs_table(results: Sequence[ArmResult]) -> Table:
     """What each condition cost, means over seeds; conditions without any cost, such as baselines, are left out."""
     names = list(dict.fromkeys(name for result in results for name in result.costs))
     rows = tuple(
-        (condition, *(_cost([arm.costs.get(name) for arm in arms]) for name in names))
+        (condition, *(_cost(name, [arm.costs.get(name) for arm in arms]) for name in names))
         for condition, arms in _by_condition(results).items()
         if any(arm.costs for arm in arms)
     )
-    return Table("What it costs", ("arm", *(name.replace("_", " ") for name in names)), rows)
+    return Table(
+        "What it costs", ("arm", *(_READABLE.get(name, (name.replace("_", " "), 1))[0] for name in names)), rows
+    )
 
 
 def differences_table(comparisons: Sequence[Comparison], metric: str, rules: Rules) -> Table:
@@ -103,11 +112,11 @@ def _mean_and_deviation(values: Sequence[float | None]) -> str:
     return f"{np.mean(known):.4f}" + (f" ± {np.std(known, ddof=1):.4f}" if len(known) > 1 else "")
 
 
-def _cost(values: Sequence[float | None]) -> str:
+def _cost(name: str, values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    mean = float(np.mean(known))
+    mean = float(np.mean(known)) * _READABLE.get(name, (name, 1))[1]
     return f"{mean:,.0f}" if abs(mean) >= 1000 or mean == math.floor(mean) else f"{mean:.4g}"
 
 

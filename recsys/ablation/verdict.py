@@ -33,7 +33,12 @@ class Answer:
 
 
 def verdict_paragraph(comparisons: Sequence[Comparison], metric: str, rules: Rules, costs: Costs) -> str:
-    """The study's answer, one paragraph: first what to do, then for each contrast the evidence for it.
+    """The study's answer as one paragraph; see `verdict_points`."""
+    return " ".join(verdict_points(comparisons, metric, rules, costs))
+
+
+def verdict_points(comparisons: Sequence[Comparison], metric: str, rules: Rules, costs: Costs) -> tuple[str, ...]:
+    """The study's answer: first what to do, then for each contrast the evidence for it.
 
     Args:
         comparisons: of one axis, such as every composition's frozen tower against end-to-end.
@@ -48,7 +53,7 @@ def verdict_paragraph(comparisons: Sequence[Comparison], metric: str, rules: Rul
         # With one contrast the summary has just said the circumstance.
         opening = each.circumstance if len(answers) > 1 else "overall"
         evidence.append(" ".join([f"{_capital(opening)}, {each.sentences[0]}", *each.sentences[1:]]))
-    return " ".join([_capital(summary) + ".", *evidence])
+    return (_capital(summary) + ".", *evidence)
 
 
 def answer(comparison: Comparison, metric: str, rules: Rules, costs: Costs) -> Answer:
