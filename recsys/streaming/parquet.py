@@ -52,14 +52,22 @@ class RowGroup:
     """One row group of one file, or a part of a huge one, with its number of rows.
 
     Attributes:
+        folder, name: where the file lies. Apart, since a path of its own would be most of what a small file's row group
+            takes, and a hundred thousand of them are held for as long as the stream lives.
         index: from 0 inside the file.
         first: of a part: the row of the row group at which it begins.
     """
 
-    path: PurePath
+    folder: PurePath
+    name: str
     index: int
     rows: int
     first: int | None = None
+
+    @property
+    def path(self) -> PurePath:
+        """The file."""
+        return self.folder / self.name
 
     def __str__(self) -> str:
         behind = f", rows from {self.first}" if self.first else ""
@@ -264,6 +272,7 @@ class _FooterReader:
 
     def __init__(self, folder: Folder, check: SchemaCheck) -> None:
         self._folder, self._check = folder, check
+        self._folders: dict[PurePath, PurePath] = {}
         self._checked: list[tuple[pq.ParquetSchema, bytes]] = []
 
     def row_groups(self, paths: Sequence[PurePath]) -> list[RowGroup]:
@@ -286,16 +295,17 @@ class _FooterReader:
                 f"cut short. {_PREPARE}"
             ) from error
         rows = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
-        return [group for index, count in enumerate(rows) for group in _in_parts(path, index, count)]
+        parent = self._folders.setdefault(path.parent, path.parent)
+        return [group for index, count in enumerate(rows) for group in _in_parts(parent, path.name, index, count)]
 
 
-def _in_parts(path: PurePath, index: int, rows: int) -> list[RowGroup]:
+def _in_parts(folder: PurePath, name: str, index: int, rows: int) -> list[RowGroup]:
     """A row group as it will be read; none where it has no rows."""
     # A remote row group is fetched whole, so reading it in parts would fetch it again and again.
-    if rows <= 2 * ROWS_OF_A_PART or not isinstance(path, Path):
-        return [RowGroup(path, index, rows)] if rows else []
+    if rows <= 2 * ROWS_OF_A_PART or not isinstance(folder, Path):
+        return [RowGroup(folder, name, index, rows)] if rows else []
     firsts = range(0, rows, ROWS_OF_A_PART)
-    return [RowGroup(path, index, min(ROWS_OF_A_PART, rows - first), first) for first in firsts]
+    return [RowGroup(folder, name, index, min(ROWS_OF_A_PART, rows - first), first) for first in firsts]
 
 
 def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:

@@ -34,7 +34,9 @@ def row_groups(options: argparse.Namespace) -> tuple[RowGroup, ...]:
         for first in range(0, options.rows_per_day, options.row_group)
     ]
     return tuple(
-        RowGroup(Path(f"{day}.parquet"), index, rows) for day in range(options.days) for index, rows in enumerate(sizes)
+        RowGroup(Path(), f"{day}.parquet", index, rows)
+        for day in range(options.days)
+        for index, rows in enumerate(sizes)
     )
 
 

@@ -24,7 +24,7 @@ def order_of(layout, *, seed=3, shuffle=True, buffer=32, in_step=False, parts=fr
     """Row groups of these sizes; row r of the layout is row r of them joined in file order."""
     # What a part is known by is that it does not begin at row 0; where it does begin plays no role here.
     groups = tuple(
-        RowGroup(Path("part.parquet"), index, rows, first=int(index in parts)) for index, rows in enumerate(layout)
+        RowGroup(Path(), "part.parquet", index, rows, first=int(index in parts)) for index, rows in enumerate(layout)
     )
     return EpochOrder(groups, seed, shuffle, buffer, in_step)
 
