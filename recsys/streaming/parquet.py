@@ -141,7 +141,8 @@ def row_groups_of_split(
     Raises:
         DataError: no rows, a footer that cannot be read, or a file that `check` refuses.
     """
-    paths = [path for path in paths if not days or folder.partitions(path).get("day") in days]
+    if days:
+        paths = [path for path in paths if folder.partitions(path).get("day") in days]
     tasks = [paths[first : first + _FILES_A_TASK] for first in range(0, len(paths), _FILES_A_TASK)]
     reader = _FooterReader(folder, check)
     workers = _LOCAL_FOOTER_THREADS if folder.is_local else _FOOTER_THREADS

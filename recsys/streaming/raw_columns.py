@@ -44,7 +44,7 @@ class RawColumns:
         ]
         self.invalid = schema.invalid
 
-    def paths(self, folder: Folder, split: str) -> list[PurePath]:
+    def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
         """The files in folders that name the split, or none."""
         paths = folder.files("", ".parquet")
         return [path for path in paths if folder.partitions(path).get("split", split) == split]

@@ -178,7 +178,7 @@ class EncodedColumns:
         self._checks = ValueChecks(contract)
         self.invalid = self._checks.invalid
 
-    def paths(self, folder: Folder, split: str) -> list[PurePath]:
+    def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
         """See `_Columns`."""
         return folder.files(f"split={split}", ".parquet")
 
@@ -207,7 +207,7 @@ class _Columns(Protocol):
         """The schema's policies by the names that these rows give the columns."""
         ...
 
-    def paths(self, folder: Folder, split: str) -> list[PurePath]:
+    def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
         """The split's files."""
         ...
 
