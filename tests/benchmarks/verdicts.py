@@ -145,7 +145,7 @@ def _table(rows: dict[str, dict[str, float]]) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=100, help="in each world")
-    parser.add_argument("--first", type=int, default=0, help="study's number; others have other rows, users and seeds")
+    parser.add_argument("--first", type=int, default=100, help="study's number; on 0 to 99 the settings were chosen")
     parser.add_argument("--seeds", type=int, default=8, help="of each study's arms")
     parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS))
     parser.add_argument("--processes", type=int, default=max(1, len(os.sched_getaffinity(0)) // 2))
