@@ -6,8 +6,7 @@ Its figures depend on none of that, nor on how many arms run at once.
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from pipelines.recording import open_store
 from recsys.tracking.history import finished_runs
 from tests.faults.commands import Commands
 from tests.pipelines.conftest import small_overrides
+from tests.waiting import wait_until
 
 SEEDS = "ablation.seeds=[0,1,2,3]"
 ARMS = 8
@@ -66,13 +66,6 @@ def outcome(runs: Path) -> dict[str, dict[str, Any]]:
     return {name: {key: each[key] for key in ("scores", "steps", "record")} for name, each in documents.items()}
 
 
-def wait_for(what: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while not what():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 def test_eight_arms_at_once_on_a_fresh_store_are_eight_finished_runs(unbroken: Path, world: list[str]):
     store = open_store(compose_config([*world, f"runtime.runs={unbroken}"]))
     assert len(results(unbroken)) == ARMS
@@ -84,11 +77,11 @@ def test_a_study_that_was_killed_goes_on_and_its_figures_are_those_of_an_unbroke
 ):
     often = "training.checkpoint_every=2"
     study = commands.start(ablate(world, tmp_path, "ablation.processes=2", often), tmp_path / "said")
-    wait_for(lambda: results(tmp_path))
+    wait_until(lambda: results(tmp_path), TIMEOUT)
     processes = psutil.Process(study).children(recursive=True)
     os.kill(study, signal.SIGKILL)
     commands.wait(study, tmp_path / "said")
-    wait_for(lambda: not any(process.is_running() for process in processes))
+    wait_until(lambda: not any(process.is_running() for process in processes), TIMEOUT)
     done = {name: path.stat().st_mtime_ns for name, path in results(tmp_path).items()}
     assert 0 < len(done) < ARMS
 
@@ -105,7 +98,7 @@ def test_a_study_that_is_stopped_stops_its_arms_leaves_no_process_and_lets_no_se
 ):
     words = ablate(world, tmp_path, "ablation.processes=2", *LONG)
     study = commands.start(words, tmp_path / "said")
-    wait_for(lambda: len(list(tmp_path.glob("simulated/*/*/config.json"))) == 2)
+    wait_until(lambda: len(list(tmp_path.glob("simulated/*/*/config.json"))) == 2, TIMEOUT)
     if number == signal.SIGTERM:
         second = commands.run(words, tmp_path / "second")
         assert second.code == 75
@@ -115,7 +108,7 @@ def test_a_study_that_is_stopped_stops_its_arms_leaves_no_process_and_lets_no_se
     ending = commands.wait(study, tmp_path / "said")
     assert ending is not None
     assert ending.code == code, ending.printed
-    wait_for(lambda: not any(process.is_running() for process in processes))
+    wait_until(lambda: not any(process.is_running() for process in processes), TIMEOUT)
     assert len(list(tmp_path.glob("simulated/*/*/checkpoints/step-*/manifest.json"))) == 2
     assert not results(tmp_path)
 

@@ -19,6 +19,7 @@ from recsys.tracking.run import TrackedRun, start_run
 from recsys.tracking.spool import Spool, read_lines, spools_in
 from recsys.tracking.store import TrackingStore
 from tests.tracking.servers import TrackingServer, free_port
+from tests.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -284,10 +285,3 @@ def test_many_metrics_go_in_few_requests(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert sizes == [1000, 1000, 1000, 500]
     assert spools_in(tmp_path) == [spool.folder]
-
-
-def wait_until(condition: object) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "waited 30 seconds in vain"
-        time.sleep(0.05)

@@ -17,6 +17,7 @@ from recsys.errors import CannotWriteError, UsageError
 from recsys.tracking import names
 from recsys.tracking.run import DatasetUse, TrackedRun, start_run
 from recsys.tracking.store import TrackingStore
+from tests.waiting import wait_until
 
 TAGS = {names.TAG_KIND: "arm", names.TAG_ABLATION_ID: "study-1"}
 
@@ -152,7 +153,7 @@ def test_system_metrics_are_sampled_when_asked_for(store: TrackingStore, monkeyp
     monkeypatch.setattr("recsys.tracking.forwarder._SECONDS_BETWEEN_DELIVERIES", 0.05)
     with start_run(store, "r", {}, TAGS, system_metrics=True) as run:
         run._forwarder._next_sample = 0.0
-        run._forwarder.join(0.5)
+        wait_until(lambda: run._forwarder._samples > 0)
 
     _, found = only_run(store, run.run_id)
     assert found.data.metrics["system/process_memory_megabytes"] > 10
