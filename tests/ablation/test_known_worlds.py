@@ -26,7 +26,7 @@ def verdicts(monkeypatch) -> ModuleType:
 
 
 def test_a_study_of_real_arms_finds_a_planted_difference_and_none_where_there_is_none(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "verdicts.py"), "--studies", "1", "--processes", "1", "--json"]
+    command = [sys.executable, str(BENCHMARKS / "verdicts.py"), "--studies", "1", "--first", "0", "--json"]
     command += [
         "--worlds",
         "seed_only",
