@@ -5,11 +5,9 @@ come out in one piece per column. Only a huge one is read in parts, each of whic
 """
 
 import io
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Protocol
 
@@ -21,7 +19,7 @@ from recsys.features.contract import FeatureContract
 from recsys.features.schema import EXTRA_TYPES, FeatureKind
 from recsys.files import fingerprint_of
 from recsys.streaming.parts import OpenRowGroup, Part, PartReader
-from recsys.streaming.storage import Folder, open_folder
+from recsys.streaming.storage import Folder
 
 SEGMENT, LABEL, WEIGHT = "segment", "label", "weight"
 """What encoded rows call these columns, whatever the schema calls the raw ones."""
@@ -112,25 +110,6 @@ def encoded_columns(contract: FeatureContract, extras: Sequence[str]) -> dict[st
     }
 
 
-def find_row_groups(
-    encoded: str | os.PathLike[str], split: str, columns: Mapping[str, pa.DataType], days: Collection[str] = ()
-) -> tuple[RowGroup, ...]:
-    """Return the row groups of an encoded split in file order, which is time order; no row is read.
-
-    Args:
-        encoded: a folder, or a URI.
-        days: only these, as "2011-06-30"; all where empty.
-
-    Raises:
-        DataError: the split has no rows, a footer cannot be read, or a needed column is missing or of another type.
-    """
-
-    folder = open_folder(encoded)
-    return row_groups_of_split(
-        folder, split, folder.files(f"split={split}", ".parquet"), days, partial(require_columns, columns=columns)
-    )
-
-
 def row_groups_of_split(
     folder: Folder, split: str, paths: Sequence[PurePath], days: Collection[str], check: SchemaCheck
 ) -> tuple[RowGroup, ...]:
@@ -202,7 +181,7 @@ def read_row_group(
 
     def read(names: Sequence[str], without_notes: bool = False) -> pa.Table:
         # No memory map: a file cut short under a map kills the process instead of raising. One thread: the callers run
-        # several row groups at once, which costs less than several columns at once.
+        # several row groups at once, and gather and build batches beside them.
         footer = None if fetched is None else fetched.footer
         if without_notes and footer is None:
             footer = pq.read_metadata(group.path)

@@ -35,7 +35,8 @@ from recsys.features.account import Account
 from recsys.streaming import read_ahead, rows
 from recsys.streaming.checks import ValueChecks
 from recsys.streaming.loader import BatchStream
-from recsys.streaming.parquet import encoded_columns, find_row_groups, read_row_group
+from recsys.streaming.parquet import encoded_columns, read_row_group
+from recsys.streaming.rows import open_rows
 from tests.benchmarks.streaming import BATCH_SIZE, contract, make_rows
 from tests.streaming.slow_storage import SlowStorage
 
@@ -73,7 +74,7 @@ def stream_cost(root: Path, options: argparse.Namespace, checked: bool) -> dict[
 def decode_cost(root: Path, options: argparse.Namespace, checked: bool) -> dict[str, float]:
     """CPU seconds of decoding every row, after having done so once; with the checks of values or without them."""
     columns, checks = list(encoded_columns(contract(), ())), ValueChecks(contract())
-    groups = find_row_groups(root, "train", encoded_columns(contract(), ()))
+    groups = open_rows(root, "train", contract(), (), ()).groups
 
     def decode() -> None:
         for group in groups:
@@ -87,7 +88,7 @@ def decode_cost(root: Path, options: argparse.Namespace, checked: bool) -> dict[
 def footer_cost(root: Path, options: argparse.Namespace) -> dict[str, float]:
     """Find and check every file of a folder of links to one file."""
     before, cpu, began = peak_megabytes(), resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    groups = find_row_groups(root, "train", encoded_columns(contract(), ()))
+    groups = open_rows(root, "train", contract(), (), ()).groups
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
     return {
         "files": len({group.path for group in groups}),
