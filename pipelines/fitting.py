@@ -4,7 +4,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from recsys.build import build_ranker, build_rates, build_stages
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
+from recsys.evaluation.baselines import LogisticRanker
 from recsys.files import fingerprint_of
 from recsys.monitoring.frozen_proof import frozen_parts
 from recsys.sharding.processes import ProcessContext, start_processes
@@ -20,12 +21,14 @@ from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
 from recsys.tracking.run import DatasetUse
+from recsys.training.budget import budget_for
 from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopSettings
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
 from recsys.training.stages import Stage, TrainingStages, optimizers_in
 
+_LARGEST_BATCH, _ROWS_SEEN = 2048, 1_000_000  # of a ranker whose budget follows the rows
 _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
 TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_test"
 
@@ -71,9 +74,17 @@ def prepare_to_fit(
 
 
 def fitted_ranker(
-    config: RunConfig, artifact: TowerArtifact, encoded: EncodedDataset, batches_per_epoch: int, context: ProcessContext
+    config: RunConfig,
+    artifact: TowerArtifact,
+    start: LogisticRanker,
+    encoded: EncodedDataset,
+    batches_per_epoch: int,
+    context: ProcessContext,
 ) -> Fitted:
     """Build the configured ranker around its pre-trained tower, ready to learn in the first stage of its training mode.
+
+    Args:
+        start: what its first-order path begins as.
 
     Raises:
         UsageError: the stages use up the budget or do not fit the tower, or the routes do not fit the data.
@@ -88,6 +99,7 @@ def fitted_ranker(
         adapter_rank=mode.adapter_rank,
     )
     apply_tower(ranker.embedding_tower, artifact)
+    ranker.head.start_from(float(start.intercept), start.dense_weights, start.id_weights)
     steps = loop_settings(training, batches_per_epoch).max_steps
     rates = {str(name): share for name, share in mode.rates.items()}
     stages = build_stages(mode, batches_per_epoch, steps)
@@ -120,12 +132,35 @@ def cached_tower(
             cache.close()
 
 
+def with_budget(
+    training: TrainingConfig, rows: int, largest_batch: int = _LARGEST_BATCH, rows_seen: int = _ROWS_SEEN
+) -> TrainingConfig:
+    """Return the training with its batch size and epochs settled for so many rows, and the rates that go with them."""
+    budget = budget_for(rows, largest_batch, rows_seen)
+    if training.batch_size is None:
+        training = replace(
+            training,
+            batch_size=budget.batch_size,
+            learning_rate=training.learning_rate * budget.rate_factor,
+            table_learning_rate=training.table_learning_rate * budget.rate_factor,
+        )
+    return replace(training, epochs=training.epochs or budget.epochs)
+
+
+def with_ranker_budget(config: RunConfig, encoded: EncodedDataset) -> RunConfig:
+    """Return the run with its budget settled for the rows that the ranker learns from."""
+    days = encoded.days(TRAIN)
+    rows = sum(days[day] for day in divided_days(encoded, config.training.tower_day_share)[1])
+    return replace(config, training=with_budget(config.training, rows))
+
+
 def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tuple[str, ...] = ()) -> LoopSettings:
     """Turn epochs and validations per epoch into steps.
 
     Args:
         segments: the schema's, for a ranker; none where no tower is to be seen by segment.
     """
+    assert training.epochs is not None  # settled by `with_budget`
     max_steps = batches_per_epoch * training.epochs
     return LoopSettings(
         max_steps=max_steps,
@@ -133,6 +168,7 @@ def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tu
         norms_every=_often_enough(training.norms_every, max_steps, _NORM_POINTS),
         segment_view_every=_often_enough(training.segment_view_every, max_steps, _SEGMENT_POINTS),
         validate_every=max(1, batches_per_epoch // training.validations_per_epoch),
+        validates_start=bool(segments),
         checkpoint_every=training.checkpoint_every,
         patience=training.patience,
         max_gradient_norm=training.max_gradient_norm,
@@ -156,6 +192,7 @@ def training_stream(
 ) -> BatchStream:
     """Some days of the training split: shuffled by the run's seed, or by time, several processes in step."""
     training = config.training
+    assert training.batch_size is not None  # settled by `with_budget`
     return BatchStream(
         encoded.root,
         TRAIN,

@@ -26,6 +26,7 @@ from pipelines.fitting import (
     scoring_stream,
     started,
     training_stream,
+    with_budget,
 )
 from pipelines.recording import open_store, step_metrics
 from recsys.artifacts.pretrained_tower import load_tower, save_tower
@@ -51,6 +52,8 @@ from recsys.training.stages import Stage as TrainingStage
 
 _TOWER = "tower"
 _RECALL_AT = 20
+_LARGEST_BATCH = 4096  # every row of a batch is a negative for the others, so more help
+_ROWS_SEEN = 2_000_000
 # Settings of the loop that change nothing of what it learns.
 WITHOUT_EFFECT = (
     "report_every",
@@ -127,9 +130,11 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     """Two towers, in-batch sampled softmax over the positives, early stopping on validation."""
     tower_config = config.tower
     assert isinstance(tower_config, TwoTowerConfig)
-    config = replace(config, training=_training_of(tower_config, config.training))
-    context = started(config)
     days, _ = divided_days(encoded, config.training.tower_day_share)
+    rows = sum(encoded.days(TRAIN)[day] for day in days)
+    training = with_budget(_training_of(tower_config, config.training), rows, _LARGEST_BATCH, _ROWS_SEEN)
+    config = replace(config, training=training)
+    context = started(config)
     stream = training_stream(config, encoded, context, days)
     settings = loop_settings(config.training, stream.num_batches)
     objective = _objective(tower_config, encoded, days, config, context.device)

@@ -6,7 +6,7 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipelines import prepare, pretrain
+from pipelines import baselines, prepare, pretrain
 from pipelines.audit import flow_report, require_flow
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import (
@@ -20,6 +20,7 @@ from pipelines.fitting import (
     require_rows,
     started,
     stoppable,
+    with_ranker_budget,
 )
 from pipelines.job import Job
 from pipelines.recording import (
@@ -28,6 +29,7 @@ from pipelines.recording import (
 )
 from pipelines.run_folder import CONFIG, RunIdentity, RunResult, load_config
 from recsys.config import RunConfig, config_document
+from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import ensure_writable, write_text_atomically
 from recsys.progress import Progress
 from recsys.tracking import names
@@ -48,10 +50,12 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     encoded = prepare.run(config, progress)
     require_rows(encoded, (TRAIN, VALIDATION, TEST))
     artifact = pretrain.run(config, encoded, progress)
+    beside = baselines.run(config, encoded, progress)
+    config = with_ranker_budget(config, encoded)
     context = started(config)
     stream = ranker_stream(config, encoded, context)
-    fitted = fitted_ranker(config, artifact, encoded, stream.num_batches, context)
-    job = Job(config, identity, encoded, artifact.spec, context, fitted, stream)
+    fitted = fitted_ranker(config, artifact, beside[LOGISTIC], encoded, stream.num_batches, context)
+    job = Job(config, identity, encoded, artifact.spec, context, fitted, stream, beside)
     spool = job.load_checkpoint() if resume else ""
     write_text_atomically(identity.folder / CONFIG, json.dumps(config_document(config), indent=2) + "\n")
     with (
@@ -91,6 +95,13 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     show_table(
         f"{result.name}: {result.steps} steps, the best weights from step {result.best_step}", ("metric", "value"), rows
     )
+    baselines.show_beside(result.name, result.scores, result.baselines)
+    if result.best_step == 0:
+        console.print(
+            "No validation was better than the start by more than chance, so the ranker is kept as it started: as the "
+            "logistic regression of its first-order path.",
+            soft_wrap=True,
+        )
     for part, proof in result.frozen_proof.items():
         when = f"from step {proof['from_step']} to {proof['to_step']}"
         digests = f"digest {proof['digest_before']} before and {proof['digest_after']} after"

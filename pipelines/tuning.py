@@ -6,27 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines import prepare, pretrain
+from pipelines import baselines, prepare, pretrain
+from pipelines.baselines import validation_of
 from pipelines.fitting import (
-    VALIDATION,
     StopRequest,
     cached_tower,
     fitted_ranker,
     loop_settings,
     ranker_stream,
-    scoring_stream,
     started,
     stoppable,
+    with_ranker_budget,
 )
-from pipelines.recording import validation_figures
 from recsys.ablation.page import Table
 from recsys.ablation.tuning import Ranges, Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document, config_from
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import TrainingError
-from recsys.evaluation.evaluate import evaluate, predict
+from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import write_text_atomically
-from recsys.progress import Progress
+from recsys.progress import Progress, silent
 from recsys.towers.artifact import TowerArtifact
 from recsys.training.loop import LoopState, train_steps
 from recsys.training.loss import click_objective
@@ -169,14 +168,15 @@ def _fit(
     config: RunConfig, encoded: EncodedDataset, artifact: TowerArtifact, request: StopRequest, state: LoopState
 ) -> None:
     """Train as an arm is trained, and keep nothing but where the loop stands."""
+    start = baselines.run(config, encoded, silent)[LOGISTIC]
+    config = with_ranker_budget(config, encoded)
     context = started(config)
     stream = ranker_stream(config, encoded, context)
-    fitted = fitted_ranker(config, artifact, encoded, stream.num_batches, context)
+    fitted = fitted_ranker(config, artifact, start, encoded, stream.num_batches, context)
     segments = encoded.contract.schema.segments
-    settings = loop_settings(config.training, stream.num_batches)
+    settings = loop_settings(config.training, stream.num_batches, segments)
     # Nobody looks at a trial's gradients.
     settings = replace(settings, norms_every=settings.max_steps + 1, segment_view_every=0)
-    validation = scoring_stream(config, encoded, VALIDATION, context)
     with cached_tower(fitted.wrapped, config.training_mode.cache_megabytes, encoded, context, lambda name, text: None):
         for _ in train_steps(
             fitted.wrapped,
@@ -187,7 +187,7 @@ def _fit(
             context,
             state=state,
             best=BestWeights(fitted.wrapped),
-            validate=lambda: validation_figures(evaluate(predict(fitted.wrapped, validation), segments)),
+            validate=validation_of(fitted.wrapped, start, config, encoded, context),
             checkpoint=lambda _: None,
             should_stop=request,
             stages=fitted.stages,

@@ -212,6 +212,20 @@ def evaluation_metrics(
     return named
 
 
+def baseline_metrics(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Name what the baselines score on the test split, all users together.
+
+    >>> baseline_metrics({"logistic": {"auc/all": 0.7, "auc/new": 0.6, "log_loss/all": 0.5}})
+    {'test_baseline/logistic_auc': 0.7, 'test_baseline/logistic_log_loss': 0.5}
+    """
+    return {
+        checked_key(f"{TEST}_baseline/{name}_{metric}"): scores[f"{metric}/{ALL}"]
+        for name, scores in baselines.items()
+        for metric in ("auc", "log_loss")
+        if f"{metric}/{ALL}" in scores
+    }
+
+
 def run_name(*differences: object, seed: int) -> str:
     """Join what differs between runs, most telling first, as the run list cuts long names.
 

@@ -24,6 +24,9 @@ from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS, TrainingStages
 from recsys.training.step import Counts, Objective, Stepper, StepSettings
 
+LEAST_GAIN = "least_gain"
+"""Validation figure: by how much the log loss must fall below the start's to be more than chance."""
+
 
 class TrainingStream(Protocol):
     """Batches of one epoch after another; iterating yields what is left of the current epoch."""
@@ -46,6 +49,8 @@ class LoopSettings:
     """How long and how often, counted in steps from the run's beginning.
 
     Attributes:
+        validates_start: whether the first weights are measured too, and kept where no later ones are better. For a
+            model that starts as something fitted.
         patience: validations in a row without a better log loss that end the run.
         max_gradient_norm: the whole gradient, tables included, is scaled down to this L2 norm; None for no clipping.
             Clipping needs the exact norm in every step, which costs a few per cent.
@@ -60,6 +65,7 @@ class LoopSettings:
     norms_every: int
     segment_view_every: int
     validate_every: int
+    validates_start: bool
     checkpoint_every: int
     patience: int
     max_gradient_norm: float | None
@@ -75,6 +81,7 @@ class LoopState:
         step: batches taken, bad ones included.
         loss_sum: of the finite losses since the last report, `losses` of them.
         bad_in_a_row: batches without a finite loss and gradient, up to the last one.
+        lowest_log_loss: of all validations; `best_log_loss` is that of the weights which were kept, at `best_step`.
         loss_scale, clean_steps: of float16 alone; see `precision.py`.
         ended: None while it runs, then "budget", "patience" or "asked".
     """
@@ -87,6 +94,7 @@ class LoopState:
     bad_in_a_row: int = 0
     loss_scale: float = START_SCALE
     clean_steps: int = 0
+    lowest_log_loss: float | None = None
     best_log_loss: float | None = None
     best_step: int | None = None
     validations_without_gain: int = 0
@@ -164,7 +172,8 @@ def train_steps(
     Args:
         ranker: as `wrap_ranker` returned it.
         validate: returns validation figures, `log_loss` among them, the same in every process; it may leave the ranker
-            in evaluation mode.
+            in evaluation mode. Where the start is validated, it may say by `LEAST_GAIN` how much better than that
+            weights must be to be kept in its place.
         checkpoint: called every `checkpoint_every` steps and at the end, after the step's report was taken.
         should_stop: asked after every step; the step in hand is finished, reported and checkpointed.
         stages: asked after every step's report and before its checkpoint, which so stands in the stage that follows.
@@ -177,6 +186,8 @@ def train_steps(
     loop = _Loop(ranker, optimizers, objective, settings, context, state)
     throughput = Throughput(state.rows_seen, stream.wait_seconds)
     unwrapped(ranker).train()
+    if settings.validates_start and state.step == 0:
+        loop.validate(validate, best)
     state.ended = _end(state, settings, stages, asked=False)
     try:
         while state.ended is None:
@@ -264,12 +275,15 @@ class _Loop:
         figures = dict(validate())
         self._module.train()
         state = self._state
-        if state.best_log_loss is None or figures[LOG_LOSS] < state.best_log_loss:
-            state.best_log_loss, state.best_step = figures[LOG_LOSS], state.step
-            state.validations_without_gain = 0
+        loss, least_gain = figures[LOG_LOSS], figures.pop(LEAST_GAIN, 0.0)
+        is_lowest = state.lowest_log_loss is None or loss < state.lowest_log_loss
+        if is_lowest:
+            state.lowest_log_loss = loss
+        # Patience counts from the lowest loss, also where that is too near the start's to be kept.
+        state.validations_without_gain = 0 if is_lowest else state.validations_without_gain + 1
+        if state.best_log_loss is None or loss < state.best_log_loss - (least_gain if state.best_step == 0 else 0.0):
+            state.best_log_loss, state.best_step = loss, state.step
             best.keep()
-        else:
-            state.validations_without_gain += 1
         return figures
 
     def report(self, epoch: int, speed: tuple[float, float], validation: dict[str, float] | None) -> StepReport:
