@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines import prepare, train
 from pipelines.console import console, progress_bars, show_table
+from pipelines.overrides import require_unset
 from pipelines.run_folder import CHECKPOINTS, PREDICTIONS, RunIdentity, load_result
 from pipelines.serving import MODEL
 from recsys.ablation.comparison import compare_fixed
@@ -31,6 +32,8 @@ from recsys.scheduling.stage import held_lock
 from recsys.scheduling.window import Readiness, Window, complete_days, readiness, window_before
 
 _LEVEL = 0.05
+# Days of the data's configuration that the window replaces.
+_WINDOW = ("train_start", "validation_start", "test_start", "test_end")
 _DECISION = "decision.json"
 
 
@@ -83,6 +86,8 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
         date = datetime.date.fromisoformat(arguments.date)
     except ValueError as error:
         raise UsageError(f"--date is {arguments.date!r}; expected a day as YYYY-MM-DD.") from error
+    window = "--date and `daily.train_days`, `daily.validation_days` and `daily.test_days` set the window"
+    require_unset(arguments.overrides, [f"data.{name}" for name in _WINDOW], window)
     with progress_bars() as progress:
         result = run(config, date, progress)
     console.print(f"{result.readiness}: {result.reason}", soft_wrap=True)

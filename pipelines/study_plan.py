@@ -22,6 +22,7 @@ import recsys.towers
 import recsys.training
 from pipelines import pretrain
 from pipelines.compose import compose_config
+from pipelines.overrides import require_unset
 from pipelines.run_folder import RunResult, load_result
 from pipelines.tuning import Search, load_trials, ranges_of, with_values
 from recsys.ablation.arms import Arm, Contrast, contrasts, expand_grid, study_id
@@ -79,8 +80,10 @@ class StudyGrid:
         self.config = compose_config(overrides)
         ablation = self.config.ablation
         self.arms = expand_grid(ablation.grid, ablation.seeds, SHORT_WORDS)
+        require_unset(overrides, list(ablation.grid), "`ablation.grid` has the values that the study's arms take of it")
+        require_unset(overrides, [SEED_KEY], "a study trains every arm with each of `ablation.seeds`; set those")
         self.questions: tuple[Contrast, ...] = contrasts(self.arms, ablation.contrast)
-        self.composed = {arm.name: compose_config([*overrides, *arm.overrides(SEED_KEY)]) for arm in self.arms}
+        self.composed = {arm.name: compose_config(overrides, arm.overrides(SEED_KEY)) for arm in self.arms}
         self._require_ranges()
 
     @cached_property

@@ -23,11 +23,8 @@ from pipelines.fitting import (
     with_ranker_budget,
 )
 from pipelines.job import Job
-from pipelines.recording import (
-    open_store,
-    run_params,
-)
-from pipelines.run_folder import CONFIG, RunIdentity, RunResult, load_config
+from pipelines.recording import open_store, run_params
+from pipelines.run_folder import CONFIG, RunIdentity, RunResult
 from recsys.config import RunConfig, config_document
 from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import ensure_writable, write_text_atomically
@@ -80,12 +77,11 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Train, and print the scores and where everything is."""
-    if arguments.resume:
-        folder = Path(arguments.resume)
-        config = load_config(folder)
     arm = f"{config.training_mode.name}/{config.composition.name}"
     name = names.run_name(arm, seed=config.training.seed)
-    if not arguments.resume:
+    if arguments.resume:
+        folder = Path(arguments.resume)
+    else:
         # Two that start within one second must not write into one folder.
         stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         folder = config.runtime.runs / config.data.name / f"{stamp}-{name.replace('/', '-')}"

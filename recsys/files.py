@@ -20,7 +20,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from recsys.errors import CannotWriteError
+from recsys.errors import CannotWriteError, UsageError
 
 _READ_BYTES = 1 << 20
 # From <fcntl.h> and <linux/fs.h>.
@@ -43,6 +43,24 @@ def fingerprint_of(value: Any) -> str:
     False
     """
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def home_expanded(path: str, what: str) -> str:
+    """Return a path with the home folder in place of a `~` at its beginning, which a shell leaves in `key=~/data`.
+
+    Args:
+        what: what the path was given for, for the message.
+
+    Raises:
+        UsageError: the home folder is not known.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded == path and path.partition("/")[0] == "~":
+        raise UsageError(
+            f"{what} is {path}, and there is no home folder to put for `~`: HOME is not set. Give the whole path, or "
+            f"./{path} for a folder that is named so."
+        )
+    return expanded
 
 
 def sha256_of_file(path: Path) -> str:

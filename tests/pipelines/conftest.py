@@ -32,7 +32,6 @@ def small_overrides(root: Path) -> list[str]:
         "network.field_width=8",
         "network.hidden_widths=[16]",
         "tracking.system_metrics=false",
-        "ablation.resamples=50",
     ]
 
 

@@ -119,5 +119,4 @@ class OwnTable:
             "network.field_width=4",
             "network.hidden_widths=[8]",
             "tracking.system_metrics=false",
-            "ablation.resamples=20",
         ]
