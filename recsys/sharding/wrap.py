@@ -116,13 +116,9 @@ def wrap_ranker(
     )
     load_table_weights(wrapped, weights)
     for path, collection in collections.items():
-        # The sharded collection is a new module, thawed and in training mode also where it took a frozen one's place.
-        sharded = wrapped.module.get_submodule(path)
-        sharded.train(collection.training)
+        _take_after(wrapped.module.get_submodule(path), collection)
         if means_of[path]:
-            sharded.register_forward_pre_hook(DividedWeights(means_of[path]))
-        if hasattr(collection, "is_frozen"):
-            setattr(sharded, "is_frozen", collection.is_frozen)  # noqa: B010 - no attribute of every module
+            wrapped.module.get_submodule(path).register_forward_pre_hook(DividedWeights(means_of[path]))
     _broadcast_replicated(wrapped, context)
     return wrapped
 
@@ -143,6 +139,13 @@ def average_dense_gradients(parameters: Sequence[nn.Parameter], context: Process
     *means, reached = flat.split([*(parameter.numel() for parameter in parameters), len(parameters)])
     for parameter, mean, count in zip(parameters, means, reached.tolist(), strict=True):
         parameter.grad = (mean / context.world_size).view_as(parameter) if count else None
+
+
+def _take_after(sharded: nn.Module, collection: EmbeddingBagCollection) -> None:
+    """Put the sharded collection, a new module, into the mode of the one whose place it took, and freeze it likewise."""
+    sharded.train(collection.training)
+    if hasattr(collection, "is_frozen"):
+        setattr(sharded, "is_frozen", collection.is_frozen)  # noqa: B010 - no attribute of every module
 
 
 class _Replicated(DataParallelWrapper):
