@@ -218,9 +218,13 @@ def scoring_stream(
 
 
 def started(config: RunConfig) -> ProcessContext:
-    """Join the process group and keep to the configured number of threads."""
+    """Join the process group and keep to the configured device and number of threads.
+
+    Raises:
+        UsageError: see `start_processes`.
+    """
     torch.set_num_threads(config.runtime.cores)
-    return start_processes()
+    return start_processes(config.runtime.device)
 
 
 def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:

@@ -34,8 +34,8 @@ def ml_100k_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def context() -> Iterator[ProcessContext]:
-    """This process as a run of one."""
-    yield start_processes()
+    """This process as a run of one, on the CPU also where there is a GPU; `tests/gpu` has one of its own."""
+    yield start_processes("cpu")
     stop_processes()
 
 

@@ -142,7 +142,7 @@ def average_dense_gradients(parameters: Sequence[nn.Parameter], context: Process
 
 
 def _take_after(sharded: nn.Module, collection: EmbeddingBagCollection) -> None:
-    """Put the sharded collection, a new module, into the mode of the one whose place it took, and freeze it likewise."""
+    """Put the sharded collection, a new module, into the mode of the one whose place it took; freeze it likewise."""
     sharded.train(collection.training)
     if hasattr(collection, "is_frozen"):
         setattr(sharded, "is_frozen", collection.is_frozen)  # noqa: B010 - no attribute of every module

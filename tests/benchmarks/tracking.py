@@ -152,7 +152,7 @@ def measure(steps: Steps, store: TrackingStore, pairs: int, count: int) -> dict[
         pass
     without, with_tracking = [], []
     tags = {names.TAG_KIND: "train"}
-    with start_run(store, "measured", run_params(steps.config, "measured"), tags, system_metrics=True) as run:
+    with start_run(store, "measured", run_params(steps.config, "measured", "cpu"), tags, system_metrics=True) as run:
         _wait_until_arrived(run)
         for pair in range(pairs):
             for is_tracked in (pair % 2 == 0, pair % 2 == 1):
