@@ -10,10 +10,9 @@ GPU_MEMORY = "system/gpu_memory_usage_megabytes"
 
 
 def test_the_gpu_that_is_read_is_the_one_that_computes_also_from_another_thread(monkeypatch):
+    main = threading.current_thread()
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    monkeypatch.setattr(
-        torch.cuda, "current_device", lambda: 2 if threading.current_thread().name == "MainThread" else 0
-    )
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2 if threading.current_thread() is main else 0)
     megabyte = 2**20
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: ((100 - gpu) * megabyte, 100 * megabyte))
     sampler, readings = SystemSampler(), []
