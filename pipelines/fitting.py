@@ -25,6 +25,7 @@ from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopSettings
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
+from recsys.training.precision import set_single_products
 from recsys.training.stages import Stage, TrainingStages, optimizers_in
 
 _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
@@ -222,13 +223,15 @@ def scoring_stream(
 
 
 def started(config: RunConfig) -> ProcessContext:
-    """Join the process group and keep to the configured device and number of threads.
+    """Join the process group and keep to the configured device, precision of products and number of threads.
 
     Raises:
         UsageError: see `start_processes`.
     """
     torch.set_num_threads(config.runtime.cores)
-    return start_processes(config.runtime.device)
+    context = start_processes(config.runtime.device)
+    set_single_products(config.training.precision, context.device)
+    return context
 
 
 def scoring_memory(config: RunConfig, context: ProcessContext) -> AbstractContextManager[None]:
