@@ -25,6 +25,6 @@ def refuse_cached_rows(kernel: nn.Module, names: Sequence[str]) -> None:
     if is_known and all(spec[2] != EmbeddingLocation.MANAGED_CACHING for spec in kernel.embedding_specs):
         return
     raise UsageError(
-        f"The tables {', '.join(names)} lie behind a cache in a {type(kernel).__name__}, whose weights are not what the "
-        'cache holds. Give them compute_kernel="fused", which keeps them whole.'
+        f"The tables {', '.join(names)} lie behind a cache in a {type(kernel).__name__}, whose weights are not what "
+        'the cache holds. Give them compute_kernel="fused", which keeps them whole.'
     )
