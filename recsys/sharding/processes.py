@@ -80,8 +80,18 @@ def device_kind(wished: str) -> str:
     if torch.cuda.is_available():
         return CUDA
     if wished == CUDA:
-        raise UsageError(f"`runtime.device` is cuda, but {_why_no_gpu()}. Set runtime.device=auto, or cpu.")
+        raise UsageError(f"`runtime.device` is cuda, but {why_no_gpu()}. Set runtime.device=auto, or cpu.")
     return CPU
+
+
+def why_no_gpu() -> str:
+    """Say what was found instead of a GPU."""
+    if not torch.backends.cuda.is_built():
+        return f"torch {torch.__version__} was built without CUDA"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return f"torch {torch.__version__} sees no GPU, with CUDA_VISIBLE_DEVICES={visible!r}"
+    return f"torch {torch.__version__} sees no GPU; `nvidia-smi` says whether the driver does"
 
 
 def gpus(wished: str) -> int:
@@ -142,12 +152,3 @@ def _device(kind: str) -> torch.device:
             f"torchrun with --nproc-per-node {torch.cuda.device_count()}."
         )
     return torch.device(CUDA, local_rank)
-
-
-def _why_no_gpu() -> str:
-    if not torch.backends.cuda.is_built():
-        return f"torch {torch.__version__} was built without CUDA"
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return f"torch {torch.__version__} sees no GPU, with CUDA_VISIBLE_DEVICES={visible!r}"
-    return f"torch {torch.__version__} sees no GPU; `nvidia-smi` says whether the driver does"

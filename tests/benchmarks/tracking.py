@@ -76,6 +76,7 @@ class Steps:
     def __init__(self, folder: Path, threads: int) -> None:
         words = [f"data.raw={folder}/raw", f"runtime.runs={folder}/runs", f"runtime.encoded={folder}/encoded"]
         words += [f"runtime.towers={folder}/towers", f"runtime.threads={threads}", "tower.epochs=1"]
+        words += ["runtime.device=cpu"]
         self.config: RunConfig = compose_config(["experiment=demo", f"data.rows={_ROWS}", *words])
         encoded = prepare.run(self.config, silent)
         artifact = pretrain.run(self.config, encoded, silent)
