@@ -31,6 +31,7 @@ from recsys.evaluation.scores import column_score
 from recsys.files import ensure_writable, write_text_atomically
 from recsys.progress import Progress
 from recsys.scheduling.stage import code_version_of, held_lock
+from recsys.sharding.processes import device_kind
 from recsys.tracking import names
 from recsys.tracking.run import start_run
 from recsys.tracking.views import study_views
@@ -73,6 +74,7 @@ def run(overrides: Sequence[str], progress: Progress) -> Study:
     """
     grid = StudyGrid(overrides)
     ensure_writable(grid.config.runtime.runs)
+    device_kind(grid.config.runtime.device)
     plan = StudyPlan(grid, prepare.run(grid.config, progress))
     with held_lock(plan.folder.parent / f".{plan.id}.lock", f"Study {plan.id}"):
         return _run(plan, overrides, progress)
@@ -183,7 +185,7 @@ def _record(
         names.TAG_NOTE: markdown,
     }
     uses = dataset_uses(encoded, config.data.name, ("train", "validation", "test"))
-    with start_run(open_store(config), f"study/{study.id}", run_params(config, STUDY), tags, uses) as tracked:
+    with start_run(open_store(config), f"study/{study.id}", run_params(config, STUDY, "none"), tags, uses) as tracked:
         for picture in report.pictures:
             place = study.folder / picture.file
             place.parent.mkdir(exist_ok=True)

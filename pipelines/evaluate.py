@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines import prepare
 from pipelines.console import console, progress_bars, show_table
-from pipelines.fitting import RANKING_TEST, TEST, scoring_stream, started
+from pipelines.fitting import RANKING_TEST, TEST, scoring_memory, scoring_stream, started
 from pipelines.job import RANKING_EXTRAS, TEST_EXTRAS
 from pipelines.recording import CUTOFF
 from pipelines.serving import MODEL
@@ -36,7 +36,8 @@ def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> dict
     require_same_contract(encoded.contract, contract_tags(contract), f"The ranker of {folder}")
     context = started(config)
     ranker.to(context.device)
-    predictions = predict(ranker, scoring_stream(config, encoded, split, context, TEST_EXTRAS), progress)
+    with scoring_memory(config, context):
+        predictions = predict(ranker, scoring_stream(config, encoded, split, context, TEST_EXTRAS), progress)
     scores = evaluate(predictions, contract.schema.segments).flat_metrics("")
     if split == TEST and config.evaluation.ranking and encoded.rows(RANKING_TEST):
         stream = scoring_stream(config, encoded, RANKING_TEST, context, RANKING_EXTRAS)

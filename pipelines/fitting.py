@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
 
@@ -16,6 +16,7 @@ from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import LogisticRanker
 from recsys.files import fingerprint_of
 from recsys.monitoring.frozen_proof import frozen_parts
+from recsys.monitoring.out_of_memory import out_of_memory_told
 from recsys.sharding.processes import ProcessContext, start_processes
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
@@ -26,6 +27,7 @@ from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopSettings
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
+from recsys.training.precision import set_single_products
 from recsys.training.stages import Stage, TrainingStages, optimizers_in
 
 _LARGEST_BATCH, _ROWS_SEEN = 2048, 1_000_000  # of a ranker whose budget follows the rows
@@ -58,7 +60,8 @@ def prepare_to_fit(
 
     Raises:
         UsageError: the stages do not fit the tower.
-        TrainingError: a parameter that learns would be stepped by none, or a frozen one by some.
+        TrainingError: a parameter that learns would be stepped by none, or a frozen one by some; or the tables do not
+            fit into memory.
     """
     apply_training_mode(model, stages[0].mode)
     dense, tables = build_rates(training, rates, [name for name, _ in model.named_children()])
@@ -68,7 +71,9 @@ def prepare_to_fit(
         final_share=training.final_rate_share,
     )
     # A kernel's update rule is attached when it is made: tables that thaw later need theirs from the start.
-    wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
+    widths = "the widths of the tower's or the network's vectors, or use more processes"
+    with out_of_memory_told("while the tables were placed", widths, context.device):
+        wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return Fitted(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
 
@@ -255,9 +260,21 @@ def scoring_stream(
 
 
 def started(config: RunConfig) -> ProcessContext:
-    """Join the process group and keep to the configured number of threads."""
+    """Join the process group and keep to the configured device, precision of products and number of threads.
+
+    Raises:
+        UsageError: see `start_processes`.
+    """
     torch.set_num_threads(config.runtime.cores)
-    return start_processes()
+    context = start_processes(config.runtime.device)
+    set_single_products(config.training.precision, context.device)
+    return context
+
+
+def scoring_memory(config: RunConfig, context: ProcessContext) -> AbstractContextManager[None]:
+    """Within it, a lack of memory says that `evaluation.batch_size` would have to be lower."""
+    rows = f"while rows were scored, {config.evaluation.batch_size} at a time"
+    return out_of_memory_told(rows, "`evaluation.batch_size`", context.device)
 
 
 def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:

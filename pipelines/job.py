@@ -18,6 +18,7 @@ from pipelines.fitting import (
     StopRequest,
     dataset_uses,
     loop_settings,
+    scoring_memory,
     scoring_stream,
 )
 from pipelines.recording import (
@@ -164,7 +165,8 @@ class Job:
         proof = restore_proven(tracked, lambda: self._fitted.stages.record(self._state.step), self._best)
         config, encoded, folder = self._config, self._encoded, self._identity.folder
         stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
-        predictions = predict(self._wrapped, stream)
+        with scoring_memory(config, self._context):
+            predictions = predict(self._wrapped, stream)
         evaluation = evaluate(predictions, encoded.contract.schema.segments)
         metrics, scores = test_metrics(evaluation), evaluation.flat_metrics("")
         if config.evaluation.ranking and encoded.rows(RANKING_TEST):

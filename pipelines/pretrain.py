@@ -38,6 +38,7 @@ from recsys.features.batch import Batch
 from recsys.progress import Progress
 from recsys.scheduling.stage import Stage, code_version_of, input_fingerprint, run_stage
 from recsys.sharding.fused import unwrapped, whole_state
+from recsys.sharding.processes import device_name
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 from recsys.towers.imported import import_tower
@@ -145,7 +146,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     def validate() -> dict[str, float]:
         return {LOG_LOSS: _mean_loss(fitted.wrapped, validation)}
 
-    params = names.flattened(config_document(config))
+    params = names.flattened(config_document(config)) | {names.PARAM_DEVICE: device_name(context.device)}
     with start_run(
         open_store(config),
         f"pretrain/{tower_config.name}",

@@ -29,6 +29,7 @@ from recsys.config import RunConfig, config_document
 from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import ensure_writable, write_text_atomically
 from recsys.progress import Progress
+from recsys.sharding.processes import device_kind, device_name
 from recsys.tracking import names
 from recsys.tracking.run import start_run
 
@@ -43,6 +44,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     # The run's own folder is made later, by what first stands in it: a start that fails leaves none.
     for folder in (identity.folder.parent, config.runtime.towers):
         ensure_writable(folder)
+    device_kind(config.runtime.device)
     store = open_store(config)
     encoded = prepare.run(config, progress)
     require_rows(encoded, (TRAIN, VALIDATION, TEST))
@@ -60,7 +62,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
         start_run(
             store,
             identity.name,
-            run_params(config, identity.arm),
+            run_params(config, identity.arm, device_name(context.device)),
             identity.tags() | {names.TAG_CONTRACT: encoded.contract.fingerprint},
             dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION, TEST)),
             system_metrics=config.tracking.system_metrics,

@@ -263,11 +263,15 @@ class DailyConfig:
 
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class RuntimeConfig:
-    """Folders and machine limits; `threads` null takes every core, or one for each arm of a study."""
+    """Folders and machine limits; `threads` null takes every core, or one for each arm of a study.
+
+    `device` is what computes: `auto` a GPU where there is one, `cpu` none in any case, `cuda` a GPU or nothing.
+    """
 
     runs: Path
     encoded: Path
     towers: Path
+    device: Literal["auto", "cpu", "cuda"]
     threads: PositiveInt | None
     memory_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(MB|GB)$")]
 

@@ -40,6 +40,8 @@ PARAM_TOWER = "tower"
 PARAM_NETWORK = "network"
 PARAM_SEED = "seed"
 PARAM_DATA = "data"
+PARAM_DEVICE = "device"
+"""What a run computed on; not among the grouping ones, as a study is all of one kind."""
 GROUPING_PARAMS = (PARAM_ARM, PARAM_MODE, PARAM_COMPOSITION, PARAM_TOWER, PARAM_NETWORK, PARAM_SEED, PARAM_DATA)
 """Params that every run has, "none" where off: what people filter and group runs by."""
 

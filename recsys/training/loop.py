@@ -15,6 +15,7 @@ from torch import nn
 from recsys.errors import DataError
 from recsys.features.batch import Batch
 from recsys.monitoring.gradient_norms import EXPERT
+from recsys.monitoring.out_of_memory import raise_told
 from recsys.monitoring.throughput import Throughput
 from recsys.sharding.fused import unwrapped
 from recsys.sharding.processes import ProcessContext
@@ -26,6 +27,8 @@ from recsys.training.step import Counts, Objective, Stepper, StepSettings
 
 LEAST_GAIN = "least_gain"
 """Validation figure: by how much the log loss must fall below the start's to be more than chance."""
+# What takes memory between the steps: a batch on its way, a validation, what a report or a checkpoint gathers.
+_BETWEEN_STEPS = "`training.batch_size` or `evaluation.batch_size`"
 
 
 class TrainingStream(Protocol):
@@ -171,16 +174,14 @@ def train_steps(
 
     Args:
         ranker: as `wrap_ranker` returned it.
-        validate: returns validation figures, `log_loss` among them, the same in every process; it may leave the ranker
-            in evaluation mode. Where the start is validated, it may say by `LEAST_GAIN` how much better than that
-            weights must be to be kept in its place.
+        validate: returns figures, `log_loss` among them, the same in every process; may leave evaluation mode on. Where
+            the start is validated, `LEAST_GAIN` among them says how much better weights must be to take its place.
         checkpoint: called every `checkpoint_every` steps and at the end, after the step's report was taken.
         should_stop: asked after every step; the step in hand is finished, reported and checkpointed.
         stages: asked after every step's report and before its checkpoint, which so stands in the stage that follows.
 
     Raises:
-        TrainingError: three batches in a row gave a loss or gradient that is not finite (nothing moved in them), or
-            memory ran out.
+        TrainingError: memory ran out, or three batches in a row gave a loss or gradient that is not finite.
         DataError: the stream has no batches.
     """
     loop = _Loop(ranker, optimizers, objective, settings, context, state)
@@ -210,6 +211,8 @@ def train_steps(
                         checkpoint(state)
                 if state.ended:
                     break
+    except (RuntimeError, MemoryError) as error:
+        raise_told(error, f"after step {state.step}", _BETWEEN_STEPS, context.device)
     finally:
         loop.close()
 

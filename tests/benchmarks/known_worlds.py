@@ -69,6 +69,7 @@ _SETTINGS = (
     "training.table_learning_rate=0.1",
     "training.segment_view_every=0",
     "runtime.threads=1",
+    "runtime.device=cpu",
 )
 # A tower that may move does so at the full rates: at the fifth of them that is the default, so short a training would
 # leave it nearly where it was, and the two modes would not differ by much.
@@ -215,7 +216,7 @@ class Workshop:
         luck = 1_000 * number + seed + (500 if condition == "other" else 0)
         config = replace(config, training=replace(config.training, seed=luck))
         train, validation, test = pools.drawn(number, world.training_rows)
-        context = start_processes()
+        context = start_processes("cpu")
         stream = MemoryStream(train, config.training.batch_size, luck)
         fitted = fitting.fitted_ranker(config, self._tower, pools.encoded, stream.num_batches, context)
 

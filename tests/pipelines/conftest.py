@@ -24,6 +24,7 @@ def small_overrides(root: Path) -> list[str]:
         f"runtime.runs={root}/runs",
         f"runtime.encoded={root}/encoded",
         f"runtime.towers={root}/towers",
+        "runtime.device=cpu",
         "runtime.threads=1",
         "tower.width=8",
         "tower.table_dimension=8",

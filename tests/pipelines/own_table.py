@@ -114,6 +114,7 @@ class OwnTable:
             f"data.raw={self.raw}",
             "experiment=smoke",
             *(f"runtime.{name}={self.root}/{name}" for name in ("runs", "encoded", "towers")),
+            "runtime.device=cpu",
             "runtime.threads=1",
             "training.batch_size=64",
             "network.field_width=4",

@@ -54,6 +54,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         f"runtime.runs={root}/runs",
         f"runtime.encoded={root}/encoded",
         f"runtime.towers={root}/towers",
+        "runtime.device=cpu",
         "runtime.threads=1",
         "tower.epochs=1",
         "tower.batch_size=512",
