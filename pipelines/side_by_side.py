@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from recsys.errors import RecsysError
+from recsys.machine_faults import machine_fault
 from recsys.progress import Progress, silent
 
 _PRELOADED = ["pipelines.arm", "pipelines.tuning"]
@@ -214,7 +215,9 @@ def _in_child(pipe: Connection, piece: Piece, gpu: str | None) -> None:
         _say(pipe, "failed", error.exit_code, str(error))
     except Exception as error:
         traceback.print_exc()
-        _say(pipe, "failed", _OUR_BUG, f"{type(error).__name__}: {error}")
+        fault = machine_fault(error)
+        code, message = (fault.exit_code, str(fault)) if fault else (_OUR_BUG, f"{type(error).__name__}: {error}")
+        _say(pipe, "failed", code, message)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
