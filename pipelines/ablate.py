@@ -28,7 +28,7 @@ from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
-from recsys.files import ensure_writable, write_text_atomically
+from recsys.files import ensure_writable, write_text_atomically, writing
 from recsys.progress import Progress
 from recsys.scheduling.stage import code_version_of, held_lock
 from recsys.sharding.processes import device_kind
@@ -189,7 +189,8 @@ def _record(
         for picture in report.pictures:
             place = study.folder / picture.file
             place.parent.mkdir(exist_ok=True)
-            picture.figure.savefig(place, dpi=_DOTS_PER_INCH, bbox_inches="tight")
+            with writing(place):
+                picture.figure.savefig(place, dpi=_DOTS_PER_INCH, bbox_inches="tight")
             tracked.attach(picture.file, place)
         for name, text in (("report.md", markdown), ("report.html", report.to_html())):
             write_text_atomically(study.folder / name, text)

@@ -16,8 +16,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from pipelines import output
 from pipelines.commands import COMMANDS
-from recsys.errors import RecsysError, UsageError
+from recsys.errors import CannotWriteError, RecsysError, UsageError
+from recsys.files import home_expanded
+from recsys.machine_faults import machine_fault
 
 _OVERRIDES_HELP = "configuration overrides: a group's choice (data=online_retail) or a value (training.epochs=2)"
 _BY_NAME = {command.name: command for command in COMMANDS}
@@ -25,30 +28,55 @@ _BY_NAME = {command.name: command for command in COMMANDS}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every expected failure is one message, never a traceback."""
-    arguments = _parse(argv)
-    signal.signal(signal.SIGTERM, _terminated)
+    output.make_safe()
+    command = "recsys"
     try:
-        return _run(arguments)
-    except RecsysError as error:
-        print(f"recsys {arguments.command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"recsys {arguments.command}: stopped by Ctrl-C", file=sys.stderr)
-        return 130
-    except Terminated:
-        print(f"recsys {arguments.command}: stopped by SIGTERM", file=sys.stderr)
-        return 143
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has gone; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        arguments = _parse(argv)
+        command = f"recsys {arguments.command}"
+        signal.signal(signal.SIGTERM, _terminated)
+        code = _run(arguments)
+    except SystemExit:
+        if (unwritable := output.fault()) is None:
+            raise
+        return _without_output(command, unwritable)
+    except BaseException as error:
+        code = _failed(command, error)
+    if (unwritable := output.fault()) is not None and code == 0:
+        return _without_output(command, unwritable)
+    return code
+
+
+def _failed(command: str, error: BaseException) -> int:
+    """Say what ended the command, and return the exit code."""
+    match error:
+        case RecsysError():
+            output.say(f"{command}: {error}")
+            return error.exit_code
+        case KeyboardInterrupt():
+            output.say(f"{command}: stopped by Ctrl-C")
+            return 130
+        case Terminated():
+            output.say(f"{command}: stopped by SIGTERM")
+            return 143
+        case BrokenPipeError():
+            return _without_output(command, output.fault() or error)
+        # Without buffering nothing is left of what could not be written, and the error does not say where to.
+        case OSError(filename=None) if (unwritable := output.fault(probe="\n")) is not None:
+            return _without_output(command, unwritable)
+    if (fault := machine_fault(error)) is not None:
+        output.say(f"{command}: {fault}")
+        return fault.exit_code
+    output.say("".join(traceback.format_exception(error)).rstrip())
+    output.say(f"{command}: this is a bug of ours; please report it with the lines above.")
+    return 70
+
+
+def _without_output(command: str, unwritable: OSError) -> int:
+    if isinstance(unwritable, BrokenPipeError):
+        # The reader of our output (`| head`) has gone, having read what it wanted.
         return 141
-    except Exception:
-        traceback.print_exc()
-        print(
-            f"recsys {arguments.command}: this is a bug of ours; please report it with the lines above.",
-            file=sys.stderr,
-        )
-        return 70
+    output.say(f"{command}: Cannot write to standard output: {unwritable.strerror}. Send it elsewhere.")
+    return CannotWriteError.exit_code
 
 
 class Terminated(BaseException):
@@ -66,6 +94,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from recsys.config import config_document
 
     _require_one_process()
+    _require_working_folder()
     command = _BY_NAME[arguments.command]
     if folder := getattr(arguments, command.run_option, ""):
         what = f"`recsys {command.name} --{command.run_option} {folder}`"
@@ -98,6 +127,13 @@ def _require_one_process() -> None:
         )
 
 
+def _require_working_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError("The working folder is not there any more. Go to one that is (`cd`), and repeat.") from error
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     words = sys.argv[1:] if argv is None else list(argv)
@@ -108,6 +144,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         near = difflib.get_close_matches(words[0], list(_BY_NAME), n=1)
         hint = f"did you mean `recsys {near[0]}`?" if near else f"the commands are {', '.join(_BY_NAME)}."
         parser.exit(2, f"recsys: there is no command `{words[0]}`; {hint}\n")
+    _refuse_unreadable(words, parser)
     # argparse takes a list of positionals only where they stand together; overrides may stand between options too.
     arguments, rest = parser.parse_known_args(words)
     arguments.overrides = [*arguments.overrides, *rest]
@@ -117,7 +154,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             f"recsys {arguments.command}: unknown argument `{unknown[0]}`. Options are in `recsys {arguments.command} "
             "--help`; overrides look like training.epochs=2, without blanks around the `=`.\n",
         )
+    _expand_paths(arguments)
     return arguments
+
+
+def _refuse_unreadable(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    for before, word in zip(["recsys", *words], words, strict=False):
+        if not word.strip() or (word.startswith("--") and word.endswith("=")):
+            what = word if word.strip() else f"what follows `{before}`"
+            parser.exit(2, f"recsys: {what} is empty; expected a value (is a variable of the shell not set?).\n")
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            encoding = sys.getfilesystemencoding()
+            parser.exit(2, f"recsys: {word!a} cannot be read as {encoding}. Rename the file, or set its locale.\n")
+
+
+def _expand_paths(arguments: argparse.Namespace) -> None:
+    command = _BY_NAME[arguments.command]
+    names = {option.flag.removeprefix("--"): option.flag for option in command.options if option.is_path}
+    for name, flag in {**names, **({"path": "path"} if command.positional == "path" else {})}.items():
+        if value := getattr(arguments, name):
+            setattr(arguments, name, home_expanded(value, flag))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -25,6 +25,7 @@ from types import FrameType
 from typing import Any
 
 from recsys.errors import RecsysError
+from recsys.machine_faults import machine_fault
 from recsys.progress import Progress, silent
 from recsys.sharding.processes import CUDA, device_kind, gpus
 
@@ -235,7 +236,9 @@ def _in_child(pipe: Connection, piece: Piece) -> None:
         _say(pipe, "failed", error.exit_code, str(error))
     except Exception as error:
         traceback.print_exc()
-        _say(pipe, "failed", _OUR_BUG, f"{type(error).__name__}: {error}")
+        fault = machine_fault(error)
+        code, message = (fault.exit_code, str(fault)) if fault else (_OUR_BUG, f"{type(error).__name__}: {error}")
+        _say(pipe, "failed", code, message)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
