@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import recsys
 from pipelines import prepare
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, dataset_uses, scoring_stream, started
@@ -30,7 +29,7 @@ from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
 from recsys.files import ensure_writable, write_text_atomically, writing
 from recsys.progress import Progress
-from recsys.scheduling.stage import code_version_of, held_lock
+from recsys.scheduling.stage import held_lock
 from recsys.sharding.processes import device_kind
 from recsys.tracking import names
 from recsys.tracking.run import start_run
@@ -92,7 +91,7 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
     baselines = _baselines(config, encoded, progress)
     study = Study(plan.id, plan.folder, tuple(finished), tuple(baselines), comparisons, rules, verdict)
-    _record(config, encoded, study, measured, held, overrides)
+    _record(plan, study, measured, held, overrides)
     return study
 
 
@@ -163,17 +162,17 @@ def _charted(study: Study) -> list[str]:
 
 
 def _record(
-    config: RunConfig,
-    encoded: EncodedDataset,
+    plan: StudyPlan,
     study: Study,
     measured: Sequence[MeasuredArm],
     held: Sequence[HeldEqual],
     typed: Sequence[str],
 ) -> None:
     """Write the report beside the arms and attach everything to a run of the study's own."""
+    config, encoded = plan.config, plan.encoded
     title = f"{config.ablation.name} on {config.data.name}"
     intervals = auc_intervals(measured, (ALL, *encoded.contract.schema.segments))
-    origin = Origin(encoded, code_version_of(recsys), typed, config.ablation.seeds)
+    origin = Origin(encoded, plan.code, typed, config.ablation.seeds)
     evidence = gather(study.arms, intervals, [line.sentence() for line in held], origin)
     report = study_report(title, study.comparisons, study.results, SHOWN, study.rules, evidence)
     markdown = report.to_markdown()

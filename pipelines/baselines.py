@@ -6,20 +6,17 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import recsys.evaluation
-import recsys.features
-import recsys.streaming
 from pipelines.console import show_table, warn
 from pipelines.fitting import TRAIN, VALIDATION, scoring_stream, started
 from pipelines.recording import validation_figures
+from pipelines.result_keys import code_of, rows_of
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import CONSTANT, LOGISTIC, LogisticRanker, fit_baselines, gain_error
 from recsys.evaluation.evaluate import evaluate, predict
 from recsys.features.batch import Batch
-from recsys.files import fingerprint_of
 from recsys.progress import Progress
-from recsys.scheduling.stage import Stage, code_version_of, run_stage
+from recsys.scheduling.stage import Stage, run_stage
 from recsys.sharding.processes import ProcessContext
 from recsys.training.loop import LEAST_GAIN
 
@@ -35,21 +32,17 @@ def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> dict[
     Raises:
         BusyError: another process fits them now.
     """
-    files = {name: entry.sha256 for name, entry in encoded.manifest.files.items()}
     stage = Stage(
         "baselines",
-        inputs={"rows": fingerprint_of(files), "contract": encoded.contract.fingerprint},
-        parameters={"most_rows": _MOST_ROWS},
-        code_version=code_version_of(recsys.evaluation, recsys.features, recsys.streaming),
+        inputs=rows_of(encoded, (TRAIN, VALIDATION)),
+        # The last of so many rows come in whole batches.
+        parameters={"batch_size": config.evaluation.batch_size},
+        code_version=code_of(_fit),
     )
 
     def work(folder: Path) -> None:
         progress("fitting the baselines", 0, 0)
-        context = started(config)
-        days = newest_days(encoded.days(TRAIN), _MOST_ROWS)
-        train = _first_rows(scoring_stream(config, encoded, TRAIN, context, days=days))
-        validation = _first_rows(scoring_stream(config, encoded, VALIDATION, context))
-        for name, ranker in fit_baselines(train, validation, encoded.contract, config.runtime.cores).items():
+        for name, ranker in _fit(config, encoded).items():
             save_file(ranker.state_dict(), folder / f"{name}.safetensors")
 
     place = run_stage(stage, config.runtime.encoded / f"{config.data.name}-baselines-{stage.key}", work).path
@@ -137,6 +130,14 @@ def newest_days(days: Mapping[str, int], most_rows: int) -> list[str]:
             break
         taken.insert(0, day)
     return taken
+
+
+def _fit(config: RunConfig, encoded: EncodedDataset) -> dict[str, LogisticRanker]:
+    context = started(config)
+    days = newest_days(encoded.days(TRAIN), _MOST_ROWS)
+    train = _first_rows(scoring_stream(config, encoded, TRAIN, context, days=days))
+    validation = _first_rows(scoring_stream(config, encoded, VALIDATION, context))
+    return fit_baselines(train, validation, encoded.contract, config.runtime.cores)
 
 
 def _first_rows(batches: Iterable[Batch]) -> Iterator[Batch]:

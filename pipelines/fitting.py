@@ -14,7 +14,6 @@ from recsys.build import build_ranker, build_rates, build_stages
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import LogisticRanker
-from recsys.files import fingerprint_of
 from recsys.monitoring.frozen_proof import frozen_parts
 from recsys.monitoring.out_of_memory import out_of_memory_told
 from recsys.sharding.processes import ProcessContext, start_processes
@@ -277,6 +276,11 @@ def scoring_memory(config: RunConfig, context: ProcessContext) -> AbstractContex
     return out_of_memory_told(rows, "`evaluation.batch_size`", context.device)
 
 
+def device_kind() -> str:
+    """Return "cuda" or "cpu": for one seed they draw different random numbers, and their kernels round differently."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
     """Refuse data that lack one of the splits, before any work is spent on the others.
 
@@ -295,7 +299,7 @@ def dataset_uses(encoded: EncodedDataset, name: str, splits: Sequence[str]) -> l
         DatasetUse(
             name=f"{name}-{split}",
             context=split,
-            digest=_split_digest(encoded, split),
+            digest=encoded.digest(split),
             source=str(encoded.root),
             columns=columns,
             rows=encoded.rows(split),
@@ -304,11 +308,6 @@ def dataset_uses(encoded: EncodedDataset, name: str, splits: Sequence[str]) -> l
         for split in splits
         if encoded.rows(split)
     ]
-
-
-def _split_digest(encoded: EncodedDataset, split: str) -> str:
-    files = {path.relative_to(encoded.root).as_posix() for path in encoded.files(split)}
-    return fingerprint_of({name: entry.sha256 for name, entry in encoded.manifest.files.items() if name in files})
 
 
 class StopRequest:

@@ -26,12 +26,15 @@ from pipelines.job import Job
 from pipelines.recording import open_store, run_params
 from pipelines.run_folder import CONFIG, RunIdentity, RunResult
 from recsys.config import RunConfig, config_document
+from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import ensure_writable, write_text_atomically
 from recsys.progress import Progress
 from recsys.sharding.processes import device_kind, device_name
+from recsys.towers.artifact import TowerArtifact
 from recsys.tracking import names
 from recsys.tracking.run import start_run
+from recsys.tracking.store import TrackingStore
 
 
 def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume: bool = False) -> RunResult:
@@ -49,6 +52,20 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     encoded = prepare.run(config, progress)
     require_rows(encoded, (TRAIN, VALIDATION, TEST))
     artifact = pretrain.run(config, encoded, progress)
+    return fit_and_measure(config, identity, store, encoded, artifact, progress, resume=resume)
+
+
+def fit_and_measure(
+    config: RunConfig,
+    identity: RunIdentity,
+    store: TrackingStore,
+    encoded: EncodedDataset,
+    artifact: TowerArtifact,
+    progress: Progress,
+    *,
+    resume: bool,
+) -> RunResult:
+    """Do what `run` promises, with the rows prepared and the tower made: all that a ranker's result follows from."""
     beside = baselines.run(config, encoded, progress)
     config = with_ranker_budget(config, encoded)
     context = started(config)

@@ -107,7 +107,7 @@ def tune(search: Search, progress: Progress) -> None:
             progress(search.name, len(trials), search.trials)
             seed = search.config.training.seed
             values = next_values(search.ranges, search.configured, trials, search.sampler, seed)
-            trials.append(_trial(with_values(search.config, values), values, encoded, artifact, request))
+            trials.append(try_values(with_values(search.config, values), values, encoded, artifact, request))
             text = json.dumps([trial.to_document() for trial in trials], indent=1)
             write_text_atomically(search.folder / TRIALS, text + "\n")
     progress(search.name, search.trials, search.trials)
@@ -141,13 +141,14 @@ def trials_table(trials: Sequence[Trial], ranges: Ranges) -> Table:
     return Table("Trials", ("trial", *ranges, "validation log loss", "steps", "seconds"), tuple(rows))
 
 
-def _trial(
+def try_values(
     config: RunConfig,
     values: Mapping[str, float],
     encoded: EncodedDataset,
     artifact: TowerArtifact,
     request: StopRequest,
 ) -> Trial:
+    """Train with these values, already in the configuration, and judge the result on validation."""
     state, began = LoopState(), time.perf_counter()
     failure = ""
     try:

@@ -60,9 +60,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _SERVED_MODEL = '''"""Made by `recsys export`: how MLflow loads the ranker that lies in `artifacts/ranker`."""
 
 from mlflow.models import set_model
-from recsys.artifacts.export import ServedRanker
+from recsys.artifacts.export import {served}
 
-set_model(ServedRanker("{rebuild}"))
+set_model({served}("{rebuild}"))
 '''
 
 
@@ -133,7 +133,7 @@ def export_ranker(
     with published_directory(target) as work, TemporaryDirectory() as scratch:
         _write_ranker(Path(scratch, "ranker"), weights, description, contract, vocabularies)
         code = Path(scratch, "served_model.py")
-        code.write_text(_SERVED_MODEL.format(rebuild=rebuild), encoding="utf-8")
+        code.write_text(_SERVED_MODEL.format(served=ServedRanker.__name__, rebuild=rebuild), encoding="utf-8")
         mlflow.pyfunc.save_model(
             work,
             python_model=str(code),
