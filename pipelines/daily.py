@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines import prepare, pretrain, train
 from pipelines.console import console, progress_bars, show_table
-from pipelines.fitting import RANKING_TEST, TEST, TRAIN, VALIDATION, device_kind
+from pipelines.fitting import RANKING_TEST, TEST, TRAIN, VALIDATION
 from pipelines.overrides import require_unset
 from pipelines.result_keys import code_of, rows_of, settings_of
 from pipelines.run_folder import CHECKPOINTS, PREDICTIONS, RunIdentity, load_result
@@ -130,7 +130,7 @@ def _folder(root: Path, date: datetime.date, config: RunConfig, encoded: Encoded
     """Where the day's work is kept: under a key of all that its model and its decision follow from."""
     rows = rows_of(encoded, (TRAIN, VALIDATION, TEST, RANKING_TEST))
     tower, code = pretrain.stage_of(config, encoded).key, code_of(train.fit_and_measure, _compare_and_promote)
-    key = fingerprint_of([settings_of(config, _NOT_OF_A_DAY), rows, tower, code, device_kind()])
+    key = fingerprint_of([settings_of(config, _NOT_OF_A_DAY), rows, tower, code])
     return root / f"{date}-{key[:8]}"
 
 

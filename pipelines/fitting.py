@@ -276,11 +276,6 @@ def scoring_memory(config: RunConfig, context: ProcessContext) -> AbstractContex
     return out_of_memory_told(rows, "`evaluation.batch_size`", context.device)
 
 
-def device_kind() -> str:
-    """Return "cuda" or "cpu": for one seed they draw different random numbers, and their kernels round differently."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
     """Refuse data that lack one of the splits, before any work is spent on the others.
 

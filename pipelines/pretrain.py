@@ -16,7 +16,6 @@ from pipelines.fitting import (
     TRAIN,
     VALIDATION,
     dataset_uses,
-    device_kind,
     divided_days,
     loop_settings,
     prepare_to_fit,
@@ -87,7 +86,12 @@ def stage_of(config: RunConfig, encoded: EncodedDataset) -> Stage:
     parameters = tower_settings(config)
     if isinstance(config.tower, TwoTowerConfig):
         inputs = rows_of(encoded, (TRAIN, VALIDATION))
-        return Stage("pretrain", inputs, parameters | {"device": device_kind()}, code_of(_pretrain, save_tower))
+        return Stage(
+            "pretrain",
+            inputs,
+            parameters,
+            code_of(_pretrain, save_tower),
+        )
     if not config.tower.vectors.is_file():
         raise DataError(
             f"There is no file of vectors at {config.tower.vectors} (`tower.vectors`), as seen from {Path.cwd()}. "
@@ -100,7 +104,7 @@ def stage_of(config: RunConfig, encoded: EncodedDataset) -> Stage:
 def tower_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that the configured tower follows from; vectors to import count by what is in them."""
     if isinstance(config.tower, ImportedTowerConfig):
-        return settings_of(config, (*_NOT_OF_A_TOWER, "training", "evaluation", "tower.vectors"))
+        return settings_of(config, (*_NOT_OF_A_TOWER, "training", "evaluation", "runtime", "tower.vectors"))
     return settings_of(replace(config, training=_training_of(config.tower, config.training)), _NOT_OF_A_TOWER)
 
 

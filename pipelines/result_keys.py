@@ -13,6 +13,7 @@ from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.files import fingerprint_of
 from recsys.scheduling.code_version import reached_code
+from recsys.sharding.processes import device_kind
 
 SETTINGS_WITHOUT_EFFECT: Mapping[str, str] = {
     "runtime.runs": "where runs are kept",
@@ -88,6 +89,8 @@ def settings_of(config: RunConfig, without: Collection[str] = ()) -> dict[str, A
         without: further keys or groups that have no part in this kind of result.
     """
     document = config_document(config)
+    # `auto` counts as what it comes to: for one seed a GPU draws other numbers, and its kernels round differently.
+    document["runtime"]["device"] = device_kind(config.runtime.device)
     for key in (*SETTINGS_WITHOUT_EFFECT, *without):
         *path, last = key.split(".")
         group = document

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipelines import pretrain
 from pipelines.compose import compose_config
-from pipelines.fitting import RANKING_TEST, TEST, TRAIN, VALIDATION, device_kind
+from pipelines.fitting import RANKING_TEST, TEST, TRAIN, VALIDATION
 from pipelines.overrides import require_unset
 from pipelines.result_keys import code_of, rows_of, settings_of
 from pipelines.run_folder import RunResult, load_result
@@ -163,11 +163,11 @@ class StudyPlan:
 
     def _arm_key(self, config: RunConfig) -> str:
         settings = settings_of(config, _NOT_OF_AN_ARM)
-        return fingerprint_of([settings, self._rows, self._tower_key(config), self.code, device_kind()])
+        return fingerprint_of([settings, self._rows, self._tower_key(config), self.code])
 
     def _trial_key(self, config: RunConfig) -> str:
         settings, rows = settings_of(config, _NOT_OF_A_TRIAL), rows_of(self.encoded, (TRAIN, VALIDATION))
-        return fingerprint_of([settings, rows, self._tower_key(config), _code_of_trials(), device_kind()])
+        return fingerprint_of([settings, rows, self._tower_key(config), _code_of_trials()])
 
     def _tower_key(self, config: RunConfig) -> str:
         """The key of the arm's tower; those of one configuration are read once, as its vectors may be many."""
@@ -204,7 +204,7 @@ class StudyPlan:
         searched: list[Any] = []
         if tuning.trials:
             searched = [tuning.trials, tuning.sampler, tuning.seed, tuning.searched, _code_of_trials()]
-        return fingerprint_of([document, on_top, searched, self._rows, self.code, device_kind()])
+        return fingerprint_of([document, on_top, searched, self._rows, self.code])
 
 
 def _code_of_trials() -> str:
