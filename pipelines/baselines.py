@@ -57,7 +57,7 @@ def validation_of(
     Of two models that validation cannot tell apart the simpler one is kept (the one-standard-error rule of Breiman et
     al., "Classification and Regression Trees", 1984), which is the regression that the ranker starts as.
     """
-    stream = scoring_stream(config, encoded, VALIDATION, context, ("user_key",))
+    stream = scoring_stream(config, encoded, VALIDATION, context)
     at_start = predict(start.to(context.device), stream)
 
     def validate() -> dict[str, float]:

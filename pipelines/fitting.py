@@ -29,7 +29,7 @@ from recsys.training.optimizer import RankerOptimizers, RateSchedule
 from recsys.training.precision import set_single_products
 from recsys.training.stages import Stage, TrainingStages, optimizers_in
 
-_LARGEST_BATCH, _ROWS_SEEN = 2048, 1_000_000  # of a ranker whose budget follows the rows
+_LARGEST_BATCH, _ROWS_SEEN = 2048, 200_000  # of a ranker whose budget follows the rows
 _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
 TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_test"
 

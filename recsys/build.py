@@ -144,13 +144,13 @@ def build_rates(
     def share(part: str, half: str) -> float:
         return rates.get(f"{part}_{half}", rates.get(part, 1.0))
 
-    return (
-        {part: DenseOptimizer(training.learning_rate * share(part, "dense"), training.weight_decay) for part in parts},
-        {
-            part: TableOptimizer("rowwise_adagrad", training.table_learning_rate * share(part, "tables"))
-            for part in parts
-        },
-    )
+    dense = {
+        part: DenseOptimizer(training.learning_rate * share(part, "dense"), training.weight_decay) for part in parts
+    }
+    tables = {part: training.table_learning_rate * share(part, "tables") for part in parts}
+    # The head's tables are its first-order weights.
+    tables |= {part: rate * training.first_order_rate_share for part, rate in tables.items() if part == "head"}
+    return dense, {part: TableOptimizer("rowwise_adagrad", rate) for part, rate in tables.items()}
 
 
 def _build_network(config: NetworkConfig, contract: FeatureContract, has_tower_field: bool) -> InteractionNetwork:

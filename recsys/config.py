@@ -199,6 +199,8 @@ class TrainingConfig:
     beside one that is given, the rates are taken as they stand. `epochs` is the most that a run takes; null follows the
     number of rows too.
 
+    The first-order weights of ids start fitted and learn at `first_order_rate_share` of the tables' rate.
+
     `tower_day_share` of the training rows, the earliest days, are set apart for pre-training the tower; the ranker
     learns from the days after them, whose labels the tower has not seen. 0 gives every day to both.
 
@@ -216,6 +218,7 @@ class TrainingConfig:
     epochs: PositiveInt | None
     learning_rate: PositiveFloat
     table_learning_rate: PositiveFloat
+    first_order_rate_share: PositiveFloat
     tower_day_share: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegativeFloat
     warmup_share: Fraction

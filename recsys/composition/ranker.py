@@ -13,7 +13,7 @@ from recsys.interactions.network import InteractionNetwork
 from recsys.towers.embedding import EmbeddingTower
 
 # What is left of the joined vector's first weights where the first-order path has been fitted.
-_QUIET = 0.1
+_QUIET = 0.3
 
 
 class Head(nn.Module):

@@ -100,9 +100,7 @@ def fit_baselines(
 def gain_error(rows: Predictions, others: Predictions) -> float:
     """Return the standard error of the difference between two rankers' log losses on the same rows.
 
-    Rows of one user are taken together where users are known (`user_key`), as their errors are alike.
-
-    Source: the cluster-robust variance of a mean (Liang and Zeger 1986).
+    The rows count as independent of one another; 0 where none has weight.
     """
     difference = row_losses(rows.label, rows.logit) - row_losses(others.label, others.logit)
     weight = rows.weight.astype(np.float64)
@@ -110,9 +108,6 @@ def gain_error(rows: Predictions, others: Predictions) -> float:
     if total == 0:
         return 0.0
     residual = weight * (difference - weight @ difference / total)
-    users = rows.extra.get("user_key")
-    if users is not None:
-        residual = np.bincount(np.unique(users, return_inverse=True)[1], residual)
     return float(np.sqrt(residual @ residual) / total)
 
 

@@ -7,7 +7,7 @@ STEPS_PER_EPOCH = 64
 """An epoch has at least so many steps, as long as batches of `SMALLEST_BATCH` rows allow it."""
 
 SMALLEST_BATCH = 128
-MOST_EPOCHS = 8
+MOST_EPOCHS = 4
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ def budget_for(rows: int, largest_batch: int, rows_seen: int) -> Budget:
     adaptive optimizers ask for: Malladi et al., "On the SDEs and Scaling Rules for Adaptive Gradient Algorithms"
     (NeurIPS 2022), section 5.
 
-    >>> budget_for(7_000, largest_batch=2048, rows_seen=1_000_000)
-    Budget(batch_size=128, epochs=8, rate_factor=0.25)
-    >>> budget_for(2_000_000, largest_batch=2048, rows_seen=1_000_000)
+    >>> budget_for(7_000, largest_batch=2048, rows_seen=200_000)
+    Budget(batch_size=128, epochs=4, rate_factor=0.25)
+    >>> budget_for(2_000_000, largest_batch=2048, rows_seen=200_000)
     Budget(batch_size=2048, epochs=1, rate_factor=1.0)
     """
     wanted = 2 ** round(math.log2(max(1, rows / STEPS_PER_EPOCH)))

@@ -69,6 +69,9 @@ class SmallRun:
 
     def __post_init__(self) -> None:
         self.best = BestWeights(self.ranker)
+        self.validated: Callable[[], dict[str, float]] = lambda: {
+            "log_loss": self.log_losses.pop(0) if self.log_losses else 0.5
+        }
 
     def train(self, steps: int, objective: Any = click_objective, **settings: Any) -> list[StepReport]:
         """Train up to the given step and return the reports."""
@@ -97,7 +100,7 @@ class SmallRun:
             self.context,
             state=self.state,
             best=self.best,
-            validate=lambda: {"log_loss": self.log_losses.pop(0) if self.log_losses else 0.5},
+            validate=lambda: self.validated(),
             checkpoint=self._checkpoint,
             should_stop=lambda: self.asked_at is not None and self.state.step >= self.asked_at,
             stages=self.stages,

@@ -11,7 +11,7 @@ from recsys.monitoring.segment_gradients import SegmentGradients
 from recsys.sharding.fused import whole_state
 from recsys.sharding.gate import TableGate
 from recsys.training import step
-from recsys.training.loop import LoopState
+from recsys.training.loop import LEAST_GAIN, LoopState
 from recsys.training.loss import click_objective
 from recsys.training.optimizer import RateSchedule
 from recsys.training.precision import Precision
@@ -69,7 +69,7 @@ def test_reports_come_when_due_and_count_rows(context):
     assert [report.step for report in reports] == [2, 4, 5]
     assert [report.rows_seen for report in reports] == [4 + 3, 4 + 3 + 6 + 4, 4 + 3 + 6 + 4 + 3]
     assert [report.epoch for report in reports] == [0, 1, 1]
-    halves = {f"{part}/{half}" for part in PARTS[:2] for half in ("tables", "dense")}
+    halves = {f"{part}/{half}" for part in (*PARTS[:2], "head") for half in ("tables", "dense")}
     assert set(reports[1].gradient_norms) == {*PARTS, "whole", *halves, *(f"expert/{name}" for name in SEGMENTS)}
     absent = [name for name, norm in reports[0].gradient_norms.items() if norm == 0]
     assert absent == ["expert/light"]  # segment 1 has no row in the second batch
@@ -321,3 +321,33 @@ def test_a_loop_state_of_another_version_is_refused():
     assert LoopState.from_document(LoopState(step=3).to_document()) == LoopState(step=3)
     with pytest.raises(DataError, match="written by another version"):
         LoopState.from_document({"step": 3})
+
+
+def validated_start(context, losses, *, least_gain, **settings):
+    run = small_run(context)
+    figures = iter(losses)
+    run.validated = lambda: {"log_loss": next(figures), LEAST_GAIN: least_gain}
+    first = whole_state(run.ranker)
+    run.train(len(losses) - 1, validates_start=True, validate_every=1, **settings)
+    return run, first
+
+
+def test_a_start_that_no_later_weights_beat_by_more_than_chance_is_what_is_kept(context):
+    run, first = validated_start(context, [0.5, 0.49, 0.485, 0.495], least_gain=0.02, patience=9)
+
+    assert (run.state.best_step, run.state.best_log_loss) == (0, 0.5)
+    run.best.restore()
+    assert all(torch.equal(value, first[name]) for name, value in whole_state(run.ranker).items())
+
+
+def test_weights_that_beat_the_start_by_more_than_chance_are_kept_and_from_then_on_the_better_ones(context):
+    run, _ = validated_start(context, [0.5, 0.49, 0.47, 0.469, 0.475], least_gain=0.02, patience=9)
+
+    assert (run.state.best_step, run.state.best_log_loss) == (3, 0.469)
+
+
+def test_patience_counts_from_the_lowest_loss_also_while_the_start_is_kept(context):
+    losses = [0.5, 0.499, 0.498, 0.497, 0.499, 0.499, 0.4]
+    run, _ = validated_start(context, losses, least_gain=0.02, patience=2)
+
+    assert (run.state.step, run.state.ended, run.state.best_step) == (5, "patience", 0)
