@@ -128,7 +128,7 @@ COMMANDS = (
         "recsys score --run runs/simulated/20260101-120000-e2e --input rows.parquet --output scores.parquet",
         (
             RUN,
-            Option("--input", "Parquet file with the schema's raw columns", required=True),
+            Option("--input", "Parquet file with the raw columns, as in the files that were prepared", required=True),
             Option("--output", "Parquet file to write: the rows and their `probability`", required=True),
         ),
     ),

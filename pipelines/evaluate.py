@@ -11,7 +11,7 @@ from pipelines.job import RANKING_EXTRAS, TEST_EXTRAS
 from pipelines.recording import CUTOFF
 from pipelines.run_folder import load_config
 from pipelines.serving import MODEL
-from recsys.artifacts.export import read_ranker
+from recsys.artifacts.export import load_scorer
 from recsys.config import RunConfig
 from recsys.evaluation.evaluate import evaluate, predict
 from recsys.evaluation.ranking import evaluate_ranking
@@ -29,7 +29,8 @@ def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> dict
         DataError: no finished run, no such split, or the data are not those that the ranker was trained on.
     """
     encoded = prepare.run(config, progress)
-    ranker, contract = read_ranker(folder / MODEL)
+    scorer = load_scorer(folder / MODEL)
+    ranker, contract = scorer.ranker, scorer.contract
     require_same_contract(encoded.contract, contract_tags(contract), f"The ranker of {folder}")
     context = started(config)
     ranker.to(context.device)

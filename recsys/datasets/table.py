@@ -55,6 +55,7 @@ class TableSource:
                 "source": "table",
                 "files": {str(path.relative_to(self.raw)): sha256_of_file(path) for path in found},
                 "history": str(self.layout.history_scope) if self.layout.history else "none",
+                "schema_file": self.layout.text,
             },
             counts={"rows outside every split": int(outside)},
             origins=_origins(self.layout, schema),

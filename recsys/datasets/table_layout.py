@@ -7,7 +7,7 @@ expression language, so nothing that stands in a schema file can run.
 import datetime
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -88,6 +88,7 @@ class TableLayout:
         columns: name in the schema -> name in the files, where the two differ.
         missing: feature -> the value, as text, that stands for "not known" in the files.
         lists: sparse list -> (text column, separator); words: sparse list -> text column, cut into lower-case words.
+        text: of the schema file, which goes along with a ranker that is to read rows in the same way.
     """
 
     files: Mapping[str, tuple[str, ...]]
@@ -102,6 +103,7 @@ class TableLayout:
     words: Mapping[str, str] = field(default_factory=dict)
     history_scope: HistoryScope = HistoryScope.LIVE
     history: tuple[HistoryFeature, ...] = ()
+    text: str = ""
 
 
 def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
@@ -117,7 +119,8 @@ def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
             f"{where}: the block is missing; a source of kind `table` needs it to know files, label, time and splits. "
             "Copy that of data/schemas/ml_100k.yaml."
         )
-    return _layout(_Block(document["table"], where), schema)
+    layout = _layout(_Block(document["table"], where), schema)
+    return replace(layout, text=schema_path.read_text(encoding="utf-8"))
 
 
 def _layout(block: "_Block", schema: FeatureSchema) -> TableLayout:

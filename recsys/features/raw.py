@@ -19,9 +19,16 @@ from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.features.encoding import encode_feature, encode_segment
 from recsys.features.plain_arrays import element
-from recsys.features.schema import FeatureSchema
+from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import vector_element
 from recsys.features.vocabulary import Vocabulary
+
+RAW_KINDS = {
+    FeatureKind.DENSE: "number",
+    FeatureKind.SPARSE: "id (integer or string, as in training; may be missing)",
+    FeatureKind.SPARSE_LIST: "list of ids, oldest first (may be missing)",
+}
+"""What a raw column holds, for those who are to hand one over."""
 
 
 def raw_to_batch(rows: pa.Table, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary]) -> Batch:

@@ -34,7 +34,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # floor 3
     "composition": ("recsys.features", "recsys.towers", "recsys.interactions"),
     # floor 4
-    "artifacts": ("recsys.features", "recsys.towers", "recsys.composition", "recsys.sharding", "recsys.training"),
+    "artifacts": (
+        "recsys.features",
+        "recsys.datasets.table_files",
+        "recsys.datasets.table_layout",
+        "recsys.datasets.table_reader",
+        "recsys.towers",
+        "recsys.composition",
+        "recsys.sharding",
+        "recsys.training",
+    ),
     # floor 5
     "build": ("recsys",),
     # floor 6

@@ -175,7 +175,7 @@ def test_a_missing_column_is_named(exported: Exported):
 
 def test_more_rows_than_one_pass_takes_are_all_scored(exported: Exported, monkeypatch: pytest.MonkeyPatch):
     whole = load_served(exported.folder).predict(exported.frame)
-    monkeypatch.setattr("recsys.artifacts.export._ROWS_PER_PASS", 7)
+    monkeypatch.setattr("recsys.artifacts.scorer._ROWS_PER_PASS", 7)
 
     np.testing.assert_allclose(load_served(exported.folder).predict(exported.frame), whole, rtol=0, atol=1e-6)
 
