@@ -80,10 +80,10 @@ def _joined(lists: pa.Array, separator: str) -> pa.Array:
 
 def _before_rule(segments: pa.Array, rule: SegmentRule, names: Sequence[str]) -> pa.Array:
     """For each segment a value that the rule takes for it."""
-    if rule.bins:
-        edges = dict(zip(names, [rule.bins[0] - 1, *rule.bins], strict=True))
+    if rule.bins is not None:
+        edges = dict(zip(names, [rule.bins[0] - 1 if rule.bins else 0.0, *rule.bins], strict=True))
         return pa.array([edges[segment] for segment in segments.to_pylist()])
-    values = {name: value for value, name in rule.names.items()}
+    values = {name: value for value, name in rule.names}
     return pa.array([values.get(segment, segment) for segment in segments.to_pylist()])
 
 

@@ -1,20 +1,32 @@
 """Rows that a user already has: Parquet or CSV files, described by the `table:` block of a schema file."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import epoch_us, fetch_one, store
-from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, UNIT, HistoryScope, add_history
+from recsys.datasets.history import (
+    CONTRIBUTES,
+    MOMENT,
+    ROW,
+    UNIT,
+    HistoryFeature,
+    HistoryKind,
+    HistoryScope,
+    add_history,
+)
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.datasets.table_files import matching_files, require_equal_columns, union_of_files
 from recsys.datasets.table_layout import TableLayout
 from recsys.datasets.table_shape import TableShape
 from recsys.errors import DataError
+from recsys.features.column_names import OWN_PREFIX
 from recsys.features.schema import FeatureSchema
 from recsys.files import sha256_of_file
 from recsys.progress import Progress
@@ -33,21 +45,16 @@ class TableSource:
         found = [path for paths in files.values() for path in paths]
         require_equal_columns(found)
         raw = union_of_files(connection, files)
-        shaped = _shaped(TableShape(raw, self.layout, schema, ", ".join(map(str, found))))
-        try:
-            kept = store(connection, "table_rows", shaped)
-        except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
-            raise DataError(
-                f"{', '.join(map(str, found))}: a value cannot be read ({error}). Mend it in the file, or the column's "
-                f"use in schema `{schema.name}`."
-            ) from error
+        shape = TableShape(raw, self.layout, schema, ", ".join(map(str, found)))
+        kept, counts = _stored(connection, shape)
         # A row without a time lies in no span of time either, but it is broken, not outside: the check of rows says so.
         is_outside = kept[SPLIT].isnull() & kept[schema.time].notnull()
         outside = fetch_one(connection, kept.aggregate(rows=is_outside.sum()))["rows"] or 0
         kept = kept.filter(~is_outside)
         if self.layout.history:
             kept = store(connection, "table_kept", kept)
-            kept = add_history(connection, kept, self.layout.history, schema.label, progress)
+            told = [_by_own_names(feature) for feature in self.layout.history]
+            kept = add_history(connection, kept, told, schema.label, progress)
         return SourceRows(
             rows=kept,
             extras=("user_key",),
@@ -57,20 +64,40 @@ class TableSource:
                 "history": str(self.layout.history_scope) if self.layout.history else "none",
                 "schema_file": self.layout.text,
             },
-            counts={"rows outside every split": int(outside)},
+            counts={"rows outside every split": int(outside), **counts},
             origins=_origins(self.layout, schema),
         )
 
 
-def _shaped(shape: TableShape) -> ir.Table:
+def _stored(connection: Backend, shape: TableShape) -> tuple[ir.Table, dict[str, int]]:
+    """The shaped rows, run once, and how often values occur that the layout declares."""
+    occurrences = shape.occurrences()
+    # Told of beside the rows, as another look at the files would parse them again.
+    marks = {f"{OWN_PREFIX}declared_{number}": is_there for number, is_there in enumerate(occurrences.values())}
+    try:
+        rows = store(connection, "table_rows", shape.raw.select(**_shaped(shape), **marks))
+    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+        raise DataError(
+            f"{shape.where}: a value cannot be read ({error}). Mend it in the file, or the column's use in schema "
+            f"`{shape.schema.name}`."
+        ) from error
+    if not marks:
+        return rows, {}
+    found = fetch_one(connection, rows.aggregate(**{mark: rows[mark].sum() for mark in marks}))
+    counts = {}
+    for key, number in zip(occurrences, map(found.__getitem__, marks), strict=True):
+        if not number:
+            counts[f"declared, but found nowhere: {key}"] = 1
+        elif key.startswith("missing."):
+            counts[f"declared missing: {key.removeprefix('missing.')}"] = int(number)
+    return rows.drop(*marks), counts
+
+
+def _shaped(shape: TableShape) -> dict[str, ir.Value]:
     """Features that the files hold, segment, label, weight, time, split, day, user_key, and what history needs."""
     schema, layout = shape.schema, shape.layout
     told = {feature.name for feature in layout.history}
     columns = {feature.name: shape.feature(feature.name) for feature in schema.features if feature.name not in told}
-    for feature in layout.history:
-        for name in filter(None, (*feature.by, feature.of)):
-            if name not in (*columns, schema.segment, schema.label):
-                columns[name] = shape.column(name, f"the history feature `{feature.name}`")
     if schema.weight:
         columns[schema.weight] = shape.weight(schema.weight)
     columns[schema.label] = shape.label()
@@ -79,11 +106,43 @@ def _shaped(shape: TableShape) -> ir.Table:
     columns[schema.time] = moment
     split = shape.split(moment)
     user_key = _user_key(columns[schema.user])
-    columns |= {SPLIT: split, DAY: moment.date(), "user_key": user_key}
     if layout.history:
+        columns |= _history_columns(shape, columns)
         is_known = split == TRAIN if layout.history_scope is HistoryScope.TRAIN_ONLY else ibis.literal(True)
         columns |= {ROW: ibis.row_number(), MOMENT: epoch_us(moment), CONTRIBUTES: is_known, UNIT: user_key}
-    return shape.raw.select(**columns)
+    return columns | {SPLIT: split, DAY: moment.date(), "user_key": user_key}
+
+
+def _history_columns(shape: TableShape, columns: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+    """The columns that the history is counted by or of, under names of their own."""
+    found = dict[str, ir.Value]()
+    for feature in shape.layout.history:
+        for name in filter(None, (*feature.by, feature.of)):
+            # The schema's names come first, those of the files behind them.
+            use = f"the history feature `{feature.name}`"
+            found[_own_name(name)] = columns[name] if name in columns else shape.column(name, use)
+        lists = [name for name in feature.by if found[_own_name(name)].type().is_array()]
+        if len(lists) > (feature.kind is not HistoryKind.RECENT):
+            raise DataError(
+                f"{shape.where}: the history feature `{feature.name}` is counted by the lists {', '.join(lists)}; "
+                f"expected {'none' if feature.kind is HistoryKind.RECENT else 'at most one list'} among {feature.by}."
+            )
+        if feature.kind is HistoryKind.MEAN and not _is_number(form := found[_own_name(feature.of)].type()):
+            raise DataError(
+                f"{shape.where}: column `{feature.of}` has type {form}; expected numbers, of which the history feature "
+                f"`{feature.name}` is the mean."
+            )
+    return found
+
+
+def _by_own_names(feature: HistoryFeature) -> HistoryFeature:
+    """The feature over the columns of `_history_columns`."""
+    return replace(feature, by=tuple(map(_own_name, feature.by)), of=_own_name(feature.of) if feature.of else "")
+
+
+def _own_name(column: str) -> str:
+    # By their bytes, as the data base would hold names that differ only in small and large letters for one.
+    return f"{OWN_PREFIX}of_{column.encode().hex()}"
 
 
 def _origins(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:
@@ -100,6 +159,12 @@ def _origins(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:
 
 def _user_key(user: ir.Value) -> ir.IntegerValue:
     """A number per user: the id where it is one, else 62 bits of its hash; -1 for no user."""
-    number = user.cast("int64") if user.type().is_integer() else user.hash() & ibis.literal(2**62 - 1)
+    if user.type().is_integer():
+        # Beyond 64 signed bits, where no id can be, is no user either.
+        return user.try_cast("int64").fill_null(-1)
     # Asked of the user, as the hash of null is a number like any other.
-    return user.isnull().ifelse(-1, number)
+    return user.isnull().ifelse(-1, user.hash() & ibis.literal(2**62 - 1))
+
+
+def _is_number(form: dt.DataType) -> bool:
+    return bool(form.is_numeric() or form.is_boolean())

@@ -118,7 +118,7 @@ class TableReader:
                     FeatureKind.SPARSE_LIST: pa.list_(ids),
                 }
                 columns.setdefault(own, _Column(RAW_KINDS[kind], meaning, forms[kind]))
-        form = pa.float64() if layout.segment.bins else pa.string()
+        form = pa.float64() if layout.segment.bins is not None else pa.string()
         columns.setdefault(layout.segment.column, _Column("what the segment follows from", "the segment", form))
         return columns
 

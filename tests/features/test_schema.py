@@ -132,7 +132,7 @@ def test_fingerprint_is_the_same_for_the_same_number_written_otherwise() -> None
 @pytest.mark.parametrize(
     ("document", "said"),
     [
-        (shop(labels="bought"), "unknown key `labels`; expected some of name, features, segment"),
+        (shop(labels="bought"), "unknown key `labels` (did you mean `label`?); expected some of name"),
         (shop(features=[]), "`features` is []; expected a list with at least one feature"),
         (shop(features="customer"), "`features` is 'customer'; expected a list"),
         (shop(features=["customer"]), "a feature is 'customer'; expected keys such as `name:` and `kind:`"),
@@ -155,6 +155,19 @@ def test_fingerprint_is_the_same_for_the_same_number_written_otherwise() -> None
         (shop_with(PRICE, name="customer"), "the feature `customer` is declared twice"),
         (shop_with(PRICE, name="label"), "a feature is named `label`, which encoded rows use"),
         (shop_with(PRICE, name="user_key"), "a feature is named `user_key`, which encoded rows use"),
+        (shop_with(PRICE, name="Label"), "a feature is named `Label`, which encoded rows use"),
+        (shop_with(PRICE, name="user segment"), "a feature is named `user segment`, which encoded rows use"),
+        (shop_with(PRICE, name="recsys.history_row"), "`recsys.history_row` begins with `recsys.`"),
+        (shop_with(PRICE, name="Customer"), "`customer` and `Customer` differ in small and large letters alone"),
+        (shop_with(PRICE, name="sold_at"), "the time `sold_at` is declared as a feature as well"),
+        (shop_with(PRICE, name="group"), "`group` is the segment and a feature of kind dense"),
+        (shop(label="SPLIT"), "`label` is named `SPLIT`, which prepared rows use"),
+        (shop(time="day"), "`time` is named `day`, which prepared rows use"),
+        (shop(weight="product"), "`product` is the weight and a feature of kind sparse"),
+        (shop(label="Group"), "`group` and `Group` differ in small and large letters alone"),
+        (shop(user="custommer"), "must name a feature of kind sparse (did you mean `customer`?)"),
+        (shop(invalid={"prise": "clip"}), "the column `prise` (did you mean `price`?)"),
+        (shop(invalid={"price": "clipp"}), "`price` is 'clipp' (did you mean `clip`?)"),
         (shop_with(PRICE, name=""), "a feature: `name` is ''; expected a name"),
         (shop_with(PRICE, name=5), "a feature: `name` is 5; expected a name"),
     ],
@@ -173,7 +186,7 @@ def test_missing_key_is_named(key: str) -> None:
 @pytest.mark.parametrize(
     ("feature", "changes", "said"),
     [
-        (PRICE, {"kin": "dense"}, "unknown key `kin`; expected some of name, kind, used_by"),
+        (PRICE, {"kin": "dense"}, "unknown key `kin` (did you mean `kind`?); expected some of name, kind, used_by"),
         (PRICE, {"kind": "numeric"}, "kind is 'numeric'; expected one of dense, sparse, sparse_list"),
         (PRICE, {"kind": ["dense"]}, "kind is ['dense']; expected one of"),
         (PRICE, {"scale": "robust"}, "scale is 'robust'; expected one of standard, log, none"),
