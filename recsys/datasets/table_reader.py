@@ -138,14 +138,20 @@ class TableReader:
 
     def _stored(self, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
         """The column in a type that DuckDB reads as it reads the files' own."""
-        form = values.type
-        if isinstance(form, pa.BaseExtensionType):
-            return self._stored(name, pa.chunked_array([chunk.storage for chunk in values.chunks], form.storage_type))
-        if pa.types.is_null(form) and name in self._columns:
-            # A few rows may all lack a value that the files have.
-            return values.cast(self._columns[name].form)
-        if pa.types.is_float16(form):
-            return values.cast(pa.float32())
-        if is_list(form) and pa.types.is_null(form.value_type) and name in self._columns:
-            return values.cast(self._columns[name].form)
-        return values
+        if isinstance(values.type, pa.BaseExtensionType):
+            return self._stored(name, pa.chunked_array([chunk.storage for chunk in values.chunks]))
+        empty = self._columns[name].form if name in self._columns else pa.float64()
+        form = _readable(values.type, empty)
+        return values if form == values.type else values.cast(form)
+
+
+def _readable(form: pa.DataType, empty: pa.DataType) -> pa.DataType:
+    """The type as DuckDB would have read it from a file; `empty` in place of one that tells nothing.
+
+    A few rows may all lack a value that the files have.
+    """
+    if pa.types.is_null(form):
+        return empty
+    if is_list(form):
+        return pa.list_(_readable(form.value_type, empty.value_type if is_list(empty) else empty))
+    return pa.float32() if pa.types.is_float16(form) else form

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from recsys.errors import DataError
+from recsys.errors import DataError, did_you_mean
 from recsys.features.account import Account
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
@@ -81,7 +81,8 @@ def require_raw_columns(found: Collection[str], wanted: Sequence[str]) -> None:
         if name not in found and column not in found:
             expected = ", ".join(dict.fromkeys(map(_column_of, wanted)))
             raise DataError(
-                f"Column `{column}` is missing; found {', '.join(found) or 'no columns'}, expected {expected}."
+                f"Column `{column}` is missing{did_you_mean(column, found)}; found "
+                f"{', '.join(found) or 'no columns'}, expected {expected}."
             )
 
 
