@@ -33,7 +33,7 @@ from recsys.features.vocabulary import Vocabulary
 from recsys.files import canonical_json, sha256_of_file
 
 if TYPE_CHECKING:
-    from recsys.datasets.table_reader import TableReader
+    from recsys.datasets.table_rows import RowReader
 
 Rebuild = Callable[[Mapping[str, Any], FeatureContract], nn.Module]
 """Makes the untrained ranker from its description and contract."""
@@ -54,7 +54,7 @@ class Scorer:
     ranker: nn.Module
     contract: FeatureContract
     vocabularies: Mapping[str, Vocabulary]
-    reader: "TableReader | None" = None
+    reader: "RowReader | None" = None
 
     @property
     def columns(self) -> dict[str, str]:
@@ -127,11 +127,11 @@ def read_scorer(folder: Path, rebuild: Rebuild) -> Scorer:
     # The whole forward pass is for scoring alone from here on: no dropout, no graph.
     ranker.eval().requires_grad_(False)
     tables = {table: Vocabulary.load(folder / _VOCABULARIES / f"{table}.parquet") for table in contract.table_rows}
-    reader = table_reader(folder / _TABLE, contract, tables) if _TABLE in document["files"] else None
+    reader = _row_reader(folder / _TABLE, contract, tables) if _TABLE in document["files"] else None
     return Scorer(ranker, contract, tables, reader)
 
 
-def table_reader(path: Path, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary]) -> "TableReader":
+def _row_reader(path: Path, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary]) -> "RowReader":
     """Return the reading that the `table:` block of a schema file declares.
 
     Raises:
@@ -139,10 +139,10 @@ def table_reader(path: Path, contract: FeatureContract, vocabularies: Mapping[st
     """
     # Late, so that DuckDB is loaded for the models of tables alone.
     from recsys.datasets.table_layout import load_table_layout
-    from recsys.datasets.table_reader import TableReader
+    from recsys.datasets.table_rows import RowReader
 
     layout = load_table_layout(path, contract.schema)
-    return TableReader(layout, contract.schema, {name: each.ids.type for name, each in vocabularies.items()})
+    return RowReader(layout, contract.schema, {name: each.ids.type for name, each in vocabularies.items()})
 
 
 def _description(path: Path) -> dict[str, Any]:

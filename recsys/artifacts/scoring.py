@@ -1,6 +1,7 @@
 """A finished ranker over a file of raw rows, batch by batch."""
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from recsys.files import ensure_writable
 from recsys.progress import Progress, silent
 
 _ROWS_AT_A_TIME = 65_536
+_TEXT_NAME = re.compile(r"\.(csv|tsv|txt|jsonl?|xlsx?)(\.(gz|bz2|xz|zst|zip))?$", re.IGNORECASE)
 
 
 def score_file(scorer: Scorer, rows: Path, output: Path, progress: Progress = silent) -> int:
@@ -57,6 +59,11 @@ def score_file(scorer: Scorer, rows: Path, output: Path, progress: Progress = si
 def _opened(rows: Path) -> pq.ParquetFile:
     if rows.is_dir():
         raise DataError(f"{rows} is a folder. Expected one Parquet file; score the files of a folder one by one.")
+    if _TEXT_NAME.search(rows.name):
+        raise DataError(
+            f"{rows} is a text file. Expected Parquet, whose columns have types: text does not tell the id 007 from 7. "
+            "Write the rows as Parquet (pandas: `read_csv(..., dtype={...}).to_parquet(...)`)."
+        )
     try:
         return pq.ParquetFile(rows, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
@@ -73,6 +80,8 @@ def _batches(source: pq.ParquetFile, rows: Path) -> Iterator[pa.RecordBatch]:
 
 
 def _require_another_file(output: Path, rows: Path) -> None:
+    if _TEXT_NAME.search(output.name):
+        raise UsageError(f"The output is called {output}, but it is written as Parquet. Give it a name as such.")
     if output.is_dir():
         raise UsageError(f"The output {output} is a folder; expected a file to write, such as {output}/scores.parquet.")
     if output.exists() and output.samefile(rows):

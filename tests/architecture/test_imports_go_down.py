@@ -36,9 +36,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # floor 4
     "artifacts": (
         "recsys.features",
-        "recsys.datasets.table_files",
         "recsys.datasets.table_layout",
-        "recsys.datasets.table_reader",
+        "recsys.datasets.table_rows",
         "recsys.towers",
         "recsys.composition",
         "recsys.sharding",

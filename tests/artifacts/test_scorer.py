@@ -1,7 +1,10 @@
 """A finished ranker reads a user's own rows as its training did: the same batch to the bit, the same probabilities."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +52,25 @@ def test_a_frame_is_scored_as_the_file_is(shop: OwnRows):
     scores = load_served(shop.folder).predict(frame)["probability"]
 
     np.testing.assert_allclose(scores, shop.prepared_scores(), rtol=0, atol=1e-6)
+
+
+def test_a_fresh_process_reads_the_users_own_columns_with_the_code_that_the_model_brings(shop: OwnRows, tmp_path: Path):
+    shop.table.to_pandas(types_mapper=pd.ArrowDtype).to_parquet(tmp_path / "rows.parquet")
+    script = (
+        "import sys, json, mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model(sys.argv[1])\n"
+        "rows = pd.read_parquet(sys.argv[2], dtype_backend='pyarrow')\n"
+        "scores = model.predict(rows)['probability'].tolist()\n"
+        "import recsys\n"
+        "print(json.dumps({'scores': scores, 'code': recsys.__file__}))\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", script, str(shop.folder), str(tmp_path / "rows.parquet")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=True)
+
+    found = json.loads(done.stdout.splitlines()[-1])
+    np.testing.assert_allclose(found["scores"], shop.prepared_scores(), rtol=0, atol=1e-6)
+    assert Path(found["code"]).is_relative_to(shop.folder)
 
 
 def test_ids_that_a_frame_rounded_are_refused_and_exact_ones_with_missing_ones_are_taken(shop: OwnRows):

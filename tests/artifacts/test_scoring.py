@@ -61,6 +61,8 @@ def test_rows_come_back_as_they_were_with_their_probability(shop: OwnRows, score
         ("rows.parquet", lambda rows: pa.table({"x": [1]}), "column `customer` is missing.*found x"),
         ("rows.parquet", lambda rows: pa.table([*rows.columns, rows["cost"]], [*rows.column_names, "cost"]), "twice"),
         ("absent.parquet", lambda rows: rows, r"absent\.parquet cannot be read as Parquet"),
+        ("rows.csv", lambda rows: rows, r"rows\.csv is a text file. Expected Parquet"),
+        ("rows.TSV.gz", lambda rows: rows, r"rows\.TSV\.gz is a text file. Expected Parquet"),
         (".", lambda rows: rows, r"is a folder. Expected one Parquet file"),
     ],
 )
@@ -83,6 +85,8 @@ def test_the_input_is_never_the_output_under_whatever_name(scorer: Scorer, tmp_p
     for output in (rows, tmp_path / "link.parquet", tmp_path / "." / "rows.parquet"):
         with pytest.raises(UsageError, match="is the input itself"):
             score_file(scorer, rows, output)
+    with pytest.raises(UsageError, match=r"scores\.csv, but it is written as Parquet"):
+        score_file(scorer, rows, tmp_path / "scores.csv")
     with pytest.raises(UsageError, match="is a folder; expected a file to write"):
         score_file(scorer, rows, tmp_path)
     assert rows.read_bytes() == before

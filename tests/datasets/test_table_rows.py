@@ -14,7 +14,7 @@ from recsys.datasets.database import fetch, temporary_database
 from recsys.datasets.staging import stage
 from recsys.datasets.table import TableSource
 from recsys.datasets.table_layout import load_table_layout
-from recsys.datasets.table_reader import TableReader
+from recsys.datasets.table_rows import RowReader
 from recsys.features.plain_arrays import plain_ids, plain_numbers
 from recsys.features.schema import FeatureKind, load_schema
 from recsys.progress import silent
@@ -41,7 +41,7 @@ def read_both(
     for one in declared.sparse:
         form = prepared[one.name].type
         types[one.table] = form.value_type if one.kind is FeatureKind.SPARSE_LIST else form
-    read = TableReader(layout, declared, types).read(rows)
+    read = RowReader(layout, declared, types).read(rows)
 
     def plain(found: pa.Table) -> list[Any]:
         values: list[Any] = [found[declared.segment].to_pylist()]

@@ -29,7 +29,7 @@ class _Column:
     form: pa.DataType
 
 
-class TableReader:
+class RowReader:
     """Gives raw rows the schema's names and meanings, as `table:` of a schema file declares them.
 
     Several threads may read at once.
