@@ -15,7 +15,15 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import fetch, fetch_one, isfinite, store, utc_without_zone
+from recsys.datasets.database import (
+    fetch,
+    fetch_one,
+    is_moment,
+    isfinite,
+    seconds_since_1970,
+    store,
+    utc_without_zone,
+)
 from recsys.datasets.policies import clipped, id_rules, without_dropped
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.errors import DataError, did_you_mean
@@ -113,7 +121,7 @@ def _expected_types(source: SourceRows, schema: FeatureSchema) -> dict[str, tupl
     number = ("a number", lambda form: form.is_numeric() or form.is_boolean())
     text = ("a string", lambda form: form.is_string())
     kinds = {
-        FeatureKind.DENSE: number,
+        FeatureKind.DENSE: ("a number", lambda form: form.is_numeric() or form.is_boolean() or is_moment(form)),
         FeatureKind.SPARSE: ("a string or integer id", _is_id),
         FeatureKind.SPARSE_LIST: (
             "an array of string or integer ids",
@@ -147,9 +155,9 @@ def _clean_columns(rows: ir.Table, source: SourceRows, schema: FeatureSchema) ->
 
 
 def _clean_feature(values: ir.Value, feature: Feature) -> ir.Value:
-    if feature.kind is FeatureKind.DENSE:
-        return missing_or_infinite_as_null(values)
     form = values.type()
+    if feature.kind is FeatureKind.DENSE:
+        return missing_or_infinite_as_null(seconds_since_1970(values) if is_moment(form) else values)
     if form == dt.uint64:
         return (values > _LARGEST_INT64).ifelse(INVALID_ID, values.cast("int64"))
     if form.is_integer():

@@ -1,6 +1,6 @@
 """Rows that a user already has: Parquet or CSV files, described by the `table:` block of a schema file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import duckdb
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
+import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import epoch_us, fetch_one, store
@@ -44,6 +45,7 @@ class TableSource:
         files = {split: matching_files(self.raw, patterns) for split, patterns in self.layout.files.items()}
         found = [path for paths in files.values() for path in paths]
         require_equal_columns(found)
+        _require_distinct_columns(found)
         raw = union_of_files(connection, files)
         shape = TableShape(raw, self.layout, schema, ", ".join(map(str, found)))
         kept, counts = _stored(connection, shape)
@@ -67,6 +69,23 @@ class TableSource:
             counts={"rows outside every split": int(outside), **counts},
             origins=_origins(self.layout, schema),
         )
+
+
+def _require_distinct_columns(paths: Sequence[Path]) -> None:
+    """Refuse a Parquet file with two columns of one name, in large letters or small: the data base renames one."""
+    for path in paths:
+        seen: dict[str, str] = {}
+        for name in pq.read_schema(path).names if path.suffix == ".parquet" else ():
+            if name.lower() in seen:
+                raise DataError(
+                    f"{path}: the columns `{seen[name.lower()]}` and `{name}` are told apart by small and large "
+                    "letters at most; expected other names. Rename one of them, or leave it out."
+                )
+            if name.lower().startswith(OWN_PREFIX):
+                raise DataError(
+                    f"{path}: column `{name}` begins with `{OWN_PREFIX}`, as columns of our own do. Rename it."
+                )
+            seen[name.lower()] = name
 
 
 def _stored(connection: Backend, shape: TableShape) -> tuple[ir.Table, dict[str, int]]:
@@ -118,9 +137,7 @@ def _history_columns(shape: TableShape, columns: Mapping[str, ir.Value]) -> dict
     found = dict[str, ir.Value]()
     for feature in shape.layout.history:
         for name in filter(None, (*feature.by, feature.of)):
-            # The schema's names come first, those of the files behind them.
-            use = f"the history feature `{feature.name}`"
-            found[_own_name(name)] = columns[name] if name in columns else shape.column(name, use)
+            found[_own_name(name)] = _history_column(name, shape, columns, f"the history feature `{feature.name}`")
         lists = [name for name in feature.by if found[_own_name(name)].type().is_array()]
         if len(lists) > (feature.kind is not HistoryKind.RECENT):
             raise DataError(
@@ -133,6 +150,20 @@ def _history_columns(shape: TableShape, columns: Mapping[str, ir.Value]) -> dict
                 f"`{feature.name}` is the mean."
             )
     return found
+
+
+def _history_column(name: str, shape: TableShape, columns: Mapping[str, ir.Value], use: str) -> ir.Value:
+    """A column by its name in the schema, else in the files; `label` and `segment` are the declared ones."""
+    role = {"label": shape.schema.label, "segment": shape.schema.segment}.get(name)
+    if name in columns or role is None:
+        return columns[name] if name in columns else shape.column(name, use)
+    source = {"label": shape.layout.label, "segment": shape.layout.segment}[name].column
+    if name in shape.raw.columns and name != source:
+        raise DataError(
+            f"{shape.where}: `{name}` of {use} may be the declared {name}, which is made of `{source}`, or the files' "
+            f"own column `{name}`. Write `{role}` for the declared one, or rename the column in the files."
+        )
+    return columns[role]
 
 
 def _by_own_names(feature: HistoryFeature) -> HistoryFeature:

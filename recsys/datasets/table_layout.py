@@ -7,13 +7,15 @@ expression language, so nothing that stands in a schema file can run.
 import datetime
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from recsys.datasets.declared_block import Block
+from recsys.datasets.declared_history import history_from
 from recsys.datasets.declared_values import Declared
-from recsys.datasets.history import HistoryFeature, HistoryKind, HistoryScope
+from recsys.datasets.history import HistoryFeature, HistoryScope
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.plain_yaml import read_plain_yaml
@@ -32,7 +34,7 @@ class LabelRule:
     """Label 1 where `column` stands in the relation `operator` to `value`; with no operator, the column's own 0 or 1.
 
     >>> LabelRule.parse("rating > 3")
-    LabelRule(column='rating', operator='>', value='3')
+    LabelRule(column='rating', operator='>', value=3)
     >>> LabelRule.parse("clicked")
     LabelRule(column='clicked', operator='', value='')
     """
@@ -43,12 +45,10 @@ class LabelRule:
 
     @classmethod
     def parse(cls, text: str) -> "LabelRule":
-        """Read "column" or "column > value"; the column's type says what the value is. A word may be quoted."""
+        """Read "column" or "column > value"; a value in quotation marks is text."""
         if not (match := _COMPARISON.match(text.strip())):
             return cls(text.strip())
-        word = match["value"].strip()
-        value = {"true": True, "false": False}.get(word.lower(), word.strip("'\""))
-        return cls(match["column"].strip(), match["operator"], value)
+        return cls(match["column"].strip(), match["operator"], _value_of(match["value"].strip()))
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,17 @@ class TableLayout:
     text: str = ""
 
 
+def _value_of(word: str) -> Declared:
+    """What an unquoted word stands for; what would be written otherwise, as 007 would, is text."""
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    for form in (int, float):
+        with suppress(ValueError):
+            if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e-?\d+)?", word):
+                return form(word)
+    return word.strip("'\"")
+
+
 def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
     """Read the `table:` block of a schema file.
 
@@ -135,7 +146,7 @@ def _layout(block: Block, schema: FeatureSchema) -> TableLayout:
         )
     time = block.inner("time")
     time.require(("column", "unit"), required=("column", "unit"))
-    scope, history = _history(block.inner("history"), schema)
+    scope, history = history_from(block.inner("history"), schema)
     lists, words = _texts_cut(block, schema)
     return _checked(
         TableLayout(
@@ -203,6 +214,12 @@ def _names_in_files(schema: FeatureSchema, history: Sequence[HistoryFeature]) ->
 def _checked(layout: TableLayout, schema: FeatureSchema, where: str) -> TableLayout:
     """Refuse features that would be the answer, and two meanings of one name."""
     counted = {feature.name for feature in layout.history}
+    for past in layout.history:
+        if told := [column for column in past.by if column in ("label", schema.label, layout.label.column)]:
+            raise UsageError(
+                f"{where}.history.features.{past.name}: by names the label `{told[0]}`; the past of a row cannot be "
+                "chosen by its own label, which is not known yet."
+            )
     for feature in schema.features:
         if feature.name in counted:
             continue
@@ -287,64 +304,3 @@ def _splits(block: Block) -> SplitRule:
     if not start < middle or (end is not None and not middle < end):
         raise UsageError(f"{block.where}: validation_start, test_start and test_end must rise; found {block.values}.")
     return SplitRule(validation_start=start, test_start=middle, test_end=end)
-
-
-def _history(block: Block, schema: FeatureSchema) -> tuple[HistoryScope, tuple[HistoryFeature, ...]]:
-    if not block.values:
-        return HistoryScope.LIVE, ()
-    block.require(("scope", "features"), required=("scope", "features"))
-    scope = HistoryScope(block.choice("scope", tuple(HistoryScope)))
-    entries = block.inner("features")
-    declared = {feature.name: feature for feature in schema.features}
-    # By the names that every schema's rows know them by, whatever their columns are called.
-    of_role = {"label": schema.label, "segment": schema.segment}
-    features = []
-    for name in entries.values:
-        entry = entries.inner(name)
-        kind = HistoryKind(entry.choice("kind", tuple(HistoryKind)))
-        needs = {HistoryKind.MEAN: ("of", "prior_rows"), HistoryKind.RECENT: ("of", "length"), HistoryKind.COUNT: ()}
-        optional = () if kind is HistoryKind.RECENT else ("folds",)
-        entry.require(("kind", "by", *needs[kind], *optional), required=("kind", "by", *needs[kind]))
-        is_list = name in declared and declared[name].kind is FeatureKind.SPARSE_LIST
-        if name not in declared or is_list != (kind is HistoryKind.RECENT):
-            hint = "" if name in declared else did_you_mean(name, declared)
-            raise UsageError(
-                f"{entry.where}: the schema declares no feature of this name{hint} with kind "
-                f"{'sparse_list' if kind is HistoryKind.RECENT else 'dense'}; a history feature needs one."
-            )
-        by = entry.values["by"]
-        if not isinstance(by, list) or not by or not all(isinstance(column, str) for column in by):
-            raise UsageError(f"{entry.where}: by is {by!r}; expected a list of columns such as [item_id].")
-        if told := [column for column in by if column in ("label", schema.label)]:
-            raise UsageError(
-                f"{entry.where}: by names the label `{told[0]}`, which a row's past must not be chosen by."
-            )
-        features.append(
-            HistoryFeature(
-                name=name,
-                kind=kind,
-                by=tuple(of_role.get(column, column) for column in by),
-                of=of_role.get(entry.text("of"), entry.text("of")) if "of" in entry.values else "",
-                prior_rows=entry.number("prior_rows"),
-                length=int(entry.number("length")),
-                folds=_folds(entry, scope, schema.user) if "folds" in entry.values else 0,
-            )
-        )
-    return scope, tuple(features)
-
-
-def _folds(entry: Block, scope: HistoryScope, user: str) -> int:
-    folds = entry.number("folds")
-    if folds < 2 or folds != int(folds):
-        raise UsageError(f"{entry.where}: folds is {folds:g}; expected a whole number from 2 up.")
-    if scope is not HistoryScope.TRAIN_ONLY:
-        raise UsageError(
-            f"{entry.where}: folds stand in a history of scope {scope}; expected train_only. Counted over all other "
-            "users whatever the time, a row would see labels that lie in its future."
-        )
-    if user in entry.values["by"]:
-        raise UsageError(
-            f"{entry.where}: by names `{user}`, but folds are dealt by user, so a training row would count nothing; "
-            "expected no folds, or other columns in by."
-        )
-    return int(folds)

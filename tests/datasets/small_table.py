@@ -55,7 +55,7 @@ def read_table(
     """The rows in the order of their time, and what was counted on the way.
 
     Args:
-        columns: in place of some of `ROWS`.
+        columns: in place of some of `ROWS`, or of all where they are of another number of rows.
         table: keys of the `table:` block in place of some of `TABLE`; None removes one.
         schema: keys of the schema in place of some of `SCHEMA`.
     """
@@ -63,7 +63,10 @@ def read_table(
     path = folder / "schema.yaml"
     # Every JSON text is YAML.
     path.write_text(json.dumps({**SCHEMA, **schema, "table": block}), encoding="utf-8")
-    pq.write_table(pa.table({**ROWS, **(columns or {})}), folder / "rows.parquet")
+    columns = columns or {}
+    number = len(next(iter(columns.values()))) if columns else len(ROWS["at"])
+    same = {name: values for name, values in ROWS.items() if len(values) == number}
+    pq.write_table(pa.table({**same, **columns}), folder / "rows.parquet")
     return read_rows(folder, path)
 
 

@@ -197,7 +197,7 @@ def test_missing_key_is_named(key: str) -> None:
             "used_by is 'user_tower'; expected a list of some of user_tower, ",
         ),
         (PRICE, {"used_by": []}, "used_by is []; expected a list"),
-        (PRICE, {"used_by": ["towers"]}, "used_by is ['towers']; expected a list"),
+        (PRICE, {"used_by": ["towers"]}, "used_by is ['towers'] (did you mean `user_tower`?); expected a list"),
         (PRICE, {"used_by": [{"part": "user_tower"}]}, "used_by is [{'part': 'user_tower'}]; expected a list"),
         (PRICE, {"minimum": "zero"}, "minimum is 'zero'; expected a finite number"),
         (PRICE, {"maximum": True}, "maximum is True; expected a finite number"),
