@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
-from recsys.features.plain_arrays import plain_ids, plain_lists, plain_numbers
+from recsys.features.plain_arrays import is_single, plain_ids, plain_lists, plain_numbers
 from recsys.features.policy import Policy
 from recsys.features.scaling import scaled
 from recsys.features.schema import Feature, FeatureKind
@@ -34,7 +34,11 @@ def encode_feature(
     """
     if feature.kind is FeatureKind.DENSE:
         numbers = plain_numbers(values, _column(feature.name, account))
-        return _encode_numbers(numbers, feature, contract, account)
+        # A range is one of the column's own numbers: 0.7 as float32 lies not below a minimum of 0.7.
+        ends = np.array([feature.minimum, feature.maximum])
+        with np.errstate(over="ignore"):
+            low, high = (ends.astype(np.float32) if is_single(values.type) else ends).tolist()
+        return _encode_numbers(numbers, feature, low, high, contract, account)
     vocabulary = vocabularies[feature.table]
     if feature.kind is FeatureKind.SPARSE:
         ids = plain_ids(values, vocabulary.ids.type, _column(feature.name, account))
@@ -81,8 +85,10 @@ def _required(
     return found.astype(np.float32)
 
 
-def _encode_numbers(numbers: pa.Array, feature: Feature, contract: FeatureContract, account: Account) -> pa.Array:
-    outside = pc.or_(pc.less(numbers, feature.minimum), pc.greater(numbers, feature.maximum))
+def _encode_numbers(
+    numbers: pa.Array, feature: Feature, minimum: float, maximum: float, contract: FeatureContract, account: Account
+) -> pa.Array:
+    outside = pc.or_(pc.less(numbers, minimum), pc.greater(numbers, maximum))
     if pc.any(outside).as_py():
         account.settle(
             feature.name,
@@ -92,7 +98,7 @@ def _encode_numbers(numbers: pa.Array, feature: Feature, contract: FeatureContra
             mends=Policy.CLIP,
         )
         numbers = pc.max_element_wise(
-            pc.min_element_wise(numbers, feature.maximum, skip_nulls=False), feature.minimum, skip_nulls=False
+            pc.min_element_wise(numbers, maximum, skip_nulls=False), minimum, skip_nulls=False
         )
     if numbers.null_count and feature.fill is None:
         account.settle(

@@ -144,6 +144,12 @@ def _exact(values: pa.Array, where: str) -> pa.Array:
     return values
 
 
+def is_single(form: pa.DataType) -> bool:
+    """Whether a column of this type has floats of single precision or less."""
+    form = form.value_type if pa.types.is_dictionary(form) else form
+    return bool(pa.types.is_floating(form) and form.bit_width < 64)
+
+
 def _may_be_id(form: pa.DataType) -> bool:
     return bool(
         pa.types.is_integer(form)

@@ -124,6 +124,25 @@ def test_whole_floats_below_are_ids_and_fractions_are_not():
         encoded(pa.array([10.5, 2.0]), NUMBER)
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        lambda texts: pa.array(map(float, texts), pa.float32()),
+        lambda texts: pa.array(map(float, texts), pa.float32()).dictionary_encode(),
+        lambda texts: pa.array(map(float, texts)),
+        lambda texts: pa.array(map(Decimal, texts)),
+    ],
+)
+def test_a_range_holds_its_own_ends_in_every_precision(column):
+    share = Feature("price", FeatureKind.DENSE, ("item_tower",), minimum=0.7, maximum=0.8, scale=Scale.NONE)
+
+    assert encoded(column(["0.7", "0.8"]), share) == [np.float32(0.7), np.float32(0.8)]
+    clipped = encoded(column(["0.6", "0.9"]), share, account_of(2, price="clip"))
+    assert clipped == [np.float32(0.7), np.float32(0.8)]
+    wide = Feature("price", FeatureKind.DENSE, ("item_tower",), minimum=-1e300, maximum=1e300, scale=Scale.NONE)
+    assert encoded(column(["0.6", "0.9"]), wide) == [np.float32(0.6), np.float32(0.9)]
+
+
 def test_decimals_are_the_nearest_float():
     # Arrow's own cast makes 0.7 a little more, which lies outside of a range that ends there.
     share = Feature("price", FeatureKind.DENSE, ("item_tower",), minimum=0, maximum=0.7, scale=Scale.NONE)
