@@ -15,7 +15,7 @@ READY := .venv/ready-$(TARGET)
 LOCK := requirements/$(TARGET).lock.txt
 SHIM := $(if $(filter cpu,$(TARGET)),./requirements/fbgemm_gpu_shim)
 
-.PHONY: help setup demo test ui lint lock bench
+.PHONY: help setup demo test ui lint lock bench gpu
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -41,6 +41,16 @@ bench: $(READY) ## speed, as ratios against a limit and against peers
 		echo "$$benchmark"
 		$(BIN)/python tests/benchmarks/$$benchmark.py
 	done
+
+# No set-up: it must work on a machine without a network, by the interpreter at hand, as `make gpu PYTHON=python3`.
+gpu: ## what a GPU alone can show: its tests and short benchmarks, in 8 minutes
+	@python=$(PYTHON)
+	if [ "$(origin PYTHON)" = file ] && [ -x $(BIN)/python ]; then python=$(BIN)/python; fi
+	$$python -c 'import sys, importlib.util; sys.exit(importlib.util.find_spec("torch") is None)' || {
+		echo "$$python has no torch. Name an interpreter that can: make gpu PYTHON=python3" >&2
+		exit 2
+	}
+	$$python tests/benchmarks/on_gpu.py
 
 lock: ## resolve the versions anew and write both lock files
 	@$(PYTHON) requirements/lock.py

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import recsys
 from pipelines import prepare
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, dataset_uses, scoring_stream, started
@@ -28,9 +27,10 @@ from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
-from recsys.files import ensure_writable, write_text_atomically
+from recsys.files import ensure_writable, write_text_atomically, writing
 from recsys.progress import Progress
-from recsys.scheduling.stage import code_version_of, held_lock
+from recsys.scheduling.stage import held_lock
+from recsys.sharding.processes import device_kind
 from recsys.tracking import names
 from recsys.tracking.run import start_run
 from recsys.tracking.views import study_views
@@ -73,6 +73,7 @@ def run(overrides: Sequence[str], progress: Progress) -> Study:
     """
     grid = StudyGrid(overrides)
     ensure_writable(grid.config.runtime.runs)
+    device_kind(grid.config.runtime.device)
     plan = StudyPlan(grid, prepare.run(grid.config, progress))
     with held_lock(plan.folder.parent / f".{plan.id}.lock", f"Study {plan.id}"):
         return _run(plan, overrides, progress)
@@ -90,7 +91,7 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
     baselines = _baselines(config, encoded, progress)
     study = Study(plan.id, plan.folder, tuple(finished), tuple(baselines), comparisons, rules, verdict)
-    _record(config, encoded, study, measured, held, overrides)
+    _record(plan, study, measured, held, overrides)
     return study
 
 
@@ -161,17 +162,17 @@ def _charted(study: Study) -> list[str]:
 
 
 def _record(
-    config: RunConfig,
-    encoded: EncodedDataset,
+    plan: StudyPlan,
     study: Study,
     measured: Sequence[MeasuredArm],
     held: Sequence[HeldEqual],
     typed: Sequence[str],
 ) -> None:
     """Write the report beside the arms and attach everything to a run of the study's own."""
+    config, encoded = plan.config, plan.encoded
     title = f"{config.ablation.name} on {config.data.name}"
     intervals = auc_intervals(measured, (ALL, *encoded.contract.schema.segments))
-    origin = Origin(encoded, code_version_of(recsys), typed, config.ablation.seeds)
+    origin = Origin(encoded, plan.code, typed, config.ablation.seeds)
     evidence = gather(study.arms, intervals, [line.sentence() for line in held], origin)
     report = study_report(title, study.comparisons, study.results, SHOWN, study.rules, evidence)
     markdown = report.to_markdown()
@@ -183,11 +184,12 @@ def _record(
         names.TAG_NOTE: markdown,
     }
     uses = dataset_uses(encoded, config.data.name, ("train", "validation", "test"))
-    with start_run(open_store(config), f"study/{study.id}", run_params(config, STUDY), tags, uses) as tracked:
+    with start_run(open_store(config), f"study/{study.id}", run_params(config, STUDY, "none"), tags, uses) as tracked:
         for picture in report.pictures:
             place = study.folder / picture.file
             place.parent.mkdir(exist_ok=True)
-            picture.figure.savefig(place, dpi=_DOTS_PER_INCH, bbox_inches="tight")
+            with writing(place):
+                picture.figure.savefig(place, dpi=_DOTS_PER_INCH, bbox_inches="tight")
             tracked.attach(picture.file, place)
         for name, text in (("report.md", markdown), ("report.html", report.to_html())):
             write_text_atomically(study.folder / name, text)

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipelines import prepare, pretrain
+from pipelines import baselines, prepare, pretrain
 from pipelines.console import console, progress_bars, show_table
-from pipelines.fitting import TRAIN, Fitted, fitted_ranker, ranker_stream, require_rows, started
+from pipelines.fitting import TRAIN, Fitted, fitted_ranker, ranker_stream, require_rows, started, with_ranker_budget
 from recsys.composition.ranker import Ranker
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import TrainingError
+from recsys.evaluation.baselines import LOGISTIC
 from recsys.features.batch import Batch
 from recsys.files import ensure_writable, write_text_atomically
 from recsys.monitoring.gradient_flow import FlowCell, FlowReport, audit_flow
@@ -45,8 +46,11 @@ def run(config: RunConfig, progress: Progress) -> FlowReport:
     encoded = prepare.run(config, progress)
     require_rows(encoded, (TRAIN,))
     artifact = pretrain.run(config, encoded, progress)
+    start = baselines.run(config, encoded, progress)[LOGISTIC]
+    config = with_ranker_budget(config, encoded)
     context = started(config)
-    fitted = fitted_ranker(config, artifact, encoded, ranker_stream(config, encoded, context).num_batches, context)
+    batches_per_epoch = ranker_stream(config, encoded, context).num_batches
+    fitted = fitted_ranker(config, artifact, start, encoded, batches_per_epoch, context)
     # It stops at the first fault of a frozen part; the audit names all faults of all parts.
     fitted.stages.proof.close()
     return flow_report(config, encoded, fitted, context)

@@ -13,173 +13,70 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
-from recsys.errors import RecsysError, UsageError
+from pipelines import output
+from pipelines.commands import COMMANDS
+from recsys.errors import CannotWriteError, RecsysError, UsageError
+from recsys.files import home_expanded
+from recsys.machine_faults import machine_fault
 
 _OVERRIDES_HELP = "configuration overrides: a group's choice (data=online_retail) or a value (training.epochs=2)"
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a command beside the overrides."""
-
-    flag: str
-    help: str
-    required: bool = False
-    default: str | None = None
-    is_switch: bool = False
-
-
-@dataclass(frozen=True)
-class Command:
-    """One word of the command line; its module in `pipelines` has `main(config, arguments)`.
-
-    Attributes:
-        plans: whether the module has `plan(config, arguments)`, which says what would be done.
-    """
-
-    name: str
-    summary: str
-    example: str
-    options: tuple[Option, ...] = ()
-    positional: str | None = None
-    positional_help: str = ""
-    plans: bool = False
-
-    @property
-    def module(self) -> str:
-        """The module under `pipelines` that holds it."""
-        return f"pipelines.{self.name}"
-
-
-STUDY = "id of a study, or the beginning of one"
-AS_JSON = Option("--json", "print JSON with the numbers in full, and no tables", is_switch=True)
-RUN = Option("--run", "folder of a finished run, as `recsys train` printed it", required=True)
-COMMANDS = (
-    Command("demo", "simulate a world and answer the project's question on it", "recsys demo"),
-    Command(
-        "fetch",
-        "download a public data set from its publisher, checked and resumable",
-        "recsys fetch online_retail",
-        (Option("--to", "target folder (data/raw/<source>)"),),
-        positional="source",
-        positional_help="online_retail, movielens-100k, movielens-1m, movielens-20m, movielens-25m or "
-        "movielens-latest-small",
-    ),
-    Command(
-        "inspect",
-        "what Parquet files hold, what the loader would do with them, and how to write them better",
-        "recsys inspect path/to/folder",
-        (AS_JSON,),
-        positional="path",
-        positional_help="a Parquet file, or a folder with some anywhere below it",
-    ),
-    Command(
-        "prepare",
-        "raw rows -> encoded Parquet, everything fitted on the training split",
-        "recsys prepare data=online_retail data.raw=path/to/folder",
-    ),
-    Command("pretrain", "pre-train or import the embedding tower", "recsys pretrain data=online_retail"),
-    Command(
-        "audit",
-        "does every segment's loss reach every part that it should, and no other? Before a run, in a second",
-        "recsys audit data=online_retail composition=conditional training_mode=frozen_tower",
-        (Option("--json", "file to write the report to"),),
-    ),
-    Command(
-        "train",
-        "one run: one composition, one training mode, one seed",
-        "recsys train data=online_retail composition=conditional training_mode=frozen_tower",
-        (Option("--resume", "folder of a run that was stopped; goes on from its newest complete checkpoint"),),
-    ),
-    Command(
-        "evaluate",
-        "measure a finished run on a split",
-        "recsys evaluate --run runs/online_retail/20260101-120000-e2e --split test",
-        (RUN, Option("--split", "split to measure on", default="test")),
-    ),
-    Command(
-        "ablate",
-        "train every arm of a study and say which is better, for whom",
-        "recsys ablate experiment=frozen_vs_finetuned data=online_retail data.raw=path/to/folder",
-        plans=True,
-    ),
-    Command(
-        "compare",
-        "a study's arms, differences with intervals, and verdict, from the tracking store",
-        "recsys compare --study frozen_vs_finetuned",
-        (
-            Option("--study", f"{STUDY} (the newest)", default=""),
-            Option("--metric", "what to show the differences in", default="auc"),
-            AS_JSON,
-        ),
-    ),
-    Command(
-        "runs",
-        "every recorded run with its status and its test scores, newest first",
-        "recsys runs --study frozen_vs_finetuned",
-        (Option("--study", f"{STUDY} (every run)", default=""), AS_JSON),
-    ),
-    Command(
-        "score",
-        "probabilities for rows in a Parquet file",
-        "recsys score --run runs/simulated/20260101-120000-e2e --input rows.parquet --output scores.parquet",
-        (
-            RUN,
-            Option("--input", "Parquet file with the raw columns, as in the files that were prepared", required=True),
-            Option("--output", "Parquet file to write: the rows and their `probability`", required=True),
-        ),
-    ),
-    Command(
-        "daily",
-        "window, prepare, train, evaluate, promote; safe to start twice",
-        "recsys daily --date 2011-09-01 data=online_retail data.raw=path/to/folder",
-        (Option("--date", "the first day that the run must not see, YYYY-MM-DD", required=True),),
-    ),
-    Command("sync", "send what was spooled while the tracking server was away", "recsys sync tracking=server"),
-    Command(
-        "ui",
-        "serve MLflow on loopback over the recorded runs, and say where the newest study's chart page is",
-        "recsys ui --open",
-        (
-            Option("--port", "port", default="5000"),
-            Option("--study", f"{STUDY} (the newest)", default=""),
-            Option("--open", "open the study's chart page in the browser", is_switch=True),
-        ),
-    ),
-)
-
-_NAMES = [command.name for command in COMMANDS]
+_BY_NAME = {command.name: command for command in COMMANDS}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every expected failure is one message, never a traceback."""
-    arguments = _parse(argv)
-    signal.signal(signal.SIGTERM, _terminated)
+    output.make_safe()
+    command = "recsys"
     try:
-        return _run(arguments)
-    except RecsysError as error:
-        print(f"recsys {arguments.command}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"recsys {arguments.command}: stopped by Ctrl-C", file=sys.stderr)
-        return 130
-    except Terminated:
-        print(f"recsys {arguments.command}: stopped by SIGTERM", file=sys.stderr)
-        return 143
-    except BrokenPipeError:
-        # The reader of our output (`| head`) has gone; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        arguments = _parse(argv)
+        command = f"recsys {arguments.command}"
+        signal.signal(signal.SIGTERM, _terminated)
+        code = _run(arguments)
+    except SystemExit:
+        if (unwritable := output.fault()) is None:
+            raise
+        return _without_output(command, unwritable)
+    except BaseException as error:
+        code = _failed(command, error)
+    if (unwritable := output.fault()) is not None and code == 0:
+        return _without_output(command, unwritable)
+    return code
+
+
+def _failed(command: str, error: BaseException) -> int:
+    """Say what ended the command, and return the exit code."""
+    match error:
+        case RecsysError():
+            output.say(f"{command}: {error}")
+            return error.exit_code
+        case KeyboardInterrupt():
+            output.say(f"{command}: stopped by Ctrl-C")
+            return 130
+        case Terminated():
+            output.say(f"{command}: stopped by SIGTERM")
+            return 143
+        case BrokenPipeError():
+            return _without_output(command, output.fault() or error)
+        # Without buffering nothing is left of what could not be written, and the error does not say where to.
+        case OSError(filename=None) if (unwritable := output.fault(probe="\n")) is not None:
+            return _without_output(command, unwritable)
+    if (fault := machine_fault(error)) is not None:
+        output.say(f"{command}: {fault}")
+        return fault.exit_code
+    output.say("".join(traceback.format_exception(error)).rstrip())
+    output.say(f"{command}: this is a bug of ours; please report it with the lines above.")
+    return 70
+
+
+def _without_output(command: str, unwritable: OSError) -> int:
+    if isinstance(unwritable, BrokenPipeError):
+        # The reader of our output (`| head`) has gone, having read what it wanted.
         return 141
-    except Exception:
-        traceback.print_exc()
-        print(
-            f"recsys {arguments.command}: this is a bug of ours; please report it with the lines above.",
-            file=sys.stderr,
-        )
-        return 70
+    output.say(f"{command}: Cannot write to standard output: {unwritable.strerror}. Send it elsewhere.")
+    return CannotWriteError.exit_code
 
 
 class Terminated(BaseException):
@@ -192,19 +89,28 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from pipelines.compose import compose_config
+    from pipelines.overrides import on_top_of, require_effect
+    from pipelines.run_folder import load_config
     from recsys.config import config_document
 
     _require_one_process()
-    config = compose_config(arguments.overrides)
+    _require_working_folder()
+    command = _BY_NAME[arguments.command]
+    if folder := getattr(arguments, command.run_option, ""):
+        what = f"`recsys {command.name} --{command.run_option} {folder}`"
+        config = on_top_of(load_config(Path(folder)), arguments.overrides, command.may_differ, what)
+    else:
+        config = compose_config(arguments.overrides)
+        require_effect(command, arguments.overrides)
     if arguments.dry_run:
         print(json.dumps(config_document(config), indent=2))
         print(
             f"Dry run: the configuration above is sound; `recsys {arguments.command}` would use it. Nothing was done."
         )
-        if any(command.name == arguments.command and command.plans for command in COMMANDS):
-            importlib.import_module(f"pipelines.{arguments.command}").plan(config, arguments)
+        if command.plans:
+            importlib.import_module(command.module).plan(config, arguments)
         return 0
-    module = importlib.import_module(f"pipelines.{arguments.command}")
+    module = importlib.import_module(command.module)
     result: int | None = module.main(config, arguments)
     return result or 0
 
@@ -221,16 +127,24 @@ def _require_one_process() -> None:
         )
 
 
+def _require_working_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError("The working folder is not there any more. Go to one that is (`cd`), and repeat.") from error
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     words = sys.argv[1:] if argv is None else list(argv)
     if not words:
         parser.print_help(sys.stderr)
         parser.exit(2, "\nrecsys: no command was given; start with `recsys demo`.\n")
-    if words[0] not in _NAMES and not words[0].startswith("-"):
-        near = difflib.get_close_matches(words[0], _NAMES, n=1)
-        hint = f"did you mean `recsys {near[0]}`?" if near else f"the commands are {', '.join(_NAMES)}."
+    if words[0] not in _BY_NAME and not words[0].startswith("-"):
+        near = difflib.get_close_matches(words[0], list(_BY_NAME), n=1)
+        hint = f"did you mean `recsys {near[0]}`?" if near else f"the commands are {', '.join(_BY_NAME)}."
         parser.exit(2, f"recsys: there is no command `{words[0]}`; {hint}\n")
+    _refuse_unreadable(words, parser)
     # argparse takes a list of positionals only where they stand together; overrides may stand between options too.
     arguments, rest = parser.parse_known_args(words)
     arguments.overrides = [*arguments.overrides, *rest]
@@ -240,7 +154,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             f"recsys {arguments.command}: unknown argument `{unknown[0]}`. Options are in `recsys {arguments.command} "
             "--help`; overrides look like training.epochs=2, without blanks around the `=`.\n",
         )
+    _expand_paths(arguments)
     return arguments
+
+
+def _refuse_unreadable(words: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    for before, word in zip(["recsys", *words], words, strict=False):
+        if not word.strip() or (word.startswith("--") and word.endswith("=")):
+            what = word if word.strip() else f"what follows `{before}`"
+            parser.exit(2, f"recsys: {what} is empty; expected a value (is a variable of the shell not set?).\n")
+        if any("\ud800" <= letter <= "\udfff" for letter in word):
+            encoding = sys.getfilesystemencoding()
+            parser.exit(2, f"recsys: {word!a} cannot be read as {encoding}. Rename the file, or set its locale.\n")
+
+
+def _expand_paths(arguments: argparse.Namespace) -> None:
+    command = _BY_NAME[arguments.command]
+    names = {option.flag.removeprefix("--"): option.flag for option in command.options if option.is_path}
+    for name, flag in {**names, **({"path": "path"} if command.positional == "path" else {})}.items():
+        if value := getattr(arguments, name):
+            setattr(arguments, name, home_expanded(value, flag))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -267,7 +200,8 @@ def _parser() -> argparse.ArgumentParser:
             else:
                 one.add_argument(option.flag, help=option.help, required=option.required, default=option.default)
         one.add_argument("--dry-run", action="store_true", help="check and print the configuration, do nothing")
-        one.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=_OVERRIDES_HELP)
+        taken = f"{_OVERRIDES_HELP}; of {', '.join(command.takes)}" if command.takes else "none: it takes no overrides"
+        one.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=taken)
     return parser
 
 

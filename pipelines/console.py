@@ -15,7 +15,15 @@ from recsys.progress import Progress
 
 _FINISHED_IN_SIGHT = 8
 _WIDEST = 10_000
-console = Console(highlight=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command line end it; the library would end the process with a code of its own."""
+        raise BrokenPipeError
+
+
+console = _Console(highlight=False)
 
 
 @contextmanager
@@ -89,7 +97,7 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
         return
     # A file or a pipe has no width; there every row is one line.
     full = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
-    Console(highlight=False, width=full).print(table)
+    _Console(highlight=False, width=full).print(table)
 
 
 def warn(message: str) -> None:

@@ -11,14 +11,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines import prepare, train
+from pipelines import prepare, pretrain, train
 from pipelines.console import console, progress_bars, show_table
+from pipelines.fitting import RANKING_TEST, TEST, TRAIN, VALIDATION
+from pipelines.overrides import require_unset
+from pipelines.result_keys import code_of, rows_of, settings_of
 from pipelines.run_folder import CHECKPOINTS, PREDICTIONS, RunIdentity, load_result
 from pipelines.serving import MODEL
 from recsys.ablation.comparison import compare_fixed
 from recsys.ablation.resampling import ALL, ArmPredictions, UserResamples, measure_arm
 from recsys.artifacts.export import load_scorer
-from recsys.config import OnlineRetailData, RunConfig, config_document
+from recsys.config import OnlineRetailData, RunConfig
 from recsys.datasets.decode import raw_rows
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.online_retail.files import transaction_times
@@ -31,7 +34,15 @@ from recsys.scheduling.stage import held_lock
 from recsys.scheduling.window import Readiness, Window, complete_days, readiness, window_before
 
 _LEVEL = 0.05
+# Days of the data's configuration that the window replaces.
+_WINDOW = ("train_start", "validation_start", "test_start", "test_end")
 _DECISION = "decision.json"
+# The rows say which days were learnt from and measured on; the tower goes in by its own key; of a study's settings the
+# comparison of two models takes the number of resamples alone.
+_NOT_OF_A_DAY = (
+    *("data", "tower", "daily.train_days", "daily.validation_days", "daily.test_days"),
+    *(f"ablation.{name}" for name in ("name", "grid", "seeds", "contrast", "margin", "processes", "tune")),
+)
 
 
 @dataclass(frozen=True)
@@ -58,20 +69,25 @@ def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResu
     )
     dated = _dated(config, window)
     root = config.runtime.runs / config.data.name / "daily"
-    folder = root / f"{date}-{_key(dated)}"
     ensure_writable(root)
     with held_lock(root / ".daily.lock", f"The scheduled run of {config.data.name}"):
-        is_done = (folder / _DECISION).is_file()
-        complete = complete_days(*_first_and_newest(config)) if not is_done else window.whole
-        state, reason = readiness(window, complete, is_done)
+        # Rows that are prepared tell at once whether this day's work was done on them.
+        prepared = prepare.prepared(dated)
+        if prepared and (done := _done(_folder(root, date, dated, prepared), window)):
+            return done
+        state, reason = readiness(window, complete_days(*_first_and_newest(config)), is_done=False)
         if state is not Readiness.GO:
-            return DailyResult(state, reason, folder, _read_decision(folder) if is_done else None)
+            return DailyResult(state, reason, root, None)
+        encoded = prepare.run(dated, progress)
+        folder = _folder(root, date, dated, encoded)
+        if done := _done(folder, window):
+            return done
         result = load_result(folder)
         if result is None:
             identity = RunIdentity(folder, f"daily/{date}", "daily", "daily")
             train.run(dated, identity, progress, resume=_has_checkpoint(folder))
         champions = ChampionFile(root / "champion.json")
-        decision = _compare_and_promote(dated, folder, champions, progress)
+        decision = _compare_and_promote(dated, encoded, folder, champions, progress)
         document = {"promote": decision.promote, "reasons": list(decision.reasons), "window": str(window.whole)}
         write_text_atomically(folder / _DECISION, json.dumps(document, indent=2) + "\n")
     return DailyResult(state, reason, folder, decision)
@@ -83,6 +99,8 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
         date = datetime.date.fromisoformat(arguments.date)
     except ValueError as error:
         raise UsageError(f"--date is {arguments.date!r}; expected a day as YYYY-MM-DD.") from error
+    window = "--date and `daily.train_days`, `daily.validation_days` and `daily.test_days` set the window"
+    require_unset(arguments.overrides, [f"data.{name}" for name in _WINDOW], window)
     with progress_bars() as progress:
         result = run(config, date, progress)
     console.print(f"{result.readiness}: {result.reason}", soft_wrap=True)
@@ -108,10 +126,20 @@ def _dated(config: RunConfig, window: Window) -> RunConfig:
     return dataclasses.replace(config, data=data)
 
 
-def _key(config: RunConfig) -> str:
-    document = {k: v for k, v in config_document(config).items() if k not in ("runtime", "tracking", "ablation")}
-    document["data"].pop("raw")
-    return fingerprint_of(document)[:8]
+def _folder(root: Path, date: datetime.date, config: RunConfig, encoded: EncodedDataset) -> Path:
+    """Where the day's work is kept: under a key of all that its model and its decision follow from."""
+    rows = rows_of(encoded, (TRAIN, VALIDATION, TEST, RANKING_TEST))
+    tower, code = pretrain.stage_of(config, encoded).key, code_of(train.fit_and_measure, _compare_and_promote)
+    key = fingerprint_of([settings_of(config, _NOT_OF_A_DAY), rows, tower, code])
+    return root / f"{date}-{key[:8]}"
+
+
+def _done(folder: Path, window: Window) -> DailyResult | None:
+    """What was decided in `folder`; None where nothing was yet."""
+    if not (folder / _DECISION).is_file():
+        return None
+    state, reason = readiness(window, window.whole, is_done=True)
+    return DailyResult(state, reason, folder, _read_decision(folder))
 
 
 def _first_and_newest(config: RunConfig) -> tuple[datetime.datetime, datetime.datetime]:
@@ -128,22 +156,28 @@ def _read_decision(folder: Path) -> Decision:
     return Decision(document["promote"], tuple(document["reasons"]))
 
 
-def _compare_and_promote(config: RunConfig, folder: Path, champions: ChampionFile, progress: Progress) -> Decision:
+def _compare_and_promote(
+    config: RunConfig, encoded: EncodedDataset, folder: Path, champions: ChampionFile, progress: Progress
+) -> Decision:
     champion = champions.current()
     if champion is None:
         decision = Decision(True, ("There was no champion yet.",))
     else:
-        decision = _against(champion, champions, config, folder, progress)
+        decision = _against(champion, champions, config, encoded, folder, progress)
     if decision.promote:
         champions.promote(folder, champion, decision.reasons)
     return decision
 
 
 def _against(
-    champion: Champion, champions: ChampionFile, config: RunConfig, folder: Path, progress: Progress
+    champion: Champion,
+    champions: ChampionFile,
+    config: RunConfig,
+    encoded: EncodedDataset,
+    folder: Path,
+    progress: Progress,
 ) -> Decision:
     """Compare both on the challenger's test rows, which neither was trained on."""
-    encoded = prepare.run(config, progress)
     challenger = load_predictions(folder / PREDICTIONS)
     logit = _champion_logits(champions.folder(champion) / MODEL, encoded, progress)
     arms = [

@@ -4,6 +4,7 @@ import argparse
 
 from pipelines import ablate
 from pipelines.console import console, progress_bars
+from pipelines.overrides import require_unset
 from recsys.config import RunConfig
 
 EXPERIMENT = "experiment=demo"
@@ -17,6 +18,7 @@ Next:
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Simulate, prepare, pre-train, train every arm, compare, and say what to type next."""
+    require_unset(arguments.overrides, ["experiment"], f"the demo is {EXPERIMENT}; `recsys ablate` runs another")
     with progress_bars() as progress:
         study = ablate.run([EXPERIMENT, *arguments.overrides], progress)
     ablate.show(study)

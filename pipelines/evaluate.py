@@ -1,18 +1,19 @@
 """Measure a finished run on a split."""
 
 import argparse
-import dataclasses
+import difflib
 from pathlib import Path
 
 from pipelines import prepare
 from pipelines.console import console, progress_bars, show_table
-from pipelines.fitting import RANKING_TEST, TEST, scoring_stream, started
+from pipelines.fitting import RANKING_TEST, TEST, scoring_memory, scoring_stream, started
 from pipelines.job import RANKING_EXTRAS, TEST_EXTRAS
 from pipelines.recording import CUTOFF
-from pipelines.run_folder import load_config
 from pipelines.serving import MODEL
 from recsys.artifacts.export import load_scorer
 from recsys.config import RunConfig
+from recsys.datasets.encoded import EncodedDataset
+from recsys.errors import UsageError
 from recsys.evaluation.evaluate import evaluate, predict
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import ranker_score
@@ -26,15 +27,18 @@ def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> dict
     On the test split whole candidate lists are ranked too, where the data have them.
 
     Raises:
-        DataError: no finished run, no such split, or the data are not those that the ranker was trained on.
+        UsageError: no such split; names those that have rows.
+        DataError: no finished run, or the data have another contract than those that the ranker was trained on.
     """
     encoded = prepare.run(config, progress)
+    _require_split(split, encoded)
     scorer = load_scorer(folder / MODEL)
     ranker, contract = scorer.ranker, scorer.contract
     require_same_contract(encoded.contract, contract_tags(contract), f"The ranker of {folder}")
     context = started(config)
     ranker.to(context.device)
-    predictions = predict(ranker, scoring_stream(config, encoded, split, context, TEST_EXTRAS), progress)
+    with scoring_memory(config, context):
+        predictions = predict(ranker, scoring_stream(config, encoded, split, context, TEST_EXTRAS), progress)
     scores = evaluate(predictions, contract.schema.segments).flat_metrics("")
     if split == TEST and config.evaluation.ranking and encoded.rows(RANKING_TEST):
         stream = scoring_stream(config, encoded, RANKING_TEST, context, RANKING_EXTRAS)
@@ -44,13 +48,24 @@ def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> dict
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
-    """Measure, and print a table with a column per segment."""
+    """Measure, and print a table with a column per segment.
+
+    Args:
+        config: the run's own, with what may differ on top.
+        arguments: the run's folder and the split.
+    """
     folder = Path(arguments.run)
-    config = dataclasses.replace(load_config(folder), runtime=config.runtime)
     with progress_bars() as progress:
         scores = run(config, folder, arguments.split, progress)
     metrics = list(dict.fromkeys(name.partition("/")[0] for name in scores))
     segments = list(dict.fromkeys(name.partition("/")[2] for name in scores))
     rows = [(m, *(f"{scores[f'{m}/{s}']:.4f}" if f"{m}/{s}" in scores else "-" for s in segments)) for m in metrics]
     show_table(f"{folder.name} on {arguments.split}", ("metric", *segments), rows)
-    console.print(f"Measured {folder / MODEL}", soft_wrap=True)
+    console.print(f"Measured {folder / MODEL} on rows of {config.data.raw}", soft_wrap=True, markup=False)
+
+
+def _require_split(split: str, encoded: EncodedDataset) -> None:
+    if split not in encoded.splits:
+        near = difflib.get_close_matches(split, encoded.splits, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"--split is {split!r}; the splits that have rows are {', '.join(encoded.splits)}.{hint}")

@@ -3,8 +3,8 @@
 import json
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from types import FrameType
 
 import torch
@@ -13,19 +13,23 @@ from torch import nn
 from recsys.build import build_ranker, build_rates, build_stages
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
-from recsys.files import fingerprint_of
+from recsys.evaluation.baselines import LogisticRanker
 from recsys.monitoring.frozen_proof import frozen_parts
+from recsys.monitoring.out_of_memory import out_of_memory_told
 from recsys.sharding.processes import ProcessContext, start_processes
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
 from recsys.tracking.run import DatasetUse
+from recsys.training.budget import budget_for
 from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopSettings
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
+from recsys.training.precision import set_single_products
 from recsys.training.stages import Stage, TrainingStages, optimizers_in
 
+_LARGEST_BATCH, _ROWS_SEEN = 2048, 1_000_000  # of a ranker whose budget follows the rows
 _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
 TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_test"
 
@@ -55,7 +59,8 @@ def prepare_to_fit(
 
     Raises:
         UsageError: the stages do not fit the tower.
-        TrainingError: a parameter that learns would be stepped by none, or a frozen one by some.
+        TrainingError: a parameter that learns would be stepped by none, or a frozen one by some; or the tables do not
+            fit into memory.
     """
     apply_training_mode(model, stages[0].mode)
     dense, tables = build_rates(training, rates, [name for name, _ in model.named_children()])
@@ -65,15 +70,25 @@ def prepare_to_fit(
         final_share=training.final_rate_share,
     )
     # A kernel's update rule is attached when it is made: tables that thaw later need theirs from the start.
-    wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
+    widths = "the widths of the tower's or the network's vectors, or use more processes"
+    with out_of_memory_told("while the tables were placed", widths, context.device):
+        wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return Fitted(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
 
 
 def fitted_ranker(
-    config: RunConfig, artifact: TowerArtifact, encoded: EncodedDataset, batches_per_epoch: int, context: ProcessContext
+    config: RunConfig,
+    artifact: TowerArtifact,
+    start: LogisticRanker,
+    encoded: EncodedDataset,
+    batches_per_epoch: int,
+    context: ProcessContext,
 ) -> Fitted:
     """Build the configured ranker around its pre-trained tower, ready to learn in the first stage of its training mode.
+
+    Args:
+        start: what its first-order path begins as.
 
     Raises:
         UsageError: the stages use up the budget or do not fit the tower, or the routes do not fit the data.
@@ -88,6 +103,7 @@ def fitted_ranker(
         adapter_rank=mode.adapter_rank,
     )
     apply_tower(ranker.embedding_tower, artifact)
+    ranker.head.start_from(float(start.intercept), start.dense_weights, start.id_weights)
     steps = loop_settings(training, batches_per_epoch).max_steps
     rates = {str(name): share for name, share in mode.rates.items()}
     stages = build_stages(mode, batches_per_epoch, steps)
@@ -120,12 +136,35 @@ def cached_tower(
             cache.close()
 
 
+def with_budget(
+    training: TrainingConfig, rows: int, largest_batch: int = _LARGEST_BATCH, rows_seen: int = _ROWS_SEEN
+) -> TrainingConfig:
+    """Return the training with its batch size and epochs settled for so many rows, and the rates that go with them."""
+    budget = budget_for(rows, largest_batch, rows_seen)
+    if training.batch_size is None:
+        training = replace(
+            training,
+            batch_size=budget.batch_size,
+            learning_rate=training.learning_rate * budget.rate_factor,
+            table_learning_rate=training.table_learning_rate * budget.rate_factor,
+        )
+    return replace(training, epochs=training.epochs or budget.epochs)
+
+
+def with_ranker_budget(config: RunConfig, encoded: EncodedDataset) -> RunConfig:
+    """Return the run with its budget settled for the rows that the ranker learns from."""
+    days = encoded.days(TRAIN)
+    rows = sum(days[day] for day in divided_days(encoded, config.training.tower_day_share)[1])
+    return replace(config, training=with_budget(config.training, rows))
+
+
 def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tuple[str, ...] = ()) -> LoopSettings:
     """Turn epochs and validations per epoch into steps.
 
     Args:
         segments: the schema's, for a ranker; none where no tower is to be seen by segment.
     """
+    assert training.epochs is not None  # settled by `with_budget`
     max_steps = batches_per_epoch * training.epochs
     return LoopSettings(
         max_steps=max_steps,
@@ -133,6 +172,7 @@ def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tu
         norms_every=_often_enough(training.norms_every, max_steps, _NORM_POINTS),
         segment_view_every=_often_enough(training.segment_view_every, max_steps, _SEGMENT_POINTS),
         validate_every=max(1, batches_per_epoch // training.validations_per_epoch),
+        validates_start=bool(segments),
         checkpoint_every=training.checkpoint_every,
         patience=training.patience,
         max_gradient_norm=training.max_gradient_norm,
@@ -156,6 +196,7 @@ def training_stream(
 ) -> BatchStream:
     """Some days of the training split: shuffled by the run's seed, or by time, several processes in step."""
     training = config.training
+    assert training.batch_size is not None  # settled by `with_budget`
     return BatchStream(
         encoded.root,
         TRAIN,
@@ -218,9 +259,21 @@ def scoring_stream(
 
 
 def started(config: RunConfig) -> ProcessContext:
-    """Join the process group and keep to the configured number of threads."""
+    """Join the process group and keep to the configured device, precision of products and number of threads.
+
+    Raises:
+        UsageError: see `start_processes`.
+    """
     torch.set_num_threads(config.runtime.cores)
-    return start_processes()
+    context = start_processes(config.runtime.device)
+    set_single_products(config.training.precision, context.device)
+    return context
+
+
+def scoring_memory(config: RunConfig, context: ProcessContext) -> AbstractContextManager[None]:
+    """Within it, a lack of memory says that `evaluation.batch_size` would have to be lower."""
+    rows = f"while rows were scored, {config.evaluation.batch_size} at a time"
+    return out_of_memory_told(rows, "`evaluation.batch_size`", context.device)
 
 
 def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
@@ -241,7 +294,7 @@ def dataset_uses(encoded: EncodedDataset, name: str, splits: Sequence[str]) -> l
         DatasetUse(
             name=f"{name}-{split}",
             context=split,
-            digest=_split_digest(encoded, split),
+            digest=encoded.digest(split),
             source=str(encoded.root),
             columns=columns,
             rows=encoded.rows(split),
@@ -250,11 +303,6 @@ def dataset_uses(encoded: EncodedDataset, name: str, splits: Sequence[str]) -> l
         for split in splits
         if encoded.rows(split)
     ]
-
-
-def _split_digest(encoded: EncodedDataset, split: str) -> str:
-    files = {path.relative_to(encoded.root).as_posix() for path in encoded.files(split)}
-    return fingerprint_of({name: entry.sha256 for name, entry in encoded.manifest.files.items() if name in files})
 
 
 class StopRequest:

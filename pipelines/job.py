@@ -1,22 +1,24 @@
 """One run while it lasts: its steps, its checkpoints, its measurement and its record."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from pipelines.baselines import evaluated, validation_of
 from pipelines.console import warn
 from pipelines.evidence import StageContracts, restore_proven
 from pipelines.fitting import (
     RANKING_TEST,
     TEST,
-    VALIDATION,
     Fitted,
     StopRequest,
     dataset_uses,
     loop_settings,
+    scoring_memory,
     scoring_stream,
 )
 from pipelines.recording import (
@@ -29,7 +31,6 @@ from pipelines.recording import (
     ranking_metrics,
     step_metrics,
     test_metrics,
-    validation_figures,
 )
 from pipelines.run_folder import ARM, CHECKPOINTS, CURVES, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
 from pipelines.run_record import StartOfRun, WatchedStream
@@ -38,6 +39,7 @@ from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
+from recsys.evaluation.baselines import LOGISTIC, LogisticRanker
 from recsys.evaluation.evaluate import Evaluation, evaluate, predict
 from recsys.evaluation.predictions import save_predictions
 from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking, save_ranking
@@ -73,7 +75,9 @@ class Job:
         context: ProcessContext,
         fitted: Fitted,
         stream: BatchStream,
+        baselines: Mapping[str, LogisticRanker],
     ) -> None:
+        self._baselines = baselines
         self._config, self._identity, self._encoded, self._context = config, identity, encoded, context
         self._spec = spec
         self._fitted, self._stream = fitted, stream
@@ -130,11 +134,8 @@ class Job:
         segments = self._encoded.contract.schema.segments
         settings = loop_settings(self._config.training, self._stream.num_batches, segments)
         stages = self._fitted.stages
-        validation = scoring_stream(self._config, self._encoded, VALIDATION, self._context)
-
-        def validate() -> dict[str, float]:
-            return validation_figures(evaluate(predict(self._wrapped, validation), segments))
-
+        start = self._baselines[LOGISTIC]
+        validate = validation_of(self._wrapped, start, self._config, self._encoded, self._context)
         self._meter = CostMeter(self._context.device, self._spent)
         label = f"training {self._identity.name}"
         for report in train_steps(
@@ -164,7 +165,8 @@ class Job:
         proof = restore_proven(tracked, lambda: self._fitted.stages.record(self._state.step), self._best)
         config, encoded, folder = self._config, self._encoded, self._identity.folder
         stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
-        predictions = predict(self._wrapped, stream)
+        with scoring_memory(config, self._context):
+            predictions = predict(self._wrapped, stream)
         evaluation = evaluate(predictions, encoded.contract.schema.segments)
         metrics, scores = test_metrics(evaluation), evaluation.flat_metrics("")
         if config.evaluation.ranking and encoded.rows(RANKING_TEST):
@@ -187,6 +189,7 @@ class Job:
             learning_parameters=sum(line.elements for line in lines if line.is_trainable),
             cost=cost.to_document(),
             record=self._start.record(self._watched, budget, self._state).to_document(),
+            baselines=evaluated(self._baselines, config, encoded, TEST, self._context),
         )
         save_predictions(predictions, folder / PREDICTIONS)
         write_text_atomically(folder / "evaluation.json", evaluation.to_json())
@@ -208,6 +211,7 @@ class Job:
         tracked.log_model(_MODEL_NAME, model)
         tracked.log_final(result.metrics, dataset=uses[0], model=_MODEL_NAME)
         tracked.log_final(cost_metrics(Cost(**result.cost)))
+        tracked.log_final(names.baseline_metrics(result.baselines))
         if counts := self._stream.counts:
             tracked.log_final(names.stream_metrics(counts))
             tracked.attach("data_counts.json", canonical_json(counts))

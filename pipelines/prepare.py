@@ -1,14 +1,16 @@
 """Raw rows -> encoded Parquet, once per data, schema, settings and code."""
 
 import argparse
+import json
 import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-import recsys.datasets
-import recsys.features
 from pipelines.compose import CONF
 from pipelines.console import console, progress_bars, show_table
 from pipelines.raw_copy import local_copy, uri_of
+from pipelines.result_keys import code_of
 from recsys.config import (
     DataConfig,
     MovielensData,
@@ -30,12 +32,14 @@ from recsys.datasets.table import TableSource
 from recsys.datasets.table_layout import load_table_layout
 from recsys.datasets.world import World
 from recsys.errors import DataError
+from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.schema import load_schema
+from recsys.files import fingerprint_of
 from recsys.progress import Progress
-from recsys.scheduling.stage import Stage, code_version_of, input_fingerprint, is_up_to_date, run_stage
+from recsys.scheduling.stage import Stage, input_fingerprint, is_up_to_date, run_stage
 
 _ROWS, _WORLD = "rows", "world"
-# Where the raw files lie does not matter, what is in them does; rules to rank by are read later.
+# Where the files lie does not matter, what is in them does; rules to rank by are read later.
 _NOT_OF_THE_ROWS = ("raw", "schema_path", "ranking_baselines")
 # Names, places, sizes and times of the encoded files that this process has made or read through.
 _INTACT: set[tuple[tuple[str, int, int, int], ...]] = set()
@@ -51,14 +55,14 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
     """
     schema = load_schema(schema_file(config.data))
     raw = raw_folder(config, progress)
-    stage = _stage(config, raw)
+    stage = stage_of(config, raw)
 
     def work(folder: Path) -> None:
         if (folder / _ROWS).exists():
             # Whoever was killed here had only the receipt left to write.
             return
         encode(
-            _source(config.data, raw),
+            _SOURCE_OF[type(config.data)](config.data, raw),
             schema,
             folder / _ROWS,
             memory_limit=config.runtime.memory_limit,
@@ -80,19 +84,25 @@ def prepared(config: RunConfig) -> EncodedDataset | None:
     raw = _world(data)[1] / _WORLD if isinstance(data, SimulatedData) else data.raw
     if not raw.exists():
         return None
-    stage = _stage(config, raw)
+    stage = stage_of(config, raw)
     final = config.runtime.encoded / f"{data.name}-{stage.key}"
     return open_encoded(final / _ROWS) if is_up_to_date(stage, final) else None
 
 
-def _stage(config: RunConfig, raw: Path) -> Stage:
+def stage_of(config: RunConfig, raw: Path) -> Stage:
+    """What the prepared rows follow from; `raw` is where their raw data lie."""
     settings = config_document(config)["data"]
     return Stage(
         "prepare",
-        inputs={"raw": input_fingerprint(raw), "schema": input_fingerprint(schema_file(config.data))},
+        inputs={"raw": input_fingerprint(raw), "schema": _fingerprint_of_schema(schema_file(config.data))},
         parameters={key: value for key, value in settings.items() if key not in _NOT_OF_THE_ROWS},
-        code_version=code_version_of(recsys.datasets, recsys.features),
+        code_version=code_of(load_schema, encode, _SOURCE_OF[type(config.data)]),
     )
+
+
+def _fingerprint_of_schema(path: Path) -> str:
+    # Of what it declares, in this order: comments are for people.
+    return fingerprint_of(json.dumps(read_plain_yaml(path, "Schema file"), default=str))
 
 
 def _require_intact(encoded: EncodedDataset, was_made_now: bool, progress: Progress) -> None:
@@ -135,7 +145,7 @@ def _world(data: SimulatedData) -> tuple[Stage, Path, World]:
     world = World(
         rows=data.rows, users=data.users, items=data.items, days=data.days, seed=data.seed, world_seed=data.world_seed
     )
-    stage = Stage("simulate", inputs={}, parameters=world.to_document(), code_version=code_version_of(recsys.datasets))
+    stage = Stage("simulate", inputs={}, parameters=world.to_document(), code_version=code_of(simulate))
     return stage, data.raw / f"{data.name}-{stage.key}", world
 
 
@@ -152,16 +162,29 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     console.print(f"Prepared in {encoded.root}\nNext: {again}", soft_wrap=True, markup=False)
 
 
-def _source(data: DataConfig, raw: Path) -> Source:
-    match data:
-        case OnlineRetailData():
-            split = TimeSplit.from_days(data.train_start, data.validation_start, data.test_start, data.test_end)
-            sampling = Sampling(data.negatives_per_positive, data.ranking_validation_invoices, data.seed)
-            return OnlineRetailSource(raw, split, sampling)
-        case TableData():
-            path = schema_file(data)
-            return TableSource(raw, load_table_layout(path, load_schema(path)))
-        case MovielensData():
-            return MovielensSource(raw)
-        case SimulatedData():
-            return SimulatorSource(raw)
+def _online_retail(data: OnlineRetailData, raw: Path) -> Source:
+    split = TimeSplit.from_days(data.train_start, data.validation_start, data.test_start, data.test_end)
+    sampling = Sampling(data.negatives_per_positive, data.ranking_validation_invoices, data.seed)
+    return OnlineRetailSource(raw, split, sampling)
+
+
+def _table(data: TableData, raw: Path) -> Source:
+    path = schema_file(data)
+    return TableSource(raw, load_table_layout(path, load_schema(path)))
+
+
+def _movielens(data: MovielensData, raw: Path) -> Source:
+    return MovielensSource(raw)
+
+
+def _simulated(data: SimulatedData, raw: Path) -> Source:
+    return SimulatorSource(raw)
+
+
+# One function each, so that rows of one kind are not prepared again where the reader of another has changed.
+_SOURCE_OF: Mapping[type, Callable[[Any, Path], Source]] = {
+    OnlineRetailData: _online_retail,
+    TableData: _table,
+    MovielensData: _movielens,
+    SimulatedData: _simulated,
+}

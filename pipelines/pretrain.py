@@ -5,14 +5,11 @@ import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-import recsys.features
-import recsys.sharding
-import recsys.towers
-import recsys.training
 from pipelines import prepare
 from pipelines.console import console, progress_bars
 from pipelines.fitting import (
@@ -26,8 +23,10 @@ from pipelines.fitting import (
     scoring_stream,
     started,
     training_stream,
+    with_budget,
 )
 from pipelines.recording import open_store, step_metrics
+from pipelines.result_keys import code_of, rows_of, settings_of
 from recsys.artifacts.pretrained_tower import load_tower, save_tower
 from recsys.config import ImportedTowerConfig, RunConfig, TrainingConfig, TwoTowerConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
@@ -35,8 +34,9 @@ from recsys.errors import DataError
 from recsys.evaluation.evaluate import evaluation_mode
 from recsys.features.batch import Batch
 from recsys.progress import Progress
-from recsys.scheduling.stage import Stage, code_version_of, input_fingerprint, run_stage
+from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
 from recsys.sharding.fused import unwrapped, whole_state
+from recsys.sharding.processes import device_name
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 from recsys.towers.imported import import_tower
@@ -51,15 +51,10 @@ from recsys.training.stages import Stage as TrainingStage
 
 _TOWER = "tower"
 _RECALL_AT = 20
-# Settings of the loop that change nothing of what it learns.
-WITHOUT_EFFECT = (
-    "report_every",
-    "norms_every",
-    "segment_view_every",
-    "decode_threads",
-    "checkpoint_every",
-    "keep_checkpoints",
-)
+_LARGEST_BATCH = 4096  # every row of a batch is a negative for the others, so more help
+_ROWS_SEEN = 2_000_000
+# A tower is made before the ranker is, and not measured on the test split.
+_NOT_OF_A_TOWER = ("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily")
 
 
 def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:
@@ -88,21 +83,29 @@ def stage_of(config: RunConfig, encoded: EncodedDataset) -> Stage:
     Raises:
         DataError: the vectors to import are missing.
     """
-    parameters = config_document(config)["tower"]
+    parameters = tower_settings(config)
     if isinstance(config.tower, TwoTowerConfig):
-        loop = config_document(replace(config, training=_training_of(config.tower, config.training)))["training"]
-        parameters["loop"] = {key: value for key, value in loop.items() if key not in WITHOUT_EFFECT}
-    inputs = {"data": encoded.contract.fingerprint, "rows": encoded.manifest.contract}
+        inputs = rows_of(encoded, (TRAIN, VALIDATION))
+        return Stage(
+            "pretrain",
+            inputs,
+            parameters,
+            code_of(_pretrain, save_tower),
+        )
+    if not config.tower.vectors.is_file():
+        raise DataError(
+            f"There is no file of vectors at {config.tower.vectors} (`tower.vectors`), as seen from {Path.cwd()}. "
+            "Set tower.vectors=... to the file to import, or pre-train a tower here with tower=two_tower."
+        )
+    inputs = rows_of(encoded, ()) | {"vectors": input_fingerprint(config.tower.vectors)}
+    return Stage("pretrain", inputs, parameters, code_of(_import, save_tower))
+
+
+def tower_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that the configured tower follows from; vectors to import count by what is in them."""
     if isinstance(config.tower, ImportedTowerConfig):
-        if not config.tower.vectors.is_file():
-            raise DataError(
-                f"There is no file of vectors at {config.tower.vectors} (`tower.vectors`), as seen from {Path.cwd()}. "
-                "Set tower.vectors=... to the file to import, or pre-train a tower here with tower=two_tower."
-            )
-        inputs["vectors"] = input_fingerprint(config.tower.vectors)
-        del parameters["vectors"]
-    code = code_version_of(recsys.towers, recsys.features, recsys.training, recsys.sharding)
-    return Stage("pretrain", inputs, parameters, code)
+        return settings_of(config, (*_NOT_OF_A_TOWER, "training", "evaluation", "runtime", "tower.vectors"))
+    return settings_of(replace(config, training=_training_of(config.tower, config.training)), _NOT_OF_A_TOWER)
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -127,9 +130,11 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     """Two towers, in-batch sampled softmax over the positives, early stopping on validation."""
     tower_config = config.tower
     assert isinstance(tower_config, TwoTowerConfig)
-    config = replace(config, training=_training_of(tower_config, config.training))
-    context = started(config)
     days, _ = divided_days(encoded, config.training.tower_day_share)
+    rows = sum(encoded.days(TRAIN)[day] for day in days)
+    training = with_budget(_training_of(tower_config, config.training), rows, _LARGEST_BATCH, _ROWS_SEEN)
+    config = replace(config, training=training)
+    context = started(config)
     stream = training_stream(config, encoded, context, days)
     settings = loop_settings(config.training, stream.num_batches)
     objective = _objective(tower_config, encoded, days, config, context.device)
@@ -140,7 +145,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     def validate() -> dict[str, float]:
         return {LOG_LOSS: _mean_loss(fitted.wrapped, validation)}
 
-    params = names.flattened(config_document(config))
+    params = names.flattened(config_document(config)) | {names.PARAM_DEVICE: device_name(context.device)}
     with start_run(
         open_store(config),
         f"pretrain/{tower_config.name}",

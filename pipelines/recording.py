@@ -53,8 +53,12 @@ def recorded_store(config: RunConfig) -> TrackingStore:
     return store
 
 
-def run_params(config: RunConfig, arm: str) -> dict[str, str | int | float]:
-    """The resolved config as flat params, and the few that people group runs by under short names."""
+def run_params(config: RunConfig, arm: str, device: str) -> dict[str, str | int | float]:
+    """The resolved config as flat params, and the few that people group runs by under short names.
+
+    Args:
+        device: that computes, as `device_name` calls it; "none" for a study's own run.
+    """
     document = config_document(config)
     # In one param each, so that runs of all modes have the same params.
     document["training_mode"] |= {"stages": _stages(config.training_mode), "rates": _rates(config.training_mode)}
@@ -70,6 +74,7 @@ def run_params(config: RunConfig, arm: str) -> dict[str, str | int | float]:
         names.PARAM_NETWORK: config.network.name,
         names.PARAM_SEED: config.training.seed,
         names.PARAM_DATA: config.data.name,
+        names.PARAM_DEVICE: device,
     }
 
 

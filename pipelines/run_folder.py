@@ -54,6 +54,7 @@ class RunResult:
         train_seconds: of all parts of a run that was stopped and resumed.
         learning_parameters: numbers that some optimizer steps, tables included.
         cost: of its training, as `recsys.monitoring.cost.Cost`.
+        baselines: the baselines' scores on the same rows, by name, as `scores`.
         record: what a study checks its pairs by, as `recsys.ablation.pairing.RunRecord`.
     """
 
@@ -69,6 +70,7 @@ class RunResult:
     learning_parameters: int
     cost: dict[str, Any]
     record: dict[str, Any]
+    baselines: dict[str, dict[str, float]]
 
 
 def load_result(folder: Path) -> RunResult | None:

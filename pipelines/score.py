@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import torch
+
 from pipelines.console import console, progress_bars
 from pipelines.serving import MODEL
 from recsys.artifacts.export import load_scorer
@@ -13,6 +15,7 @@ from recsys.config import RunConfig
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Score, and say where the scores are."""
     output = Path(arguments.output)
+    torch.set_num_threads(config.runtime.cores)
     with progress_bars() as progress:
         scorer = load_scorer(Path(arguments.run) / MODEL)
         rows = score_file(scorer, Path(arguments.input), output, progress)

@@ -1,9 +1,10 @@
 """Pieces of work in processes of their own, several at once: what they say, how they end, how they are stopped.
 
 Every piece gets a process that is forked from a server which has imported everything and done nothing, so that it
-starts in no time, from the same state whatever ran before it, and with a peak of memory of its own. A piece that fails
-is noted and the others go on. When the caller is stopped, so are they, in the way that lets each keep a checkpoint;
-when the caller dies, they stop by themselves.
+starts in no time, from the same state whatever ran before it, and with a peak of memory of its own. Where a GPU
+computes it is spawned instead: fbgemm asks for GPUs as it is imported, and CUDA does not survive a fork. A piece that
+fails is noted and the others go on. When the caller is stopped, so are they, in the way that lets each keep a
+checkpoint; when the caller dies, they stop by themselves.
 """
 
 import multiprocessing
@@ -18,18 +19,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
-
 from recsys.errors import RecsysError
+from recsys.machine_faults import machine_fault
 from recsys.progress import Progress, silent
+from recsys.sharding.processes import CUDA, device_kind, gpus
 
 _PRELOADED = ["pipelines.arm", "pipelines.tuning"]
-_SAFE_PATH = "PYTHONSAFEPATH"
+_SAFE_PATH, _VISIBLE = "PYTHONSAFEPATH", "CUDA_VISIBLE_DEVICES"
 _GRACE_SECONDS = 25.0
 _OUR_BUG = 70
 
@@ -61,29 +62,33 @@ class Failure:
 @dataclass
 class _Running:
     piece: Piece
-    process: ForkServerProcess
+    process: ForkServerProcess | SpawnProcess
     pipe: Connection
     gpu: str | None
     last_word: tuple[Any, ...] | None = None
 
 
-def run_side_by_side(pieces: Sequence[Piece], processes: int, progress: Progress, label: str) -> list[Failure]:
+def run_side_by_side(
+    pieces: Sequence[Piece], processes: int, progress: Progress, label: str, device: str
+) -> list[Failure]:
     """Do all pieces, `processes` at a time, in the order given; return those that failed.
 
     Args:
         label: of the count of pieces that have ended, as `progress` is told it beside what the pieces say themselves.
+        device: that the pieces compute on, as `device_kind` is asked for it.
 
     Raises:
         KeyboardInterrupt, ...: whatever stops the caller stops the pieces first.
+        UsageError: there is no such device.
     """
-    context = _server()
+    context = _processes_for(device_kind(device))
     waiting, running, failures = list(pieces), list[_Running](), list[Failure]()
-    gpus = _gpus(processes)
+    divided = _gpus(processes, gpus(device))
     with _stopping(running):
         while waiting or running:
             progress(label, len(pieces) - len(waiting) - len(running), len(pieces))
             while waiting and len(running) < processes:
-                running.append(_started(context, waiting.pop(0), _least_used(gpus, running)))
+                running.append(_started(context, waiting.pop(0), _least_used(divided, running)))
             wait([source for each in running for source in (each.pipe, each.process.sentinel)])
             for each in running:
                 _hear(each, progress)
@@ -97,38 +102,56 @@ def run_side_by_side(pieces: Sequence[Piece], processes: int, progress: Progress
     return failures
 
 
-def _server() -> multiprocessing.context.ForkServerContext:
-    """The server to fork from; it looks for modules where this process does."""
+def _processes_for(kind: str) -> ForkServerContext | SpawnContext:
+    """How to start processes that compute on a kind of device; they look for modules where this process does."""
+    if kind == CUDA:
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
-    if {"", os.getcwd()} & set(sys.path) or _SAFE_PATH in os.environ:
+    with _environment_of_a_start(None):
         forkserver.ensure_running()
-        return context
-    # Python would put the working folder first, and a user's own `random.py` in the place of the library's.
-    os.environ[_SAFE_PATH] = "1"
-    try:
-        forkserver.ensure_running()
-    finally:
-        del os.environ[_SAFE_PATH]
     return context
 
 
-def free_processes(threads: int, pieces: int) -> int:
+@contextmanager
+def _environment_of_a_start(gpu: str | None) -> Iterator[None]:
+    """Within it, a Python that starts finds its modules where this one does, and sees that GPU alone if one is given.
+
+    The driver reads which GPUs it may see once, and fbgemm asks it when it is imported: later is too late.
+    """
+    wanted = {} if gpu is None else {_VISIBLE: gpu}
+    if not {"", os.getcwd()} & set(sys.path):
+        # Python would put the working folder first, and a user's own `random.py` in the place of the library's.
+        wanted[_SAFE_PATH] = "1"
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def free_processes(threads: int, pieces: int, device: str) -> int:
     """How many pieces to do at once where nobody says: a GPU each, or as many as there are cores for.
 
     Args:
         threads: that each piece computes with.
+        device: as for `run_side_by_side`.
     """
-    room = torch.cuda.device_count() or len(os.sched_getaffinity(0)) // threads
+    room = gpus(device) or len(os.sched_getaffinity(0)) // threads
     return max(1, min(room, pieces))
 
 
-def _gpus(processes: int) -> list[str]:
+def _gpus(processes: int, found: int) -> list[str]:
     """The GPUs to divide among the pieces; none where one process may have them all."""
-    if processes == 1 or torch.cuda.device_count() < 2:
+    if processes == 1 or found < 2:
         return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    visible = os.environ.get(_VISIBLE)
+    return visible.split(",") if visible else [str(number) for number in range(found)]
 
 
 def _least_used(gpus: Sequence[str], running: Sequence[_Running]) -> str | None:
@@ -136,10 +159,11 @@ def _least_used(gpus: Sequence[str], running: Sequence[_Running]) -> str | None:
     return min(gpus, key=used.count, default=None)
 
 
-def _started(context: multiprocessing.context.ForkServerContext, piece: Piece, gpu: str | None) -> _Running:
+def _started(context: ForkServerContext | SpawnContext, piece: Piece, gpu: str | None) -> _Running:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_in_child, args=(theirs, piece, gpu), name=piece.name)
-    process.start()
+    process = context.Process(target=_in_child, args=(theirs, piece), name=piece.name)
+    with _environment_of_a_start(gpu):
+        process.start()
     theirs.close()
     return _Running(piece, process, ours, gpu)
 
@@ -194,7 +218,7 @@ def _await(running: Sequence[_Running], deadline: float) -> None:
             _hear(each, silent)  # a full pipe would hold up the one who ends
 
 
-def _in_child(pipe: Connection, piece: Piece, gpu: str | None) -> None:
+def _in_child(pipe: Connection, piece: Piece) -> None:
     # Ctrl-C in a terminal reaches every process of the group, and the caller passes it on: once is enough.
     os.setsid()
     piece.log.parent.mkdir(parents=True, exist_ok=True)
@@ -202,8 +226,6 @@ def _in_child(pipe: Connection, piece: Piece, gpu: str | None) -> None:
     for stream in (1, 2):
         os.dup2(log.fileno(), stream)
     sys.stdout = sys.stderr = log
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_obey, args=(pipe,), daemon=True).start()
@@ -214,7 +236,9 @@ def _in_child(pipe: Connection, piece: Piece, gpu: str | None) -> None:
         _say(pipe, "failed", error.exit_code, str(error))
     except Exception as error:
         traceback.print_exc()
-        _say(pipe, "failed", _OUR_BUG, f"{type(error).__name__}: {error}")
+        fault = machine_fault(error)
+        code, message = (fault.exit_code, str(fault)) if fault else (_OUR_BUG, f"{type(error).__name__}: {error}")
+        _say(pipe, "failed", code, message)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

@@ -13,6 +13,7 @@ from recsys.ablation.resampling import ArmPredictions, MeasuredArm, QueryValues,
 from recsys.ablation.tables import ArmResult
 from recsys.evaluation.predictions import load_predictions
 from recsys.evaluation.ranking import load_ranking
+from recsys.files import write_text_atomically
 from recsys.monitoring.cost import Cost
 from recsys.progress import Progress
 
@@ -86,5 +87,5 @@ def auc_intervals(
 def write_json(path: Path, document: object) -> str:
     """Return a document as indented JSON, and write it to `path` as well."""
     text = json.dumps(document, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    write_text_atomically(path, text + "\n")
     return text

@@ -11,43 +11,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import recsys.build
-import recsys.composition
-import recsys.evaluation
-import recsys.features
-import recsys.interactions
-import recsys.sharding
-import recsys.streaming
-import recsys.towers
-import recsys.training
 from pipelines import pretrain
 from pipelines.compose import compose_config
+from pipelines.fitting import RANKING_TEST, TEST, TRAIN, VALIDATION
+from pipelines.overrides import require_unset
+from pipelines.result_keys import code_of, rows_of, settings_of
 from pipelines.run_folder import RunResult, load_result
-from pipelines.tuning import Search, load_trials, ranges_of, with_values
+from pipelines.train import fit_and_measure
+from pipelines.tuning import Search, load_trials, ranges_of, try_values, with_values
 from recsys.ablation.arms import Arm, Contrast, contrasts, expand_grid, study_id
-from recsys.ablation.tuning import Trial, best_trial
+from recsys.ablation.tuning import Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import UsageError
 from recsys.files import fingerprint_of
-from recsys.scheduling.stage import code_version_of
 
 SEED_KEY = "training.seed"
 TUNING = "tuning"
 SHORT_WORDS = {"frozen_tower": "frozen", "end_to_end": "end-to-end", "parallel_conditional": "parallel+conditional"}
-# What changes nothing of what an arm learns; data and tower go in by what is in them.
-_NOT_OF_AN_ARM = ("runtime", "tracking", "daily", "ablation", "data", "tower")
-_CODE = (
-    recsys.build,
-    recsys.composition,
-    recsys.evaluation,
-    recsys.features,
-    recsys.interactions,
-    recsys.sharding,
-    recsys.streaming,
-    recsys.towers,
-    recsys.training,
-)
+# A study's own settings, and a night's; data and tower go in by what is in them.
+_NOT_OF_AN_ARM = ("ablation", "daily", "data", "tower")
+# Trials are judged on validation, and rank nothing.
+_NOT_OF_A_TRIAL = (*_NOT_OF_AN_ARM, "evaluation.ranking")
 
 
 @dataclass(frozen=True)
@@ -79,8 +64,10 @@ class StudyGrid:
         self.config = compose_config(overrides)
         ablation = self.config.ablation
         self.arms = expand_grid(ablation.grid, ablation.seeds, SHORT_WORDS)
+        require_unset(overrides, list(ablation.grid), "`ablation.grid` has the values that the study's arms take of it")
+        require_unset(overrides, [SEED_KEY], "a study trains every arm with each of `ablation.seeds`; set those")
         self.questions: tuple[Contrast, ...] = contrasts(self.arms, ablation.contrast)
-        self.composed = {arm.name: compose_config([*overrides, *arm.overrides(SEED_KEY)]) for arm in self.arms}
+        self.composed = {arm.name: compose_config(overrides, arm.overrides(SEED_KEY)) for arm in self.arms}
         self._require_ranges()
 
     @cached_property
@@ -141,7 +128,7 @@ class StudyPlan:
         for condition, arm in self.grid.conditions.items():
             config = with_values(self.grid.composed[arm.name], {SEED_KEY: tuning.seed})
             ranges = ranges_of(config, tuning.searched)
-            key = fingerprint_of([self._arm_key(config), ranges, tuning.sampler])
+            key = fingerprint_of([self._trial_key(config), ranges, tuning.sampler])
             folder = self.folder / TUNING / f"{_as_folder(condition)}-{key[:8]}"
             found[condition] = Search(f"tuning {condition}", config, ranges, tuning.trials, tuning.sampler, folder)
         return found
@@ -169,13 +156,22 @@ class StudyPlan:
         there = next(self.folder.glob(f"*-{key}"), None)
         return PlannedArm(arm, config, there or self.folder / f"{_as_folder(arm.name)}-{key}")
 
+    @property
+    def code(self) -> str:
+        """The version of the code that an arm's result follows from."""
+        return code_of(fit_and_measure)
+
     def _arm_key(self, config: RunConfig) -> str:
-        return fingerprint_of([_settings(config), self._data_key, self._tower_key(config), self._code])
+        settings = settings_of(config, _NOT_OF_AN_ARM)
+        return fingerprint_of([settings, self._rows, self._tower_key(config), self.code])
+
+    def _trial_key(self, config: RunConfig) -> str:
+        settings, rows = settings_of(config, _NOT_OF_A_TRIAL), rows_of(self.encoded, (TRAIN, VALIDATION))
+        return fingerprint_of([settings, rows, self._tower_key(config), _code_of_trials()])
 
     def _tower_key(self, config: RunConfig) -> str:
         """The key of the arm's tower; those of one configuration are read once, as its vectors may be many."""
-        asked = config_document(config)
-        asked = {"tower": asked["tower"], "training": {**asked["training"], "seed": 0}}
+        asked = [pretrain.tower_settings(config), str(getattr(config.tower, "vectors", ""))]
         if (known := fingerprint_of(asked)) not in self._tower_keys:
             self._tower_keys[known] = pretrain.stage_of(config, self.encoded).key
         return self._tower_keys[known]
@@ -184,19 +180,14 @@ class StudyPlan:
     def _tower_keys(self) -> dict[str, str]:
         return {}
 
-    @property
-    def _data_key(self) -> str:
-        # Where the raw files lie does not matter: the prepared folder's name says what was in them.
-        return self.encoded.root.parent.name
-
     @cached_property
-    def _code(self) -> str:
-        return code_version_of(*_CODE)
+    def _rows(self) -> dict[str, str]:
+        return rows_of(self.encoded, (TRAIN, VALIDATION, TEST, RANKING_TEST))
 
     def _fingerprint(self) -> str:
         """Of all that the arms have in common."""
         axes, tuning = self.config.ablation.grid, self.config.ablation.tune
-        document = _settings(self.config) | {"tower": config_document(self.config)["tower"]}
+        document = settings_of(self.config, _NOT_OF_AN_ARM) | {"tower": config_document(self.config)["tower"]}
         document["tower"].pop("vectors", None)
         for key in axes:
             *path, last = key.split(".")
@@ -210,16 +201,14 @@ class StudyPlan:
         on_top = sorted(
             word for word in self.grid.overrides if "." in word and word.partition(".")[0].strip("+~") in axes
         )
-        searched = [tuning.trials, tuning.sampler, tuning.seed, tuning.searched] if tuning.trials else []
-        return fingerprint_of([document, on_top, searched, self._data_key, self._code])
+        searched: list[Any] = []
+        if tuning.trials:
+            searched = [tuning.trials, tuning.sampler, tuning.seed, tuning.searched, _code_of_trials()]
+        return fingerprint_of([document, on_top, searched, self._rows, self.code])
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
-    """What an arm's result follows from, of its own configuration."""
-    document = {key: value for key, value in config_document(config).items() if key not in _NOT_OF_AN_ARM}
-    training = document["training"]
-    document["training"] = {key: value for key, value in training.items() if key not in pretrain.WITHOUT_EFFECT}
-    return document
+def _code_of_trials() -> str:
+    return code_of(try_values, next_values, best_trial)
 
 
 def _as_folder(name: str) -> str:

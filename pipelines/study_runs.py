@@ -30,7 +30,8 @@ def threads_of(config: RunConfig) -> int:
 
 def processes_of(config: RunConfig, pieces: int) -> int:
     """How many of the pieces to do at once."""
-    return min(config.ablation.processes or free_processes(threads_of(config), pieces), max(1, pieces))
+    free = config.ablation.processes or free_processes(threads_of(config), pieces, config.runtime.device)
+    return min(free, max(1, pieces))
 
 
 def finish_arms(plan: StudyPlan, progress: Progress) -> list[FinishedArm]:
@@ -109,7 +110,7 @@ def _do(pieces: Sequence[Piece], config: RunConfig, progress: Progress, label: s
     """
     if not pieces:
         return
-    failures = run_side_by_side(pieces, processes_of(config, len(pieces)), progress, label)
+    failures = run_side_by_side(pieces, processes_of(config, len(pieces)), progress, label, config.runtime.device)
     if not failures:
         return
     logs = {piece.name: piece.log for piece in pieces}

@@ -6,7 +6,7 @@ import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipelines import prepare, pretrain
+from pipelines import baselines, prepare, pretrain
 from pipelines.audit import flow_report, require_flow
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import (
@@ -20,18 +20,21 @@ from pipelines.fitting import (
     require_rows,
     started,
     stoppable,
+    with_ranker_budget,
 )
 from pipelines.job import Job
-from pipelines.recording import (
-    open_store,
-    run_params,
-)
-from pipelines.run_folder import CONFIG, RunIdentity, RunResult, load_config
+from pipelines.recording import open_store, run_params
+from pipelines.run_folder import CONFIG, RunIdentity, RunResult
 from recsys.config import RunConfig, config_document
+from recsys.datasets.encoded import EncodedDataset
+from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import ensure_writable, write_text_atomically
 from recsys.progress import Progress
+from recsys.sharding.processes import device_kind, device_name
+from recsys.towers.artifact import TowerArtifact
 from recsys.tracking import names
 from recsys.tracking.run import start_run
+from recsys.tracking.store import TrackingStore
 
 
 def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume: bool = False) -> RunResult:
@@ -44,14 +47,31 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     # The run's own folder is made later, by what first stands in it: a start that fails leaves none.
     for folder in (identity.folder.parent, config.runtime.towers):
         ensure_writable(folder)
+    device_kind(config.runtime.device)
     store = open_store(config)
     encoded = prepare.run(config, progress)
     require_rows(encoded, (TRAIN, VALIDATION, TEST))
     artifact = pretrain.run(config, encoded, progress)
+    return fit_and_measure(config, identity, store, encoded, artifact, progress, resume=resume)
+
+
+def fit_and_measure(
+    config: RunConfig,
+    identity: RunIdentity,
+    store: TrackingStore,
+    encoded: EncodedDataset,
+    artifact: TowerArtifact,
+    progress: Progress,
+    *,
+    resume: bool,
+) -> RunResult:
+    """Do what `run` promises, with the rows prepared and the tower made: all that a ranker's result follows from."""
+    beside = baselines.run(config, encoded, progress)
+    config = with_ranker_budget(config, encoded)
     context = started(config)
     stream = ranker_stream(config, encoded, context)
-    fitted = fitted_ranker(config, artifact, encoded, stream.num_batches, context)
-    job = Job(config, identity, encoded, artifact.spec, context, fitted, stream)
+    fitted = fitted_ranker(config, artifact, beside[LOGISTIC], encoded, stream.num_batches, context)
+    job = Job(config, identity, encoded, artifact.spec, context, fitted, stream, beside)
     spool = job.load_checkpoint() if resume else ""
     write_text_atomically(identity.folder / CONFIG, json.dumps(config_document(config), indent=2) + "\n")
     with (
@@ -59,7 +79,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
         start_run(
             store,
             identity.name,
-            run_params(config, identity.arm),
+            run_params(config, identity.arm, device_name(context.device)),
             identity.tags() | {names.TAG_CONTRACT: encoded.contract.fingerprint},
             dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION, TEST)),
             system_metrics=config.tracking.system_metrics,
@@ -76,12 +96,11 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Train, and print the scores and where everything is."""
-    if arguments.resume:
-        folder = Path(arguments.resume)
-        config = load_config(folder)
     arm = f"{config.training_mode.name}/{config.composition.name}"
     name = names.run_name(arm, seed=config.training.seed)
-    if not arguments.resume:
+    if arguments.resume:
+        folder = Path(arguments.resume)
+    else:
         # Two that start within one second must not write into one folder.
         stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
         folder = config.runtime.runs / config.data.name / f"{stamp}-{name.replace('/', '-')}"
@@ -91,6 +110,13 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     show_table(
         f"{result.name}: {result.steps} steps, the best weights from step {result.best_step}", ("metric", "value"), rows
     )
+    baselines.show_beside(result.name, result.scores, result.baselines)
+    if result.best_step == 0:
+        console.print(
+            "No validation was better than the start by more than chance, so the ranker is kept as it started: as the "
+            "logistic regression of its first-order path.",
+            soft_wrap=True,
+        )
     for part, proof in result.frozen_proof.items():
         when = f"from step {proof['from_step']} to {proof['to_step']}"
         digests = f"digest {proof['digest_before']} before and {proof['digest_after']} after"

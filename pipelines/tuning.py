@@ -6,27 +6,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines import prepare, pretrain
+from pipelines import baselines, prepare, pretrain
+from pipelines.baselines import validation_of
 from pipelines.fitting import (
-    VALIDATION,
     StopRequest,
     cached_tower,
     fitted_ranker,
     loop_settings,
     ranker_stream,
-    scoring_stream,
     started,
     stoppable,
+    with_ranker_budget,
 )
-from pipelines.recording import validation_figures
 from recsys.ablation.page import Table
 from recsys.ablation.tuning import Ranges, Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document, config_from
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import TrainingError
-from recsys.evaluation.evaluate import evaluate, predict
+from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import write_text_atomically
-from recsys.progress import Progress
+from recsys.progress import Progress, silent
 from recsys.towers.artifact import TowerArtifact
 from recsys.training.loop import LoopState, train_steps
 from recsys.training.loss import click_objective
@@ -108,7 +107,7 @@ def tune(search: Search, progress: Progress) -> None:
             progress(search.name, len(trials), search.trials)
             seed = search.config.training.seed
             values = next_values(search.ranges, search.configured, trials, search.sampler, seed)
-            trials.append(_trial(with_values(search.config, values), values, encoded, artifact, request))
+            trials.append(try_values(with_values(search.config, values), values, encoded, artifact, request))
             text = json.dumps([trial.to_document() for trial in trials], indent=1)
             write_text_atomically(search.folder / TRIALS, text + "\n")
     progress(search.name, search.trials, search.trials)
@@ -142,13 +141,14 @@ def trials_table(trials: Sequence[Trial], ranges: Ranges) -> Table:
     return Table("Trials", ("trial", *ranges, "validation log loss", "steps", "seconds"), tuple(rows))
 
 
-def _trial(
+def try_values(
     config: RunConfig,
     values: Mapping[str, float],
     encoded: EncodedDataset,
     artifact: TowerArtifact,
     request: StopRequest,
 ) -> Trial:
+    """Train with these values, already in the configuration, and judge the result on validation."""
     state, began = LoopState(), time.perf_counter()
     failure = ""
     try:
@@ -169,14 +169,15 @@ def _fit(
     config: RunConfig, encoded: EncodedDataset, artifact: TowerArtifact, request: StopRequest, state: LoopState
 ) -> None:
     """Train as an arm is trained, and keep nothing but where the loop stands."""
+    start = baselines.run(config, encoded, silent)[LOGISTIC]
+    config = with_ranker_budget(config, encoded)
     context = started(config)
     stream = ranker_stream(config, encoded, context)
-    fitted = fitted_ranker(config, artifact, encoded, stream.num_batches, context)
+    fitted = fitted_ranker(config, artifact, start, encoded, stream.num_batches, context)
     segments = encoded.contract.schema.segments
-    settings = loop_settings(config.training, stream.num_batches)
+    settings = loop_settings(config.training, stream.num_batches, segments)
     # Nobody looks at a trial's gradients.
     settings = replace(settings, norms_every=settings.max_steps + 1, segment_view_every=0)
-    validation = scoring_stream(config, encoded, VALIDATION, context)
     with cached_tower(fitted.wrapped, config.training_mode.cache_megabytes, encoded, context, lambda name, text: None):
         for _ in train_steps(
             fitted.wrapped,
@@ -187,7 +188,7 @@ def _fit(
             context,
             state=state,
             best=BestWeights(fitted.wrapped),
-            validate=lambda: validation_figures(evaluate(predict(fitted.wrapped, validation), segments)),
+            validate=validation_of(fitted.wrapped, start, config, encoded, context),
             checkpoint=lambda _: None,
             should_stop=request,
             stages=fitted.stages,

@@ -32,6 +32,7 @@ from recsys.interactions.base import Crossing
 from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork
 from recsys.interactions.dot import DotInteraction
 from recsys.interactions.fields import InteractionFields
+from recsys.interactions.first_order import FirstOrder
 from recsys.interactions.mask import ParallelMaskNet, SerialMaskNet
 from recsys.interactions.mlp import FlatCrossing
 from recsys.interactions.network import InteractionNetwork
@@ -77,7 +78,8 @@ def build_ranker(
         field_width=network.field_width,
         network_width=interaction_network.output_width,
     )
-    head = Head(joined.output_width, composition.head_hidden, network.dropout)
+    first_order = FirstOrder(contract) if network.first_order else None
+    head = Head(joined.output_width, composition.head_hidden, network.dropout, first_order)
     if adapter_rank is not None:
         joined.tower_adapter = LowRankAdapter(tower.output_width, adapter_rank)
     return Ranker(tower, interaction_network, joined, head)
@@ -98,7 +100,8 @@ def describe_ranker(
 def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) -> Ranker:
     """Build the ranker that `describe_ranker` described; its weights are to be loaded from elsewhere."""
     return build_ranker(
-        NetworkConfig(**description["network"]),
+        # Models served before there was a first-order path do not say that they have none.
+        NetworkConfig(**({"first_order": False} | description["network"])),
         CompositionConfig(**description["composition"]),
         TowerSpec.from_document(description["tower"]),
         contract,

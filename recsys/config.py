@@ -92,7 +92,7 @@ DataConfig = Annotated[OnlineRetailData | TableData | MovielensData | SimulatedD
 
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class TwoTowerConfig:
-    """A tower that is pre-trained here, on the training split.
+    """A tower that is pre-trained here, on the training split; `batch_size` and `epochs` as in `TrainingConfig`.
 
     `width` is each side's vector, `table_dimension` each id's; `temperature` divides the scores of the softmax.
     """
@@ -103,8 +103,8 @@ class TwoTowerConfig:
     table_dimension: PositiveInt
     hidden_widths: tuple[PositiveInt, ...]
     temperature: PositiveFloat
-    batch_size: PositiveInt
-    epochs: PositiveInt
+    batch_size: PositiveInt | None
+    epochs: PositiveInt | None
     learning_rate: PositiveFloat
     table_learning_rate: PositiveFloat
     seed: NonNegativeInt
@@ -129,14 +129,16 @@ TowerConfig = Annotated[TwoTowerConfig | ImportedTowerConfig, Field(discriminato
 class NetworkConfig:
     """An interaction network over fields of `field_width` numbers each.
 
-    `layers` counts cross layers or mask blocks, `rank` the low-rank cross's inner width, `mask_ratio` a mask's hidden
-    width over its output's; each must be null where the crossing has no such thing.
+    `first_order` adds to the logit one weight per id and per number, beside all that is crossed. `layers` counts cross
+    layers or mask blocks, `rank` the low-rank cross's inner width, `mask_ratio` a mask's hidden width over its
+    output's; each must be null where the crossing has no such thing.
     """
 
     name: Literal["cross", "cross_low_rank", "dot", "mask_parallel", "mask_serial", "mlp"]
     field_width: PositiveInt
     hidden_widths: tuple[PositiveInt, ...]
     dropout: Fraction
+    first_order: bool
     layers: PositiveInt | None
     rank: PositiveInt | None
     mask_ratio: PositiveFloat | None
@@ -193,6 +195,10 @@ class CompositionConfig:
 class TrainingConfig:
     """The budget and the optimizers: AdamW on dense parameters, row-wise Adagrad on tables.
 
+    A `batch_size` of null follows the number of training rows, and the rates follow it (`recsys/training/budget.py`);
+    beside one that is given, the rates are taken as they stand. `epochs` is the most that a run takes; null follows the
+    number of rows too.
+
     `tower_day_share` of the training rows, the earliest days, are set apart for pre-training the tower; the ranker
     learns from the days after them, whose labels the tower has not seen. 0 gives every day to both.
 
@@ -206,8 +212,8 @@ class TrainingConfig:
     """
 
     seed: NonNegativeInt
-    batch_size: PositiveInt
-    epochs: PositiveInt
+    batch_size: PositiveInt | None
+    epochs: PositiveInt | None
     learning_rate: PositiveFloat
     table_learning_rate: PositiveFloat
     tower_day_share: Annotated[float, Field(ge=0, lt=1)]
@@ -257,11 +263,15 @@ class DailyConfig:
 
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)
 class RuntimeConfig:
-    """Folders and machine limits; `threads` null takes every core, or one for each arm of a study."""
+    """Folders and machine limits; `threads` null takes every core, or one for each arm of a study.
+
+    `device` is what computes: `auto` a GPU where there is one, `cpu` none in any case, `cuda` a GPU or nothing.
+    """
 
     runs: Path
     encoded: Path
     towers: Path
+    device: Literal["auto", "cpu", "cuda"]
     threads: PositiveInt | None
     memory_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(MB|GB)$")]
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from recsys.errors import CannotWriteError
+from recsys.errors import CannotWriteError, RecsysError, UsageError
+from recsys.machine_faults import unwritable_reason
 
 _READ_BYTES = 1 << 20
 # From <fcntl.h> and <linux/fs.h>.
@@ -43,6 +44,24 @@ def fingerprint_of(value: Any) -> str:
     False
     """
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
+def home_expanded(path: str, what: str) -> str:
+    """Return a path with the home folder in place of a `~` at its beginning, which a shell leaves in `key=~/data`.
+
+    Args:
+        what: what the path was given for, for the message.
+
+    Raises:
+        UsageError: the home folder is not known.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded == path and path.partition("/")[0] == "~":
+        raise UsageError(
+            f"{what} is {path}, and there is no home folder to put for `~`: HOME is not set. Give the whole path, or "
+            f"./{path} for a folder that is named so."
+        )
+    return expanded
 
 
 def sha256_of_file(path: Path) -> str:
@@ -98,18 +117,15 @@ def published_directory(final: Path, resume_key: str = "") -> Iterator[Path]:
         yield work
         _flush_tree(work)
         _replace_directory(work, final)
-    except OSError as error:
-        if not _is_about_writing(error, work):
+    except Exception as error:
+        if isinstance(error, RecsysError) or not (reason := _why_unwritten(error, work)):
             raise
-        raise _cannot_write(final, error.strerror or str(error)) from error
-    except SafetensorError as error:
-        # Its writer tells the operating system's reason in its text alone; without one, the tensors themselves are bad.
-        if not (code := re.search(r"\(os error (\d+)\)", str(error))):
-            raise
-        raise _cannot_write(final, os.strerror(int(code[1]))) from error
-    except BaseException as failure:
+        raise CannotWriteError(
+            f"Cannot write {final}: {reason}. Nothing was left behind; mend that and repeat."
+        ) from error
+    except BaseException:
         # Ctrl-C and SIGTERM stop the work without finding a fault in it.
-        is_kept = bool(resume_key) and not isinstance(failure, Exception)
+        is_kept = bool(resume_key)
         raise
     finally:
         if not is_kept:
@@ -119,10 +135,6 @@ def published_directory(final: Path, resume_key: str = "") -> Iterator[Path]:
 def unfinished_path(final: Path, resume_key: str) -> Path:
     """Where `published_directory` works with such a key, and where work that was killed is to be found."""
     return final.with_name(f".{final.name}.{resume_key}.unfinished")
-
-
-def _cannot_write(final: Path, reason: str) -> CannotWriteError:
-    return CannotWriteError(f"Cannot write {final}: {reason}. Nothing was left behind; mend that and repeat.")
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -146,16 +158,39 @@ def write_text_atomically(path: Path, text: str) -> None:
         work.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within it `path` is written by a library, whose word of a full or closed disk says neither where nor what.
+
+    Raises:
+        CannotWriteError: the disk is full or closed; other failures pass through.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, RecsysError) or not (reason := unwritable_reason(error)):
+            raise
+        raise CannotWriteError(f"Cannot write {path}: {reason}. Free some space, and repeat.") from error
+
+
 def _unused_name(final: Path, ending: str) -> Path:
     # Beside the final name, as a rename works within one file system; not by `tempfile`, whose files nobody else reads.
     return final.with_name(f".{final.name}.{secrets.token_hex(6)}.{ending}")
 
 
-def _is_about_writing(error: OSError, work: Path) -> bool:
+def _why_unwritten(error: Exception, work: Path) -> str | None:
     # The work may also read files or talk to a server; a failure there must not be reported as one of the output.
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENAMETOOLONG):
-        return True
-    return any(str(name).startswith(str(work)) for name in (error.filename, error.filename2) if name is not None)
+    if reason := unwritable_reason(error):
+        return reason
+    if isinstance(error, SafetensorError) and (code := re.search(r"\(os error (\d+)\)", str(error))):
+        # Its writer tells the operating system's reason in its text; without one, the tensors themselves are bad.
+        return os.strerror(int(code[1]))
+    if not isinstance(error, OSError):
+        return None
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    is_of_the_work = any(Path(name).is_relative_to(work) for name in names)
+    is_of_writing = is_of_the_work or error.errno in (errno.EIO, errno.ENAMETOOLONG)
+    return (error.strerror or str(error)) if is_of_writing else None
 
 
 def _replace_directory(work: Path, final: Path) -> None:

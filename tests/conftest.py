@@ -34,8 +34,8 @@ def ml_100k_folder() -> Path:
 
 @pytest.fixture(scope="session")
 def context() -> Iterator[ProcessContext]:
-    """This process as a run of one."""
-    yield start_processes()
+    """This process as a run of one, on the CPU also where there is a GPU; `tests/gpu` has one of its own."""
+    yield start_processes("cpu")
     stop_processes()
 
 
@@ -44,5 +44,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return
     for item in items:
-        if "gpu" in item.keywords:
+        if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="no NVIDIA GPU on this machine"))

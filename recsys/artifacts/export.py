@@ -53,9 +53,9 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _SERVED_MODEL = '''"""Made by `recsys export`: how MLflow loads the ranker that lies in `artifacts/ranker`."""
 
 from mlflow.models import set_model
-from recsys.artifacts.export import ServedRanker
+from recsys.artifacts.export import {served}
 
-set_model(ServedRanker("{rebuild}"))
+set_model({served}("{rebuild}"))
 '''
 
 
@@ -129,7 +129,7 @@ def export_ranker(
             vocabularies=vocabularies,
             table=table,
         )
-        code.write_text(_SERVED_MODEL.format(rebuild=rebuild), encoding="utf-8")
+        code.write_text(_SERVED_MODEL.format(served=ServedRanker.__name__, rebuild=rebuild), encoding="utf-8")
         columns = read_scorer(folder, _function(rebuild)).columns
         requirements = (*_REQUIREMENTS, *(_TABLE_REQUIREMENTS if table else ()))
         mlflow.pyfunc.save_model(

@@ -136,8 +136,11 @@ class SegmentRoutedComposition(Composition):
         ):
             rows = passes[batch.segment].nonzero().squeeze(1)  # (n,)
             vectors = branch(batch, rows)
-            # The empty sum keeps the branch's tables in the graph, as every rank's backward must reach them.
-            joined = joined.index_add(0, rows, project(vectors)) if len(rows) else joined + vectors.sum()
+            # Under autocast a layer's output is narrower than what it is added to. The empty sum keeps the branch's
+            # tables in the graph, as every rank's backward must reach them.
+            joined = (
+                joined.index_add(0, rows, project(vectors).to(joined.dtype)) if len(rows) else joined + vectors.sum()
+            )
         return joined if self.experts is None else apply_by_segment(self.experts, joined, batch.segment)
 
 

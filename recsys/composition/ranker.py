@@ -1,27 +1,57 @@
 """Ranker: the whole model, from a batch to one logit a row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from recsys.composition.base import Composition
 from recsys.features.batch import Batch
+from recsys.interactions.first_order import FirstOrder
 from recsys.interactions.mlp import Mlp
 from recsys.interactions.network import InteractionNetwork
 from recsys.towers.embedding import EmbeddingTower
 
+# What is left of the joined vector's first weights where the first-order path has been fitted.
+_QUIET = 0.1
+
 
 class Head(nn.Module):
-    """The last layers: the joined vector becomes a logit."""
+    """The last layers: the joined vector becomes a logit, to which the first-order weights of the row are added.
 
-    def __init__(self, input_width: int, hidden_widths: Sequence[int], dropout: float) -> None:
+    Args:
+        first_order: None for a ranker without; see `FirstOrder`.
+    """
+
+    def __init__(
+        self, input_width: int, hidden_widths: Sequence[int], dropout: float, first_order: FirstOrder | None
+    ) -> None:
         super().__init__()
         self.hidden = Mlp(input_width, hidden_widths, dropout)
         self.output = nn.Linear(self.hidden.output_width, 1)
+        self.first_order = first_order
 
-    def forward(self, joined: Tensor) -> Tensor:
-        """Map (B, input_width) to the logits (B,)."""
-        return self.output(self.hidden(joined)).squeeze(1)
+    def start_from(self, intercept: float, dense: Sequence[float], ids: Mapping[str, Tensor]) -> None:
+        """Begin as a fitted logistic regression, to which what is joined adds little at first.
+
+        Call it before the tables are sharded; a head without a first-order path stays as it is.
+
+        Args:
+            dense: one weight per dense feature of the schema, in its order.
+            ids: sparse feature -> (rows of its table,), one weight per row.
+        """
+        if self.first_order is None:
+            return
+        self.first_order.load_logistic(dense, ids)
+        with torch.no_grad():
+            self.output.bias.fill_(intercept)
+            # Not zero, as then no gradient would pass the head in the first step.
+            self.output.weight.mul_(_QUIET)
+
+    def forward(self, joined: Tensor, batch: Batch) -> Tensor:
+        """Map (B, input_width), and the batch whose rows these are, to the logits (B,)."""
+        logit = self.output(self.hidden(joined)).squeeze(1)
+        return logit if self.first_order is None else logit + self.first_order(batch)
 
 
 class Ranker(nn.Module):
@@ -51,4 +81,4 @@ class Ranker(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return the logit of every row, (B,)."""
         tower = self.composition.heard(self.embedding_tower)
-        return self.head(self.composition(batch, tower, self.interaction_network))
+        return self.head(self.composition(batch, tower, self.interaction_network), batch)

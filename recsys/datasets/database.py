@@ -19,6 +19,7 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from recsys.errors import CannotWriteError, UsageError
+from recsys.machine_faults import machine_fault, unwritable_reason
 
 _INSERTED_ROWS = 200_000
 _FOLDER_PREFIX = ".database."
@@ -111,6 +112,8 @@ def temporary_database(folder: Path, memory_limit: str, threads: int) -> Iterato
                 preserve_insertion_order=False,
             )
         except duckdb.Error as error:
+            if fault := machine_fault(error):
+                raise fault from error
             raise UsageError(
                 f"DuckDB refuses memory_limit {memory_limit!r} or threads {threads!r} ({error}). Expected a size such "
                 'as "2GB" and a positive number.'
@@ -119,17 +122,17 @@ def temporary_database(folder: Path, memory_limit: str, threads: int) -> Iterato
         connection.raw_sql("SET enable_progress_bar = false")
         try:
             yield connection
-        except duckdb.OutOfMemoryException as error:
+        except duckdb.Error as error:
+            if unwritable_reason(error) or (isinstance(error, duckdb.IOException) and "write" in str(error)):
+                raise CannotWriteError(
+                    f"Cannot write below {folder}: {error}. Free some space, or choose another."
+                ) from error
+            if not isinstance(error, duckdb.OutOfMemoryException):
+                raise
             raise UsageError(
                 f"Preparing the data needs more than memory_limit {memory_limit} with {threads} threads ({error}). "
                 "Raise the limit, or lower the number of threads."
             ) from error
-        except duckdb.IOException as error:
-            if "space" not in str(error) and "write" not in str(error):
-                raise
-            raise CannotWriteError(f"Cannot write below {folder}: {error}. Free some space, or choose another.") from (
-                error
-            )
         finally:
             connection.disconnect()
 

@@ -17,7 +17,7 @@ from recsys.datasets.manifest import (
 from recsys.errors import DataError
 from recsys.features.contract import FeatureContract
 from recsys.features.vocabulary import Vocabulary
-from recsys.files import sha256_of_file
+from recsys.files import fingerprint_of, sha256_of_file
 from recsys.progress import Progress, silent
 
 
@@ -58,6 +58,15 @@ class EncodedDataset:
             DataError: the split has no rows.
         """
         return tuple(self.root / part_path(split, day) for day in self.days(split))
+
+    def digest(self, split: str) -> str:
+        """16 hexadecimal digits that name the split's rows and their order, wherever the folder lies.
+
+        Raises:
+            DataError: the split has no rows.
+        """
+        names = [part_path(split, day) for day in self.days(split)]
+        return fingerprint_of({name: self.manifest.files[name].sha256 for name in names})
 
     def vocabulary(self, table: str) -> Vocabulary:
         """The ids of one embedding table.

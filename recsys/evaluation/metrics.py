@@ -40,8 +40,13 @@ def log_loss(label: Column, logit: Column, weight: Column | None = None) -> floa
     total = weight.sum()
     if total == 0:
         return None
+    return float(weight @ row_losses(label, logit) / total)
+
+
+def row_losses(label: Column, logit: Column) -> Floats:
+    """Binary cross-entropy of every row in nats, (N,)."""
     # log(1 + exp(-margin)) needs no clipping, however sure and however wrong a logit is.
-    return float(weight @ np.logaddexp(0.0, np.where(label == 1, -logit, logit)) / total)
+    return np.logaddexp(0.0, np.where(label == 1, -logit, logit).astype(np.float64))
 
 
 def normalised_entropy(label: Column, logit: Column, weight: Column | None = None) -> float | None:

@@ -209,7 +209,7 @@ def leaving_no_trace(ranker: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in ranker.modules()]
     kernels = [kernel.module for kernel in fused_kernels(ranker)]
     counts = [(kernel, name, getattr(kernel, name).clone()) for kernel in kernels for name in ("iter", "iter_cpu")]
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices=devices):
             forget_gradients(ranker)

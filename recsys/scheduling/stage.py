@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from recsys.errors import BusyError, CannotWriteError, DataError
@@ -43,7 +42,7 @@ class Stage:
     Attributes:
         inputs: a fingerprint of each input, as `input_fingerprint` makes them.
         parameters: JSON-able values that the output depends on.
-        code_version: changes where the code that does the work changes, as `code_version_of` does.
+        code_version: changes where the code that does the work changes.
     """
 
     name: str
@@ -157,16 +156,6 @@ def input_fingerprint(path: Path) -> str:
     if not path.is_dir():
         raise DataError(f"The input {path} is neither a file nor a folder. Correct the path, or make the input first.")
     return fingerprint_of({name: sha256_of_file(path / name) for name in _sizes(path)})
-
-
-def code_version_of(*packages: ModuleType) -> str:
-    """Return 16 hexadecimal digits that change with any source file of these packages or modules."""
-    digests: dict[str, str] = {}
-    for package in packages:
-        source = Path(str(package.__file__))
-        files = source.parent.rglob("*.py") if source.name == "__init__.py" else [source]
-        digests |= {f"{package.__name__}:{file.relative_to(source.parent)}": sha256_of_file(file) for file in files}
-    return fingerprint_of(digests)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

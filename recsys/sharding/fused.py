@@ -23,6 +23,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from recsys.errors import DataError
+from recsys.sharding.cached_rows import refuse_cached_rows
 from recsys.sharding.replicated import ReplicatedKernel, ReplicatedTables
 
 _BIT_VIEWS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -305,14 +306,14 @@ def _plain(module: nn.Module) -> Iterator[tuple[str, EmbeddingBagCollection]]:
 
 
 def _collection_prefixes(module: nn.Module) -> tuple[str, ...]:
-    paths = [path for path, _ in (*_sharded(module), *_plain(module))]
-    return tuple(f"{path}." if path else "" for path in paths)
+    return tuple(f"{path}." if path else "" for path, _ in (*_sharded(module), *_plain(module)))
 
 
 def _kernels(collection: ShardedEmbeddingBagCollection) -> Iterator[tuple[SplitTableBatchedEmbeddingBagsCodegen, list]]:
     """Yield each kernel with the configs of its tables; TorchRec keeps them out of `named_modules()`."""
     for lookup in collection._lookups:
         for kernel in lookup._emb_modules:
+            refuse_cached_rows(kernel.emb_module, [config.name for config in kernel.config.embedding_tables])
             yield kernel.emb_module, kernel.config.embedding_tables
 
 

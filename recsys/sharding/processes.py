@@ -20,6 +20,9 @@ from recsys.errors import UsageError
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
+AUTO, CPU, CUDA = "auto", "cpu", "cuda"
+"""What may be wished for as the device: a GPU where there is one, no GPU although there is one, a GPU or nothing."""
+
 
 @dataclass(frozen=True)
 class ProcessContext:
@@ -39,26 +42,66 @@ class ProcessContext:
         return self.rank == 0
 
 
-def start_processes() -> ProcessContext:
+def start_processes(wished: str) -> ProcessContext:
     """Join torchrun's process group, or start a group of one; a group that already stands is used as it is.
 
-    NCCL on GPUs where there are any, gloo otherwise.
+    NCCL where a GPU computes, gloo otherwise.
+
+    Args:
+        wished: the device: "auto", "cpu" or "cuda".
 
     Raises:
-        UsageError: torchrun's variables are half set, or name more processes than the machine has GPUs.
+        UsageError: torchrun's variables are half set, or name more processes than the machine has GPUs, or a GPU is
+            wished for where there is none.
     """
+    kind = device_kind(wished)
     # TorchRec trips a deprecation line of torch.fx's on every first forward pass; it means nothing to our users.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     _keep_freed_memory()
     if not dist.is_initialized():
         if _is_started_by_torchrun(os.environ):
-            dist.init_process_group(_backend(), init_method="env://")
+            dist.init_process_group(_backend(kind), init_method="env://")
         else:
-            dist.init_process_group(_backend(), store=HashStore(), rank=0, world_size=1)
-    device = _device()
+            dist.init_process_group(_backend(kind), store=HashStore(), rank=0, world_size=1)
+    device = _device(kind)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return ProcessContext(rank=dist.get_rank(), world_size=dist.get_world_size(), device=device)
+
+
+def device_kind(wished: str) -> str:
+    """Return what is computed on, "cpu" or "cuda", where "auto", "cpu" or "cuda" is wished for.
+
+    Raises:
+        UsageError: "cuda" where no GPU can be used; says what was found.
+    """
+    if wished == CPU:
+        return CPU
+    if torch.cuda.is_available():
+        return CUDA
+    if wished == CUDA:
+        raise UsageError(f"`runtime.device` is cuda, but {why_no_gpu()}. Set runtime.device=auto, or cpu.")
+    return CPU
+
+
+def why_no_gpu() -> str:
+    """Say what was found instead of a GPU."""
+    if not torch.backends.cuda.is_built():
+        return f"torch {torch.__version__} was built without CUDA"
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return f"torch {torch.__version__} sees no GPU, with CUDA_VISIBLE_DEVICES={visible!r}"
+    return f"torch {torch.__version__} sees no GPU; `nvidia-smi` says whether the driver does"
+
+
+def gpus(wished: str) -> int:
+    """How many GPUs processes may be given, as `device_kind` finds them; 0 where the CPU computes."""
+    return torch.cuda.device_count() if device_kind(wished) == CUDA else 0
+
+
+def device_name(device: torch.device) -> str:
+    """What a run's record calls the device: "cpu", or the GPU's kind and model as in "cuda (NVIDIA H100)"."""
+    return CPU if device.type == CPU else f"{device.type} ({torch.cuda.get_device_name(device)})"
 
 
 def stop_processes() -> None:
@@ -94,18 +137,18 @@ def _is_started_by_torchrun(environment: Mapping[str, str]) -> bool:
     return not missing
 
 
-def _backend() -> str:
+def _backend(kind: str) -> str:
     # Small host-side facts (who stops, which batch was bad) travel by gloo even where tensors travel by NCCL.
-    return "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    return "cpu:gloo,cuda:nccl" if kind == CUDA else "gloo"
 
 
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
+def _device(kind: str) -> torch.device:
+    if kind == CPU:
+        return torch.device(CPU)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= torch.cuda.device_count():
         raise UsageError(
             f"Process {local_rank} of this machine has no GPU of its own: {torch.cuda.device_count()} found. Start "
             f"torchrun with --nproc-per-node {torch.cuda.device_count()}."
         )
-    return torch.device("cuda", local_rank)
+    return torch.device(CUDA, local_rank)

@@ -114,8 +114,8 @@ def _row_parts(kernel: FusedKernel, lookup: Lookup, gradients: Sequence[Tensor],
     keys = first_keys[feature] + lookup.indices.to(first_keys.dtype)
     scale = lookup.weights
     if kernel.module.pooling_mode == PoolingMode.MEAN:
-        inverse = lengths.to(torch.float32).reciprocal()[bag]
-        scale = inverse if scale is None else scale * inverse
+        assert scale is None  # `weighted_mean.py`: the kernels' own mean of weighted ids is no function's gradient
+        scale = lengths.to(torch.float32).reciprocal()[bag]
     if len(features) == num_features:
         # (B, T * D) seen as (B * T, D): bag (t, b) is its row b * T + t.
         each = [gradient.reshape(num_rows * num_features, -1) for gradient in gradients]

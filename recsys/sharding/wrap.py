@@ -19,7 +19,6 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
-from torchrec.modules.embedding_configs import PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
@@ -27,6 +26,7 @@ from recsys.errors import UsageError
 from recsys.sharding.fused import averaged_parameters, dense_buffers, load_table_weights, table_weights
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.replicated import ReplicatedTables
+from recsys.sharding.weighted_mean import DividedWeights, as_weighted_sums
 
 # The three update rules that fbgemm's CPU kernels have; they ignore weight decay and momentum, so neither is offered.
 _UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
@@ -37,7 +37,6 @@ _UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
 # What the fused kernels call these rules.
 _RULE_NAMES = {"rowwise_adagrad": "exact_row_wise_adagrad", "adagrad": "exact_adagrad", "sgd": "exact_sgd"}
 _SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel")
-_NO_WEIGHTED_MEAN = ("row_wise", "data_parallel")  # what they compute, or refuse to, is not the others' mean
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,13 @@ def wrap_ranker(
             tables that every process holds whole and that learn through a `TableGate` alone (`replicated.py`).
 
     Raises:
-        UsageError: a part with tables has no entry, a table's width is no multiple of 4, row-wise Adagrad meets
+        UsageError: a part with tables has no entry, a table's width is no multiple of 4, or row-wise Adagrad meets
             column-wise sharding (every piece would have accumulators of its own: another optimizer, and one that
-            depends on the number of processes), or the mean of weighted ids meets a sharding that has none.
+            depends on the number of processes).
     """
     kinds = sharding or {}
     collections = _collections_by_part(ranker)
+    means_of: dict[str, frozenset[str]] = {}  # by path, the features whose weighted ids are averaged
     for path, collection in collections.items():
         part = path.split(".")[0]
         if part not in table_optimizers:
@@ -97,6 +97,7 @@ def wrap_ranker(
         optimizer = table_optimizers[part] or _STANDING_STILL
         kind = kinds.get(part, "table_wise")
         _check_tables(path, collection, optimizer, kind)
+        means_of[path] = as_weighted_sums(collection)
         if kind == "data_parallel":
             _replicate(ranker, path, collection, optimizer, context)
         else:
@@ -115,11 +116,9 @@ def wrap_ranker(
     )
     load_table_weights(wrapped, weights)
     for path, collection in collections.items():
-        # The sharded collection is a new module, thawed and in training mode also where it took a frozen one's place.
-        sharded = wrapped.module.get_submodule(path)
-        sharded.train(collection.training)
-        if hasattr(collection, "is_frozen"):
-            setattr(sharded, "is_frozen", collection.is_frozen)  # noqa: B010 - no attribute of every module
+        _take_after(wrapped.module.get_submodule(path), collection)
+        if means_of[path]:
+            wrapped.module.get_submodule(path).register_forward_pre_hook(DividedWeights(means_of[path]))
     _broadcast_replicated(wrapped, context)
     return wrapped
 
@@ -140,6 +139,13 @@ def average_dense_gradients(parameters: Sequence[nn.Parameter], context: Process
     *means, reached = flat.split([*(parameter.numel() for parameter in parameters), len(parameters)])
     for parameter, mean, count in zip(parameters, means, reached.tolist(), strict=True):
         parameter.grad = (mean / context.world_size).view_as(parameter) if count else None
+
+
+def _take_after(sharded: nn.Module, collection: EmbeddingBagCollection) -> None:
+    """Put the sharded collection, a new module, into the mode of the one whose place it took; freeze it likewise."""
+    sharded.train(collection.training)
+    if hasattr(collection, "is_frozen"):
+        setattr(sharded, "is_frozen", collection.is_frozen)  # noqa: B010 - no attribute of every module
 
 
 class _Replicated(DataParallelWrapper):
@@ -175,12 +181,6 @@ def _check_tables(path: str, collection: EmbeddingBagCollection, optimizer: Tabl
             "accumulator. Shard it row_wise, or use adagrad."
         )
     for config in collection.embedding_bag_configs():
-        if collection.is_weighted() and config.pooling is PoolingType.MEAN and sharding in _NO_WEIGHTED_MEAN:
-            raise UsageError(
-                f"Table `{config.name}` of `{path}` takes the mean of weighted ids and is sharded {sharding}: TorchRec "
-                "would divide by the sum of the weights, and plain torch refuses it, where the fused kernels divide "
-                "by the number of ids. Shard it table_wise or column_wise, or take the sum."
-            )
         if config.embedding_dim % 4:
             raise UsageError(
                 f"Table `{config.name}` of `{path}` is {config.embedding_dim} wide; the fused kernels need a multiple "

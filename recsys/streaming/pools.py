@@ -164,13 +164,17 @@ def run_ahead(items: Generator[_Item, None, None], depth: int) -> Generator[_Ite
 
 
 def _background(threads: int, name: str) -> ThreadPoolExecutor:
-    """Threads in which torch's operations gather no further threads for themselves.
+    """Threads on the caller's GPU, if it has one, in which torch's operations gather no further threads for themselves.
 
     They would: drawing a pool's order is long enough. OpenMP then counts more threads than cores, and from there on
     lets those of the training step sleep at every operation's end instead of waiting awake: a tenth of the step's time.
+    A new thread's GPU is the machine's first: pinning memory there would claim some of another process's.
     """
+    gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
     def keep_to_itself() -> None:
+        if gpu is not None:
+            torch.cuda.set_device(gpu)
         # PyTorch gives a new thread its number at the first question, and would undo the limit later.
         torch.get_num_threads()
         threadpool_limits(1, user_api="openmp")

@@ -228,7 +228,8 @@ class EmbeddingTower(nn.Module):
             return list(looked_up)
         projections = zip((self.user_side, self.item_side), looked_up, dense, self._dense_columns(), strict=True)
         return [
-            normalize(side(torch.cat([ids, numbers[:, columns]], dim=1)), dim=1)
+            # Single from here on, whatever the layers computed in: vectors are compared, kept and written so.
+            normalize(side(torch.cat([ids, numbers[:, columns]], dim=1)).float(), dim=1)
             if len(ids)
             else _no_rows(ids, self.spec.width)
             for side, ids, numbers, columns in projections

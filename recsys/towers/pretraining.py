@@ -12,6 +12,8 @@ from recsys.features.batch import Batch
 from recsys.features.vocabulary import UNKNOWN_ROW
 from recsys.towers.embedding import EmbeddingTower
 
+_USERS_AT_ONCE, _CANDIDATES_AT_ONCE = 4096, 16_384  # their scores take 256 MB
+
 
 def in_batch_softmax_loss(
     user: Tensor, item: Tensor, item_rows: Tensor, log_popularity: Tensor, weight: Tensor, temperature: float
@@ -92,9 +94,11 @@ class TwoTowerObjective(nn.Module):
         positives = batch.label.nonzero().squeeze(1)  # (P,)
         user, item = self.embedding_tower.sides(batch, positives)
         item_rows = batch.sparse[self.item_feature].values()[positives]
-        return in_batch_softmax_loss(
-            user, item, item_rows, self.log_popularity[item_rows], batch.weight[positives], self.temperature
-        )
+        popularity, weight = self.log_popularity[item_rows], batch.weight[positives]
+        # In single precision whatever the layers computed in: divided by the temperature, a rounding of bfloat16 would
+        # be a twentieth of a logit.
+        with torch.autocast(user.device.type, enabled=False):
+            return in_batch_softmax_loss(user.float(), item.float(), item_rows, popularity, weight, self.temperature)
 
 
 @torch.no_grad()
@@ -113,7 +117,7 @@ def retrieval_recall(tower: EmbeddingTower, batches: Iterable[Batch], item_featu
     """
     users: list[Tensor] = []
     targets: list[Tensor] = []
-    vectors: dict[int, Tensor] = {}
+    newest: list[tuple[Tensor, Tensor]] = []  # batch by batch, distinct items and their vectors
     for batch in batches:
         items = batch.sparse[item_feature].values()
         positives = ((batch.label > 0) & (items != UNKNOWN_ROW)).nonzero().squeeze(1)
@@ -121,13 +125,35 @@ def retrieval_recall(tower: EmbeddingTower, batches: Iterable[Batch], item_featu
         rows = items[positives]
         users.append(user)
         targets.append(rows)
-        vectors.update(zip(rows.tolist(), item, strict=True))
-    if not vectors:
+        newest.append(_last_of_each(rows, item))
+    if not any(map(len, targets)):
         return None
-    candidates = torch.stack(list(vectors.values()))  # (N, D)
-    known = torch.tensor(list(vectors), device=candidates.device)
+    known, candidates = _last_of_each(*(torch.cat(parts) for parts in zip(*newest, strict=True)))
     hits = 0
-    for user, target in zip(users, targets, strict=True):
-        best = known[(user @ candidates.T).topk(min(k, len(known)), dim=1).indices]  # (P, k)
+    blocks = (torch.cat(parts).split(_USERS_AT_ONCE) for parts in (users, targets))
+    for user, target in zip(*blocks, strict=True):
+        best = known[_best(user, candidates, k)]  # (P, k)
         hits += int((best == target.unsqueeze(1)).any(dim=1).sum())
     return hits / sum(len(target) for target in targets)
+
+
+def _last_of_each(rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the distinct `rows` (P,), and of `vectors` (P, D) the one that stands last beside each."""
+    known, number = rows.unique(return_inverse=True)
+    places = torch.arange(len(rows), device=rows.device)
+    return known, vectors[torch.zeros_like(known).scatter_reduce_(0, number, places, "amax")]
+
+
+def _best(user: Tensor, candidates: Tensor, k: int) -> Tensor:
+    """Return the places of the k candidates (N, D) with the highest scores for each user (P, D): (P, min(k, N)).
+
+    Candidates come block by block: all scores of millions of items at once would take more memory than a GPU has.
+    """
+    scores, places = user.new_empty(len(user), 0), torch.empty(len(user), 0, dtype=torch.int64, device=user.device)
+    for start in range(0, len(candidates), _CANDIDATES_AT_ONCE):
+        block = user @ candidates[start : start + _CANDIDATES_AT_ONCE].T
+        best = block.topk(min(k, block.shape[1]), dim=1)
+        scores, places = torch.cat([scores, best.values], dim=1), torch.cat([places, best.indices + start], dim=1)
+        kept = scores.topk(min(k, scores.shape[1]), dim=1)
+        scores, places = kept.values, places.gather(1, kept.indices)
+    return places

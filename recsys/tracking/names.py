@@ -40,6 +40,8 @@ PARAM_TOWER = "tower"
 PARAM_NETWORK = "network"
 PARAM_SEED = "seed"
 PARAM_DATA = "data"
+PARAM_DEVICE = "device"
+"""What a run computed on; not among the grouping ones, as a study is all of one kind."""
 GROUPING_PARAMS = (PARAM_ARM, PARAM_MODE, PARAM_COMPOSITION, PARAM_TOWER, PARAM_NETWORK, PARAM_SEED, PARAM_DATA)
 """Params that every run has, "none" where off: what people filter and group runs by."""
 
@@ -210,6 +212,20 @@ def evaluation_metrics(
     named = {auc(split) if metric == "auc" else score(split, metric): value for metric, value in overall.items()}
     named |= {auc(split, segment): metrics["auc"] for segment, metrics in by_segment.items() if "auc" in metrics}
     return named
+
+
+def baseline_metrics(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Name what the baselines score on the test split, all users together.
+
+    >>> baseline_metrics({"logistic": {"auc/all": 0.7, "auc/new": 0.6, "log_loss/all": 0.5}})
+    {'test_baseline/logistic_auc': 0.7, 'test_baseline/logistic_log_loss': 0.5}
+    """
+    return {
+        checked_key(f"{TEST}_baseline/{name}_{metric}"): scores[f"{metric}/{ALL}"]
+        for name, scores in baselines.items()
+        for metric in ("auc", "log_loss")
+        if f"{metric}/{ALL}" in scores
+    }
 
 
 def run_name(*differences: object, seed: int) -> str:

@@ -22,6 +22,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from recsys.errors import UsageError
+from recsys.files import writing
 from recsys.tracking import names
 from recsys.tracking.forwarder import Forwarder
 from recsys.tracking.spool import Spool
@@ -144,15 +145,16 @@ class TrackedRun:
             content: a file or folder, a text, or a figure to be drawn as the name's extension says.
         """
         place = self._spool.file_place(_checked_name(name))
-        if isinstance(content, str):
-            place.write_text(content, encoding="utf-8")
-        elif isinstance(content, Figure):
-            with mpl.rc_context({"svg.hashsalt": "recsys"}):
-                content.savefig(place, dpi=_FIGURE_DOTS_PER_INCH, bbox_inches="tight")
-        elif content.is_dir():
-            shutil.copytree(content, place)
-        else:
-            shutil.copy2(content, place)
+        with writing(place):
+            if isinstance(content, str):
+                place.write_text(content, encoding="utf-8")
+            elif isinstance(content, Figure):
+                with mpl.rc_context({"svg.hashsalt": "recsys"}):
+                    content.savefig(place, dpi=_FIGURE_DOTS_PER_INCH, bbox_inches="tight")
+            elif content.is_dir():
+                shutil.copytree(content, place)
+            else:
+                shutil.copy2(content, place)
         folder = str(PurePosixPath(name).parent)
         self._spool.write("file", {"place": self._relative(place), "folder": "" if folder == "." else folder})
 
@@ -163,7 +165,8 @@ class TrackedRun:
     def log_model(self, name: str, folder: Path) -> None:
         """Keep a served model, as `artifacts.export` wrote it, and list it among the experiment's models."""
         place = self._spool.file_place(_checked_name(name))
-        shutil.copytree(folder, place)
+        with writing(place):
+            shutil.copytree(folder, place)
         self._spool.write("model", {"name": name, "place": self._relative(place), "step": self._last_step})
 
     def __enter__(self) -> "TrackedRun":

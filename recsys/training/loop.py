@@ -15,6 +15,7 @@ from torch import nn
 from recsys.errors import DataError
 from recsys.features.batch import Batch
 from recsys.monitoring.gradient_norms import EXPERT
+from recsys.monitoring.out_of_memory import raise_told
 from recsys.monitoring.throughput import Throughput
 from recsys.sharding.fused import unwrapped
 from recsys.sharding.processes import ProcessContext
@@ -23,6 +24,11 @@ from recsys.training.precision import START_SCALE
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS, TrainingStages
 from recsys.training.step import Counts, Objective, Stepper, StepSettings
+
+LEAST_GAIN = "least_gain"
+"""Validation figure: by how much the log loss must fall below the start's to be more than chance."""
+# What takes memory between the steps: a batch on its way, a validation, what a report or a checkpoint gathers.
+_BETWEEN_STEPS = "`training.batch_size` or `evaluation.batch_size`"
 
 
 class TrainingStream(Protocol):
@@ -46,6 +52,8 @@ class LoopSettings:
     """How long and how often, counted in steps from the run's beginning.
 
     Attributes:
+        validates_start: whether the first weights are measured too, and kept where no later ones are better. For a
+            model that starts as something fitted.
         patience: validations in a row without a better log loss that end the run.
         max_gradient_norm: the whole gradient, tables included, is scaled down to this L2 norm; None for no clipping.
             Clipping needs the exact norm in every step, which costs a few per cent.
@@ -60,6 +68,7 @@ class LoopSettings:
     norms_every: int
     segment_view_every: int
     validate_every: int
+    validates_start: bool
     checkpoint_every: int
     patience: int
     max_gradient_norm: float | None
@@ -75,6 +84,7 @@ class LoopState:
         step: batches taken, bad ones included.
         loss_sum: of the finite losses since the last report, `losses` of them.
         bad_in_a_row: batches without a finite loss and gradient, up to the last one.
+        lowest_log_loss: of all validations; `best_log_loss` is that of the weights which were kept, at `best_step`.
         loss_scale, clean_steps: of float16 alone; see `precision.py`.
         ended: None while it runs, then "budget", "patience" or "asked".
     """
@@ -87,6 +97,7 @@ class LoopState:
     bad_in_a_row: int = 0
     loss_scale: float = START_SCALE
     clean_steps: int = 0
+    lowest_log_loss: float | None = None
     best_log_loss: float | None = None
     best_step: int | None = None
     validations_without_gain: int = 0
@@ -163,20 +174,21 @@ def train_steps(
 
     Args:
         ranker: as `wrap_ranker` returned it.
-        validate: returns validation figures, `log_loss` among them, the same in every process; it may leave the ranker
-            in evaluation mode.
+        validate: returns figures, `log_loss` among them, the same in every process; may leave evaluation mode on. Where
+            the start is validated, `LEAST_GAIN` among them says how much better weights must be to take its place.
         checkpoint: called every `checkpoint_every` steps and at the end, after the step's report was taken.
         should_stop: asked after every step; the step in hand is finished, reported and checkpointed.
         stages: asked after every step's report and before its checkpoint, which so stands in the stage that follows.
 
     Raises:
-        TrainingError: three batches in a row gave a loss or gradient that is not finite (nothing moved in them), or
-            memory ran out.
+        TrainingError: memory ran out, or three batches in a row gave a loss or gradient that is not finite.
         DataError: the stream has no batches.
     """
     loop = _Loop(ranker, optimizers, objective, settings, context, state)
     throughput = Throughput(state.rows_seen, stream.wait_seconds)
     unwrapped(ranker).train()
+    if settings.validates_start and state.step == 0:
+        loop.validate(validate, best)
     state.ended = _end(state, settings, stages, asked=False)
     try:
         while state.ended is None:
@@ -199,6 +211,8 @@ def train_steps(
                         checkpoint(state)
                 if state.ended:
                     break
+    except (RuntimeError, MemoryError) as error:
+        raise_told(error, f"after step {state.step}", _BETWEEN_STEPS, context.device)
     finally:
         loop.close()
 
@@ -264,12 +278,15 @@ class _Loop:
         figures = dict(validate())
         self._module.train()
         state = self._state
-        if state.best_log_loss is None or figures[LOG_LOSS] < state.best_log_loss:
-            state.best_log_loss, state.best_step = figures[LOG_LOSS], state.step
-            state.validations_without_gain = 0
+        loss, least_gain = figures[LOG_LOSS], figures.pop(LEAST_GAIN, 0.0)
+        is_lowest = state.lowest_log_loss is None or loss < state.lowest_log_loss
+        if is_lowest:
+            state.lowest_log_loss = loss
+        # Patience counts from the lowest loss, also where that is too near the start's to be kept.
+        state.validations_without_gain = 0 if is_lowest else state.validations_without_gain + 1
+        if state.best_log_loss is None or loss < state.best_log_loss - (least_gain if state.best_step == 0 else 0.0):
+            state.best_log_loss, state.best_step = loss, state.step
             best.keep()
-        else:
-            state.validations_without_gain += 1
         return figures
 
     def report(self, epoch: int, speed: tuple[float, float], validation: dict[str, float] | None) -> StepReport:

@@ -114,7 +114,8 @@ def give_back(
 def _random_tensors() -> dict[str, Tensor]:
     name, keys, *_ = np.random.get_state(legacy=True)
     assert name == "MT19937"
-    cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else torch.empty(0, dtype=torch.uint8)
+    # Where no GPU computes, asking for its generator would claim some of its memory.
+    cuda = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else torch.empty(0, dtype=torch.uint8)
     return {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64)), "cuda": cuda}
 
 
@@ -126,7 +127,7 @@ def _python_random() -> dict[str, Any]:
 
 def _set_random(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     torch.set_rng_state(tensors["torch"])
-    if torch.cuda.is_available() and tensors["cuda"].numel():
+    if torch.cuda.is_initialized() and tensors["cuda"].numel():
         torch.cuda.set_rng_state(tensors["cuda"])
     position, has_gauss, cached = facts["numpy"]
     np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from recsys.errors import TrainingError
 from recsys.features.batch import Batch
 from recsys.monitoring.gradient_norms import WHOLE, norms_of_squares, squared_gradient_norms
+from recsys.monitoring.out_of_memory import out_of_memory_told
 from recsys.monitoring.segment_gradients import SegmentGradients, SegmentView, segment_view
 from recsys.sharding.fused import replicated_tables, unwrapped
 from recsys.sharding.gate import TableGate
@@ -107,32 +108,15 @@ class Stepper:
             step: counted from 0.
             with_norms: keep the gradient norms for `norms`.
             with_segments: keep the tower's gradient by segment for `view`; `num_segments` must not be 0.
+
+        Raises:
+            TrainingError: memory ran out, or (on a CPU, where reading costs nothing) as `read` says.
         """
-        optimizers, limit = self._optimizers, self._settings.max_gradient_norm
-        optimizers.set_rates(step)
-        optimizers.zero_grad()
-        loss = self._backward(step, batch, with_segments=with_segments)
-        average_dense_gradients([*optimizers.dense_parameters, *self._replicated], self._context)
-        dense = [parameter.grad for parameter in optimizers.dense_parameters if parameter.grad is not None]
-        self._precision.unscale([*dense, *self._gate.gradients()])
-        keep, is_excused = self._judge(loss, dense)
-        scale, squared = None, {}
-        if with_norms or limit is not None:
-            # Before clipping: afterwards every part's norm is scaled by the same factor, and a part whose gradient
-            # explodes looks as calm as the others.
-            squared = squared_gradient_norms(self._module, self._gate, self._context)
-        self._squared_norms = squared if with_norms else {}
-        self._view = self._look_at_segments() if with_segments else None
-        if limit is not None:
-            # The small term is torch.nn.utils.clip_grad_norm_'s, which this equals on an unsharded model.
-            scale = (limit / (squared[WHOLE].sqrt() + 1e-6)).clamp(max=1.0).float()
-            torch._foreach_mul_(dense, scale)
-        optimizers.step(keep)
-        self._gate.release(keep, scale)
-        self._precision.follow(keep)
-        self._count(step + 1, loss.detach(), keep, is_excused)
-        if self._context.device.type == "cpu":  # reading costs nothing there, so divergence is told at once
-            self.read()
+        where = f"in step {step + 1} with {len(batch)} rows in the batch"
+        # Forward and backward are not all: the first step makes AdamW's state, and norms and the tables' update take
+        # memory by what a batch looks up.
+        with out_of_memory_told(where, "`training.batch_size`", self._context.device):
+            self._take(step, batch, with_norms=with_norms, with_segments=with_segments)
 
     def read(self) -> Counts:
         """Return what the steps add up to; waits for the device.
@@ -174,19 +158,39 @@ class Stepper:
         self._gate.close()
         self._optimizers.zero_grad()
 
-    def _backward(self, step: int, batch: Batch, *, with_segments: bool) -> Tensor:
+    def _take(self, step: int, batch: Batch, *, with_norms: bool, with_segments: bool) -> None:
+        optimizers, limit = self._optimizers, self._settings.max_gradient_norm
+        optimizers.set_rates(step)
+        optimizers.zero_grad()
+        loss = self._backward(batch, with_segments=with_segments)
+        average_dense_gradients([*optimizers.dense_parameters, *self._replicated], self._context)
+        dense = [parameter.grad for parameter in optimizers.dense_parameters if parameter.grad is not None]
+        self._precision.unscale([*dense, *self._gate.gradients()])
+        keep, is_excused = self._judge(loss, dense)
+        scale, squared = None, {}
+        if with_norms or limit is not None:
+            # Before clipping: afterwards every part's norm is scaled by the same factor, and a part whose gradient
+            # explodes looks as calm as the others.
+            squared = squared_gradient_norms(self._module, self._gate, self._context)
+        self._squared_norms = squared if with_norms else {}
+        self._view = self._look_at_segments() if with_segments else None
+        if limit is not None:
+            # The small term is torch.nn.utils.clip_grad_norm_'s, which this equals on an unsharded model.
+            scale = (limit / (squared[WHOLE].sqrt() + 1e-6)).clamp(max=1.0).float()
+            torch._foreach_mul_(dense, scale)
+        optimizers.step(keep)
+        self._gate.release(keep, scale)
+        self._precision.follow(keep)
+        self._count(step + 1, loss.detach(), keep, is_excused)
+        if self._context.device.type == "cpu":  # reading costs nothing there, so divergence is told at once
+            self.read()
+
+    def _backward(self, batch: Batch, *, with_segments: bool) -> Tensor:
         if self._by_segment is not None and with_segments:
             self._by_segment.arm()
-        try:
-            with self._precision.autocast():
-                loss = self._objective(self._module, batch)
-            self._precision.scaled(loss).backward(retain_graph=with_segments)
-        except torch.OutOfMemoryError as error:
-            peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0
-            raise TrainingError(
-                f"Out of memory in step {step + 1} with {len(batch)} rows in the batch (peak so far {peak:.1f} GiB): "
-                f"lower `training.batch_size`. The last checkpoint is untouched. ({error})"
-            ) from error
+        with self._precision.autocast():
+            loss = self._objective(self._module, batch)
+        self._precision.scaled(loss).backward(retain_graph=with_segments)
         return loss
 
     def _judge(self, loss: Tensor, dense: list[Tensor]) -> tuple[Tensor, Tensor]:

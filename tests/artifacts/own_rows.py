@@ -26,7 +26,7 @@ from recsys.towers.embedding import TowerSpec
 from tests.small_model import spread_out
 
 NETWORK = NetworkConfig(
-    name="cross", field_width=4, hidden_widths=(8,), dropout=0.5, layers=2, rank=None, mask_ratio=None
+    name="cross", field_width=4, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2, rank=None, mask_ratio=None
 )
 COMPOSITION = CompositionConfig(
     name="conditional", width=6, join=None, routing="gate", routes=None, expert_hidden=(5,), head_hidden=(4,)

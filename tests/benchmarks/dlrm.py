@@ -4,7 +4,9 @@ DLRM's shape (Naumov et al., "Deep Learning Recommendation Model for Personaliza
 a bottom MLP for the dense features, a table per id, the dot products of all pairs of vectors, a top MLP of 512-256-1.
 """
 
+import argparse
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
@@ -24,6 +26,19 @@ from recsys.training.snapshot import BestWeights
 WIDTH = 16
 DENSE_RATE, TABLE_RATE = 1e-3, 0.02
 NEVER = 10**9
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Let the caller say what computes."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: by the clock, see the text")
+
+
+def moment(device: torch.device) -> float:
+    """Seconds of this process's processors, or on a GPU of the clock once all that was asked of the GPU is done."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class Fields(nn.Module):

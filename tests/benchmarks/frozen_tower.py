@@ -1,6 +1,6 @@
 """What a frozen tower, and a frozen tower whose vectors are cached, save of a training step.
 
-    python tests/benchmarks/frozen_tower.py
+    python tests/benchmarks/frozen_tower.py [--turns 8] [--device cuda]
 
 Three runs of one ranker through the real loop: end to end, frozen, frozen with cache. They take turns on the same
 batches. The tower has twice the interaction network's floating-point operations (counted by
@@ -9,9 +9,11 @@ batches. The tower has twice the interaction network's floating-point operations
 
 The rows are sessions of ten impressions over 30 days: a user's dense features and recent items change from session to
 session, an item's dense features from day to day, so that neither side is known by its id alone. Times are processor
-times of one thread unless they are said to be by the clock; quartiles are those of the turns' own ratios.
+times of one thread unless they are said to be by the clock, or computed on a GPU, which is awaited after every step;
+quartiles are those of the turns' own ratios.
 """
 
+import argparse
 import itertools
 import json
 import statistics
@@ -21,6 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from dlrm import add_device, moment
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -201,7 +204,7 @@ class Variant:
         )
 
         def mark() -> bool:  # asked after every step
-            marks.append((time.process_time(), time.perf_counter()))
+            marks.append((moment(self._context.device), time.perf_counter()))
             return False
 
         for _ in train_steps(
@@ -222,15 +225,16 @@ class Variant:
         return Seconds([b[0] - a[0] for a, b in steps], [b[1] - a[1] for a, b in steps])
 
 
-def measure(turns: int) -> dict[str, float]:
+def measure(turns: int, device: str) -> dict[str, float]:
     """Return each variant's median step over the end-to-end one's, and what lies around it.
 
     The first turns, in which the cache meets every row for the first time, are counted apart.
     """
     torch.set_num_threads(1)
-    context = start_processes()
+    context = start_processes(device)
     batches = make_batches(seed=0)
     operations = count_operations(batches[0])
+    batches = [batch.to(context.device) for batch in batches]
     chosen = {"end_to_end": ("end_to_end", False), "frozen": ("frozen_tower", False), "cached": ("frozen_tower", True)}
     variants = {name: Variant(*how, batches, context) for name, how in chosen.items()}
     cold = BATCHES // STEPS_A_TURN
@@ -270,4 +274,8 @@ def _steps(turns: list[Seconds]) -> list[float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(turns=8), indent=1))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=8, help=f"of {STEPS_A_TURN} steps each, after the first epoch")
+    add_device(parser)
+    options = parser.parse_args()
+    print(json.dumps(measure(options.turns, options.device), indent=1))

@@ -1,10 +1,11 @@
 """What looking at gradients costs, as shares of a training step, measured in one run.
 
-    python tests/benchmarks/gradients.py [--json] [--rows-scale 0.1]
+    python tests/benchmarks/gradients.py [--json] [--rows-scale 0.1] [--device cuda]
 
 The model is DLRM's shape (`dlrm.py`) over 26 tables: 16 wide, batches of 4096, Zipf ids, row-wise Adagrad on
 tables and AdamW on the rest. Variants take turns, step by step on the same batches, and are compared by the processor
-time of one thread, which other work on the machine disturbs least. One JSON object is printed last:
+time of one thread, which other work on the machine disturbs least; on a GPU by the clock, awaited after every step. One
+JSON object is printed last:
 
     gate_overhead             the gate and the judgement that every step passes, over a bare step
     norm_overhead_every_step  norms (of parts, halves and the whole) read and reported in every step, over a step of a
@@ -22,12 +23,11 @@ import collections
 import itertools
 import json
 import statistics
-import time
 
 import frozen_tower
 import numpy as np
 import torch
-from dlrm import NEVER, Repeated, Run
+from dlrm import NEVER, Repeated, Run, add_device, moment
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.batch import Batch
@@ -69,9 +69,10 @@ class Variant:
     def __init__(self, batches: list[Batch], scale: float, context: ProcessContext, norms_every: int | None) -> None:
         tables = {name: max(2, int(rows * scale)) for name, rows in zip(NAMES, ROWS, strict=True)}
         self._run, self._batches, self._norms_every = Run(tables, DENSE, context), Repeated(batches), norms_every
+        self._device = context.device
 
     def turn(self) -> list[float]:
-        """Take some steps and return the processor seconds of those that neither begin nor end the turn."""
+        """Take some steps and return the seconds of those that neither begin nor end the turn."""
         marks: list[float] = []
         if self._norms_every is None:
             self._bare(marks)
@@ -80,7 +81,7 @@ class Variant:
                 self._batches,
                 STEPS_A_TURN,
                 norms_every=self._norms_every,
-                after_step=lambda: marks.append(time.process_time()),
+                after_step=lambda: marks.append(moment(self._device)),
             )
             collections.deque(reports, maxlen=0)
         return [after - before for before, after in itertools.pairwise(marks)][:-1]
@@ -91,16 +92,16 @@ class Variant:
             optimizers.set_rates(step)
             optimizers.zero_grad()
             click_objective(self._run.wrapped.module, batch).backward()
-            optimizers.step(torch.tensor(True))
-            marks.append(time.process_time())
+            optimizers.step(torch.tensor(True, device=self._device))
+            marks.append(moment(self._device))
 
 
-def measure(turns: int, scale: float) -> dict[str, float]:
+def measure(turns: int, scale: float, device: str) -> dict[str, float]:
     """Return the overheads, from each variant's median step over all its turns but the first."""
     torch.set_num_threads(1)
-    context = start_processes()
+    context = start_processes(device)
     generator = np.random.default_rng(0)
-    batches = [make_batch(generator, scale) for _ in range(8)]
+    batches = [make_batch(generator, scale).to(context.device) for _ in range(8)]
     every = {"bare": None, "loop": NEVER, "norms": 1, "default": DEFAULT_EVERY}
     variants = {name: Variant(batches, scale, context, steps) for name, steps in every.items()}
     seconds: dict[str, list[float]] = {name: [] for name in variants}
@@ -125,8 +126,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print nothing but the last line")
     parser.add_argument("--turns", type=int, default=8, help=f"of {STEPS_A_TURN} steps each")
     parser.add_argument("--rows-scale", type=float, default=0.1, help="of the tables' rows (1: 6.1 million)")
+    add_device(parser)
     options = parser.parse_args()
-    figures = measure(options.turns, options.rows_scale) | frozen_tower.measure(options.turns)
+    figures = measure(options.turns, options.rows_scale, options.device)
+    figures |= frozen_tower.measure(options.turns, options.device)
     if not options.json:
         for name, value in figures.items():
             print(f"{name:44s} {value:.4f}")

@@ -18,12 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import recsys.composition
-import recsys.interactions
-import recsys.towers
-import recsys.training
 from pipelines import fitting, pretrain
 from pipelines.compose import CONF, compose_config
+from pipelines.result_keys import code_of
 from recsys.ablation.arms import Contrast
 from recsys.ablation.comparison import Comparison, Rules, Verdict, compare
 from recsys.ablation.resampling import ArmPredictions, UserResamples, measure_arm
@@ -39,7 +36,6 @@ from recsys.features.batch import Batch
 from recsys.features.schema import load_schema
 from recsys.files import fingerprint_of
 from recsys.progress import silent
-from recsys.scheduling.stage import code_version_of
 from recsys.sharding.processes import start_processes
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact
@@ -69,6 +65,7 @@ _SETTINGS = (
     "training.table_learning_rate=0.1",
     "training.segment_view_every=0",
     "runtime.threads=1",
+    "runtime.device=cpu",
 )
 # A tower that may move does so at the full rates: at the fifth of them that is the default, so short a training would
 # leave it nearly where it was, and the two modes would not differ by much.
@@ -162,8 +159,8 @@ class Laboratory:
 
     def code(self) -> str:
         """Changes with anything that an arm's predictions follow from."""
-        packages = (recsys.composition, recsys.interactions, recsys.towers, recsys.training)
-        return fingerprint_of([asdict(self.size), _SETTINGS, _MODES, code_version_of(*packages)])
+        code = code_of(simulate, encode, pretrain.run, fitting.fitted_ranker, train_steps, predict)
+        return fingerprint_of([asdict(self.size), _SETTINGS, _MODES, code])
 
 
 class Workshop:
@@ -215,7 +212,7 @@ class Workshop:
         luck = 1_000 * number + seed + (500 if condition == "other" else 0)
         config = replace(config, training=replace(config.training, seed=luck))
         train, validation, test = pools.drawn(number, world.training_rows)
-        context = start_processes()
+        context = start_processes("cpu")
         stream = MemoryStream(train, config.training.batch_size, luck)
         fitted = fitting.fitted_ranker(config, self._tower, pools.encoded, stream.num_batches, context)
 

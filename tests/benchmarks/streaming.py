@@ -2,6 +2,7 @@
 
     python tests/benchmarks/streaming.py [--rows 2000000] [--cores 2] [--repeats 5] [--small-rows 400000]
                                          [--memory-rows 2000000] [--only decode,stream] [--json]
+                                         [--device cuda]
 
 Makes rows of Criteo's shape (13 dense features, 26 ids in tables of 10 to 2,000,000 rows, two lists of ids of mean
 length 8, segment, label), as any writer leaves them: ids of 64 bits, columns that may have nulls, no checksums. The
@@ -15,7 +16,8 @@ process's memory, which is no cost of a row. CPU is user + system time of the pr
 
 Other libraries (`peers.py`) and training (`train_step.py`) take 10 to 100 times as long for a row, so they get
 `--small-rows` rows in files of 50,000, and two turns. `memory.py` measures the peaks. `--only` names the kinds to run:
-decode, stream, peers, train, memory. `--json` ends with one JSON object, which has what was run of:
+decode, stream, peers, train, memory. With `--device cuda` the stream and the training end on a GPU. `--json` ends with
+one JSON object, which has what was run of:
 
     rows_per_s_over_decode, shuffled_over_decode          rows per second over the fastest decoding's
     cpu_over_decode, shuffled_cpu_over_decode             processor time per row over the cheapest decoding's
@@ -167,12 +169,14 @@ def _decode_groups_at_once(root: Path, threads: int) -> Iterator[int]:
         yield from executor.map(lambda group: read(*group), groups)
 
 
-def _stream(root: Path, threads: int, shuffle: bool, buffer_rows: int) -> Iterator[int]:
+def _stream(root: Path, threads: int, shuffle: bool, buffer_rows: int, device: str) -> Iterator[int]:
     stream = BatchStream(
         root, "train", contract(), batch_size=BATCH_SIZE, seed=1, shuffle=shuffle, shuffle_buffer_rows=buffer_rows,
-        decode_threads=threads, device=torch.device("cpu"),
+        decode_threads=threads, device=torch.device(device),
     )  # fmt: skip
     yield from map(len, stream)
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 _COLUMNS = list(encoded_columns(contract(), ()))
@@ -185,8 +189,10 @@ _DECODERS: dict[str, Contender] = {
     "decode, row groups at once, as prepared": lambda root, options: _decode_groups_at_once(root, options.cores),
 }
 _STREAMS: dict[str, Contender] = {
-    "stream": lambda root, options: _stream(root, options.cores, False, 1),
-    "stream, shuffled": lambda root, options: _stream(root, options.cores, True, options.shuffle_buffer_rows),
+    "stream": lambda root, options: _stream(root, options.cores, False, 1, options.device),
+    "stream, shuffled": lambda root, options: _stream(
+        root, options.cores, True, options.shuffle_buffer_rows, options.device
+    ),
 }
 
 
@@ -304,6 +310,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--shuffle-buffer-rows", type=int, default=200_000)
     parser.add_argument("--only", default=",".join(_KINDS), help="kinds to run, between commas")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--contender", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

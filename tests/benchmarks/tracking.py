@@ -76,6 +76,7 @@ class Steps:
     def __init__(self, folder: Path, threads: int) -> None:
         words = [f"data.raw={folder}/raw", f"runtime.runs={folder}/runs", f"runtime.encoded={folder}/encoded"]
         words += [f"runtime.towers={folder}/towers", f"runtime.threads={threads}", "tower.epochs=1"]
+        words += ["runtime.device=cpu"]
         self.config: RunConfig = compose_config(["experiment=demo", f"data.rows={_ROWS}", *words])
         encoded = prepare.run(self.config, silent)
         artifact = pretrain.run(self.config, encoded, silent)
@@ -152,7 +153,7 @@ def measure(steps: Steps, store: TrackingStore, pairs: int, count: int) -> dict[
         pass
     without, with_tracking = [], []
     tags = {names.TAG_KIND: "train"}
-    with start_run(store, "measured", run_params(steps.config, "measured"), tags, system_metrics=True) as run:
+    with start_run(store, "measured", run_params(steps.config, "measured", "cpu"), tags, system_metrics=True) as run:
         _wait_until_arrived(run)
         for pair in range(pairs):
             for is_tracked in (pair % 2 == 0, pair % 2 == 1):

@@ -1,6 +1,7 @@
 """What the project's training step costs over a bare one, and what reading the rows from Parquet adds to it.
 
     python tests/benchmarks/train_step.py [--rows 500000] [--cores 2] [--repeats 3] [--turns 8] [--json]
+                                          [--device cuda]
 
 The rows are those of `streaming.py`: Criteo's shape, 13 dense features, 26 ids in tables of up to 2,000,000 rows and
 two lists of ids. The model is DLRM's (`dlrm.py`), 16 wide, batches of 8192, row-wise Adagrad in the tables' fused
@@ -13,9 +14,9 @@ kernels and AdamW on the layers. Three ways to train it:
     train, from Parquet     the same, its batches decoded and shuffled while it trains
 
 They are compared twice. First the two from memory take turns in one process (of 3 GB), a few steps each on the same
-batches, by the processor time of one thread, which other work on the machine disturbs least. Then every way runs in
-processes of its own with `--cores` cores and as many threads, in turns; medians are printed, with the least and the
-most. One JSON object is printed last:
+batches, by the processor time of one thread, which other work on the machine disturbs least, or on a GPU by the clock,
+awaited after every step. Then every way runs in processes of its own with `--cores` cores and as many threads, in
+turns; medians are printed, with the least and the most. One JSON object is printed last:
 
     loop_over_plain                 processor time of the project's step, between readings, over the plain step's
     loop_over_plain_default         the same with a run's usual reports and norms
@@ -44,7 +45,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 import torch.distributed as dist
-from dlrm import DENSE_RATE, NEVER, TABLE_RATE, Dlrm, Repeated, Run
+from dlrm import DENSE_RATE, NEVER, TABLE_RATE, Dlrm, Repeated, Run, add_device, moment
 from torch import nn
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -55,7 +56,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
-from recsys.sharding.processes import start_processes
+from recsys.sharding.processes import ProcessContext, start_processes
 from recsys.streaming.loader import BatchStream
 
 BATCH_SIZE, SHUFFLE_BUFFER_ROWS = 8192, 200_000
@@ -66,23 +67,24 @@ STEPS_A_TURN, BATCHES_OF_TURNS = 6, 16
 class PlainRun:
     """The model as TorchRec alone trains it."""
 
-    def __init__(self, tables: dict[str, int], num_dense: int) -> None:
+    def __init__(self, tables: dict[str, int], num_dense: int, device: torch.device) -> None:
         torch.manual_seed(0)
         model, sharder = Dlrm(tables, num_dense), EmbeddingBagCollectionSharder()
         ebc = model.interaction_network.ebc
         _apply_optimizer_in_backward(RowWiseAdagrad, ebc.parameters(), {"lr": TABLE_RATE})
         places = {f"table_{name}": table_wise(rank=0, compute_kernel="fused") for name in tables}
         plan = construct_module_sharding_plan(
-            ebc, places, sharder=sharder, local_size=1, world_size=1, device_type="cpu"
+            ebc, places, sharder=sharder, local_size=1, world_size=1, device_type=device.type
         )
         self._wrapped = DistributedModelParallel(
             model,
             env=ShardingEnv.from_process_group(dist.group.WORLD),
-            device=torch.device("cpu"),
+            device=device,
             plan=ShardingPlan({"interaction_network.ebc": plan}),
             sharders=[sharder],
             init_data_parallel=False,
         )
+        model.to(device)
         self._optimizer = torch.optim.AdamW(model.head.parameters(), DENSE_RATE, weight_decay=0.0, fused=True)
 
     def step(self, batch: Batch) -> None:
@@ -96,7 +98,8 @@ class PlainRun:
 def train_plain(root: Path, options: argparse.Namespace) -> Iterator[int]:
     """Train one epoch held in memory by TorchRec alone; yield each step's rows."""
     torch.set_num_threads(options.cores)
-    run, batches = _plain_run(), _epoch_in_memory(root, options.cores)
+    run = _plain_run(options.device)
+    batches = _epoch_in_memory(root, options.cores, options.device)
     for batch in itertools.islice(Repeated(batches), len(batches)):
         run.step(batch)
         yield len(batch)
@@ -105,15 +108,15 @@ def train_plain(root: Path, options: argparse.Namespace) -> Iterator[int]:
 def train_from_memory(root: Path, options: argparse.Namespace) -> Iterator[int]:
     """Train one epoch held in memory through the project's loop; yield the rows up to each report."""
     torch.set_num_threads(options.cores)
-    batches = _epoch_in_memory(root, options.cores)
-    yield from _looped(Repeated(batches), len(batches))
+    batches = _epoch_in_memory(root, options.cores, options.device)
+    yield from _looped(Repeated(batches), len(batches), options.device)
 
 
 def train_from_parquet(root: Path, options: argparse.Namespace) -> Iterator[int]:
     """Train one epoch read from Parquet through the project's loop; yield the rows up to each report."""
     torch.set_num_threads(options.cores)
-    stream = _stream(root, options.cores)
-    yield from _looped(stream, stream.num_batches)
+    stream = _stream(root, options.cores, _context(options.device).device)
+    yield from _looped(stream, stream.num_batches, options.device)
 
 
 TRAINED: dict[str, Callable[[Path, argparse.Namespace], Iterator[int]]] = {
@@ -126,8 +129,8 @@ _WAYS = {"plain, from memory": train_plain, **TRAINED}
 _TURNS = "turns"
 
 
-def _looped(stream: Repeated | BatchStream, steps: int) -> Iterator[int]:
-    run = _run()
+def _looped(stream: Repeated | BatchStream, steps: int, device: str) -> Iterator[int]:
+    run = _run(device)
     rows = run.rows_seen
     for report in run.steps(stream, steps, report_every=REPORT_EVERY, norms_every=NORMS_EVERY):
         yield report.rows_seen - rows
@@ -135,14 +138,18 @@ def _looped(stream: Repeated | BatchStream, steps: int) -> Iterator[int]:
 
 
 @functools.cache
-def _plain_run() -> PlainRun:
-    start_processes()
-    return PlainRun(*_shape())
+def _context(device: str) -> ProcessContext:
+    return start_processes(device)
 
 
 @functools.cache
-def _run() -> Run:
-    return Run(*_shape(), start_processes())
+def _plain_run(device: str) -> PlainRun:
+    return PlainRun(*_shape(), _context(device).device)
+
+
+@functools.cache
+def _run(device: str) -> Run:
+    return Run(*_shape(), _context(device))
 
 
 def _shape() -> tuple[dict[str, int], int]:
@@ -158,7 +165,7 @@ def _contract() -> FeatureContract:
     return streaming.contract()
 
 
-def _stream(root: Path, threads: int) -> BatchStream:
+def _stream(root: Path, threads: int, device: torch.device) -> BatchStream:
     return BatchStream(
         root,
         "train",
@@ -168,27 +175,28 @@ def _stream(root: Path, threads: int) -> BatchStream:
         shuffle=True,
         shuffle_buffer_rows=SHUFFLE_BUFFER_ROWS,
         decode_threads=threads,
-        device=torch.device("cpu"),
+        device=device,
     )
 
 
 @functools.cache
-def _epoch_in_memory(root: Path, threads: int) -> list[Batch]:
+def _epoch_in_memory(root: Path, threads: int, device: str) -> list[Batch]:
+    on = _context(device).device
     # Copies: a stream may use a batch's memory again.
-    return [batch.take(torch.arange(len(batch))) for batch in _stream(root, threads)]
+    return [batch.take(torch.arange(len(batch), device=on)) for batch in _stream(root, threads, on)]
 
 
-def measure_turns(root: Path, turns: int) -> dict[str, list[float]]:
-    """Return the processor microseconds per row of each variant's steps, which take turns in this process."""
+def measure_turns(root: Path, turns: int, device: str) -> dict[str, list[float]]:
+    """Return the microseconds per row of each variant's steps, which take turns in this process."""
     torch.set_num_threads(1)
-    batches = Repeated(_epoch_in_memory(root, 1)[:BATCHES_OF_TURNS])
-    plain, run = _plain_run(), _run()
+    batches = Repeated(_epoch_in_memory(root, 1, device)[:BATCHES_OF_TURNS])
+    plain, run, on = _plain_run(device), _run(device), _context(device).device
 
     def plain_turn() -> list[float]:
         marks = []
         for batch in itertools.islice(batches, STEPS_A_TURN):
             plain.step(batch)
-            marks.append(time.process_time())
+            marks.append(moment(on))
         return marks
 
     def looped_turn(report_every: int, norms_every: int) -> list[float]:
@@ -198,7 +206,7 @@ def measure_turns(root: Path, turns: int) -> dict[str, list[float]]:
             STEPS_A_TURN,
             report_every=report_every,
             norms_every=norms_every,
-            after_step=lambda: marks.append(time.process_time()),
+            after_step=lambda: marks.append(moment(on)),
         )
         collections.deque(reports, maxlen=0)
         return marks
@@ -221,7 +229,7 @@ def measure_turns(root: Path, turns: int) -> dict[str, list[float]]:
 def _overheads(micros: dict[str, list[float]]) -> dict[str, float]:
     for name, steps in micros.items():
         lower, middle, upper = statistics.quantiles(steps, n=4)
-        print(f"{name:24}{middle:8.2f} us of one thread per row (quartiles {lower:.2f}, {upper:.2f})")
+        print(f"{name:24}{middle:8.2f} us per row (quartiles {lower:.2f}, {upper:.2f})")
     plain, between, report, norms = (statistics.median(steps) for steps in micros.values())
     default = between + (report - between) / REPORT_EVERY + (norms - report) / NORMS_EVERY
     return {"loop_over_plain": between / plain, "loop_over_plain_default": default / plain}
@@ -232,8 +240,11 @@ def measure_here(options: argparse.Namespace) -> dict[str, float]:
     train = _WAYS[options.way]
     pa.set_cpu_count(options.cores)
     sum(train(options.root, options))
+    device = _context(options.device).device
+    moment(device)
     before, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
     rows = sum(train(options.root, options))
+    moment(device)  # what was asked of a GPU is done
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"rows_per_second": rows / seconds, "cpu_us": cpu / rows * 1e6}
@@ -264,6 +275,7 @@ def measure_ways(root: Path, options: argparse.Namespace) -> dict[str, float]:
 
 def _in_new_process(way: str, root: Path, options: argparse.Namespace) -> Any:
     words = ["--cores", str(options.cores), "--turns", str(options.turns), "--root", str(root), "--way", way]
+    words += ["--device", options.device]
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"`{way}` failed:\n{done.stderr}")
@@ -278,13 +290,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--turns", type=int, default=8, help=f"of {STEPS_A_TURN} steps each; 0 for none")
     parser.add_argument("--json", action="store_true", help="print nothing but the last line")
+    add_device(parser)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--root", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
         is_turns = options.way == _TURNS
-        measured = measure_turns(options.root, options.turns) if is_turns else measure_here(options)
+        measured = measure_turns(options.root, options.turns, options.device) if is_turns else measure_here(options)
         print(json.dumps(measured))
         return
     import streaming  # not above: it imports this file

@@ -9,7 +9,6 @@ from itertools import product
 import pytest
 import torch
 from torchrec.modules.embedding_configs import PoolingType
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.errors import TrainingError
 from recsys.monitoring.gradient_norms import gradient_norms
@@ -25,7 +24,7 @@ from tests.training.small_run import gated_ranker
 ADAGRAD = TableOptimizer("adagrad", 0.5)
 BOTH = {"embedding_tower": ADAGRAD, "interaction_network": ADAGRAD}
 SHARDINGS = ["table_wise", "row_wise", "column_wise", "data_parallel"]
-# Pooling, weighted ids, how the tables lie. nn.EmbeddingBag has no weighted mean: see the test that makes one.
+# Pooling, weighted ids, how the tables lie. Weighted means: `tests/method`.
 KINDS = list(product([("SUM", False), ("SUM", True), ("MEAN", False)], SHARDINGS))
 
 
@@ -43,20 +42,6 @@ def test_norms_equal_those_of_the_unfused_model(context, pooled, sharding, bags)
     loss_of(plain, keyed_ids(bags, weighted)).backward()
 
     loss_of(wrapped, keyed_ids(bags, weighted)).backward()
-
-    assert gradient_norms(wrapped, gate, context) == pytest.approx(norms_by_hand(plain), rel=1e-5)
-
-
-@pytest.mark.parametrize("sharding", ["table_wise", "column_wise"])
-def test_a_weighted_mean_is_a_sum_whose_weights_are_divided_by_the_bags_length(context, sharding):
-    plain, mean = TwoParts(PoolingType.SUM, weighted=True), TwoParts(PoolingType.MEAN, weighted=True)
-    wrapped, gate = gated(mean, context, sharding=dict.fromkeys(BOTH, sharding))
-    ids = keyed_ids(BAGS[0], weighted=True)
-    lengths = torch.repeat_interleave(ids.lengths(), ids.lengths().long())
-    shared = KeyedJaggedTensor(ids.keys(), ids.values(), ids.weights() / lengths, lengths=ids.lengths())
-    loss_of(plain, shared).backward()
-
-    loss_of(wrapped, ids).backward()
 
     assert gradient_norms(wrapped, gate, context) == pytest.approx(norms_by_hand(plain), rel=1e-5)
 

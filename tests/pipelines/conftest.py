@@ -24,6 +24,7 @@ def small_overrides(root: Path) -> list[str]:
         f"runtime.runs={root}/runs",
         f"runtime.encoded={root}/encoded",
         f"runtime.towers={root}/towers",
+        "runtime.device=cpu",
         "runtime.threads=1",
         "tower.width=8",
         "tower.table_dimension=8",
@@ -32,7 +33,6 @@ def small_overrides(root: Path) -> list[str]:
         "network.field_width=8",
         "network.hidden_widths=[16]",
         "tracking.system_metrics=false",
-        "ablation.resamples=50",
     ]
 
 

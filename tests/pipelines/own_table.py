@@ -114,10 +114,10 @@ class OwnTable:
             f"data.raw={self.raw}",
             "experiment=smoke",
             *(f"runtime.{name}={self.root}/{name}" for name in ("runs", "encoded", "towers")),
+            "runtime.device=cpu",
             "runtime.threads=1",
             "training.batch_size=64",
             "network.field_width=4",
             "network.hidden_widths=[8]",
             "tracking.system_metrics=false",
-            "ablation.resamples=20",
         ]

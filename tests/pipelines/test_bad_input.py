@@ -203,7 +203,10 @@ BAD_KEYS: dict[str, tuple[list[str], list[str]]] = {
     "unknown choice": (["network=deep"], ["`network=deep` is none of the choices", "cross", "mask_parallel", "mlp"]),
     "wrong type": (["training.epochs=many"], ["`training.epochs` is 'many'", "valid integer"]),
     "out of range": (["training.batch_size=0"], ["`training.batch_size` is 0", "greater than 0"]),
-    "unreadable value": (["data.raw=my folder (new)"], ["cannot be read as `key=value`", "quotation marks"]),
+    "unreadable value": (["network.hidden_widths=[16"], ["`network.hidden_widths=[16` cannot be read", "[1,2]"]),
+    "several values": (["training.epochs=1,2"], ["`training.epochs=1,2` gives several values", "`recsys ablate`"]),
+    "several choices": (["network=dot,mlp"], ["`network=dot,mlp` gives several values", "`ablation.grid`"]),
+    "a path without a name": (["tower.vectors=", "tower=title_vectors"], ["`tower.vectors=` gives", "no value"]),
     "a tracking store of no kind": (["tracking.uri=mysql://x"], ["'mysql://x'", "sqlite:///", "`tracking.uri`"]),
 }
 

@@ -2,21 +2,24 @@
 
 import datetime
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import daily
+from pipelines import daily, prepare
 from pipelines.cli import main
 from pipelines.compose import compose_config
 from recsys.config import RunConfig
 from recsys.errors import UsageError
 from recsys.progress import silent
 from recsys.scheduling.promotion import ChampionFile
-from recsys.scheduling.window import Readiness
+from recsys.scheduling.window import Readiness, window_before
 
 FIRST = datetime.datetime(2011, 1, 3)
 DAYS = 150
@@ -54,6 +57,7 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         f"runtime.runs={root}/runs",
         f"runtime.encoded={root}/encoded",
         f"runtime.towers={root}/towers",
+        "runtime.device=cpu",
         "runtime.threads=1",
         "tower.epochs=1",
         "tower.batch_size=512",
@@ -103,6 +107,38 @@ def test_started_twice_it_does_the_work_once(overrides, first_day, capsys: pytes
     assert main(["daily", "--date", "2011-05-20", *overrides]) == 0
     assert "already done" in capsys.readouterr().out
     assert result.stat().st_mtime_ns == before
+
+
+def other_shop(config: RunConfig, folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> RunConfig:
+    """The same run over raw rows that were changed."""
+    rows = pd.read_parquet(config.data.raw / "transactions.parquet")
+    change(rows).to_parquet(folder / "transactions.parquet")
+    return replace(config, data=replace(config.data, raw=folder))
+
+
+def test_rows_that_arrive_after_its_window_do_not_do_a_day_again(
+    config: RunConfig, first_day: daily.DailyResult, tmp_path: Path
+):
+    def one_more(rows: pd.DataFrame) -> pd.DataFrame:
+        later = rows.tail(1).assign(invoice="999999", invoice_date=lambda row: row.invoice_date + pd.Timedelta(days=3))
+        return pd.concat([rows, later])
+
+    again = daily.run(other_shop(config, tmp_path, one_more), datetime.date(2011, 5, 20), silent)
+    assert (again.readiness, again.folder) == (Readiness.ALREADY_DONE, first_day.folder)
+    assert again.decision == first_day.decision
+
+
+def test_rows_that_are_corrected_inside_of_its_window_make_it_another_day(
+    config: RunConfig, first_day: daily.DailyResult, tmp_path: Path
+):
+    def fewer_sold(rows: pd.DataFrame) -> pd.DataFrame:
+        return rows[rows.invoice != rows[rows.invoice_date >= "2011-05-01"].invoice.iloc[0]]
+
+    window = window_before(datetime.date(2011, 5, 20), train_days=40, validation_days=7, test_days=7)
+    changed = daily._dated(other_shop(config, tmp_path, fewer_sold), window)
+    folder = daily._folder(first_day.folder.parent, datetime.date(2011, 5, 20), changed, prepare.run(changed, silent))
+    assert folder.name.startswith("2011-05-20-")
+    assert folder != first_day.folder
 
 
 def test_a_later_run_is_compared_with_the_champion_on_rows_that_neither_was_trained_on(config, first_day):

@@ -1,5 +1,6 @@
 """Pieces of work in processes of their own: so many at once, each one's failure its own, each from the same state."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipelines import side_by_side
 from pipelines.side_by_side import Failure, Piece, free_processes, run_side_by_side
@@ -37,6 +39,12 @@ def fail(how: str, progress: Progress) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def leave_what_it_sees(folder: Path, name: str, progress: Progress) -> None:
+    began, STATE["pieces"] = STATE["pieces"], 1
+    seen = [began, os.environ.get("CUDA_VISIBLE_DEVICES"), torch.cuda.is_initialized(), torch.cuda._is_in_bad_fork()]
+    (folder / name).write_text(json.dumps(seen))
+
+
 def pieces(folder: Path, number: int) -> list[Piece]:
     names = [f"piece{place}" for place in range(number)]
     return [Piece(name, leave_times, (folder, name), folder / "logs" / name) for name in names]
@@ -44,7 +52,7 @@ def pieces(folder: Path, number: int) -> list[Piece]:
 
 def test_as_many_run_at_once_as_were_asked_for_each_in_a_fresh_process(tmp_path: Path):
     told: list[tuple[str, int, int]] = []
-    assert run_side_by_side(pieces(tmp_path, 5), 2, lambda *words: told.append(words), "pieces") == []
+    assert run_side_by_side(pieces(tmp_path, 5), 2, lambda *words: told.append(words), "pieces", "cpu") == []
     left = [path.read_text().split() for path in tmp_path.glob("piece*")]
     spans = [(float(began), float(ended)) for began, ended, _, _ in left]
     at_once = [sum(began <= moment < ended for began, ended in spans) for moment, _ in spans]
@@ -57,7 +65,7 @@ def test_as_many_run_at_once_as_were_asked_for_each_in_a_fresh_process(tmp_path:
 
 def test_a_piece_that_fails_is_returned_with_its_code_and_reason_and_the_others_go_on(tmp_path: Path):
     failing = [Piece(how, fail, (how,), tmp_path / how) for how in ("error", "bug", "exit", "kill")]
-    failures = run_side_by_side([*failing, *pieces(tmp_path, 1)], 3, silent, "pieces")
+    failures = run_side_by_side([*failing, *pieces(tmp_path, 1)], 3, silent, "pieces", "cpu")
     assert sorted(failures, key=lambda each: each.name) == [
         Failure("bug", 70, "ZeroDivisionError: by nought"),
         Failure("error", 65, "The rows are gone."),
@@ -86,7 +94,7 @@ def test_a_module_of_the_users_working_folder_takes_no_librarys_place(tmp_path: 
         "from recsys.progress import silent\n"
         "def work(progress):\n    print('worked')\n"
         "if __name__ == '__main__':\n"
-        "    print(run_side_by_side([Piece('one', work, (), Path('log'))], 1, silent, 'pieces'))\n"
+        "    print(run_side_by_side([Piece('one', work, (), Path('log'))], 1, silent, 'pieces', 'cpu'))\n"
     )
     ended = subprocess.run([sys.executable, str(script)], cwd=elsewhere, capture_output=True, text=True, check=False)
     assert ended.stdout.strip() == "[]", ended.stderr
@@ -94,18 +102,34 @@ def test_a_module_of_the_users_working_folder_takes_no_librarys_place(tmp_path: 
 
 
 def test_every_gpu_gets_the_next_piece_when_it_has_the_fewest(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(side_by_side, "gpus", lambda device: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
-    assert side_by_side._gpus(processes=3) == ["4", "6", "7"]
-    assert side_by_side._gpus(processes=1) == []
+    assert side_by_side._gpus(processes=3, found=3) == ["4", "6", "7"]
+    assert side_by_side._gpus(processes=1, found=3) == []
     busy = [side_by_side._Running(None, None, None, gpu) for gpu in ("4", "6")]
     assert side_by_side._least_used(["4", "6", "7"], busy) == "7"
     assert side_by_side._least_used([], busy) is None
-    assert free_processes(threads=1, pieces=20) == 3
+    assert free_processes(threads=1, pieces=20, device="auto") == 3
+
+
+@pytest.mark.parametrize(("kind", "method", "gpus"), [("cpu", "forkserver", None), ("cuda", "spawn", ["4", "6"])])
+def test_pieces_on_a_gpu_are_spawned_each_seeing_its_own_and_none_inherits_a_cuda_that_was_asked(
+    kind: str, method: str, gpus: list[str] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(side_by_side, "device_kind", lambda device: kind)
+    monkeypatch.setattr(side_by_side, "gpus", lambda device: 2 if kind == "cuda" else 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert side_by_side._processes_for(kind).get_start_method() == method
+    two = [Piece(name, leave_what_it_sees, (tmp_path, name), tmp_path / "logs" / name) for name in ("one", "two")]
+    assert run_side_by_side(two, 2, silent, "pieces", "auto") == []
+    seen = [json.loads((tmp_path / name).read_text()) for name in ("one", "two")]
+    assert [began for began, *_ in seen] == [0, 0]
+    assert gpus is None or [visible for _, visible, *_ in seen] == gpus
+    assert [state for *_, initialised, forked in seen for state in (initialised, forked)] == [False] * 4
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,6"
 
 
 def test_threads_times_processes_stay_within_the_cores(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(side_by_side.torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert [free_processes(threads, pieces=20) for threads in (1, 3, 8, 16)] == [8, 2, 1, 1]
-    assert free_processes(threads=1, pieces=5) == 5
+    assert [free_processes(threads, pieces=20, device="cpu") for threads in (1, 3, 8, 16)] == [8, 2, 1, 1]
+    assert free_processes(threads=1, pieces=5, device="cpu") == 5

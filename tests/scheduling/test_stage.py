@@ -14,11 +14,9 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import BusyError, CannotWriteError, DataError
-from recsys.scheduling import stage as stage_module
 from recsys.scheduling.stage import (
     RECEIPT_NAME,
     Stage,
-    code_version_of,
     held_lock,
     input_fingerprint,
     is_up_to_date,
@@ -283,14 +281,3 @@ def test_input_fingerprint_follows_bytes_and_names_and_refuses_what_is_absent(tm
     assert len({first, second, third}) == 3
     with pytest.raises(DataError, match=r"input .*/gone is neither a file nor a folder"):
         input_fingerprint(tmp_path / "gone")
-
-
-def test_code_version_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = code_version_of(stage_module)
-    edited = tmp_path / "stage.py"
-    edited.write_text(Path(str(stage_module.__file__)).read_text() + "# one more line\n")
-    assert code_version_of(stage_module) == before
-
-    monkeypatch.setattr(stage_module, "__file__", str(edited))
-
-    assert code_version_of(stage_module) != before

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torchrec.modules.embedding_configs import PoolingType
 
-from recsys.errors import UsageError
 from recsys.sharding.fused import (
     averaged_parameters,
     load_table_optimizer_state,
@@ -117,14 +116,6 @@ def test_a_frozen_part_of_them_keeps_every_bit(context):
 
     moved = {n.split(".")[0] for n, weight in table_weights(wrapped).items() if not torch.equal(weight, before[n])}
     assert moved == {"interaction_network"}
-
-
-@pytest.mark.parametrize("sharding", ["row_wise", "data_parallel"])
-def test_a_weighted_mean_is_refused_where_it_would_be_another_function(context, sharding):
-    model = TwoParts(PoolingType.MEAN, weighted=True)
-
-    with pytest.raises(UsageError, match=rf"Table `item_rows`.*sharded {sharding}"):
-        wrap_ranker(model, dict.fromkeys(PARTS, TableOptimizer("sgd", 0.5)), context, dict.fromkeys(PARTS, sharding))
 
 
 def learn_in_two(context):

@@ -30,7 +30,7 @@ def _work(rank: int, function: Callable[..., Any], folder: str, arguments: tuple
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = dist.FileStore(str(Path(folder, "meeting-point")), 2)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=2, timeout=_TIMEOUT)
-    context: ProcessContext = start_processes()
+    context: ProcessContext = start_processes("cpu")
     result = function(context, *arguments)
     Path(folder, f"result-{rank}.json").write_text(json.dumps(result))
     dist.barrier()

@@ -1,5 +1,7 @@
 """Background threads leave the processor's cores to the training step."""
 
+import threading
+
 import pytest
 import torch
 
@@ -25,3 +27,24 @@ def test_torch_uses_one_thread_in_the_background_and_as_many_as_before_in_front(
 def test_without_threads_of_its_own_the_decoding_has_the_caller_s(several_threads):
     with decoding(0) as executor:
         assert executor.submit(torch.get_num_threads).result() == several_threads
+
+
+def test_every_background_thread_is_on_the_gpu_of_the_thread_that_wants_its_work(monkeypatch):
+    current = threading.local()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: getattr(current, "gpu", 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: setattr(current, "gpu", gpu))
+    torch.cuda.set_device(2)
+
+    def gpus():
+        yield torch.cuda.current_device()
+        with decoding(1) as executor:
+            yield executor.submit(torch.cuda.current_device).result()
+
+    assert list(run_ahead(gpus(), depth=1)) == [2, 2]
+
+
+def test_where_no_gpu_computes_no_background_thread_asks_for_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda gpu: pytest.fail("asked"))
+    with decoding(1) as executor:
+        assert executor.submit(lambda: "done").result() == "done"

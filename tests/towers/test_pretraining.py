@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from recsys.features.batch import Batch
+from recsys.towers import pretraining
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 from recsys.towers.pretraining import (
     TwoTowerObjective,
@@ -135,6 +137,67 @@ def test_recall_counts_the_positives_whose_item_is_among_the_k_best_of_all_batch
     assert retrieval_recall(tower, batches, "item_id", k=1) == pytest.approx(1 / 3)
     assert retrieval_recall(tower, batches, "item_id", k=2) == pytest.approx(2 / 3)
     assert retrieval_recall(tower, batches, "item_id", k=3) == 1
+
+
+class Vectors:
+    """Stands in for a tower: user u's vector and item i's, an item's a little different in every row."""
+
+    def __init__(self, users: int, items: int) -> None:
+        draw = torch.Generator().manual_seed(0)
+        self.user = torch.randn(users, 8, generator=draw)
+        self.item = torch.randn(items, 8, generator=draw)
+
+    def sides(self, batch: Batch, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        users, items = (batch.sparse[name].values()[rows] for name in ("user_id", "item_id"))
+        return self.user[users], self.item[items] + batch.dense[rows, :1]
+
+
+@pytest.mark.parametrize("k", [1, 20, 300])
+def test_block_by_block_recall_is_that_of_one_matrix_of_all_scores(monkeypatch: pytest.MonkeyPatch, k: int) -> None:
+    draw = torch.Generator().manual_seed(1)
+    tower = Vectors(users=50, items=200)
+
+    def drawn() -> Row:
+        shift, user, item, label = (int(torch.randint(most, (1,), generator=draw)) for most in (700, 50, 200, 3))
+        return Row(shift / 700, user, item, 0.0, 0, (), 0, min(label, 1))
+
+    batches = [batch_of([drawn() for _ in range(rows)]) for rows in (300, 1, 170)]
+    # The plain way: a dictionary, and every score at once.
+    newest, asked = {}, []
+    for batch in batches:
+        for row in range(len(batch)):
+            item = int(batch.sparse["item_id"].values()[row])
+            if batch.label[row] and item:
+                user, vector = tower.sides(batch, torch.tensor([row]))
+                newest[item] = vector[0]
+                asked.append((user[0], item))
+    known = torch.tensor(list(newest))
+    scores = torch.stack([user for user, _ in asked]) @ torch.stack(list(newest.values())).T
+    best = known[scores.topk(min(k, len(known)), dim=1).indices]
+    expected = sum(item in row for (_, item), row in zip(asked, best.tolist(), strict=True)) / len(asked)
+
+    monkeypatch.setattr(pretraining, "_USERS_AT_ONCE", 64)
+    monkeypatch.setattr(pretraining, "_CANDIDATES_AT_ONCE", 17)
+    assert retrieval_recall(tower, batches, "item_id", k=k) == expected
+    assert expected == 1.0 if k == 300 else 0 < expected < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_softmax_is_computed_in_single_precision_whatever_the_layers_are(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    tower = EmbeddingTower(two_tower_spec(), small_contract())
+    objective = TwoTowerObjective(tower, "item_id", torch.zeros(6), temperature=0.05)
+    batch = batch_of(ROWS)
+    rows = batch.label.nonzero().squeeze(1)
+
+    with torch.autocast("cpu", dtype=dtype):
+        user, item = tower.sides(batch, rows)
+        loss = objective(batch)
+
+    assert user.dtype == item.dtype == loss.dtype == torch.float32
+    assert torch.allclose(user.norm(dim=1), torch.ones(len(user)), atol=1e-6)
+    item_rows = batch.sparse["item_id"].values()[rows]
+    assert loss == in_batch_softmax_loss(user, item, item_rows, torch.zeros(3), batch.weight[rows], 0.05)
 
 
 def test_recall_without_positives_is_none_and_never_a_number() -> None:

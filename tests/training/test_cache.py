@@ -1,6 +1,7 @@
 """A frozen tower's vectors are remembered: the same bits, computed once, forgotten when the tower changes."""
 
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -214,6 +215,22 @@ def test_a_vector_that_is_not_the_live_towers_is_found_and_named(context, monkey
     write_behind_its_back(run, f"{side}_side")
 
     with pytest.raises(TrainingError, match=rf"`embedding_tower`.*the {side} vector of row \d+ of batch 5 by [\d.]+"):
+        run.train(STEPS)
+
+
+@pytest.mark.parametrize(("tf32", "gap", "is_told"), [(False, 1e-3, True), (True, 1e-3, False), (True, 1e-2, True)])
+def test_what_counts_as_another_towers_vector_depends_on_the_bits_that_products_keep(
+    context, monkeypatch, tf32, gap, is_told
+):
+    monkeypatch.setattr("recsys.training.cache.uses_tf32", lambda device: tf32)
+    monkeypatch.setattr("recsys.training.cache._CHECK_EVERY", 5)
+    run = frozen_run(context)
+    cached(run)
+    run.train(2)
+    live = tower_of(run).side_vectors
+    monkeypatch.setattr(tower_of(run), "side_vectors", lambda *asked: [vectors + gap for vectors in live(*asked)])
+
+    with pytest.raises(TrainingError, match="differ from the live tower's") if is_told else nullcontext():
         run.train(STEPS)
 
 

@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from recsys.errors import DataError, TrainingError
+from recsys.monitoring.segment_gradients import SegmentGradients
 from recsys.sharding.fused import whole_state
+from recsys.sharding.gate import TableGate
+from recsys.training import step
 from recsys.training.loop import LoopState
 from recsys.training.loss import click_objective
 from recsys.training.optimizer import RateSchedule
+from recsys.training.precision import Precision
+from recsys.training.snapshot import BestWeights
 from tests.small_model import ROWS, SEGMENTS, batch_of
 from tests.training.small_run import PARTS, Batches, gated_ranker, small_run
 
@@ -221,11 +226,82 @@ def test_a_stream_without_batches_is_refused(context):
         run.train(1)
 
 
-def test_memory_that_runs_out_is_told_with_the_batch_size(context):
-    def objective(ranker, batch):
+class RunsOut(torch.autograd.Function):
+    """Fails in the backward pass."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
         raise torch.OutOfMemoryError("of memory")
 
-    with pytest.raises(TrainingError, match=r"Out of memory in step 1 with 4 rows in the batch"):
+
+def run_out(*_, **__):
+    raise torch.OutOfMemoryError("of memory")
+
+
+PLACES = {
+    "gradient averages": (step, "average_dense_gradients"),
+    "norms": (step, "squared_gradient_norms"),
+    "AdamW's first state": (torch.optim.AdamW, "step"),
+    "the tables' update": (TableGate, "release"),
+    "the segment view": (SegmentGradients, "read"),
+    "the loss scale": (Precision, "unscale"),
+}
+
+
+@pytest.mark.parametrize(("owner", "name"), PLACES.values(), ids=PLACES.keys())
+def test_memory_that_runs_out_anywhere_in_a_step_is_told_with_the_batch_size(context, monkeypatch, owner, name):
+    run = small_run(context)
+    monkeypatch.setattr(owner, name, run_out)
+
+    with pytest.raises(TrainingError, match=r"Out of memory in step 1 with 4 rows in the batch: lower `training.batch"):
+        run.train(1, segment_view_every=1)
+    assert run.checkpoints == []
+
+
+@pytest.mark.parametrize(
+    "objective", [run_out, lambda ranker, batch: RunsOut.apply(click_objective(ranker, batch))], ids=["forward", "back"]
+)
+def test_memory_that_runs_out_in_a_pass_is_told_with_the_batch_size(context, objective):
+    run = small_run(context)
+
+    with pytest.raises(TrainingError, match=r"Out of memory in step 1 with 4 rows in the batch: lower `training.batch"):
+        run.train(1, objective)
+    assert run.checkpoints == []
+
+
+@pytest.mark.parametrize("place", ["the stream", "validation", "a checkpoint"])
+def test_memory_that_runs_out_between_steps_is_told_with_the_last_step(context, monkeypatch, place):
+    run = small_run(context)
+    if place == "the stream":
+        batches = run.stream.batches
+
+        def two_batches():
+            yield from batches[:2]
+            run_out()
+
+        monkeypatch.setattr(Batches, "__iter__", lambda stream: two_batches())
+    elif place == "validation":
+        run.log_losses = [0.5]
+        monkeypatch.setattr(BestWeights, "keep", run_out)
+    else:
+        run.on_checkpoint = run_out
+
+    with pytest.raises(TrainingError, match=r"Out of memory after step 2: lower .* The last checkpoint is untouched"):
+        run.train(3, validate_every=2, checkpoint_every=2)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a shape"), MemoryError(), RuntimeError("[] DefaultCPUAllocator: can't")]
+)
+def test_a_lack_of_memory_is_told_from_other_errors(context, error):
+    def objective(ranker, batch):
+        raise error
+
+    with pytest.raises(RuntimeError if str(error) == "a shape" else TrainingError):
         small_run(context).train(1, objective)
 
 

@@ -11,7 +11,7 @@ from recsys.sharding.fused import averaged_parameters, whole_state
 from recsys.sharding.gate import TableGate
 from recsys.sharding.wrap import average_dense_gradients
 from recsys.training.loss import click_objective
-from recsys.training.precision import START_SCALE, Precision
+from recsys.training.precision import START_SCALE, Precision, set_single_products, uses_tf32
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, SEGMENTS, batch_of
 from tests.training.small_run import Batches, small_run
@@ -124,6 +124,38 @@ def test_the_scale_doubles_after_two_thousand_finite_steps_and_halves_down_to_on
     assert seen == [(1024.0, 1999), (2048.0, 0), (2048.0, 1), (1024.0, 0)]
     assert precision.state() == (1.0, 0)
     assert not precision.excuses()
+
+
+@pytest.fixture
+def products():
+    """Torch's setting, given back afterwards."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield torch.get_float32_matmul_precision
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "setting", "tf32"),
+    [
+        ("float32", "cuda", "highest", False),
+        ("bfloat16", "cuda", "high", True),
+        ("float16", "cuda", "high", True),
+        ("bfloat16", "cpu", "highest", False),
+    ],
+)
+def test_single_products_are_exact_but_on_a_gpu_in_a_lower_precision(products, name, device, setting, tf32):
+    set_single_products(name, torch.device(device))
+
+    assert products() == setting
+    assert uses_tf32(torch.device(device)) == tf32
+
+
+def test_the_next_run_of_a_process_is_exact_again(products):
+    for name in ("float16", "float32"):
+        set_single_products(name, torch.device("cuda"))
+
+    assert products() == "highest"
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])

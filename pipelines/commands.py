@@ -1,0 +1,199 @@
+"""The words of the command line: what each command is for, its options, and which overrides it takes.
+
+**An override that a command makes no use of is refused by name**, so that nobody takes an old number for a new one.
+What a command takes is its `takes`: parts of the configuration (`training`) or single keys (`runtime.runs`).
+
+- A command that makes a run, or a step of one, takes all of a run's configuration: who prepares with the overrides of
+  the coming run can type the same ones again.
+- A study and a scheduled run take their own part beside it. What the study's grid and seeds, or the scheduled run's
+  date, set anew for every run is refused as well.
+- A command on a finished or stopped run has that run's configuration, and takes what may differ without making it
+  another run; of the rest, what agrees with the run is let through.
+- A command on the tracking store takes its address, and one that works on files what it reads of the configuration.
+"""
+
+from dataclasses import dataclass
+
+WHOLE_RUN = (
+    "data",
+    "tower",
+    "network",
+    "composition",
+    "training_mode",
+    "training",
+    "evaluation",
+    "tracking",
+    "runtime",
+)
+STORE = ("tracking.uri", "runtime.runs")
+# Where things lie and how the machine is used; a stopped run's own folder and store are where they are.
+RESUMED = ("runtime.encoded", "runtime.towers", "runtime.threads", "runtime.memory_limit")
+# Other rows may be measured too, as long as they have the contract that the ranker was trained under.
+MEASURED = ("data.raw", "data.schema_path", "evaluation", *RESUMED)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command beside the overrides."""
+
+    flag: str
+    help: str
+    required: bool = False
+    default: str | None = None
+    is_switch: bool = False
+    is_path: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word of the command line; its module in `pipelines` has `main(config, arguments)`.
+
+    Attributes:
+        takes: the parts of the configuration, or single keys, whose overrides have an effect.
+        run_option: the option that names a run whose own configuration the command works with.
+        may_differ: like `takes`, with that option given.
+        plans: whether the module has `plan(config, arguments)`, which says what would be done.
+    """
+
+    name: str
+    summary: str
+    example: str
+    takes: tuple[str, ...]
+    options: tuple[Option, ...] = ()
+    positional: str | None = None
+    positional_help: str = ""
+    run_option: str = ""
+    may_differ: tuple[str, ...] = ()
+    plans: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module under `pipelines` that holds it."""
+        return f"pipelines.{self.name}"
+
+
+STUDY = "id of a study, or the beginning of one"
+AS_JSON = Option("--json", "print JSON with the numbers in full, and no tables", is_switch=True)
+OF_RUN = Option("--run", "folder of a finished run, as `recsys train` printed it", required=True, is_path=True)
+COMMANDS = (
+    Command(
+        "demo", "simulate a world and answer the project's question on it", "recsys demo", (*WHOLE_RUN, "ablation")
+    ),
+    Command(
+        "fetch",
+        "download a public data set from its publisher, checked and resumable",
+        "recsys fetch online_retail",
+        (),
+        (Option("--to", "target folder (data/raw/<source>)", is_path=True),),
+        positional="source",
+        positional_help="online_retail, movielens-100k, movielens-1m, movielens-20m, movielens-25m or "
+        "movielens-latest-small",
+    ),
+    Command(
+        "inspect",
+        "what Parquet files hold, what the loader would do with them, and how to write them better",
+        "recsys inspect path/to/folder",
+        ("training.batch_size", "training.shuffle_buffer_rows", "training.decode_threads"),
+        (AS_JSON,),
+        positional="path",
+        positional_help="a Parquet file, or a folder with some anywhere below it",
+    ),
+    Command(
+        "prepare",
+        "raw rows -> encoded Parquet, everything fitted on the training split",
+        "recsys prepare data=online_retail data.raw=path/to/folder",
+        WHOLE_RUN,
+    ),
+    Command("pretrain", "pre-train or import the embedding tower", "recsys pretrain data=online_retail", WHOLE_RUN),
+    Command(
+        "audit",
+        "does every segment's loss reach every part that it should, and no other? Before a run, in a second",
+        "recsys audit data=online_retail composition=conditional training_mode=frozen_tower",
+        WHOLE_RUN,
+        (Option("--json", "file to write the report to", is_path=True),),
+    ),
+    Command(
+        "train",
+        "one run: one composition, one training mode, one seed",
+        "recsys train data=online_retail composition=conditional training_mode=frozen_tower",
+        WHOLE_RUN,
+        (
+            Option(
+                "--resume",
+                "folder of a run that was stopped; goes on from its newest complete checkpoint",
+                is_path=True,
+            ),
+        ),
+        run_option="resume",
+        may_differ=RESUMED,
+    ),
+    Command(
+        "evaluate",
+        "measure a finished run on a split",
+        "recsys evaluate --run runs/online_retail/20260101-120000-e2e --split test",
+        MEASURED,
+        (OF_RUN, Option("--split", "split to measure on", default="test")),
+        run_option="run",
+        may_differ=MEASURED,
+    ),
+    Command(
+        "ablate",
+        "train every arm of a study and say which is better, for whom",
+        "recsys ablate experiment=frozen_vs_finetuned data=online_retail data.raw=path/to/folder",
+        (*WHOLE_RUN, "ablation"),
+        plans=True,
+    ),
+    Command(
+        "compare",
+        "a study's arms, differences with intervals, and verdict, from the tracking store",
+        "recsys compare --study frozen_vs_finetuned",
+        STORE,
+        (
+            Option("--study", f"{STUDY} (the newest)", default=""),
+            Option("--metric", "what to show the differences in", default="auc"),
+            AS_JSON,
+        ),
+    ),
+    Command(
+        "runs",
+        "every recorded run with its status and its test scores, newest first",
+        "recsys runs --study frozen_vs_finetuned",
+        STORE,
+        (Option("--study", f"{STUDY} (every run)", default=""), AS_JSON),
+    ),
+    Command(
+        "score",
+        "probabilities for rows in a Parquet file",
+        "recsys score --run runs/simulated/20260101-120000-e2e --input rows.parquet --output scores.parquet",
+        ("runtime.threads",),
+        (
+            OF_RUN,
+            Option(
+                "--input",
+                "Parquet file with the raw columns, as in the files that were prepared",
+                required=True,
+                is_path=True,
+            ),
+            Option("--output", "Parquet file to write: the rows and their `probability`", required=True, is_path=True),
+        ),
+    ),
+    Command(
+        "daily",
+        "window, prepare, train, evaluate, promote; safe to start twice",
+        "recsys daily --date 2011-09-01 data=online_retail data.raw=path/to/folder",
+        (*WHOLE_RUN, "daily", "ablation.resamples"),
+        (Option("--date", "the first day that the run must not see, YYYY-MM-DD", required=True),),
+    ),
+    Command("sync", "send what was spooled while the tracking server was away", "recsys sync tracking=server", STORE),
+    Command(
+        "ui",
+        "serve MLflow on loopback over the recorded runs, and say where the newest study's chart page is",
+        "recsys ui --open",
+        STORE,
+        (
+            Option("--port", "port", default="5000"),
+            Option("--study", f"{STUDY} (the newest)", default=""),
+            Option("--open", "open the study's chart page in the browser", is_switch=True),
+        ),
+    ),
+)

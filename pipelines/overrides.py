@@ -1,0 +1,87 @@
+"""Overrides that would change nothing are refused by name; what each command takes stands in `pipelines.commands`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.commands import COMMANDS, Command
+from pipelines.compose import compose_config, key_of, keys_of
+from recsys.config import RunConfig, config_document, config_from
+from recsys.errors import UsageError
+
+
+def require_effect(command: Command, overrides: Sequence[str]) -> None:
+    """Refuse an override that bears on nothing that the command does.
+
+    Raises:
+        UsageError: names the override, what the command takes, and the commands that take this one.
+    """
+    for word in overrides:
+        keys = keys_of(word)
+        if any(_is_taken(key, command.takes) for key in keys):
+            continue
+        others = [f"`recsys {each.name}`" for each in COMMANDS if any(_is_taken(key, each.takes) for key in keys)]
+        raise UsageError(
+            f"`{word}` has no effect on `recsys {command.name}`, which takes {_listed(command.takes)}. "
+            + (f"It is for {', '.join(others)}." if others else "No command takes it.")
+        )
+
+
+def on_top_of(recorded: RunConfig, overrides: Sequence[str], takes: Sequence[str], what: str) -> RunConfig:
+    """Return a run's own configuration with those of the overrides on top that may differ from it.
+
+    Args:
+        takes: the keys, or parts of the configuration, that may.
+        what: the run and what is done with it, for the message.
+
+    Raises:
+        UsageError: another override says otherwise than the run's configuration; names it, and both values.
+    """
+    document, typed = config_document(recorded), config_document(compose_config(overrides))
+    # Of two that set one key the last one counts, so that one is named.
+    for word in reversed(overrides):
+        for key in keys_of(word):
+            *path, last = key.split(".")
+            found, wanted = _part(document, path).get(last), _part(typed, path).get(last)
+            if any(_lies_in(key, part) for part in takes):
+                _part(document, path)[last] = wanted
+            elif found != wanted:
+                raise UsageError(
+                    f"`{word}` has no effect on {what}: its configuration has `{key}` {found!r}, and the override "
+                    f"stands for {wanted!r}. What may differ is {_listed(takes)}; leave this one out."
+                )
+    return config_from(document)
+
+
+def require_unset(overrides: Sequence[str], keys: Sequence[str], what: str) -> None:
+    """Refuse an override of a key that is set anew for every run.
+
+    Args:
+        what: what sets it, and where to say it instead.
+
+    Raises:
+        UsageError: names the override.
+    """
+    for word in overrides:
+        if key_of(word) in keys:
+            raise UsageError(f"`{word}` has no effect: {what}.")
+
+
+def _is_taken(key: str, takes: Sequence[str]) -> bool:
+    # A part that is given whole (`runtime={...}`) holds keys that are taken.
+    return any(_lies_in(key, part) or _lies_in(part, key) for part in takes)
+
+
+def _lies_in(key: str, part: str) -> bool:
+    return key == part or key.startswith(f"{part}.")
+
+
+def _listed(takes: Sequence[str]) -> str:
+    return ", ".join(takes) if takes else "no overrides"
+
+
+def _part(document: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """The mapping at `path`; an empty one where the configuration has none there."""
+    found: Any = document
+    for step in path:
+        found = found.get(step) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else {}

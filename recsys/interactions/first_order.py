@@ -1,0 +1,83 @@
+"""FirstOrder: what every id and every number says by itself, added to the logit beside all that is crossed.
+
+A crossing must find a popular item or a generous user through its layers; a weight of its own says it directly, and
+holds where rows are too few for anything else. It is a logistic regression inside the ranker, and starts as one that
+was fitted (`load_logistic`), so that the layers begin with what it leaves unexplained.
+
+Source: the wide part of Cheng et al., "Wide & Deep Learning for Recommender Systems" (DLRS 2016), and the first-order
+term of Guo et al., "DeepFM" (IJCAI 2017), equation 2.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from recsys.features.batch import Batch
+from recsys.features.contract import FeatureContract
+from recsys.features.schema import INTERACTION_NETWORK, FeatureKind
+
+TABLE_PREFIX = "first_order_"
+"""Goes before the feature's name in the name of each table."""
+
+# The narrowest table that the fused kernels take. Its numbers start equal and get equal gradients, so their mean is one
+# weight that learns at the table's own rate.
+_COPIES = 4
+
+
+class FirstOrder(nn.Module):
+    """One weight per id of every sparse feature, and one per dense feature, of those that the interaction network has.
+
+    Features that share a vocabulary have weights of their own: an item says one thing as the candidate and another as
+    something bought before. A list counts with the mean of its ids' weights. Unknown ids weigh 0.
+    """
+
+    dense_columns: Tensor
+
+    def __init__(self, contract: FeatureContract) -> None:
+        super().__init__()
+        used = contract.schema.used_by(INTERACTION_NETWORK)
+        columns = {feature.name: column for column, feature in enumerate(contract.schema.dense)}
+        order = [columns[feature.name] for feature in used if feature.kind is FeatureKind.DENSE]
+        self._tables = {
+            feature.name: EmbeddingBagConfig(
+                name=f"{TABLE_PREFIX}{feature.name}",
+                num_embeddings=contract.table_rows[feature.table],
+                embedding_dim=_COPIES,
+                feature_names=[feature.name],
+                pooling=PoolingType.MEAN,
+                init_fn=_zero,
+            )
+            for feature in used
+            if feature.kind is not FeatureKind.DENSE
+        }
+        self.ebc = EmbeddingBagCollection(tables=list(self._tables.values()))
+        self.dense_weight = nn.Parameter(torch.zeros(len(order)))
+        # A buffer, so that it follows the module to its device; not persistent, as the schema gives it anew.
+        self.register_buffer("dense_columns", torch.tensor(order, dtype=torch.int64), persistent=False)
+
+    def load_logistic(self, dense: Sequence[float], ids: Mapping[str, Tensor]) -> None:
+        """Start from fitted weights, those of features that the interaction network does not have left out.
+
+        Args:
+            dense: one weight per dense feature of the schema, in its order.
+            ids: sparse feature -> (rows of its table,), one weight per row; features that are not named keep 0.
+        """
+        with torch.no_grad():
+            self.dense_weight.copy_(torch.tensor(dense)[self.dense_columns])
+            for name, weights in ids.items():
+                if name in self._tables:
+                    table = self.ebc.embedding_bags[self._tables[name].name].weight
+                    table.copy_(weights.to(table).unsqueeze(1).expand_as(table))
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the sum of every row's first-order weights, (B,)."""
+        ids = self.ebc(batch.sparse).values().sum(dim=1) / _COPIES
+        return ids + batch.dense[:, self.dense_columns] @ self.dense_weight
+
+
+def _zero(weight: Tensor) -> None:
+    with torch.no_grad():
+        weight.zero_()
