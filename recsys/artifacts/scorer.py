@@ -61,11 +61,12 @@ class Scorer:
         """The raw columns that are read, and what each is."""
         return self.reader.columns if self.reader else _own_columns(self.contract.schema)
 
-    def score(self, rows: pa.Table) -> npt.NDArray[np.float64]:
+    def score(self, rows: pa.Table, first_row: int = 0) -> npt.NDArray[np.float64]:
         """Return each row's probability of a positive label; (rows,).
 
         Args:
             rows: `columns` and any others, which are left alone.
+            first_row: which row of the user's these begin with, for messages.
 
         Raises:
             DataError: names the column, what it holds and what is expected.
@@ -76,9 +77,14 @@ class Scorer:
         plain = self.reader.read(rows) if self.reader else rows
         schema = self.contract.schema
         require_raw_columns(plain.column_names, [*(feature.name for feature in schema.features), schema.segment])
+        origins = self.reader.origins if self.reader else None
         logits = [
-            self.ranker(raw_to_batch(part, self.contract, self.vocabularies)).double()
-            for part in (plain.slice(start, _ROWS_PER_PASS) for start in range(0, plain.num_rows, _ROWS_PER_PASS))
+            self.ranker(
+                raw_to_batch(
+                    plain.slice(start, _ROWS_PER_PASS), self.contract, self.vocabularies, origins, first_row + start
+                )
+            ).double()
+            for start in range(0, plain.num_rows, _ROWS_PER_PASS)
         ]
         return torch.cat(logits).sigmoid().numpy() if logits else np.empty(0)
 

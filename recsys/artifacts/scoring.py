@@ -44,7 +44,7 @@ def score_file(scorer: Scorer, rows: Path, output: Path, progress: Progress = si
     try:
         with pq.ParquetWriter(work, schema, compression="zstd", write_page_checksum=True) as writer:
             for batch in _batches(source, rows):
-                scores = pa.array(scorer.score(pa.Table.from_batches([batch])))
+                scores = pa.array(scorer.score(pa.Table.from_batches([batch]), first_row=done))
                 writer.write_batch(pa.record_batch([*batch.columns, scores], schema=schema))
                 done += batch.num_rows
                 progress("scoring", done, total)

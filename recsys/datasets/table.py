@@ -67,7 +67,7 @@ class TableSource:
                 "schema_file": self.layout.text,
             },
             counts={"rows outside every split": int(outside), **counts},
-            origins=_origins(self.layout, schema),
+            origins=origins_of(self.layout, schema),
         )
 
 
@@ -176,7 +176,8 @@ def _own_name(column: str) -> str:
     return f"{OWN_PREFIX}of_{column.encode().hex()}"
 
 
-def _origins(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:
+def origins_of(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:
+    """Return the files' name of each of the schema's columns that has another one there."""
     found = {
         **layout.columns,
         **{name: column for name, (column, _) in layout.lists.items()},

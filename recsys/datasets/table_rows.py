@@ -8,6 +8,7 @@ import duckdb
 import ibis
 import pyarrow as pa
 
+from recsys.datasets.table import origins_of
 from recsys.datasets.table_layout import TableLayout
 from recsys.datasets.table_shape import TableShape
 from recsys.errors import DataError
@@ -42,6 +43,7 @@ class RowReader:
         self._layout, self._schema = layout, schema
         self._history = [feature.name for feature in layout.history]
         self._columns = self._files_columns(id_types)
+        self.origins = origins_of(layout, schema)
         # One thread: the rows must keep their order, and batches are small.
         self._backend = ibis.duckdb.connect(threads=1)
         self._queries: dict[pa.Schema, str] = {}

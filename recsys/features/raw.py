@@ -31,13 +31,21 @@ RAW_KINDS = {
 """What a raw column holds, for those who are to hand one over."""
 
 
-def raw_to_batch(rows: pa.Table, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary]) -> Batch:
+def raw_to_batch(
+    rows: pa.Table,
+    contract: FeatureContract,
+    vocabularies: Mapping[str, Vocabulary],
+    origins: Mapping[str, str] | None = None,
+    first_row: int = 0,
+) -> Batch:
     """Encode raw rows.
 
     Args:
         rows: the schema's feature columns and its segment column under their own names: numbers, ids as strings or
             integers, lists of ids, the segment as its name. Further columns are left alone.
         vocabularies: one per embedding table of the contract.
+        origins: a column's name in the user's own files, where it is another one, for messages.
+        first_row: which row of the user's these begin with, for messages.
 
     Returns:
         A batch of `rows.num_rows` rows with every label 0 and every weight 1: nothing here is to be learnt from.
@@ -48,15 +56,16 @@ def raw_to_batch(rows: pa.Table, contract: FeatureContract, vocabularies: Mappin
     """
     schema = contract.schema
     require_raw_columns(rows.column_names, [*(feature.name for feature in schema.features), schema.segment])
-    account = Account("Raw rows, ", schema.invalid, rows.num_rows)
+    account = Account("Raw rows, ", schema.invalid, rows.num_rows, origins, first_row)
     columns = {
         feature.name: encode_feature(raw_column(rows, feature.name), feature, contract, vocabularies, account)
         for feature in schema.features
     }
     segment = encode_segment(raw_column(rows, schema.segment), schema.segment, schema.segments, account)
     if account.dropped is not None:
+        row = first_row + int(np.argmax(account.dropped))
         raise DataError(
-            f"Row {int(np.argmax(account.dropped))} of the raw rows holds a value for which the schema drops the row "
+            f"Row {row} of the raw rows holds a value for which the schema drops the row "
             f"({', '.join(account.counts)}), but a row that is to be scored cannot be left out: leave it out of the "
             "data."
         )

@@ -98,7 +98,9 @@ def test_nothing_in_the_folder_is_pickled(exported: Exported):
         "",
     }
     # A pickle of any protocol from 2 on starts with this byte; a zip, which is what torch.save writes, with PK.
-    assert not [path for path in files if path.read_bytes()[:1] == b"\x80" or path.read_bytes()[:2] == b"PK"]
+    # A safetensors file, whose length of header may begin so too, holds numbers alone.
+    others = [path for path in files if path.suffix != ".safetensors"]
+    assert not [path for path in others if path.read_bytes()[:1] == b"\x80" or path.read_bytes()[:2] == b"PK"]
 
 
 def test_the_model_has_a_signature_and_an_example_that_can_be_scored(exported: Exported):

@@ -77,6 +77,17 @@ def test_rows_that_cannot_be_scored_are_refused_and_leave_nothing(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_row_that_breaks_the_schema_is_told_by_its_place_in_the_file(scorer: Scorer, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("recsys.artifacts.scoring._ROWS_AT_A_TIME", 16)
+    monkeypatch.setattr("recsys.artifacts.scorer._ROWS_PER_PASS", 8)
+    age = pa.array([None if row == 43 else 20.0 for row in range(60)])
+    rows = written(tmp_path, pa.table({**columns(), "age": age}))
+
+    with pytest.raises(DataError, match=r"holds None in 1 of 8 rows.*\(first in row 43\)"):
+        score_file(scorer, rows, tmp_path / "scores.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
+
+
 def test_the_input_is_never_the_output_under_whatever_name(scorer: Scorer, tmp_path: Path):
     rows = written(tmp_path, pa.table(columns()))
     before = rows.read_bytes()

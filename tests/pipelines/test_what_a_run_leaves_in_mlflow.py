@@ -114,7 +114,9 @@ def test_nothing_that_was_recorded_is_pickled(recorded: Recorded):
     assert len(files) > 50
     assert {path.suffix for path in files} & {".pkl", ".pickle", ".pt", ".pth", ".joblib", ".bin"} == set()
     # A pickle of any protocol from 2 on begins with this byte; a zip, which is what torch.save writes, with PK.
-    assert not [path for path in files if path.read_bytes()[:1] == b"\x80" or path.read_bytes()[:2] == b"PK"]
+    # A safetensors file, whose length of header may begin so too, holds numbers alone.
+    others = [path for path in files if path.suffix != ".safetensors"]
+    assert not [path for path in others if path.read_bytes()[:1] == b"\x80" or path.read_bytes()[:2] == b"PK"]
 
 
 @pytest.mark.parametrize("mode", MODES)
