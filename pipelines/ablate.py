@@ -5,9 +5,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 from pipelines import prepare
-from pipelines.console import console, progress_bars, show_table
+from pipelines.baselines import shortfall
+from pipelines.console import console, progress_bars, show_table, warn
 from pipelines.fitting import RANKING_TEST, dataset_uses, scoring_stream, started
 from pipelines.job import RANKING_EXTRAS
 from pipelines.recording import CUTOFF, STUDY, Curves, charted_values, open_store, run_params
@@ -89,8 +91,10 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study
     comparisons = tuple(compare(question, measured, rules) for question in plan.grid.questions)
     costs = mean_costs([each.figures() for each in finished])
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
-    baselines = _baselines(config, encoded, progress)
-    study = Study(plan.id, plan.folder, tuple(finished), tuple(baselines), comparisons, rules, verdict)
+    # Fitted on the rows that all arms have, so any arm's will do.
+    beside = [ArmResult(f"baseline: {name}", 0, scores) for name, scores in finished[0].result.baselines.items()]
+    beside += _ranking_baselines(config, encoded, progress)
+    study = Study(plan.id, plan.folder, tuple(finished), tuple(beside), comparisons, rules, verdict)
     _record(plan, study, measured, held, overrides)
     return study
 
@@ -106,6 +110,8 @@ def show(study: Study) -> None:
         held = ", ".join(str(value) for value in contrast.held.values())
         title = f"{contrast.first_value} minus {contrast.second_value}, AUC{f' ({held})' if held else ''}"
         show_table(title, ("segment", "users", "difference", "95 % interval", "verdict"), _difference_rows(comparison))
+    for sentence in _shortfalls(study):
+        warn(sentence)
     console.print(f"\n[bold]Verdict.[/bold] {study.verdict}\n")
     console.print(f"Report: {study.folder / 'report.html'}", soft_wrap=True)
 
@@ -140,7 +146,7 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     console.print("Next: recsys ui")
 
 
-def _baselines(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> list[ArmResult]:
+def _ranking_baselines(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> list[ArmResult]:
     """Rank the test candidates by the plain columns that the data's configuration names."""
     rules = getattr(config.data, "ranking_baselines", {})
     if not rules or not config.evaluation.ranking or not encoded.rows(RANKING_TEST):
@@ -150,6 +156,16 @@ def _baselines(config: RunConfig, encoded: EncodedDataset, progress: Progress) -
     stream = scoring_stream(config, encoded, RANKING_TEST, started(config), RANKING_EXTRAS)
     ranked = evaluate_ranking(scores, stream, encoded.contract.schema.segments, CUTOFF, progress)
     return [ArmResult(name, 0, ranking.flat_metrics("")) for name, ranking in ranked.items()]
+
+
+def _shortfalls(study: Study) -> list[str]:
+    """Where a condition's mean over seeds is no better than a baseline that predicts for the same rows."""
+    found = []
+    for condition in dict.fromkeys(each.arm.condition for each in study.arms):
+        scores = [each.result.scores for each in study.arms if each.arm.condition == condition]
+        mean = {name: fmean(each[name] for each in scores) for name in scores[0] if all(name in s for s in scores)}
+        found += [shortfall(condition, mean, name, beside) for name, beside in study.arms[0].result.baselines.items()]
+    return [sentence for sentence in found if sentence]
 
 
 def _charted(study: Study) -> list[str]:

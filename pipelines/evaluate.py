@@ -2,9 +2,10 @@
 
 import argparse
 import difflib
+from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import prepare
+from pipelines import baselines, prepare
 from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, TEST, scoring_memory, scoring_stream, started
 from pipelines.job import RANKING_EXTRAS, TEST_EXTRAS
@@ -21,8 +22,16 @@ from recsys.features.contract import contract_tags, require_same_contract
 from recsys.progress import Progress
 
 
-def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> dict[str, float]:
-    """Return every metric of the run's ranker on `split` as "<metric>/<segment>".
+@dataclass(frozen=True)
+class Scores:
+    """Every metric of a ranker on a split as "<metric>/<segment>", and the baselines' on the same rows, by name."""
+
+    ranker: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+
+
+def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> Scores:
+    """Measure the run's ranker on `split`, and the baselines of the training rows beside it.
 
     On the test split whole candidate lists are ranked too, where the data have them.
 
@@ -44,7 +53,8 @@ def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> dict
         stream = scoring_stream(config, encoded, RANKING_TEST, context, RANKING_EXTRAS)
         ranked = evaluate_ranking({MODEL: ranker_score(ranker)}, stream, contract.schema.segments, CUTOFF, progress)
         scores |= ranked[MODEL].flat_metrics("")
-    return scores
+    fitted = baselines.run(config, encoded, progress)
+    return Scores(scores, baselines.evaluated(fitted, config, encoded, split, context))
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -56,11 +66,13 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """
     folder = Path(arguments.run)
     with progress_bars() as progress:
-        scores = run(config, folder, arguments.split, progress)
+        found = run(config, folder, arguments.split, progress)
+    scores = found.ranker
     metrics = list(dict.fromkeys(name.partition("/")[0] for name in scores))
     segments = list(dict.fromkeys(name.partition("/")[2] for name in scores))
     rows = [(m, *(f"{scores[f'{m}/{s}']:.4f}" if f"{m}/{s}" in scores else "-" for s in segments)) for m in metrics]
     show_table(f"{folder.name} on {arguments.split}", ("metric", *segments), rows)
+    baselines.show_beside(folder.name, scores, found.baselines)
     console.print(f"Measured {folder / MODEL} on rows of {config.data.raw}", soft_wrap=True, markup=False)
 
 

@@ -66,6 +66,8 @@ def build_ranker(
         UsageError: the composition's routes do not name every segment of the schema once.
     """
     part_seed = count(seed * _SEEDS_PER_RANKER)
+    # It starts at 0 and comes first: what making its tables draws is forgotten with the next seed.
+    first_order = FirstOrder(contract) if network.first_order else None
     torch.manual_seed(next(part_seed))
     tower = EmbeddingTower(spec, contract)
     torch.manual_seed(next(part_seed))
@@ -78,7 +80,6 @@ def build_ranker(
         field_width=network.field_width,
         network_width=interaction_network.output_width,
     )
-    first_order = FirstOrder(contract) if network.first_order else None
     head = Head(joined.output_width, composition.head_hidden, network.dropout, first_order)
     if adapter_rank is not None:
         joined.tower_adapter = LowRankAdapter(tower.output_width, adapter_rank)

@@ -15,6 +15,7 @@ from recsys.features.schema import FeatureSchema
 from recsys.interactions.base import Crossing
 from recsys.interactions.cross import CrossNetwork
 from recsys.interactions.fields import InteractionFields
+from recsys.interactions.first_order import FirstOrder
 from recsys.interactions.network import InteractionNetwork
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 
@@ -126,15 +127,17 @@ def small_ranker(
     seed: int = 0,
 ) -> Ranker:
     """Build a ranker over the small contract; the composition is made from the projection that most of them need."""
-    torch.manual_seed(seed)
     contract = small_contract()
+    first_order = FirstOrder(contract)
+    torch.manual_seed(seed)
     tower = EmbeddingTower(spec or two_tower_spec(), contract)
     fields = InteractionFields(contract, FIELD_WIDTH, has_tower_field=has_tower_field)
     network = InteractionNetwork(
         fields, make_crossing(fields.num_fields, FIELD_WIDTH), hidden_widths=[NETWORK_WIDTH], dropout=0.0
     )
     composition = make_composition(BranchProjection(tower.output_width, network.output_width, JOINED_WIDTH))
-    ranker = Ranker(tower, network, composition, Head(composition.output_width, hidden_widths=[4], dropout=0.0))
+    head = Head(composition.output_width, hidden_widths=[4], dropout=0.0, first_order=first_order)
+    ranker = Ranker(tower, network, composition, head)
     spread_out(ranker)
     return ranker
 

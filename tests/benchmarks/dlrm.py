@@ -147,6 +147,7 @@ class Run:
             norms_every=norms_every,
             segment_view_every=0,
             validate_every=NEVER,
+            validates_start=False,
             checkpoint_every=NEVER,
             patience=NEVER,
             max_gradient_norm=None,

@@ -138,7 +138,7 @@ def make_ranker() -> Ranker:
     crossing = CrossNetwork(fields.num_fields, FIELD_WIDTH, num_layers=CROSS_LAYERS)
     network = InteractionNetwork(fields, crossing, NETWORK_HIDDEN, dropout=0.0)
     composition = ParallelComposition(BranchProjection(tower.output_width, network.output_width, 64), ConcatJoin(64))
-    return Ranker(tower, network, composition, Head(composition.output_width, [64], dropout=0.0))
+    return Ranker(tower, network, composition, Head(composition.output_width, [64], dropout=0.0, first_order=None))
 
 
 def count_operations(batch: Batch) -> dict[str, float]:
@@ -196,6 +196,7 @@ class Variant:
             norms_every=never,
             segment_view_every=0,
             validate_every=never,
+            validates_start=False,
             checkpoint_every=never,
             patience=never,
             max_gradient_norm=None,

@@ -105,7 +105,9 @@ def test_every_training_mode_comes_to_its_last_stage_in_every_data_sets_budget()
     for data in set(choices("data")) - {"table"}:
         for choice in choices("training_mode"):
             config = compose_config([f"data={data}", f"training_mode={choice}"])
-            stages = build_stages(config.training_mode, batches_per_epoch=100, max_steps=100 * config.training.epochs)
+            stages = build_stages(
+                config.training_mode, batches_per_epoch=100, max_steps=100 * (config.training.epochs or 1)
+            )
             assert config.training_mode.name == choice
             assert stages[-1].steps is None
 

@@ -116,6 +116,15 @@ def mask_parallel(p: Parameters, vectors: list[Vector]) -> Vector:
     return torch.cat([mask_block(p, f"interaction_network.crossing.blocks.{block}", guide, x) for block in range(2)])
 
 
+def first_order(p: Parameters, row: Row) -> Tensor:
+    """One weight per id and per number, where an id's is the mean of its table's columns."""
+    tables = "head.first_order.ebc.embedding_bags.first_order_"
+    users, items, recent = (p[f"{tables}{feature}.weight"].mean(dim=1) for feature in ("user_id", "item_id", "recent"))
+    of_list = sum((recent[i] for i in row.recent), numbers(p, 0.0)[0]) / max(1, len(row.recent))
+    dense = p["head.first_order.dense_weight"]
+    return users[row.user_id] + items[row.item_id] + of_list + row.age * dense[0] + row.price * dense[1]
+
+
 class PlainRanker:
     """One row's logit: `compose` joins what the tower and the network say."""
 
@@ -142,7 +151,7 @@ class PlainRanker:
         result = []
         for row in rows:
             hidden = torch.clamp(linear(p, "head.hidden.layers.0", self.compose(self, p, row)), min=0)
-            result.append(linear(p, "head.output", hidden)[0])
+            result.append(linear(p, "head.output", hidden)[0] + first_order(p, row))
         return torch.stack(result)
 
     def loss(self, p: Parameters, rows: Sequence[Row]) -> Tensor:

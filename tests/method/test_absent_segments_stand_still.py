@@ -140,7 +140,7 @@ def test_what_belongs_to_an_absent_segment_keeps_every_bit(composition, optimize
 @pytest.mark.parametrize("rule", ["sgd", "adagrad", "rowwise_adagrad"])
 def test_rows_of_an_absent_segment_keep_every_bit_in_every_kind_of_table(rule, context) -> None:
     """The segment's own row, and every row that only its users and items look up; accumulators too."""
-    tables = dict.fromkeys(("embedding_tower", "interaction_network"), TableOptimizer(rule, 0.1))
+    tables = dict.fromkeys(("embedding_tower", "interaction_network", "head"), TableOptimizer(rule, 0.1))
     wrapped = wrap_ranker(gated_ranker(), tables, context)
     click_objective(wrapped.module, batch_of(ROWS)).backward()
     before = {**table_weights(wrapped), **table_optimizer_state(wrapped)}
@@ -161,7 +161,7 @@ def test_rows_of_an_absent_segment_keep_every_bit_in_every_kind_of_table(rule, c
 @pytest.mark.parametrize("rule", ["adagrad", "rowwise_adagrad"])
 def test_the_tables_of_a_branch_that_no_row_passes_keep_every_bit(rule, context) -> None:
     """They are looked up all the same, as every process must; no row's gradient is theirs."""
-    tables = dict.fromkeys(("embedding_tower", "interaction_network"), TableOptimizer(rule, 0.1))
+    tables = dict.fromkeys(("embedding_tower", "interaction_network", "head"), TableOptimizer(rule, 0.1))
     wrapped = wrap_ranker(ranker_of("routes"), tables, context)
     click_objective(wrapped.module, batch_of(ROWS)).backward()
     tower = wrapped.module.embedding_tower
@@ -208,7 +208,9 @@ def train_in_one_of_two(context: ProcessContext) -> dict:
 
 
 def outcome(optimizer_name: str, context: ProcessContext, steps: Sequence[Sequence[Row]]) -> dict:
-    still = {part: TableOptimizer("rowwise_adagrad", 0.01) for part in ("embedding_tower", "interaction_network")}
+    still = {
+        part: TableOptimizer("rowwise_adagrad", 0.01) for part in ("embedding_tower", "interaction_network", "head")
+    }
     ranker = wrap_ranker(ranker_of("routes and experts", with_statistics=False), still, context).module
     optimizer = OPTIMIZERS[optimizer_name](list(dense_parameters(ranker).values()))
     seen = [everything_dense(ranker, optimizer)]

@@ -36,7 +36,7 @@ class KilledError(Exception):
 
 def ranker_with_dropout() -> nn.Module:
     ranker = small_ranker(lambda p: SegmentGatedComposition(p, len(SEGMENTS), [4]))
-    ranker.head = Head(ranker.composition.output_width, hidden_widths=[8], dropout=0.3)
+    ranker.head = Head(ranker.composition.output_width, [8], dropout=0.3, first_order=ranker.head.first_order)
     return ranker
 
 

@@ -60,7 +60,7 @@ def test_the_sharded_ranker_has_the_plain_ones_logits_and_gradients(
     plain = small_ranker(make, has_tower_field=name == "sequential")
     wrapped = wrap_ranker(
         small_ranker(make, has_tower_field=name == "sequential"),
-        {"embedding_tower": SGD, "interaction_network": SGD},
+        {"embedding_tower": SGD, "interaction_network": SGD, "head": SGD},
         context,
     )
     before = table_weights(wrapped)
@@ -81,7 +81,7 @@ def test_the_sharded_ranker_has_the_plain_ones_logits_and_gradients(
 def test_a_frozen_towers_tables_keep_every_bit_behind_the_fused_kernels(context: ProcessContext) -> None:
     ranker = small_ranker(COMPOSITIONS["parallel"])
     ranker.embedding_tower.is_frozen = True
-    wrapped = wrap_ranker(ranker, {"embedding_tower": SGD, "interaction_network": SGD}, context)
+    wrapped = wrap_ranker(ranker, {"embedding_tower": SGD, "interaction_network": SGD, "head": SGD}, context)
     before = table_weights(wrapped)
 
     batch = batch_of(ROWS_WITHOUT_LIGHT)

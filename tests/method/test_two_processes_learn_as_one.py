@@ -37,7 +37,7 @@ def ranker_of(name: str) -> Ranker:
 def gradients_in_one_of_two(context: ProcessContext, name: str) -> dict[str, list]:
     """What each parameter moved by, or its gradient, as this process sees it; tables learn by SGD at rate 1."""
     sgd = TableOptimizer("sgd", learning_rate=1.0)
-    wrapped = wrap_ranker(ranker_of(name), {"embedding_tower": sgd, "interaction_network": sgd}, context)
+    wrapped = wrap_ranker(ranker_of(name), {"embedding_tower": sgd, "interaction_network": sgd, "head": sgd}, context)
     before = table_weights(wrapped)
     batch = batch_of(HALVES[context.rank])
 

@@ -71,7 +71,7 @@ def _emptied(sparse: KeyedJaggedTensor, without: Sequence[str]) -> KeyedJaggedTe
 def wrapped(ranker: Ranker, frozen: tuple[str, ...], context: ProcessContext) -> nn.Module:
     """The ranker in TorchRec's engine."""
     learning = TableOptimizer("rowwise_adagrad", 0.1)
-    parts = ("embedding_tower", "interaction_network")
+    parts = ("embedding_tower", "interaction_network", "head")
     still = {part for part in parts if part in frozen or f"{part}.ebc" in frozen}
     return wrap_ranker(ranker, {part: None if part in still else learning for part in parts}, context)
 

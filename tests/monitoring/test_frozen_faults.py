@@ -163,7 +163,7 @@ def deaf_run(context, tower_tables: TableOptimizer | None):
     apply_training_mode(ranker, FROZEN_TOWER)
     assert not ranker.embedding_tower.ebc.embedding_bags["tower_item_id"].weight.requires_grad
     sgd = TableOptimizer("sgd", 0.1)
-    return wrap_ranker(ranker, {"embedding_tower": tower_tables, "interaction_network": sgd}, context)
+    return wrap_ranker(ranker, {"embedding_tower": tower_tables, "interaction_network": sgd, "head": sgd}, context)
 
 
 def test_a_fused_table_that_was_frozen_by_requires_grad_fails_the_proof(context) -> None:

@@ -27,7 +27,7 @@ COMPOSITIONS = {
     "routed": lambda p: SegmentRoutedComposition(p, ROUTES, None),  # segment 1 does not pass the tower
 }
 SHARDINGS = ["table_wise", "row_wise", "column_wise", "data_parallel"]
-TABLES = dict.fromkeys(("embedding_tower", "interaction_network"), TableOptimizer("adagrad", 0.05))
+TABLES = dict.fromkeys(("embedding_tower", "interaction_network", "head"), TableOptimizer("adagrad", 0.05))
 
 
 def by_hand(plain, batch):

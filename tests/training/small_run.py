@@ -81,6 +81,7 @@ class SmallRun:
                 "segments": SEGMENTS,
                 "precision": "float32",
                 "validate_every": 1000,
+                "validates_start": False,
                 "checkpoint_every": 1000,
                 "patience": 3,
                 "max_gradient_norm": None,
@@ -144,7 +145,9 @@ def staged_run(
     torch.manual_seed(0)
     module = gated_ranker() if ranker is None else ranker
     apply_training_mode(module, stages[0].mode)
-    tables = {part: TableOptimizer("rowwise_adagrad", rate) for part in ("embedding_tower", "interaction_network")}
+    tables = {
+        part: TableOptimizer("rowwise_adagrad", rate) for part in ("embedding_tower", "interaction_network", "head")
+    }
     dense = {part: DenseOptimizer(rate, weight_decay) for part in PARTS}
     wrapped = wrap_ranker(module, optimizers_in(stages[-1].mode, dense, tables)[1], context)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)

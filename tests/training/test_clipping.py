@@ -43,7 +43,7 @@ def clipped_by_torch(rule):
 
 def clipped(context, rule, batches, sharding=None):
     """A run of ours after the same steps, its weights and the norms that it reported."""
-    parts = ("embedding_tower", "interaction_network")
+    parts = ("embedding_tower", "interaction_network", "head")
     tables = dict.fromkeys(parts, TableOptimizer(rule, TABLE_RATES[rule]))
     wrapped = wrap_ranker(gated_ranker(), tables, context, dict.fromkeys(parts, sharding) if sharding else None)
     dense = dict.fromkeys(PARTS, DenseOptimizer(RATE, 0.0))

@@ -25,7 +25,7 @@ from recsys.training.optimizer import DenseOptimizer, RankerOptimizers
 from tests.training.small_run import CONSTANT, PARTS, SmallRun, gated_ranker, small_run
 
 ROWWISE = TableOptimizer("rowwise_adagrad", 0.1)
-TABLES = {"embedding_tower": ROWWISE, "interaction_network": ROWWISE}
+TABLES = {"embedding_tower": ROWWISE, "interaction_network": ROWWISE, "head": ROWWISE}
 
 
 def adamw_of(run: SmallRun) -> torch.optim.Optimizer:

@@ -12,7 +12,7 @@ from tests.training.small_run import CONSTANT, PARTS, gated_ranker, small_run
 
 ROWWISE = TableOptimizer("rowwise_adagrad", 0.1)
 ADAMW = DenseOptimizer(0.01, weight_decay=0.1)
-TABLES = {"embedding_tower": ROWWISE, "interaction_network": ROWWISE}
+TABLES = {"embedding_tower": ROWWISE, "interaction_network": ROWWISE, "head": ROWWISE}
 
 
 def optimizers_for(context, dense, table_optimizers=TABLES, mode="end_to_end"):
