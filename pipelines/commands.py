@@ -168,7 +168,12 @@ COMMANDS = (
         ("runtime.threads",),
         (
             OF_RUN,
-            Option("--input", "Parquet file with the schema's raw columns", required=True, is_path=True),
+            Option(
+                "--input",
+                "Parquet file with the raw columns, as in the files that were prepared",
+                required=True,
+                is_path=True,
+            ),
             Option("--output", "Parquet file to write: the rows and their `probability`", required=True, is_path=True),
         ),
     ),

@@ -20,7 +20,7 @@ from pipelines.run_folder import CHECKPOINTS, PREDICTIONS, RunIdentity, load_res
 from pipelines.serving import MODEL
 from recsys.ablation.comparison import compare_fixed
 from recsys.ablation.resampling import ALL, ArmPredictions, UserResamples, measure_arm
-from recsys.artifacts.export import PROBABILITY, load_scorer
+from recsys.artifacts.export import load_scorer
 from recsys.config import OnlineRetailData, RunConfig
 from recsys.datasets.decode import raw_rows
 from recsys.datasets.encoded import EncodedDataset
@@ -196,13 +196,13 @@ def _against(
 
 
 def _champion_logits(model: Path, encoded: EncodedDataset, progress: Progress) -> NDArray[np.float64]:
-    score = load_scorer(model)
+    scorer = load_scorer(model)
     rows = encoded.rows("test")
     scores: list[NDArray[np.float64]] = []
     done = 0
-    for frame in raw_rows(encoded, "test"):
-        scores.append(_logit(np.asarray(score(frame)[PROBABILITY], dtype=np.float64)))
-        done += len(frame)
+    for part in raw_rows(encoded, "test"):
+        scores.append(_logit(scorer.score(part)))
+        done += part.num_rows
         progress("scoring the champion", done, rows)
     return np.concatenate(scores)
 

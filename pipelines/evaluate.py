@@ -11,7 +11,7 @@ from pipelines.fitting import RANKING_TEST, TEST, scoring_memory, scoring_stream
 from pipelines.job import RANKING_EXTRAS, TEST_EXTRAS
 from pipelines.recording import CUTOFF
 from pipelines.serving import MODEL
-from recsys.artifacts.export import read_ranker
+from recsys.artifacts.export import load_scorer
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import UsageError
@@ -41,7 +41,8 @@ def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> Scor
     """
     encoded = prepare.run(config, progress)
     _require_split(split, encoded)
-    ranker, contract = read_ranker(folder / MODEL)
+    scorer = load_scorer(folder / MODEL)
+    ranker, contract = scorer.ranker, scorer.contract
     require_same_contract(encoded.contract, contract_tags(contract), f"The ranker of {folder}")
     context = started(config)
     ranker.to(context.device)

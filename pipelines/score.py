@@ -1,4 +1,4 @@
-"""Probabilities for raw rows in a Parquet file, by a finished run's served model."""
+"""Probabilities for raw rows in a file, by a finished run's served model."""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from pipelines.console import console, progress_bars
 from pipelines.serving import MODEL
 from recsys.artifacts.export import load_scorer
-from recsys.artifacts.scoring import score_parquet
+from recsys.artifacts.scoring import score_file
 from recsys.config import RunConfig
 
 
@@ -18,5 +18,5 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     torch.set_num_threads(config.runtime.cores)
     with progress_bars() as progress:
         scorer = load_scorer(Path(arguments.run) / MODEL)
-        rows = score_parquet(scorer, Path(arguments.input), output, progress)
+        rows = score_file(scorer, Path(arguments.input), output, progress)
     console.print(f"Scored {rows:,} rows into {output}", soft_wrap=True)

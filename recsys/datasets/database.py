@@ -31,6 +31,11 @@ def epoch_us(moment: dt.timestamp) -> dt.int64:
 
 
 @ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def epoch_ns(moment: dt.Timestamp(scale=9)) -> dt.int64:  # type: ignore[valid-type]
+    """Nanoseconds since 1970, DuckDB's own function."""
+
+
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
 def make_timestamp(microseconds: dt.int64) -> dt.timestamp:
     """Microseconds since 1970 as a time, DuckDB's own function."""
 
@@ -40,12 +45,45 @@ def isfinite(number: dt.float64) -> dt.boolean:
     """Neither NaN nor infinite, DuckDB's own function, which takes float32 as it is."""
 
 
-def utc_without_zone(moments: ir.TimestampValue) -> ir.TimestampValue:
-    """Return times as UTC timestamps without zone, in microseconds.
+def is_moment(form: dt.DataType) -> bool:
+    """Whether a column of this type holds times or dates."""
+    return bool(form.is_timestamp() or form.is_date() or _is_nanoseconds(form))
 
-    A cast does the same by way of the zone's calendar, which costs more than reading the column.
+
+def is_nothing(form: dt.DataType) -> bool:
+    """Whether a column of this type holds nulls alone, its writer having met no value."""
+    return bool(form.is_null() or (form.is_unknown() and "NULL" in repr(form.raw_type)))
+
+
+def utc_without_zone(moments: ir.Value) -> ir.TimestampValue:
+    """Return times and dates as UTC timestamps without zone, in microseconds; what is finer is cut off.
+
+    A cast does the same by way of the zone's calendar, which costs more than reading the column; and of nanoseconds it
+    takes the nearest microsecond, by which a time could come to lie on the next day.
     """
-    return make_timestamp(epoch_us(moments)) if moments.type().timezone else moments.cast(dt.Timestamp(scale=6))
+    form = moments.type()
+    if _is_nanoseconds(form):
+        nanoseconds = epoch_ns(moments.cast(dt.Timestamp(scale=9)))
+        finer = (nanoseconds % 1000 + 1000) % 1000
+        # DuckDB divides as floating point, which is off by less than a microsecond, and the result is whole.
+        return make_timestamp(((nanoseconds - finer) / 1000).round().cast("int64"))
+    if form.is_timestamp() and form.timezone:
+        return make_timestamp(epoch_us(moments))
+    return moments.cast(dt.Timestamp(scale=6))
+
+
+def seconds_since_1970(moments: ir.Value) -> ir.FloatingValue:
+    """Return times and dates (UTC) as seconds, float64."""
+    if _is_nanoseconds(moments.type()):
+        return epoch_ns(moments.cast(dt.Timestamp(scale=9))).cast("float64") / 1e9
+    return epoch_us(utc_without_zone(moments)).cast("float64") / 1e6
+
+
+def _is_nanoseconds(form: dt.DataType) -> bool:
+    # Ibis has no word for DuckDB's nanoseconds with a zone, which is what pandas writes.
+    return bool(
+        (form.is_timestamp() and form.scale == 9) or (form.is_unknown() and "TIMESTAMPTZ_NS" in repr(form.raw_type))
+    )
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 A served model takes raw rows, so this is how it gets an example, and how an older model is measured on newer data.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,24 +13,34 @@ import pyarrow.parquet as pq
 
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.row_encoder import SEGMENT
+from recsys.datasets.table_layout import SegmentRule, TableLayout
 from recsys.features.contract import FeatureContract
-from recsys.features.schema import Feature, FeatureKind, Scale
+from recsys.features.schema import Feature, FeatureKind, FeatureSchema, Scale
+from recsys.features.vectors import column_of
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 
-_EXAMPLE_ROWS = 3
+_EXAMPLE_ROWS, _LOOKED_AT = 3, 1024
 # What no catalogue numbers or calls anything, by the type of a vocabulary's ids.
 _NEVER_SEEN = {pa.int64(): 2**63 - 1, pa.string(): "\uffff"}
 
 
-def example_rows(encoded: EncodedDataset, split: str) -> pd.DataFrame:
-    """Return the first few rows of a split as they were before encoding; see `raw_rows`."""
+def example_rows(encoded: EncodedDataset, split: str, layout: TableLayout | None) -> pd.DataFrame:
+    """Return a few rows of a split as they were before encoding, such as are known whole; see `raw_rows`.
+
+    With a layout, under the names and in the form of a user's own files. A segment cut from numbers, or a column that
+    several features are read from, then holds a value that could have stood there.
+    """
     vocabularies = _vocabularies(encoded)
     file = pq.ParquetFile(encoded.files(split)[0], page_checksum_verification=True)
-    first = next(file.iter_batches(batch_size=_EXAMPLE_ROWS))
-    return _raw_rows(first, encoded.contract, vocabularies).to_pandas()
+    rows = _raw_rows(next(file.iter_batches(batch_size=_LOOKED_AT)), encoded.contract, vocabularies)
+    # A missing id turns a frame's column of integers into floats, and MLflow keeps examples as frames.
+    known = rows.drop_null()
+    rows = (known if known.num_rows else rows).slice(0, _EXAMPLE_ROWS)
+    rows = _as_in_files(rows, encoded.contract.schema, layout) if layout else rows
+    return rows.to_pandas()
 
 
-def raw_rows(encoded: EncodedDataset, split: str) -> Iterator[pd.DataFrame]:
+def raw_rows(encoded: EncodedDataset, split: str) -> Iterator[pa.Table]:
     """Yield a split as it was before encoding, in the order of its files, feature columns and segment.
 
     Which id it was that this data's training never saw is not kept. It comes back as null; inside a list, where a null
@@ -43,7 +53,38 @@ def raw_rows(encoded: EncodedDataset, split: str) -> Iterator[pd.DataFrame]:
     vocabularies = _vocabularies(encoded)
     for path in encoded.files(split):
         for rows in pq.ParquetFile(path, page_checksum_verification=True).iter_batches():
-            yield _raw_rows(rows, encoded.contract, vocabularies).to_pandas()
+            yield _raw_rows(rows, encoded.contract, vocabularies)
+
+
+def _as_in_files(rows: pa.Table, schema: FeatureSchema, layout: TableLayout) -> pa.Table:
+    """The inverse of the reading of a user's own columns."""
+    told = {feature.name for feature in layout.history}
+    columns: dict[str, pa.Array] = {}
+    for name in rows.column_names:
+        values = rows[name].combine_chunks()
+        if name == schema.segment:
+            columns.setdefault(layout.segment.column, _before_rule(values, layout.segment, schema.segments))
+        elif name in layout.words:
+            columns.setdefault(layout.words[name], _joined(values, " "))
+        elif name in layout.lists:
+            column, separator = layout.lists[name]
+            columns.setdefault(column, _joined(values, separator))
+        else:
+            columns.setdefault(name if name in told else layout.columns.get(name, name), values)
+    return pa.table(columns)
+
+
+def _joined(lists: pa.Array, separator: str) -> pa.Array:
+    return pa.array([separator.join(words) for words in lists.to_pylist()], pa.string())
+
+
+def _before_rule(segments: pa.Array, rule: SegmentRule, names: Sequence[str]) -> pa.Array:
+    """For each segment a value that the rule takes for it."""
+    if rule.bins is not None:
+        edges = dict(zip(names, [rule.bins[0] - 1 if rule.bins else 0.0, *rule.bins], strict=True))
+        return pa.array([edges[segment] for segment in segments.to_pylist()])
+    values = {name: value for value, name in rule.names}
+    return pa.array([values.get(segment, segment) for segment in segments.to_pylist()])
 
 
 def _vocabularies(encoded: EncodedDataset) -> dict[str, Vocabulary]:
@@ -53,7 +94,20 @@ def _vocabularies(encoded: EncodedDataset) -> dict[str, Vocabulary]:
 def _raw_rows(rows: pa.RecordBatch, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary]) -> pa.Table:
     schema = contract.schema
     columns = {f.name: _decoded(rows[f.name], f, contract, vocabularies) for f in schema.features}
-    return pa.table(columns | {schema.segment: pa.array(schema.segments).take(rows[SEGMENT])})
+    return pa.table(_with_vectors(columns) | {schema.segment: pa.array(schema.segments).take(rows[SEGMENT])})
+
+
+def _with_vectors(columns: Mapping[str, pa.Array]) -> dict[str, pa.Array]:
+    """The columns, those that are elements of a vector put together."""
+    parts: dict[str, list[pa.Array]] = {}
+    for name, values in columns.items():
+        parts.setdefault(column_of(name, columns), []).append(values)
+    return {name: values[0] if name in columns else _vectors(values) for name, values in parts.items()}
+
+
+def _vectors(elements: list[pa.Array]) -> pa.Array:
+    numbers = np.stack([element.to_numpy() for element in elements], axis=1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), len(elements)).cast(pa.list_(pa.float64()))
 
 
 def _decoded(

@@ -19,17 +19,18 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import store
+from recsys.features.column_names import OWN_PREFIX
 from recsys.progress import Progress
 
-ROW, MOMENT, CONTRIBUTES = "history_row", "history_moment", "history_contributes"
+ROW, MOMENT, CONTRIBUTES = (f"{OWN_PREFIX}{name}" for name in ("history_row", "history_moment", "history_contributes"))
 """Columns that `add_history` needs: a number that only this row has, the time in microseconds, and whether the row
 belongs to other rows' past (in the scope `train_only` only training rows do)."""
 
-UNIT = "history_unit"
+UNIT = f"{OWN_PREFIX}history_unit"
 """Column that a feature with `folds` needs: a number per user, never null. Rows of one user share a fold."""
 
 _BEFORE = {"rows": (None, -1)}
-_FOLD = "history_fold"
+_FOLD = f"{OWN_PREFIX}history_fold"
 
 
 class HistoryKind(StrEnum):
@@ -171,15 +172,18 @@ def _smoothed_mean(group: ir.Table, everything: ir.Table, feature: HistoryFeatur
 
 def _recent(rows: ir.Table, feature: HistoryFeature, label: str) -> ir.Table:
     """The last `length` values of `of` among the group's earlier rows with label 1, oldest first."""
-    keys, values = list(feature.by), rows[feature.of]
+    values = rows[feature.of]
     is_liked = (rows[label] == 1) & values.notnull()
-    liked = rows.filter(rows[CONTRIBUTES] & is_liked)
+    # Keys and values under names of our own: a user's column may be called anything.
+    keys = {f"key_{number}": rows[name] for number, name in enumerate(feature.by)}
+    keyed = rows.select(ROW, MOMENT, CONTRIBUTES, **keys, value=values, is_liked=is_liked)
+    liked = keyed.filter(keyed[CONTRIBUTES] & keyed["is_liked"])
     # The value itself breaks ties of time, so that equal data gives equal lists.
-    order = [liked[MOMENT], liked[feature.of]]
-    shelves = liked.group_by(keys).aggregate(values=liked[feature.of].collect(order_by=order))
+    order = [liked[MOMENT], liked["value"]]
+    shelves = liked.group_by([*keys]).aggregate(values=liked["value"].collect(order_by=order))
     # A shelf is in time order, so what a row may see of it is its first `past_sum` values.
     seen = _past_sums(rows, feature.by, is_liked.ifelse(1, 0))
-    joined = rows.select(ROW, *keys).left_join(shelves, keys).inner_join(seen, ROW)
+    joined = keyed.select(ROW, *keys).left_join(shelves, [*keys]).inner_join(seen, ROW)
     end = joined["past_sum"].cast("int64")
     chosen = joined["values"][ibis.greatest(end - feature.length, 0) : end]
     empty = ibis.literal([], type=joined["values"].type())

@@ -45,6 +45,7 @@ HISTORY = (
 """What is counted of the past, for those features that the schema declares."""
 
 _TRAIN_SHARE, _VALIDATION_SHARE = 0.8, 0.1
+_IDS = ("user_id", "item_id")
 # The largest release unpacks to 1.2 GB of what is read; a zip that declares far more is none of them.
 _MOST_UNPACKED_BYTES = 8 << 30
 
@@ -144,10 +145,11 @@ def _require_segments(schema: FeatureSchema, layout: Layout) -> None:
 def _joined(connection: Backend, folder: Path, layout: Layout) -> ir.Table:
     """Ratings beside their user and movie, in a table of the database."""
     path = folder / layout.ratings
-    columns = {"user_id": "BIGINT", "item_id": "BIGINT", "rating": "DOUBLE", "seconds": "BIGINT"}
+    columns = {"user_id": "VARCHAR", "item_id": "VARCHAR", "rating": "DOUBLE", "seconds": "BIGINT"}
     try:
         ratings = connection.read_csv(str(path), delim=layout.delimiter, header=layout.has_header, columns=columns)
-        ratings = store(connection, "movielens_ratings", ratings)
+        # Read as text and checked: as a number, DuckDB takes the id 1.5 for 2.
+        ratings = store(connection, "movielens_ratings", ratings.mutate(**{n: _whole(ratings[n]) for n in _IDS}))
     except duckdb.Error as error:
         raise DataError(
             f"{path} cannot be read: {str(error).splitlines()[0]}. Expected user, item, rating and seconds since 1970 "
@@ -159,6 +161,11 @@ def _joined(connection: Backend, folder: Path, layout: Layout) -> ir.Table:
     movies = load(connection, "movielens_movies", layout.read_movies(folder / layout.movies))
     joined = ratings.left_join(users, "user_id").drop("user_id_right")
     return joined.left_join(movies, "item_id").drop("item_id_right")
+
+
+def _whole(text: ir.StringValue) -> ir.IntegerValue:
+    """The number that the text is; text that is none becomes an error of the cast, which names it."""
+    return text.re_search(r"^\d+$").ifelse(text, ibis.literal("id ") + text).cast("int64")
 
 
 def _shaped(table: ir.Table, layout: Layout) -> ir.Table:

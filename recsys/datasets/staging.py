@@ -5,11 +5,8 @@ that breaks the schema stops the preparation before anything is fitted or writte
 """
 
 import datetime
-import difflib
 import functools
 import operator
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +15,18 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import fetch, fetch_one, isfinite, store, utc_without_zone
+from recsys.datasets.database import (
+    fetch,
+    fetch_one,
+    is_moment,
+    isfinite,
+    seconds_since_1970,
+    store,
+    utc_without_zone,
+)
 from recsys.datasets.policies import clipped, id_rules, without_dropped
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
-from recsys.errors import DataError
+from recsys.errors import DataError, did_you_mean
 from recsys.features.policy import Policy
 from recsys.features.schema import EXTRA_COLUMNS, EXTRA_TYPES, Feature, FeatureKind, FeatureSchema
 
@@ -101,11 +106,9 @@ def _require_columns(source: SourceRows, schema: FeatureSchema) -> None:
         raise DataError(f"{where}: extra column `{unknown[0]}` has no meaning; expected some of {[*EXTRA_COLUMNS]}.")
     for name, (expected, accepts) in _expected_types(source, schema).items():
         if name not in found:
-            close = similar_name(name, list(found))
-            hint = f" (did you mean `{close}`?)" if close else ""
             raise DataError(
-                f"{where}: column `{name}` is missing{hint}; expected {expected}, found the columns "
-                f"{', '.join(found)}. Rename the column in the data, or the feature in schema `{schema.name}`."
+                f"{where}: column `{name}` is missing{did_you_mean(name, found)}; expected {expected}, found the "
+                f"columns {', '.join(found)}. Rename the column in the data, or the feature in schema `{schema.name}`."
             )
         if not accepts(found[name]):
             raise DataError(
@@ -118,7 +121,7 @@ def _expected_types(source: SourceRows, schema: FeatureSchema) -> dict[str, tupl
     number = ("a number", lambda form: form.is_numeric() or form.is_boolean())
     text = ("a string", lambda form: form.is_string())
     kinds = {
-        FeatureKind.DENSE: number,
+        FeatureKind.DENSE: ("a number", lambda form: form.is_numeric() or form.is_boolean() or is_moment(form)),
         FeatureKind.SPARSE: ("a string or integer id", _is_id),
         FeatureKind.SPARSE_LIST: (
             "an array of string or integer ids",
@@ -152,9 +155,9 @@ def _clean_columns(rows: ir.Table, source: SourceRows, schema: FeatureSchema) ->
 
 
 def _clean_feature(values: ir.Value, feature: Feature) -> ir.Value:
-    if feature.kind is FeatureKind.DENSE:
-        return missing_or_infinite_as_null(values)
     form = values.type()
+    if feature.kind is FeatureKind.DENSE:
+        return missing_or_infinite_as_null(seconds_since_1970(values) if is_moment(form) else values)
     if form == dt.uint64:
         return (values > _LARGEST_INT64).ifelse(INVALID_ID, values.cast("int64"))
     if form.is_integer():
@@ -236,19 +239,6 @@ def _dense_rules(values: ir.Value, feature: Feature) -> list[tuple[str, str, ir.
 
 def _is_id(form: dt.DataType) -> bool:
     return bool(form.is_string() or form.is_integer())
-
-
-def similar_name(name: str, names: Sequence[str]) -> str | None:
-    """The one of `names` that `name` was most likely meant to be: other case, blanks for `_`, a letter more or less.
-
-    >>> similar_name("item_id", ["price", "Item ID"])
-    'Item ID'
-    >>> similar_name("item_id", ["price", "user"]) is None
-    True
-    """
-    plain = {re.sub(r"[\W_]", "", other).lower(): other for other in names}
-    close = difflib.get_close_matches(re.sub(r"[\W_]", "", name).lower(), plain, n=1, cutoff=0.75)
-    return plain[close[0]] if close else None
 
 
 def _both_names(column: str, source: SourceRows) -> str:

@@ -1,38 +1,36 @@
 """Rows that a user already has: Parquet or CSV files, described by the `table:` block of a schema file."""
 
-import datetime
-import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import duckdb
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
+import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import epoch_us, fetch_one, make_timestamp, store
-from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, UNIT, HistoryScope, add_history
-from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows
-from recsys.datasets.staging import similar_name
-from recsys.datasets.table_files import FILE_SPLIT, matching_files, require_equal_columns, union_of_files
-from recsys.datasets.table_layout import TIME_UNITS, LabelRule, SegmentRule, TableLayout
+from recsys.datasets.database import epoch_us, fetch_one, store
+from recsys.datasets.history import (
+    CONTRIBUTES,
+    MOMENT,
+    ROW,
+    UNIT,
+    HistoryFeature,
+    HistoryKind,
+    HistoryScope,
+    add_history,
+)
+from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
+from recsys.datasets.table_files import matching_files, require_equal_columns, union_of_files
+from recsys.datasets.table_layout import TableLayout
+from recsys.datasets.table_shape import TableShape
 from recsys.errors import DataError
+from recsys.features.column_names import OWN_PREFIX
 from recsys.features.schema import FeatureSchema
-from recsys.features.vectors import vector_element
 from recsys.files import sha256_of_file
 from recsys.progress import Progress
-
-_COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
-    ">": operator.gt,
-    ">=": operator.ge,
-    "<": operator.lt,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-}
 
 
 @dataclass(frozen=True)
@@ -47,22 +45,18 @@ class TableSource:
         files = {split: matching_files(self.raw, patterns) for split, patterns in self.layout.files.items()}
         found = [path for paths in files.values() for path in paths]
         require_equal_columns(found)
+        _require_distinct_columns(found)
         raw = union_of_files(connection, files)
-        shaped = _Shape(raw, self.layout, schema, ", ".join(str(path) for path in found)).rows()
-        try:
-            kept = store(connection, "table_rows", shaped)
-        except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
-            raise DataError(
-                f"{', '.join(map(str, found))}: a value cannot be read ({error}). Mend it in the file, or the column's "
-                f"use in schema `{schema.name}`."
-            ) from error
+        shape = TableShape(raw, self.layout, schema, ", ".join(map(str, found)))
+        kept, counts = _stored(connection, shape)
         # A row without a time lies in no span of time either, but it is broken, not outside: the check of rows says so.
         is_outside = kept[SPLIT].isnull() & kept[schema.time].notnull()
         outside = fetch_one(connection, kept.aggregate(rows=is_outside.sum()))["rows"] or 0
         kept = kept.filter(~is_outside)
         if self.layout.history:
             kept = store(connection, "table_kept", kept)
-            kept = add_history(connection, kept, self.layout.history, schema.label, progress)
+            told = [_by_own_names(feature) for feature in self.layout.history]
+            kept = add_history(connection, kept, told, schema.label, progress)
         return SourceRows(
             rows=kept,
             extras=("user_key",),
@@ -70,152 +64,120 @@ class TableSource:
                 "source": "table",
                 "files": {str(path.relative_to(self.raw)): sha256_of_file(path) for path in found},
                 "history": str(self.layout.history_scope) if self.layout.history else "none",
+                "schema_file": self.layout.text,
             },
-            counts={"rows outside every split": int(outside)},
-            origins=_origins(self.layout, schema),
+            counts={"rows outside every split": int(outside), **counts},
+            origins=origins_of(self.layout, schema),
         )
 
 
-class _Shape:
-    """Gives the files' columns the schema's names and meanings."""
+def _require_distinct_columns(paths: Sequence[Path]) -> None:
+    """Refuse a Parquet file with two columns of one name, in large letters or small: the data base renames one."""
+    for path in paths:
+        seen: dict[str, str] = {}
+        for name in pq.read_schema(path).names if path.suffix == ".parquet" else ():
+            if name.lower() in seen:
+                raise DataError(
+                    f"{path}: the columns `{seen[name.lower()]}` and `{name}` are told apart by small and large "
+                    "letters at most; expected other names. Rename one of them, or leave it out."
+                )
+            if name.lower().startswith(OWN_PREFIX):
+                raise DataError(
+                    f"{path}: column `{name}` begins with `{OWN_PREFIX}`, as columns of our own do. Rename it."
+                )
+            seen[name.lower()] = name
 
-    def __init__(self, raw: ir.Table, layout: TableLayout, schema: FeatureSchema, where: str) -> None:
-        self._raw, self._layout, self._schema, self._where = raw, layout, schema, where
 
-    def rows(self) -> ir.Table:
-        """Features that the files hold, segment, label, weight, time, split, day, user_key, and what history needs."""
-        schema, layout = self._schema, self._layout
-        told = {feature.name for feature in layout.history}
-        columns = {feature.name: self._feature(feature.name) for feature in schema.features if feature.name not in told}
-        for feature in layout.history:
-            for name in filter(None, (*feature.by, feature.of)):
-                if name not in (*columns, schema.segment, schema.label):
-                    columns[name] = self._column(name, f"the history feature `{feature.name}`")
-        if schema.weight:
-            columns[schema.weight] = self._column(layout.columns.get(schema.weight, schema.weight), "the weight")
-        columns[schema.label] = self._label(layout.label)
-        columns[schema.segment] = self._segment(layout.segment)
-        moment = self._time()
-        columns[schema.time] = moment
-        split = self._split(moment)
-        user_key = _user_key(columns[schema.user])
-        columns |= {SPLIT: split, DAY: moment.date(), "user_key": user_key}
-        if layout.history:
-            is_known = split == TRAIN if layout.history_scope is HistoryScope.TRAIN_ONLY else ibis.literal(True)
-            columns |= {ROW: ibis.row_number(), MOMENT: epoch_us(moment), CONTRIBUTES: is_known, UNIT: user_key}
-        return self._raw.select(**columns)
-
-    def _column(self, name: str, use: str, key: str = "table.columns") -> ir.Value:
-        if name in self._raw.columns:
-            return self._raw[name]
-        there = [column for column in self._raw.columns if column != FILE_SPLIT]
-        close = similar_name(name, there)
+def _stored(connection: Backend, shape: TableShape) -> tuple[ir.Table, dict[str, int]]:
+    """The shaped rows, run once, and how often values occur that the layout declares."""
+    occurrences = shape.occurrences()
+    # Told of beside the rows, as another look at the files would parse them again.
+    marks = {f"{OWN_PREFIX}declared_{number}": is_there for number, is_there in enumerate(occurrences.values())}
+    try:
+        rows = store(connection, "table_rows", shape.raw.select(**_shaped(shape), **marks))
+    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
         raise DataError(
-            f"{self._where}: column `{name}` is missing, which is to be {use}; found {', '.join(there)}."
-            f"{f' Did you mean `{close}`?' if close else ''} Rename it in the file, or say under `{key}` of schema "
-            f"`{self._schema.name}` which column it is."
+            f"{shape.where}: a value cannot be read ({error}). Mend it in the file, or the column's use in schema "
+            f"`{shape.schema.name}`."
+        ) from error
+    if not marks:
+        return rows, {}
+    found = fetch_one(connection, rows.aggregate(**{mark: rows[mark].sum() for mark in marks}))
+    counts = {}
+    for key, number in zip(occurrences, map(found.__getitem__, marks), strict=True):
+        if not number:
+            counts[f"declared, but found nowhere: {key}"] = 1
+        elif key.startswith("missing."):
+            counts[f"declared missing: {key.removeprefix('missing.')}"] = int(number)
+    return rows.drop(*marks), counts
+
+
+def _shaped(shape: TableShape) -> dict[str, ir.Value]:
+    """Features that the files hold, segment, label, weight, time, split, day, user_key, and what history needs."""
+    schema, layout = shape.schema, shape.layout
+    told = {feature.name for feature in layout.history}
+    columns = {feature.name: shape.feature(feature.name) for feature in schema.features if feature.name not in told}
+    if schema.weight:
+        columns[schema.weight] = shape.weight(schema.weight)
+    columns[schema.label] = shape.label()
+    columns[schema.segment] = shape.segment()
+    moment = shape.time()
+    columns[schema.time] = moment
+    split = shape.split(moment)
+    user_key = _user_key(columns[schema.user])
+    if layout.history:
+        columns |= _history_columns(shape, columns)
+        is_known = split == TRAIN if layout.history_scope is HistoryScope.TRAIN_ONLY else ibis.literal(True)
+        columns |= {ROW: ibis.row_number(), MOMENT: epoch_us(moment), CONTRIBUTES: is_known, UNIT: user_key}
+    return columns | {SPLIT: split, DAY: moment.date(), "user_key": user_key}
+
+
+def _history_columns(shape: TableShape, columns: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+    """The columns that the history is counted by or of, under names of their own."""
+    found = dict[str, ir.Value]()
+    for feature in shape.layout.history:
+        for name in filter(None, (*feature.by, feature.of)):
+            found[_own_name(name)] = _history_column(name, shape, columns, f"the history feature `{feature.name}`")
+        lists = [name for name in feature.by if found[_own_name(name)].type().is_array()]
+        if len(lists) > (feature.kind is not HistoryKind.RECENT):
+            raise DataError(
+                f"{shape.where}: the history feature `{feature.name}` is counted by the lists {', '.join(lists)}; "
+                f"expected {'none' if feature.kind is HistoryKind.RECENT else 'at most one list'} among {feature.by}."
+            )
+        if feature.kind is HistoryKind.MEAN and not _is_number(form := found[_own_name(feature.of)].type()):
+            raise DataError(
+                f"{shape.where}: column `{feature.of}` has type {form}; expected numbers, of which the history feature "
+                f"`{feature.name}` is the mean."
+            )
+    return found
+
+
+def _history_column(name: str, shape: TableShape, columns: Mapping[str, ir.Value], use: str) -> ir.Value:
+    """A column by its name in the schema, else in the files; `label` and `segment` are the declared ones."""
+    role = {"label": shape.schema.label, "segment": shape.schema.segment}.get(name)
+    if name in columns or role is None:
+        return columns[name] if name in columns else shape.column(name, use)
+    source = {"label": shape.layout.label, "segment": shape.layout.segment}[name].column
+    if name in shape.raw.columns and name != source:
+        raise DataError(
+            f"{shape.where}: `{name}` of {use} may be the declared {name}, which is made of `{source}`, or the files' "
+            f"own column `{name}`. Write `{role}` for the declared one, or rename the column in the files."
         )
-
-    def _feature(self, name: str) -> ir.Value:
-        use = f"the feature `{name}`"
-        if name in self._layout.words:
-            return self._text(self._layout.words[name], use).lower().re_split(r"[^\p{L}\p{N}]+").filter(_is_filled)
-        if name in self._layout.lists:
-            column, separator = self._layout.lists[name]
-            return self._text(column, use).split(separator).filter(_is_filled)
-        column = _nan_as_null(self._element(name, use))
-        if name not in self._layout.missing:
-            return column
-        return (column.cast("string") == self._layout.missing[name]).ifelse(ibis.null(column.type()), column)
-
-    def _element(self, name: str, use: str) -> ir.Value:
-        """The column of a feature, or the element of the vector that the feature stands for."""
-        vector = vector_element(name)
-        if vector is None or name in self._layout.columns or name in self._raw.columns:
-            return self._column(self._layout.columns.get(name, name), use)
-        column = self._column(self._layout.columns.get(vector[0], vector[0]), use)
-        if not column.type().is_array():
-            raise DataError(
-                f"{self._where}: column `{vector[0]}` has type {column.type()}; expected vectors, a list of numbers in "
-                f"every row, as its `width` in schema `{self._schema.name}` says."
-            )
-        return column[vector[1]]
-
-    def _text(self, name: str, use: str) -> ir.StringValue:
-        column = self._column(name, use, "table.lists` or `table.words")
-        if not column.type().is_string():
-            raise DataError(
-                f"{self._where}: column `{name}` has type {column.type()}; expected text, to be cut into {use}. Leave "
-                f"the entry out of `table.lists` or `table.words` if it is a list already."
-            )
-        return column
-
-    def _label(self, rule: LabelRule) -> ir.Value:
-        # NaN first: DuckDB holds it for greater than any number, so an unknown rating would be a positive label.
-        column = _nan_as_null(self._column(rule.column, "the label", "table.label"))
-        if not rule.operator:
-            return column
-        is_word, is_text = isinstance(rule.value, str), column.type().is_string()
-        if is_word != is_text:
-            raise DataError(
-                f"{self._where}: column `{rule.column}` has type {column.type()}, but the label rule compares it with "
-                f"{rule.value!r}; expected both to be numbers or both to be words."
-            )
-        return _COMPARE[rule.operator](column, rule.value).cast("int8")
-
-    def _segment(self, rule: SegmentRule) -> ir.Value:
-        column = _nan_as_null(self._column(rule.column, "the segment", "table.segment.column"))
-        names = self._schema.segments
-        if rule.bins:
-            if not column.type().is_numeric():
-                raise DataError(
-                    f"{self._where}: column `{rule.column}` has type {column.type()}, but `table.segment.bins` cuts "
-                    "numbers; expected a numeric column, or `names` in place of `bins`."
-                )
-            cases = [(column < edge, name) for edge, name in zip(rule.bins, names, strict=False)]
-            return ibis.cases((column.isnull(), ibis.null("string")), *cases, else_=names[-1])
-        text = column.cast("string")
-        if not rule.names:
-            return text
-        # A value without a name stays as it is, so that the check of the segments can show it.
-        return ibis.cases(*((text == value, name) for value, name in rule.names.items()), else_=text)
-
-    def _time(self) -> ir.TimestampValue:
-        name, unit = self._layout.time_column, self._layout.time_unit
-        column = self._column(name, "the time", "table.time.column")
-        form = column.type()
-        if unit == "timestamp":
-            if not (form.is_timestamp() or form.is_date()):
-                raise DataError(
-                    f"{self._where}: time column `{name}` has type {form}; expected a timestamp. If it holds numbers, "
-                    "set `table.time.unit` to seconds, ms or us."
-                )
-            return column.cast(dt.Timestamp(scale=6))
-        if not form.is_numeric():
-            raise DataError(
-                f"{self._where}: time column `{name}` has type {form}; expected numbers, as `table.time.unit` is "
-                f"{unit}."
-            )
-        if form.is_floating():
-            return make_timestamp((_nan_as_null(column) * TIME_UNITS[unit]).round().cast("int64"))
-        return make_timestamp(column.cast("int64") * TIME_UNITS[unit])
-
-    def _split(self, moment: ir.TimestampValue) -> ir.StringValue:
-        rule = self._layout.splits
-        if rule is None:
-            return self._raw[FILE_SPLIT]
-        if rule.column:
-            column = self._column(rule.column, "the split", "table.splits.column").cast("string")
-            return ibis.cases(*((column == value, split) for value, split in rule.values.items()))
-        ends = (
-            (rule.validation_start, TRAIN),
-            (rule.test_start, VALIDATION),
-            (rule.test_end or datetime.datetime.max, TEST),
-        )
-        return ibis.cases(*((moment < end, split) for end, split in ends))
+    return columns[role]
 
 
-def _origins(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:
+def _by_own_names(feature: HistoryFeature) -> HistoryFeature:
+    """The feature over the columns of `_history_columns`."""
+    return replace(feature, by=tuple(map(_own_name, feature.by)), of=_own_name(feature.of) if feature.of else "")
+
+
+def _own_name(column: str) -> str:
+    # By their bytes, as the data base would hold names that differ only in small and large letters for one.
+    return f"{OWN_PREFIX}of_{column.encode().hex()}"
+
+
+def origins_of(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:
+    """Return the files' name of each of the schema's columns that has another one there."""
     found = {
         **layout.columns,
         **{name: column for name, (column, _) in layout.lists.items()},
@@ -227,16 +189,14 @@ def _origins(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:
     return {name: column for name, column in found.items() if name != column}
 
 
-def _is_filled(word: ir.StringValue) -> ir.BooleanValue:
-    return word.length() > 0
-
-
-def _nan_as_null(column: ir.Value) -> ir.Value:
-    return column.isnan().ifelse(ibis.null(column.type()), column) if column.type().is_floating() else column
-
-
 def _user_key(user: ir.Value) -> ir.IntegerValue:
     """A number per user: the id where it is one, else 62 bits of its hash; -1 for no user."""
-    number = user.cast("int64") if user.type().is_integer() else user.hash() & ibis.literal(2**62 - 1)
+    if user.type().is_integer():
+        # Beyond 64 signed bits, where no id can be, is no user either.
+        return user.try_cast("int64").fill_null(-1)
     # Asked of the user, as the hash of null is a number like any other.
-    return user.isnull().ifelse(-1, number)
+    return user.isnull().ifelse(-1, user.hash() & ibis.literal(2**62 - 1))
+
+
+def _is_number(form: dt.DataType) -> bool:
+    return bool(form.is_numeric() or form.is_boolean())

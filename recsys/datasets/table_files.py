@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from recsys.errors import DataError
+from recsys.features.column_names import OWN_PREFIX
 
-FILE_SPLIT = "table_file_split"
+FILE_SPLIT = f"{OWN_PREFIX}table_file_split"
 """The column that `union_of_files` adds: the split that a row's file belongs to."""
 
 _CSV_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")

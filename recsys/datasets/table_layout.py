@@ -6,16 +6,21 @@ expression language, so nothing that stands in a schema file can run.
 
 import datetime
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from recsys.datasets.history import HistoryFeature, HistoryKind, HistoryScope
+from recsys.datasets.declared_block import Block
+from recsys.datasets.declared_history import history_from
+from recsys.datasets.declared_values import Declared
+from recsys.datasets.history import HistoryFeature, HistoryScope
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
-from recsys.errors import UsageError
+from recsys.errors import UsageError, did_you_mean
 from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.schema import FeatureKind, FeatureSchema
+from recsys.features.vectors import for_elements, vector_element
 
 TIME_UNITS = {"timestamp": 0, "seconds": 1_000_000, "ms": 1000, "us": 1}
 """Unit of a time column, with its microseconds; `timestamp` is a column that is one already."""
@@ -29,26 +34,21 @@ class LabelRule:
     """Label 1 where `column` stands in the relation `operator` to `value`; with no operator, the column's own 0 or 1.
 
     >>> LabelRule.parse("rating > 3")
-    LabelRule(column='rating', operator='>', value=3.0)
+    LabelRule(column='rating', operator='>', value=3)
     >>> LabelRule.parse("clicked")
     LabelRule(column='clicked', operator='', value='')
     """
 
     column: str
     operator: str = ""
-    value: float | str = ""
+    value: Declared = ""
 
     @classmethod
     def parse(cls, text: str) -> "LabelRule":
-        """Read "column" or "column > value"; a value that is no number is a word, and may be quoted."""
+        """Read "column" or "column > value"; a value in quotation marks is text."""
         if not (match := _COMPARISON.match(text.strip())):
             return cls(text.strip())
-        word = match["value"].strip()
-        try:
-            value: float | str = float(word)
-        except ValueError:
-            value = word.strip("'\"")
-        return cls(match["column"].strip(), match["operator"], value)
+        return cls(match["column"].strip(), match["operator"], _value_of(match["value"].strip()))
 
 
 @dataclass(frozen=True)
@@ -56,24 +56,25 @@ class SegmentRule:
     """The segment of a row, from `column`.
 
     With `bins`, rising numbers b1, b2, ...: the first segment below b1, the second from b1 to below b2, and so on.
-    With `names`: raw value -> segment. With neither, the column's values are the segments' names.
+    No numbers, which are not the same as None, put every row that has a value into the only segment. With `names`: raw
+    values, each with its segment. With neither, the column's values are the segments' names.
     """
 
     column: str
-    bins: tuple[float, ...] = ()
-    names: Mapping[str, str] = field(default_factory=dict)
+    bins: tuple[float, ...] | None = None
+    names: tuple[tuple[Declared, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class SplitRule:
     """Which rows are train, validation and test, where the files do not say it.
 
-    With a `column`: raw value -> split. Otherwise by time: train before `validation_start`, validation before
-    `test_start`, test before `test_end` (None: to the end). Rows outside every split are left out and counted.
+    With a `column`: raw values, each with its split. Otherwise by time: train before `validation_start`, validation
+    before `test_start`, test before `test_end` (None: to the end). Rows outside every split are left out and counted.
     """
 
     column: str = ""
-    values: Mapping[str, str] = field(default_factory=dict)
+    values: tuple[tuple[Declared, str], ...] = ()
     validation_start: datetime.datetime | None = None
     test_start: datetime.datetime | None = None
     test_end: datetime.datetime | None = None
@@ -86,8 +87,9 @@ class TableLayout:
     Attributes:
         files: split -> patterns below the raw folder; the one key "" where a split rule says the split.
         columns: name in the schema -> name in the files, where the two differ.
-        missing: feature -> the value, as text, that stands for "not known" in the files.
+        missing: feature or weight -> the values that stand for "not known" in the files.
         lists: sparse list -> (text column, separator); words: sparse list -> text column, cut into lower-case words.
+        text: of the schema file, which goes along with a ranker that is to read rows in the same way.
     """
 
     files: Mapping[str, tuple[str, ...]]
@@ -97,11 +99,23 @@ class TableLayout:
     segment: SegmentRule
     splits: SplitRule | None
     columns: Mapping[str, str] = field(default_factory=dict)
-    missing: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, tuple[Declared, ...]] = field(default_factory=dict)
     lists: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
     history_scope: HistoryScope = HistoryScope.LIVE
     history: tuple[HistoryFeature, ...] = ()
+    text: str = ""
+
+
+def _value_of(word: str) -> Declared:
+    """What an unquoted word stands for; what would be written otherwise, as 007 would, is text."""
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    for form in (int, float):
+        with suppress(ValueError):
+            if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e-?\d+)?", word):
+                return form(word)
+    return word.strip("'\"")
 
 
 def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
@@ -117,10 +131,11 @@ def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
             f"{where}: the block is missing; a source of kind `table` needs it to know files, label, time and splits. "
             "Copy that of data/schemas/ml_100k.yaml."
         )
-    return _layout(_Block(document["table"], where), schema)
+    layout = _layout(Block(document["table"], where), schema)
+    return replace(layout, text=schema_path.read_text(encoding="utf-8"))
 
 
-def _layout(block: "_Block", schema: FeatureSchema) -> TableLayout:
+def _layout(block: Block, schema: FeatureSchema) -> TableLayout:
     known = ("files", "label", "time", "segment", "splits", "columns", "missing", "lists", "words", "history")
     block.require(known, required=("files", "label", "time", "segment"))
     files = _files(block)
@@ -131,32 +146,107 @@ def _layout(block: "_Block", schema: FeatureSchema) -> TableLayout:
         )
     time = block.inner("time")
     time.require(("column", "unit"), required=("column", "unit"))
-    lists = block.inner("lists")
-    entries = {name: lists.inner(name) for name in lists.values}
-    for entry in entries.values():
-        entry.require(("column", "separator"), required=("column", "separator"))
-    scope, history = _history(block.inner("history"), schema)
-    return TableLayout(
-        files=files,
-        label=LabelRule.parse(block.text("label")),
-        time_column=time.text("column"),
-        time_unit=time.choice("unit", tuple(TIME_UNITS)),
-        segment=_segment(block.inner("segment"), schema),
-        splits=_splits(block.inner("splits")) if "splits" in block.values else None,
-        columns=block.inner("columns").texts(),
-        missing={name: str(value) for name, value in block.inner("missing").values.items()},
-        lists={name: (entry.text("column"), entry.text("separator")) for name, entry in entries.items()},
-        words=block.inner("words").texts(),
-        history_scope=scope,
-        history=history,
+    scope, history = history_from(block.inner("history"), schema)
+    lists, words = _texts_cut(block, schema)
+    return _checked(
+        TableLayout(
+            files=files,
+            label=LabelRule.parse(block.text("label")),
+            time_column=time.text("column"),
+            time_unit=time.choice("unit", tuple(TIME_UNITS)),
+            segment=_segment(block.inner("segment"), schema),
+            splits=_splits(block.inner("splits")) if "splits" in block.values else None,
+            columns=_columns(block.inner("columns"), schema, {**lists, **words}, history),
+            missing=_missing(block.inner("missing"), schema, history),
+            lists=lists,
+            words=words,
+            history_scope=scope,
+            history=history,
+        ),
+        schema,
+        block.where,
     )
 
 
-def _files(block: "_Block") -> dict[str, tuple[str, ...]]:
+def _texts_cut(block: Block, schema: FeatureSchema) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
+    """The blocks `lists` and `words`."""
+    lists, words = block.inner("lists"), block.inner("words")
+    features = [feature.name for feature in schema.features if feature.kind is FeatureKind.SPARSE_LIST]
+    for one in (lists, words):
+        one.require_names(features, "a feature of kind sparse_list")
+    if both := sorted(set(lists.values) & set(words.values)):
+        raise UsageError(f"{block.where}: `{both[0]}` stands under `lists` and under `words`; expected one of them.")
+    entries = {name: lists.inner(name) for name in lists.values}
+    for entry in entries.values():
+        entry.require(("column", "separator"), required=("column", "separator"))
+    return {name: (entry.text("column"), entry.text("separator")) for name, entry in entries.items()}, words.texts()
+
+
+def _columns(
+    block: Block, schema: FeatureSchema, cut: Mapping[str, Any], history: Sequence[HistoryFeature]
+) -> dict[str, str]:
+    names = _names_in_files(schema, history)
+    block.require_names(
+        [name for name in names if name not in cut],
+        "a feature that the files hold (the columns of label, segment, time and split stand under those keys, that of "
+        "a text under `lists` or `words`)",
+    )
+    return block.texts()
+
+
+def _missing(block: Block, schema: FeatureSchema, history: Sequence[HistoryFeature]) -> dict[str, tuple[Declared, ...]]:
+    block.require_names(_names_in_files(schema, history), "a feature that the files hold")
+    found = {
+        name: tuple(block.declared(name, one) for one in (value if isinstance(value, list) else [value]))
+        for name, value in block.values.items()
+    }
+    return for_elements(found, [feature.name for feature in schema.dense])
+
+
+def _names_in_files(schema: FeatureSchema, history: Sequence[HistoryFeature]) -> list[str]:
+    """The features that are not counted, vectors by their own name and by their elements', and the weight."""
+    counted = {feature.name for feature in history}
+    names = [feature.name for feature in schema.features if feature.name not in counted]
+    vectors = [vector[0] for name in names if (vector := vector_element(name))]
+    return list(dict.fromkeys([*names, *vectors, *([schema.weight] if schema.weight else [])]))
+
+
+def _checked(layout: TableLayout, schema: FeatureSchema, where: str) -> TableLayout:
+    """Refuse features that would be the answer, and two meanings of one name."""
+    counted = {feature.name for feature in layout.history}
+    for past in layout.history:
+        if told := [column for column in past.by if column in ("label", schema.label, layout.label.column)]:
+            raise UsageError(
+                f"{where}.history.features.{past.name}: by names the label `{told[0]}`; the past of a row cannot be "
+                "chosen by its own label, which is not known yet."
+            )
+    for feature in schema.features:
+        if feature.name in counted:
+            continue
+        cut = {**{name: column for name, (column, _) in layout.lists.items()}, **layout.words}
+        column = cut.get(feature.name) or layout.columns.get(feature.name, feature.name)
+        # The user and the item stand in every row whatever is asked of it.
+        if column == layout.label.column and feature.name not in (schema.user, schema.item):
+            raise UsageError(
+                f"{where}: the feature `{feature.name}` reads `{column}`, by which the label is told: it would leak "
+                "the answer. Leave the feature out; `history` can tell of earlier rows' values."
+            )
+        rule = layout.segment
+        if feature.name == schema.segment and (rule.column != column or rule.bins is not None or rule.names):
+            raise UsageError(
+                f"{where}: `{feature.name}` is the segment and a feature, with different values. Name the segment "
+                f"otherwise, such as `{feature.name}_segment`."
+            )
+    return layout
+
+
+def _files(block: Block) -> dict[str, tuple[str, ...]]:
     found = block.values["files"]
     by_split = found if isinstance(found, dict) else {"": found}
     if isinstance(found, dict) and set(found) != set(_SPLITS):
-        raise UsageError(f"{block.where}: `files` names the splits {list(found)}; expected {', '.join(_SPLITS)}.")
+        strange = [name for name in found if name not in _SPLITS]
+        hint = did_you_mean(strange[0], _SPLITS) if strange else ""
+        raise UsageError(f"{block.where}: `files` names the splits {list(found)}{hint}; expected {', '.join(_SPLITS)}.")
     files = {}
     for split, entry in by_split.items():
         patterns = [entry] if isinstance(entry, str) else entry
@@ -171,11 +261,11 @@ def _files(block: "_Block") -> dict[str, tuple[str, ...]]:
     return files
 
 
-def _segment(block: "_Block", schema: FeatureSchema) -> SegmentRule:
+def _segment(block: Block, schema: FeatureSchema) -> SegmentRule:
     block.require(("column", "bins", "names"), required=("column",))
     if "bins" in block.values and "names" in block.values:
         raise UsageError(f"{block.where}: has both `bins` and `names`; expected one of them.")
-    bins = block.values.get("bins", [])
+    bins = block.values.get("bins")
     if "bins" in block.values and (
         not isinstance(bins, list)
         or not all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in bins)
@@ -186,131 +276,31 @@ def _segment(block: "_Block", schema: FeatureSchema) -> SegmentRule:
             f"{block.where}: bins is {bins!r}; expected {len(schema.segments) - 1} rising numbers, which cut the "
             f"column into the {len(schema.segments)} segments {', '.join(schema.segments)}."
         )
-    names = block.inner("names").texts()
-    if unknown := sorted(set(names.values()) - set(schema.segments)):
-        raise UsageError(f"{block.where}: names leads to `{unknown[0]}`; expected one of {', '.join(schema.segments)}.")
-    return SegmentRule(block.text("column"), tuple(map(float, bins)), names)
+    names = block.inner("names")
+    for name in names.values:
+        if names.text(name) not in schema.segments:
+            raise UsageError(
+                f"{names.where}: leads to `{names.text(name)}`{did_you_mean(names.text(name), schema.segments)}; "
+                f"expected one of {', '.join(schema.segments)}."
+            )
+    named = tuple((names.declared(name, names.keys[name]), names.text(name)) for name in names.values)
+    return SegmentRule(block.text("column"), None if bins is None else tuple(map(float, bins)), named)
 
 
-def _splits(block: "_Block") -> SplitRule:
+def _splits(block: Block) -> SplitRule:
     if "column" in block.values:
         block.require(("column", *_SPLITS), required=("column", *_SPLITS))
-        values: dict[str, str] = {}
+        values: dict[str, tuple[Declared, str]] = {}
         for split in _SPLITS:
             entry = block.values[split]
             for value in entry if isinstance(entry, list) else [entry]:
                 if str(value) in values:
                     raise UsageError(f"{block.where}: the value {value!r} stands in two splits; expected one.")
-                values[str(value)] = split
-        return SplitRule(column=block.text("column"), values=values)
+                values[str(value)] = block.declared(split, value), split
+        return SplitRule(column=block.text("column"), values=tuple(values.values()))
     block.require(("validation_start", "test_start", "test_end"), required=("validation_start", "test_start"))
     start, middle = block.moment("validation_start"), block.moment("test_start")
     end = block.moment("test_end") if block.values.get("test_end") is not None else None
     if not start < middle or (end is not None and not middle < end):
         raise UsageError(f"{block.where}: validation_start, test_start and test_end must rise; found {block.values}.")
     return SplitRule(validation_start=start, test_start=middle, test_end=end)
-
-
-def _history(block: "_Block", schema: FeatureSchema) -> tuple[HistoryScope, tuple[HistoryFeature, ...]]:
-    if not block.values:
-        return HistoryScope.LIVE, ()
-    block.require(("scope", "features"), required=("scope", "features"))
-    scope = HistoryScope(block.choice("scope", tuple(HistoryScope)))
-    entries = block.inner("features")
-    declared = {feature.name: feature for feature in schema.features}
-    features = []
-    for name in entries.values:
-        entry = entries.inner(name)
-        kind = HistoryKind(entry.choice("kind", tuple(HistoryKind)))
-        needs = {HistoryKind.MEAN: ("of", "prior_rows"), HistoryKind.RECENT: ("of", "length"), HistoryKind.COUNT: ()}
-        optional = () if kind is HistoryKind.RECENT else ("folds",)
-        entry.require(("kind", "by", *needs[kind], *optional), required=("kind", "by", *needs[kind]))
-        is_list = name in declared and declared[name].kind is FeatureKind.SPARSE_LIST
-        if name not in declared or is_list != (kind is HistoryKind.RECENT):
-            raise UsageError(
-                f"{entry.where}: the schema declares no feature of this name with kind "
-                f"{'sparse_list' if kind is HistoryKind.RECENT else 'dense'}; a history feature needs one."
-            )
-        by = entry.values["by"]
-        if not isinstance(by, list) or not by or not all(isinstance(column, str) for column in by):
-            raise UsageError(f"{entry.where}: by is {by!r}; expected a list of columns such as [item_id].")
-        features.append(
-            HistoryFeature(
-                name=name,
-                kind=kind,
-                by=tuple(by),
-                of=entry.text("of") if "of" in entry.values else "",
-                prior_rows=entry.number("prior_rows"),
-                length=int(entry.number("length")),
-                folds=_folds(entry, scope, schema.user) if "folds" in entry.values else 0,
-            )
-        )
-    return scope, tuple(features)
-
-
-def _folds(entry: "_Block", scope: HistoryScope, user: str) -> int:
-    folds = entry.number("folds")
-    if folds < 2 or folds != int(folds):
-        raise UsageError(f"{entry.where}: folds is {folds:g}; expected a whole number from 2 up.")
-    if scope is not HistoryScope.TRAIN_ONLY:
-        raise UsageError(
-            f"{entry.where}: folds stand in a history of scope {scope}; expected train_only. Counted over all other "
-            "users whatever the time, a row would see labels that lie in its future."
-        )
-    if user in entry.values["by"]:
-        raise UsageError(
-            f"{entry.where}: by names `{user}`, but folds are dealt by user, so a training row would count nothing; "
-            "expected no folds, or other columns in by."
-        )
-    return int(folds)
-
-
-class _Block:
-    """A mapping out of the schema file that knows where it stands, and refuses what it does not hold."""
-
-    def __init__(self, values: Any, where: str) -> None:
-        if not isinstance(values, dict):
-            raise UsageError(f"{where}: is {values!r}; expected keys with values.")
-        self.values: dict[str, Any] = {str(key): value for key, value in values.items()}
-        self.where = where
-
-    def require(self, known: tuple[str, ...], required: tuple[str, ...]) -> None:
-        if unknown := [key for key in self.values if key not in known]:
-            raise UsageError(f"{self.where}: unknown key `{unknown[0]}`; expected some of {', '.join(known)}.")
-        if missing := [key for key in required if key not in self.values]:
-            raise UsageError(f"{self.where}: the key `{missing[0]}` is missing; it has no default.")
-
-    def inner(self, key: str) -> "_Block":
-        return _Block(self.values.get(key, {}), f"{self.where}.{key}")
-
-    def text(self, key: str) -> str:
-        value = self.values[key]
-        if not isinstance(value, str) or not value:
-            raise UsageError(f"{self.where}.{key}: is {value!r}; expected text.")
-        return value
-
-    def texts(self) -> dict[str, str]:
-        return {key: self.text(key) for key in self.values}
-
-    def number(self, key: str) -> float:
-        """A number from 0 up; 0 where the key is absent, which `require` allows only where it means nothing."""
-        value = self.values.get(key, 0)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            raise UsageError(f"{self.where}.{key}: is {value!r}; expected a number from 0 up.")
-        return float(value)
-
-    def choice(self, key: str, allowed: tuple[str, ...]) -> str:
-        value = self.values.get(key)
-        if value not in allowed:
-            raise UsageError(f"{self.where}.{key}: is {value!r}; expected one of {', '.join(allowed)}.")
-        return str(value)
-
-    def moment(self, key: str) -> datetime.datetime:
-        """A UTC date or time, without zone."""
-        try:
-            moment = datetime.datetime.fromisoformat(str(self.values[key]))
-        except ValueError as error:
-            raise UsageError(
-                f"{self.where}.{key}: is {self.values[key]!r}; expected a UTC date or time such as 2011-07-01."
-            ) from error
-        return moment.astimezone(datetime.UTC).replace(tzinfo=None) if moment.tzinfo else moment

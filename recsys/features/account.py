@@ -23,6 +23,8 @@ class Account:
 
     Args:
         where: what the rows are, for messages ("clicks.parquet, row group 3, ").
+        origins: a column's name in the user's own files, where it is another one; messages name both.
+        first_row: which row of all of them, counted from 0, these rows begin with.
 
     >>> account = Account("", {"price": Policy.DROP}, rows=3)
     >>> broken = np.array([False, True, False])
@@ -32,13 +34,27 @@ class Account:
     ([False, True, False], {'rows dropped: price': 1})
     """
 
-    def __init__(self, where: str, invalid: Mapping[str, Policy], rows: int) -> None:
+    def __init__(
+        self,
+        where: str,
+        invalid: Mapping[str, Policy],
+        rows: int,
+        origins: Mapping[str, str] | None = None,
+        first_row: int = 0,
+    ) -> None:
         self.where = where
         self.rows = rows
         self.counts: Counter[str] = Counter()
         self.dropped: npt.NDArray[np.bool_] | None = None
         """(rows,) True for rows to be left out; None where there are none."""
         self._invalid = invalid
+        self._origins = origins or {}
+        self._first_row = first_row
+
+    def place(self, column: str) -> str:
+        """Where a column stands, for messages."""
+        own = f" (`{self._origins[column]}` in the files)" if column in self._origins else ""
+        return f"{self.where}column `{column}`{own}"
 
     def settle(
         self,
@@ -71,9 +87,9 @@ class Account:
         elif policy is not mends or policy is Policy.STOP:
             row = int(np.argmax(broken))
             raise DataError(
-                f"{self.where}column `{column}` holds {value(row)} in {number} of {self.rows} rows; expected "
-                f"{expected} (first in row {row}). Mend the data, or say under `invalid:` of the schema what becomes "
-                "of such values."
+                f"{self.place(column)} holds {value(row)} in {number} of {self.rows} rows; expected "
+                f"{expected} (first in row {self._first_row + row}). Mend the data, or say under `invalid:` of the "
+                "schema what becomes of such values."
             )
         self.counts[f"{_COUNTED_AS[policy]}: {column}"] += number
         return policy

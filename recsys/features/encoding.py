@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
-from recsys.features.plain_arrays import plain_ids, plain_lists, plain_numbers
+from recsys.features.plain_arrays import is_single, plain_ids, plain_lists, plain_numbers
 from recsys.features.policy import Policy
 from recsys.features.scaling import scaled
 from recsys.features.schema import Feature, FeatureKind
@@ -33,18 +33,22 @@ def encode_feature(
         DataError: a column of the wrong type, or a value that the schema rules out under a policy that stops.
     """
     if feature.kind is FeatureKind.DENSE:
-        numbers = plain_numbers(values, _column(feature.name, account))
-        return _encode_numbers(numbers, feature, contract, account)
+        numbers = plain_numbers(values, account.place(feature.name))
+        # A range is one of the column's own numbers: 0.7 as float32 lies not below a minimum of 0.7.
+        ends = np.array([feature.minimum, feature.maximum])
+        with np.errstate(over="ignore"):
+            low, high = (ends.astype(np.float32) if is_single(values.type) else ends).tolist()
+        return _encode_numbers(numbers, feature, low, high, contract, account)
     vocabulary = vocabularies[feature.table]
     if feature.kind is FeatureKind.SPARSE:
-        ids = plain_ids(values, vocabulary.ids.type, _column(feature.name, account))
+        ids = plain_ids(values, vocabulary.ids.type, account.place(feature.name))
         return pa.array(_table_rows(ids, vocabulary, feature, account).astype(np.int32))
     return _encode_lists(values, vocabulary, feature, account)
 
 
 def encode_segment(values: pa.Array, name: str, segments: tuple[str, ...], account: Account) -> pa.Array:
     """Return the places of segments' names as int8."""
-    texts = plain_ids(values, pa.string(), _column(name, account))
+    texts = plain_ids(values, pa.string(), account.place(name))
     texts = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
     places = pc.index_in(texts, value_set=pa.array(segments, type=pa.string()))
     if places.null_count:
@@ -55,14 +59,14 @@ def encode_segment(values: pa.Array, name: str, segments: tuple[str, ...], accou
 
 def encode_label(values: pa.Array, name: str, account: Account) -> pa.Array:
     """Return labels of 0 and 1 as float32."""
-    numbers = plain_numbers(values, _column(name, account))
+    numbers = plain_numbers(values, account.place(name))
     found = pc.fill_null(numbers, -1.0).to_numpy(zero_copy_only=False)
     return pa.array(_required(found, (found == 0) | (found == 1), numbers, name, "a label of 0 or 1", account))
 
 
 def encode_weight(values: pa.Array, name: str, account: Account) -> pa.Array:
     """Return weights as float32."""
-    numbers = plain_numbers(values, _column(name, account))
+    numbers = plain_numbers(values, account.place(name))
     found = pc.fill_null(numbers, -1.0).to_numpy(zero_copy_only=False)
     return pa.array(_required(found, found >= 0, numbers, name, "a finite weight of at least 0", account))
 
@@ -81,8 +85,10 @@ def _required(
     return found.astype(np.float32)
 
 
-def _encode_numbers(numbers: pa.Array, feature: Feature, contract: FeatureContract, account: Account) -> pa.Array:
-    outside = pc.or_(pc.less(numbers, feature.minimum), pc.greater(numbers, feature.maximum))
+def _encode_numbers(
+    numbers: pa.Array, feature: Feature, minimum: float, maximum: float, contract: FeatureContract, account: Account
+) -> pa.Array:
+    outside = pc.or_(pc.less(numbers, minimum), pc.greater(numbers, maximum))
     if pc.any(outside).as_py():
         account.settle(
             feature.name,
@@ -92,7 +98,7 @@ def _encode_numbers(numbers: pa.Array, feature: Feature, contract: FeatureContra
             mends=Policy.CLIP,
         )
         numbers = pc.max_element_wise(
-            pc.min_element_wise(numbers, feature.maximum, skip_nulls=False), feature.minimum, skip_nulls=False
+            pc.min_element_wise(numbers, maximum, skip_nulls=False), minimum, skip_nulls=False
         )
     if numbers.null_count and feature.fill is None:
         account.settle(
@@ -115,7 +121,7 @@ def _table_rows(ids: pa.Array, vocabulary: Vocabulary, feature: Feature, account
 
 
 def _encode_lists(values: pa.Array, vocabulary: Vocabulary, feature: Feature, account: Account) -> pa.Array:
-    where = _column(feature.name, account)
+    where = account.place(feature.name)
     flat, lengths = plain_lists(values, where)
     ids = plain_ids(flat, vocabulary.ids.type, where)
     # A list's own missing ids are left out before its length is measured, as in the preparation.
@@ -165,7 +171,3 @@ def _settle_ids(
     first = ids[int(np.argmax(broken))].as_py()
     found = "no id" if first is None else repr(first)
     account.settle(feature.name, of_rows, lambda row: found, "an id", mends=Policy.UNKNOWN, undeclared=Policy.UNKNOWN)
-
-
-def _column(name: str, account: Account) -> str:
-    return f"{account.where}column `{name}`"

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from recsys.errors import DataError
 
 _LARGEST_INT64 = 2**63 - 1
+# From here on a float stands for several whole numbers: 2 to the bits of its significand.
+_FIRST_INEXACT = {16: 2**11, 32: 2**24, 64: 2**53}
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SECONDS_PER_DAY = 86_400
 
@@ -33,8 +35,11 @@ def plain_numbers(values: pa.Array, where: str) -> pa.Array:
         numbers = pc.multiply(values.cast(pa.date32()).cast(pa.int32()).cast(pa.float64()), float(_SECONDS_PER_DAY))
     elif pa.types.is_boolean(form):
         numbers = values.cast(pa.int8()).cast(pa.float64())
-    elif pa.types.is_null(form) or pa.types.is_floating(form) or pa.types.is_decimal(form):
+    elif pa.types.is_null(form) or pa.types.is_floating(form):
         numbers = values.cast(pa.float64())
+    elif pa.types.is_decimal(form):
+        # By way of text, which is rounded correctly: Arrow's own cast makes 0.7 a little more than 0.7.
+        numbers = values.cast(pa.string()).cast(pa.float64())
     elif pa.types.is_integer(form):
         # Whole numbers beyond 2^53 lose their last digits, as they would in float32 anyhow.
         numbers = values.cast(pa.float64(), safe=False)
@@ -46,10 +51,12 @@ def plain_numbers(values: pa.Array, where: str) -> pa.Array:
 def plain_ids(values: pa.Array, target: pa.DataType, where: str) -> pa.Array:
     """Return ids as `target` (string or int64); null where an id is missing or beyond 64 signed bits.
 
-    A dictionary stays one, with its entries in the target type: it is looked up entry by entry.
+    Floats are taken as the whole numbers that they are, NaN as a missing id: frames turn integers into floats to mark
+    a missing one. A dictionary stays one, with its entries in the target type: it is looked up entry by entry.
 
     Raises:
-        DataError: the column cannot hold such ids; begins with `where`.
+        DataError: the column cannot hold such ids, or holds floats so large that they stand for several whole numbers
+            (2^53, of float32 2^24); begins with `where`.
     """
     values = _stored(values, keep_dictionary=True)
     if pa.types.is_dictionary(values.type):
@@ -61,9 +68,7 @@ def plain_ids(values: pa.Array, target: pa.DataType, where: str) -> pa.Array:
         limit = pa.scalar(_LARGEST_INT64, pa.uint64())
         values = pc.if_else(pc.less_equal(values, limit), values, pa.scalar(None, pa.uint64()))
     if pa.types.is_floating(form):
-        # Frames mark missing integers by turning the column into floats, with NaN where one is missing.
-        values = values.cast(pa.float64())
-        values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
+        values = _exact(values, where)
     if pa.types.is_floating(form) or pa.types.is_decimal(form):
         # 7.0 would become "7.0", which is nobody's id.
         values = _cast(values, pa.int64(), where, kind)
@@ -121,6 +126,28 @@ def is_list(form: pa.DataType) -> bool:
         or pa.types.is_list_view(form)
         or pa.types.is_large_list_view(form)
     )
+
+
+def _exact(values: pa.Array, where: str) -> pa.Array:
+    """Floats as float64 with NaN as null, none of them rounded from another whole number."""
+    limit = _FIRST_INEXACT[values.type.bit_width]
+    values = values.cast(pa.float64())
+    values = pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
+    inexact = pc.greater_equal(pc.abs(values), float(limit))
+    if pc.any(inexact).as_py():
+        found = values.filter(inexact)[0].as_py()
+        raise DataError(
+            f"{where} holds ids as floating-point numbers, such as {found:.0f}; from {limit} on several ids share one "
+            "such number, so which id was meant is lost. Write the column as whole numbers, where a missing one is "
+            "null (pandas: `astype('Int64')` when it is read, before it turns into floats), or as text."
+        )
+    return values
+
+
+def is_single(form: pa.DataType) -> bool:
+    """Whether a column of this type has floats of single precision or less."""
+    form = form.value_type if pa.types.is_dictionary(form) else form
+    return bool(pa.types.is_floating(form) and form.bit_width < 64)
 
 
 def _may_be_id(form: pa.DataType) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any
 
-from recsys.errors import UsageError
+from recsys.errors import UsageError, did_you_mean
 
 
 class Policy(StrEnum):
@@ -41,10 +41,16 @@ def policies_from(declared: Any, allowed: Mapping[str, Iterable[Policy]], where:
     policies = {}
     for column, word in declared.items():
         if column not in allowed:
-            raise UsageError(f"{where}: `invalid` names the column `{column}`; expected some of {', '.join(allowed)}.")
+            raise UsageError(
+                f"{where}: `invalid` names the column `{column}`{did_you_mean(column, allowed)}; expected some of "
+                f"{', '.join(allowed)}."
+            )
         words = [policy.value for policy in allowed[column]]
         if word not in words:
-            raise UsageError(f"{where}: `invalid` of `{column}` is {word!r}; expected one of {', '.join(words)}.")
+            raise UsageError(
+                f"{where}: `invalid` of `{column}` is {word!r}{did_you_mean(word, words)}; expected one of "
+                f"{', '.join(words)}."
+            )
         policies[column] = Policy(word)
     return policies
 

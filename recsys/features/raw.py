@@ -13,24 +13,39 @@ import pyarrow as pa
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from recsys.errors import DataError
+from recsys.errors import DataError, did_you_mean
 from recsys.features.account import Account
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.features.encoding import encode_feature, encode_segment
 from recsys.features.plain_arrays import element
-from recsys.features.schema import FeatureSchema
+from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import vector_element
 from recsys.features.vocabulary import Vocabulary
 
+RAW_KINDS = {
+    FeatureKind.DENSE: "number",
+    FeatureKind.SPARSE: "id (integer or string, as in training; may be missing)",
+    FeatureKind.SPARSE_LIST: "list of ids, oldest first (may be missing)",
+}
+"""What a raw column holds, for those who are to hand one over."""
 
-def raw_to_batch(rows: pa.Table, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary]) -> Batch:
+
+def raw_to_batch(
+    rows: pa.Table,
+    contract: FeatureContract,
+    vocabularies: Mapping[str, Vocabulary],
+    origins: Mapping[str, str] | None = None,
+    first_row: int = 0,
+) -> Batch:
     """Encode raw rows.
 
     Args:
         rows: the schema's feature columns and its segment column under their own names: numbers, ids as strings or
             integers, lists of ids, the segment as its name. Further columns are left alone.
         vocabularies: one per embedding table of the contract.
+        origins: a column's name in the user's own files, where it is another one, for messages.
+        first_row: which row of the user's these begin with, for messages.
 
     Returns:
         A batch of `rows.num_rows` rows with every label 0 and every weight 1: nothing here is to be learnt from.
@@ -41,15 +56,16 @@ def raw_to_batch(rows: pa.Table, contract: FeatureContract, vocabularies: Mappin
     """
     schema = contract.schema
     require_raw_columns(rows.column_names, [*(feature.name for feature in schema.features), schema.segment])
-    account = Account("Raw rows, ", schema.invalid, rows.num_rows)
+    account = Account("Raw rows, ", schema.invalid, rows.num_rows, origins, first_row)
     columns = {
         feature.name: encode_feature(raw_column(rows, feature.name), feature, contract, vocabularies, account)
         for feature in schema.features
     }
     segment = encode_segment(raw_column(rows, schema.segment), schema.segment, schema.segments, account)
     if account.dropped is not None:
+        row = first_row + int(np.argmax(account.dropped))
         raise DataError(
-            f"Row {int(np.argmax(account.dropped))} of the raw rows holds a value for which the schema drops the row "
+            f"Row {row} of the raw rows holds a value for which the schema drops the row "
             f"({', '.join(account.counts)}), but a row that is to be scored cannot be left out: leave it out of the "
             "data."
         )
@@ -74,7 +90,8 @@ def require_raw_columns(found: Collection[str], wanted: Sequence[str]) -> None:
         if name not in found and column not in found:
             expected = ", ".join(dict.fromkeys(map(_column_of, wanted)))
             raise DataError(
-                f"Column `{column}` is missing; found {', '.join(found) or 'no columns'}, expected {expected}."
+                f"Column `{column}` is missing{did_you_mean(column, found)}; found "
+                f"{', '.join(found) or 'no columns'}, expected {expected}."
             )
 
 

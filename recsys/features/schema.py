@@ -6,15 +6,16 @@ is kept apart, in `contract.py`.
 
 import math
 import re
-import reprlib
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from recsys.errors import UsageError
+from recsys.errors import UsageError, did_you_mean
+from recsys.features.column_names import ROLES, require_distinct_names
+from recsys.features.declared_keys import finite_number, require_keys, require_text, require_word, shown
 from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.policy import (
     FOR_IDS,
@@ -52,7 +53,7 @@ EXTRA_TYPES = {
 EVERY_ROW = "all"
 """What scores call the rows of all segments together, so that no segment can have this name."""
 
-RESERVED_COLUMNS = ("segment", "label", "weight", "time", "split", "day", *EXTRA_COLUMNS)
+RESERVED_COLUMNS = (*ROLES, "split", "day", *EXTRA_COLUMNS)
 """Columns that encoded rows have beside the features, whatever the raw columns behind them are called."""
 
 
@@ -174,17 +175,17 @@ class FeatureSchema:
         Raises:
             UsageError: names `where`, the key or feature, what was found and what is allowed.
         """
-        _require_keys(document, cls, where)
+        require_keys(document, cls, where)
         for key in ("name", "segment", "label", "time", "user", "item", "weight"):
             if key != "weight" or document.get("weight") is not None:
-                _require_text(document[key], key, where)
+                require_text(document[key], key, where)
         entries, segments = document["features"], document["segments"]
         if not isinstance(entries, list) or not entries:
-            raise UsageError(f"{where}: `features` is {_shown(entries)}; expected a list with at least one feature.")
+            raise UsageError(f"{where}: `features` is {shown(entries)}; expected a list with at least one feature.")
         # YAML reads a bare `no` as a truth value and a bare 1 as a number: both would stand for other names.
         if not isinstance(segments, list) or not segments or not all(isinstance(value, str) for value in segments):
             raise UsageError(
-                f"{where}: `segments` is {_shown(segments)}; expected a list of at least one name. Put quotation marks "
+                f"{where}: `segments` is {shown(segments)}; expected a list of at least one name. Put quotation marks "
                 "around a name that reads as a number or as yes or no."
             )
         features = tuple(_feature_from(entry, where) for entry in with_vectors_spread(entries, where))
@@ -210,22 +211,6 @@ def load_schema(path: Path) -> FeatureSchema:
     return FeatureSchema.from_document(document, f"Schema file {path}")
 
 
-def _require_keys(document: Mapping[str, Any], form: type, where: str) -> None:
-    known = [field.name for field in fields(form)]
-    if unknown := sorted(map(str, set(document) - set(known))):
-        raise UsageError(f"{where}: unknown key `{unknown[0]}`; expected some of {', '.join(known)}.")
-    required = [field.name for field in fields(form) if field.default is MISSING and field.default_factory is MISSING]
-    if missing := sorted(set(required) - set(document)):
-        raise UsageError(f"{where}: the key `{missing[0]}` is missing; it has no default.")
-
-
-def _require_text(value: Any, key: str, where: str) -> None:
-    if not isinstance(value, str) or not value:
-        raise UsageError(
-            f"{where}: `{key}` is {_shown(value)}; expected a name, in quotation marks if YAML misreads it."
-        )
-
-
 def _allowed_policies(schema: FeatureSchema) -> dict[str, tuple[Policy, ...]]:
     """Every column that may stand under `invalid`: a vector by its own name or by its elements'."""
     kinds = {FeatureKind.DENSE: FOR_NUMBERS, FeatureKind.SPARSE: FOR_IDS, FeatureKind.SPARSE_LIST: FOR_LISTS}
@@ -237,15 +222,16 @@ def _allowed_policies(schema: FeatureSchema) -> dict[str, tuple[Policy, ...]]:
 
 def _feature_from(entry: Any, where: str) -> Feature:
     if not isinstance(entry, dict):
-        raise UsageError(f"{where}: a feature is {_shown(entry)}; expected keys such as `name:` and `kind:`.")
-    _require_keys(entry, Feature, f"{where}, feature `{entry.get('name', '?')}`")
-    _require_text(entry["name"], "name", f"{where}, a feature")
+        raise UsageError(f"{where}: a feature is {shown(entry)}; expected keys such as `name:` and `kind:`.")
+    require_keys(entry, Feature, f"{where}, feature `{entry.get('name', '?')}`")
+    require_text(entry["name"], "name", f"{where}, a feature")
     where = f"{where}, feature `{entry['name']}`"
-    _require_word(entry["kind"], "kind", FeatureKind, where)
-    _require_word(entry.get("scale", Scale.STANDARD), "scale", Scale, where)
+    require_word(entry["kind"], "kind", FeatureKind, where)
+    require_word(entry.get("scale", Scale.STANDARD), "scale", Scale, where)
     used_by = entry["used_by"]
-    if not isinstance(used_by, list) or not used_by or not all(part in PARTS for part in used_by):
-        raise UsageError(f"{where}: used_by is {_shown(used_by)}; expected a list of some of {', '.join(PARTS)}.")
+    if not isinstance(used_by, list) or not used_by or (strange := [part for part in used_by if part not in PARTS]):
+        hint = did_you_mean(strange[0], PARTS) if isinstance(used_by, list) and used_by else ""
+        raise UsageError(f"{where}: used_by is {shown(used_by)}{hint}; expected a list of some of {', '.join(PARTS)}.")
     kind = FeatureKind(entry["kind"])
     common = {"name": entry["name"], "kind": kind, "used_by": tuple(used_by)}
     declared = {key: value for key, value in entry.items() if key not in common}
@@ -256,24 +242,15 @@ def _dense_keys(declared: dict[str, Any], entry: Mapping[str, Any], where: str) 
     # A written schema names every key, those of the other kinds by their defaults.
     if declared.pop("table", "") or declared.pop("max_length", 0):
         raise UsageError(f"{where}: `table` and `max_length` belong to sparse features, and this one is dense.")
-    minimum = _number(declared.get("minimum"), "minimum", -math.inf, where)
-    maximum = _number(declared.get("maximum"), "maximum", math.inf, where)
-    fill = _number(declared.get("fill"), "fill", math.nan, where)
+    minimum = finite_number(declared.get("minimum"), "minimum", -math.inf, where)
+    maximum = finite_number(declared.get("maximum"), "maximum", math.inf, where)
+    fill = finite_number(declared.get("fill"), "fill", math.nan, where)
     if minimum > maximum:
         raise UsageError(f"{where}: minimum {minimum:g} is above maximum {maximum:g}; no value could be allowed.")
     if not math.isnan(fill) and not minimum <= fill <= maximum:
         raise UsageError(f"{where}: fill is {fill:g}; expected a value from {minimum:g} to {maximum:g}, as declared.")
     scale = Scale(declared.get("scale", Scale.STANDARD))
     return {"minimum": minimum, "maximum": maximum, "fill": None if math.isnan(fill) else fill, "scale": scale}
-
-
-def _number(value: Any, key: str, absent: float, where: str) -> float:
-    if value is None:
-        return absent
-    # Comparing keeps whole numbers too large for a float from overflowing in the check itself.
-    if not isinstance(value, int | float) or isinstance(value, bool) or not -1e308 < value < 1e308:
-        raise UsageError(f"{where}: {key} is {_shown(value)}; expected a finite number, or no such key.")
-    return float(value)
 
 
 def _sparse_keys(declared: dict[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -284,39 +261,41 @@ def _sparse_keys(declared: dict[str, Any], entry: Mapping[str, Any], where: str)
     # The table's name becomes a file's name and a module's.
     if not isinstance(table, str) or not re.fullmatch(r"[\w-]+", table):
         raise UsageError(
-            f"{where}: its embedding table is named {_shown(table)}; expected letters, digits, `_` and `-` alone. Give "
+            f"{where}: its embedding table is named {shown(table)}; expected letters, digits, `_` and `-` alone. Give "
             "the feature such a name under `table:`."
         )
     is_count = isinstance(max_length, int) and not isinstance(max_length, bool) and max_length >= 0
     if not is_count or (max_length > 0) != (entry["kind"] == FeatureKind.SPARSE_LIST):
         raise UsageError(
-            f"{where}: max_length is {_shown(max_length)}; expected a whole number from 1 for a sparse_list, and no "
+            f"{where}: max_length is {shown(max_length)}; expected a whole number from 1 for a sparse_list, and no "
             "such key for other kinds."
         )
     return {"table": table, "max_length": max_length}
 
 
-def _require_word(value: Any, key: str, words: type[StrEnum], where: str) -> None:
-    if value not in [word.value for word in words]:
-        raise UsageError(f"{where}: {key} is {_shown(value)}; expected one of {', '.join(words)}.")
-
-
 def _check(schema: FeatureSchema, where: str) -> None:
     names = [feature.name for feature in schema.features]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"{where}: the feature `{repeated[0]}` is declared twice; each name stands once.")
-    if taken := sorted(set(names) & set(RESERVED_COLUMNS)):
-        raise UsageError(
-            f"{where}: a feature is named `{taken[0]}`, which encoded rows use for a column of their own. Rename it; "
-            f"the reserved names are {', '.join(RESERVED_COLUMNS)}."
-        )
+    roles = {role: name for role in ROLES if (name := getattr(schema, role)) is not None}
+    require_distinct_names(names, roles, RESERVED_COLUMNS, where)
     if schema.label in names:
         raise UsageError(f"{where}: the label `{schema.label}` is declared as a feature, which would leak the answer.")
-    roles = [schema.segment, schema.label, schema.time, *([schema.weight] if schema.weight else [])]
-    if len(set(roles)) < len(roles):
+    if schema.time in names:
+        raise UsageError(
+            f"{where}: the time `{schema.time}` is declared as a feature as well, and would be two columns of one "
+            f"name. Name the feature otherwise, such as `{schema.time}_seconds`, and say under `table.columns` which "
+            "column of the files it is."
+        )
+    for role, kind in (("segment", FeatureKind.SPARSE), ("weight", FeatureKind.DENSE)):
+        if roles.get(role) in names and schema.feature(roles[role]).kind is not kind:
+            raise UsageError(
+                f"{where}: `{roles[role]}` is the {role} and a feature of kind {schema.feature(roles[role]).kind}; one "
+                f"column can be both where the feature is {kind}. Name the {role} otherwise, such as "
+                f"`{roles[role]}_{role}`, and say in the `table:` block which column of the files it is."
+            )
+    if len(set(roles.values())) < len(roles):
         raise UsageError(
             f"{where}: `segment`, `label`, `time` and `weight` must be different columns, and they are "
-            f"{', '.join(roles)}."
+            f"{', '.join(roles.values())}."
         )
     if repeated := sorted({name for name in schema.segments if schema.segments.count(name) > 1}):
         raise UsageError(f"{where}: the segment `{repeated[0]}` stands twice in `segments`; each name stands once.")
@@ -325,14 +304,12 @@ def _check(schema: FeatureSchema, where: str) -> None:
             f"{where}: a segment is named `{EVERY_ROW}`, which in scores and charts stands for the rows of all "
             "segments together. Give it another name, such as everybody."
         )
+    sparse = [feature.name for feature in schema.sparse if feature.kind is FeatureKind.SPARSE]
     for role in ("user", "item"):
         name = getattr(schema, role)
-        if name not in names or schema.feature(name).kind is not FeatureKind.SPARSE:
-            raise UsageError(f"{where}: `{role}: {name}` must name a feature of kind sparse.")
+        if name not in sparse:
+            raise UsageError(
+                f"{where}: `{role}: {name}` must name a feature of kind sparse{did_you_mean(name, sparse)}."
+            )
     if schema.user == schema.item:
         raise UsageError(f"{where}: `user` and `item` are both `{schema.user}`; expected two features.")
-
-
-def _shown(value: Any) -> str:
-    # Cut to a line: what was found may be a whole document.
-    return reprlib.repr(value)

@@ -1,7 +1,7 @@
 """Columns of vectors in a schema: one entry with a `width` stands for as many dense features, one per element."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 from recsys.errors import UsageError
@@ -17,6 +17,19 @@ def vector_element(name: str) -> tuple[str, int] | None:
     """
     found = re.fullmatch(r"(.+)\[(\d+)\]", name)
     return (found[1], int(found[2])) if found else None
+
+
+def column_of(name: str, names: Collection[str]) -> str:
+    """Return the raw column that a feature is read from: a vector for its elements, else the one of its own name.
+
+    Args:
+        names: of all features. A column may be called `size[1]` itself; a vector has an element 0.
+
+    >>> column_of("image[2]", ["image[0]", "image[1]", "image[2]"]), column_of("size[1]", ["size[1]"])
+    ('image', 'size[1]')
+    """
+    vector = vector_element(name)
+    return vector[0] if vector and f"{vector[0]}[0]" in names else name
 
 
 def with_vectors_spread(entries: list[Any], where: str) -> list[Any]:

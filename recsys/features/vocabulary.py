@@ -73,7 +73,11 @@ class Vocabulary:
             DataError: the values cannot be ids of this table, as text cannot be where the ids are numbers.
         """
         try:
-            wanted = (values if isinstance(values, pa.Array) else pa.array(values)).cast(self.ids.type)
+            found = values if isinstance(values, pa.Array) else pa.array(values)
+            if pa.types.is_floating(found.type):
+                # A cast takes 2^53 + 1 for 2^53; what floats may stand for ids is `plain_ids`'s to say.
+                raise pa.ArrowTypeError(f"floating-point numbers ({found.type}) are no ids")
+            wanted = found.cast(self.ids.type)
         except pa.ArrowException as error:
             raise DataError(
                 f"Table `{self.table}` has ids of type {self.ids.type}, and these values are of another: {error}. Cast "

@@ -11,15 +11,13 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from recsys.features.batch import Batch
+from recsys.features.column_names import SEGMENT_KEY
 from recsys.features.contract import FeatureContract
 from recsys.features.schema import INTERACTION_NETWORK, FeatureKind
 from recsys.features.tables import table_configs
 
 TABLE_PREFIX = "network_"
-"""Goes before the vocabulary's name in the name of each of the network's tables."""
-
-SEGMENT_KEY = "user segment"
-"""Key of the segment among the looked-up ids, and of its table after the prefix; no feature has this name."""
+"""Goes before the vocabulary's name in the name of each of the network's tables, and before `SEGMENT_KEY`."""
 
 
 class InteractionFields(nn.Module):

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from recsys.errors import DataError
+from recsys.features.plain_arrays import plain_ids
 
 Vectors = npt.NDArray[np.float32]
 
@@ -43,7 +44,7 @@ def read_vectors(path: Path, id_column: str, vector_column: str) -> tuple[pa.Arr
         raise DataError(f"{path} is no file of vectors that can be read; expected one of {', '.join(readers)}.")
     try:
         ids, vectors = readers[path.suffix](path, id_column, vector_column)
-    except (OSError, ValueError, pa.ArrowException, SafetensorError) as error:
+    except (OSError, ValueError, OverflowError, pa.ArrowException, SafetensorError) as error:
         raise DataError(f"The vectors in {path} cannot be read: {error}. Export them again.") from error
     _check(ids, vectors, path)
     return ids, vectors.astype(np.float32, copy=False)
@@ -94,7 +95,7 @@ def _read_parquet(path: Path, id_column: str, vector_column: str) -> tuple[pa.Ar
             "length for all."
         )
     numbers = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
-    return _plain_ids(table[id_column].combine_chunks()), numbers.reshape(len(lists), sum(lengths))
+    return _plain_ids(table[id_column].combine_chunks(), path), numbers.reshape(len(lists), sum(lengths))
 
 
 def _read_npy(path: Path, id_column: str, vector_column: str) -> tuple[pa.Array, npt.NDArray]:
@@ -107,7 +108,7 @@ def _read_safetensors(path: Path, id_column: str, vector_column: str) -> tuple[p
         raise DataError(
             f"{path} has no tensor `{vector_column}` (`tower.vector_column`); its tensors are {', '.join(tensors)}."
         )
-    ids = _plain_ids(pa.array(tensors[id_column])) if id_column in tensors else _ids_beside(path)
+    ids = _plain_ids(pa.array(tensors[id_column]), path) if id_column in tensors else _ids_beside(path)
     return ids, tensors[vector_column]
 
 
@@ -116,12 +117,15 @@ def _ids_beside(path: Path) -> pa.Array:
         if not candidate.is_file():
             continue
         if candidate.suffix == ".npy":
-            return _plain_ids(pa.array(np.load(candidate, allow_pickle=False)))
+            return _plain_ids(pa.array(np.load(candidate, allow_pickle=False)), candidate)
         text = candidate.read_text(encoding="utf-8")
-        return _plain_ids(pa.array(json.loads(text) if candidate.suffix == ".json" else text.splitlines()))
+        ids = json.loads(text) if candidate.suffix == ".json" else text.splitlines()
+        return _plain_ids(pa.array(ids), candidate)
     raise DataError(f"{path} has no ids: expected {path.stem}.ids.npy, .ids.txt or .ids.json beside it.")
 
 
-def _plain_ids(ids: pa.Array) -> pa.Array:
+def _plain_ids(ids: pa.Array, path: Path) -> pa.Array:
     """The ids as int64 or strings, the two types that a vocabulary may have."""
-    return ids.cast(pa.int64() if pa.types.is_integer(ids.type) else pa.string())
+    ids = ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
+    is_number = pa.types.is_integer(ids.type) or pa.types.is_floating(ids.type) or pa.types.is_decimal(ids.type)
+    return plain_ids(ids, pa.int64() if is_number else pa.string(), f"{path}: the column of ids")

@@ -25,6 +25,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.towers.imported",
         "recsys.towers.vector_files",
         "recsys.artifacts.export",
+        "recsys.artifacts.scorer",
         "recsys.artifacts.scoring",
     ),
     "fsspec": ("recsys.streaming.storage",),
@@ -34,7 +35,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.features.raw",
         "recsys.tracking.history",
         "recsys.artifacts.export",
-        "recsys.artifacts.scoring",
     ),
     "torchrec": (
         "recsys.features.batch",

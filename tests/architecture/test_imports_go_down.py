@@ -35,7 +35,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # floor 3
     "composition": ("recsys.features", "recsys.towers", "recsys.interactions"),
     # floor 4
-    "artifacts": ("recsys.features", "recsys.towers", "recsys.composition", "recsys.sharding", "recsys.training"),
+    "artifacts": (
+        "recsys.features",
+        "recsys.datasets.table_layout",
+        "recsys.datasets.table_rows",
+        "recsys.towers",
+        "recsys.composition",
+        "recsys.sharding",
+        "recsys.training",
+    ),
     # floor 5
     "build": ("recsys",),
     # floor 6

@@ -162,6 +162,14 @@ def test_a_word_in_place_of_a_rating_is_refused_with_its_file(tmp_path: Path) ->
         read(folder)
 
 
+@pytest.mark.parametrize("user", ["1.5", "1152921504606846977.0", "1e3", "9223372036854775808", "-1", "x"])
+def test_a_user_that_is_no_whole_number_is_refused_where_a_cast_would_round_it(user: str, tmp_path: Path) -> None:
+    folder = write_100k(tmp_path / "ml")
+    (folder / "u.data").write_text(f"{user}\t7\t3\t100\n")
+    with pytest.raises(DataError, match=rf"u\.data cannot be read.*{user}"):
+        read(folder)
+
+
 def test_an_empty_ratings_file_is_refused(tmp_path: Path) -> None:
     folder = write_100k(tmp_path / "ml")
     (folder / "u.data").write_text("")

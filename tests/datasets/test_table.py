@@ -247,7 +247,7 @@ def _with_fill(features: list[dict[str, Any]]) -> list[dict[str, Any]]:
     [
         (lambda c: c.update(FILM=c.pop("film")), r"column `film` is missing.*found .*Did you mean `FILM`\?"),
         (lambda c: c.pop("stars"), r"films.parquet: column `stars` is missing, which is to be the label"),
-        (lambda c: c.update(stars=["5", "3", "4", "1"]), r"column `stars` has type string.*compares it with 3.0"),
+        (lambda c: c.update(stars=["5", "3", "4", "1"]), r"`stars` has type string, which cannot hold .* 3"),
         (
             lambda c: c.update(stars=[5.0, float("nan"), 4.0, 1.0]),
             r"`label` \(`stars` in the files\) holds no value .*1 of 4 rows",
@@ -327,7 +327,10 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(films: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": "x"}, r"schema.yaml, `table`: unknown key `labels`; expected some of files, label"),
+        (
+            {"labels": "x"},
+            r"schema.yaml, `table`: unknown key `labels` \(did you mean `label`\?\); expected some",
+        ),
         ({"label": None}, "the key `label` is missing"),
         ({"files": "../x.parquet"}, r"'../x.parquet'; expected a path below the raw folder"),
         ({"files": {"train": "a"}}, r"names the splits \['train'\]; expected train, validation, test"),

@@ -181,3 +181,8 @@ def test_rows_of_a_part_of_an_array_are_those_of_that_part() -> None:
     vocabulary = Vocabulary.of("item_id", [5, 6, 7])
 
     assert vocabulary.rows_of(pa.array([7, 7, 6, 5, 9, None])[2:5]).tolist() == [2, 1, 0]
+
+
+def test_floats_are_looked_up_by_nobody():
+    with pytest.raises(DataError, match="floating-point numbers"):
+        Vocabulary.of("user_id", [2**53]).rows_of(pa.array([2.0**53]))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recsys.errors import TrainingError
-from recsys.interactions.fields import SEGMENT_KEY
+from recsys.features.column_names import SEGMENT_KEY
 from recsys.sharding.fused import whole_state
 from recsys.sharding.processes import ProcessContext
 from recsys.training.loss import click_objective

@@ -20,7 +20,7 @@ from recsys.composition.conditional import (
     SegmentRoutedComposition,
 )
 from recsys.composition.parallel import ConcatJoin
-from recsys.interactions.fields import SEGMENT_KEY
+from recsys.features.column_names import SEGMENT_KEY
 from recsys.sharding.fused import dense_buffers, dense_parameters, table_optimizer_state, table_weights
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker

@@ -77,7 +77,7 @@ def test_scoring_raw_rows_gives_each_a_probability_beside_its_own_columns(
 ):
     encoded = prepare(compose_config(small_world), silent)
     rows, output = tmp_path / "rows.parquet", tmp_path / "scores.parquet"
-    pq.write_table(pa.Table.from_pandas(next(raw_rows(encoded, "test"))), rows)
+    pq.write_table(next(raw_rows(encoded, "test")), rows)
     assert main(["score", "--run", str(trained), "--input", str(rows), "--output", str(output)]) == 0
     scored = pq.read_table(output)
     assert scored.num_rows == pq.read_metadata(rows).num_rows

@@ -281,3 +281,18 @@ def test_real_title_vectors_become_a_tower(online_retail_folder: Path) -> None:
     assert 0.65 < artifact.provenance["explained_variance"] < 0.8
     assert table[1:4001].square().mean().item() == pytest.approx(1, abs=1e-4)
     torch.testing.assert_close(table[0], table[4001])
+
+
+def test_whole_floats_are_ids_and_those_that_were_rounded_are_refused(tmp_path: Path) -> None:
+    ids, _ = read_vectors(parquet(tmp_path / "a.parquet", [7.0, 8.0, 2.0**53 - 1], VECTORS), "code", "vector")
+    assert ids.to_pylist() == [7, 8, 2**53 - 1]
+
+    for first in (2.0**53, 2.0**60):
+        with pytest.raises(DataError, match="holds ids as floating-point numbers"):
+            read_vectors(parquet(tmp_path / "b.parquet", [first, 8.0, 9.0], VECTORS), "code", "vector")
+    with pytest.raises(DataError, match="expected integer ids"):
+        read_vectors(parquet(tmp_path / "c.parquet", [7.5, 8.0, 9.0], VECTORS), "code", "vector")
+    np.save(tmp_path / "d.npy", VECTORS)
+    (tmp_path / "d.ids.json").write_text(json.dumps([2**64, 1, 2]))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_vectors(tmp_path / "d.npy", "code", "vector")

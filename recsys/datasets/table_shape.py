@@ -1,0 +1,222 @@
+"""What a row of a user's files says: each feature and role of a schema as an expression over the files' columns.
+
+A feature and the segment hang on nothing but their own columns, so that rows without a label or a time, as a served
+model gets them, are read by the same code as rows to learn from.
+"""
+
+import datetime
+import functools
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import ibis
+import ibis.expr.types as ir
+
+from recsys.datasets.database import is_moment, is_nothing, make_timestamp, utc_without_zone
+from recsys.datasets.declared_values import Declared, compared, equals
+from recsys.datasets.source import TEST, TRAIN, VALIDATION
+from recsys.datasets.table_files import FILE_SPLIT
+from recsys.datasets.table_layout import TIME_UNITS, SplitRule, TableLayout
+from recsys.errors import DataError, similar_name
+from recsys.features.column_names import OWN_PREFIX
+from recsys.features.schema import FeatureKind, FeatureSchema
+from recsys.features.vectors import vector_element
+
+# What stands for the values of a column that holds nulls alone, by the kind of its feature.
+_TYPES = {FeatureKind.DENSE: "float64", FeatureKind.SPARSE: "string", FeatureKind.SPARSE_LIST: "array<string>"}
+
+
+@dataclass(frozen=True)
+class TableShape:
+    """Gives the files' columns the schema's names and meanings; every method raises DataError, naming `where`.
+
+    Attributes:
+        raw: the rows as the files hold them.
+        where: the files, for messages.
+    """
+
+    raw: ir.Table
+    layout: TableLayout
+    schema: FeatureSchema
+    where: str
+
+    def feature(self, name: str) -> ir.Value:
+        """A feature that the files hold under its own name or the one that the layout says."""
+        column = self._known(name)
+        if name in self.layout.words:
+            return column.lower().re_split(r"[^\p{L}\p{N}]+").filter(_is_filled)
+        if name in self.layout.lists:
+            return column.split(self.layout.lists[name][1]).map(_stripped).filter(_is_filled)
+        return column.cast(_TYPES[self.schema.feature(name).kind]) if is_nothing(column.type()) else column
+
+    def segment(self) -> ir.Value:
+        """The name of the row's segment, or what stands in its place."""
+        rule, names = self.layout.segment, self.schema.segments
+        column = self._segment_column()
+        if rule.bins is not None:
+            if not column.type().is_numeric():
+                raise DataError(
+                    f"{self.where}: column `{rule.column}` has type {column.type()}, but `table.segment.bins` cuts "
+                    "numbers; expected a numeric column, or `names` in place of `bins`."
+                )
+            place = self._place(rule.column, "table.segment.bins")
+            cases = [(compared(column, "<", edge, place), name) for edge, name in zip(rule.bins, names, strict=False)]
+            return ibis.cases((column.isnull(), ibis.null("string")), *cases, else_=names[-1])
+        text = column.cast("string")
+        named = [(is_meant, name) for is_meant, name, _ in self._named_segments()]
+        # A value without a name stays as it is, so that the check of the segments can show it.
+        return ibis.cases(*named, else_=text) if named else text
+
+    def label(self) -> ir.Value:
+        """0 or 1 by the layout's rule; the column itself where there is none."""
+        rule = self.layout.label
+        # NaN first: DuckDB holds it for greater than any number, so an unknown rating would be a positive label.
+        column = _nan_as_null(self.column(rule.column, "the label", "table.label"))
+        if not rule.operator:
+            return column
+        place = self._place(rule.column, "table.label")
+        return compared(column, rule.operator, rule.value, place).cast("int8")
+
+    def weight(self, name: str) -> ir.Value:
+        """The schema's column of weights, of that name."""
+        return self._known(name)
+
+    def time(self) -> ir.TimestampValue:
+        """UTC, without zone, in microseconds."""
+        name, unit = self.layout.time_column, self.layout.time_unit
+        column = self.column(name, "the time", "table.time.column")
+        form = column.type()
+        if unit == "timestamp":
+            if not is_moment(form):
+                raise DataError(
+                    f"{self.where}: time column `{name}` has type {form}; expected a timestamp. If it holds numbers, "
+                    "set `table.time.unit` to seconds, ms or us."
+                )
+            return utc_without_zone(column)
+        if not form.is_numeric():
+            raise DataError(
+                f"{self.where}: time column `{name}` has type {form}; expected numbers, as `table.time.unit` is {unit}."
+            )
+        if form.is_integer():
+            return make_timestamp(column.cast("int64") * TIME_UNITS[unit])
+        return make_timestamp((_nan_as_null(column) * TIME_UNITS[unit]).round().cast("int64"))
+
+    def split(self, moment: ir.TimestampValue) -> ir.StringValue:
+        """The row's split, null outside every split; `moment` is its time."""
+        rule = self.layout.splits
+        if rule is None:
+            return self.raw[FILE_SPLIT]
+        if rule.column:
+            return ibis.cases(*((is_meant, split) for is_meant, split, _ in self._named_splits(rule)))
+        ends = (
+            (rule.validation_start, TRAIN),
+            (rule.test_start, VALIDATION),
+            (rule.test_end or datetime.datetime.max, TEST),
+        )
+        return ibis.cases(*((moment < end, split) for end, split in ends))
+
+    def occurrences(self) -> dict[str, ir.BooleanValue]:
+        """Where each value that the layout declares occurs, by its key and itself."""
+        found = {
+            f"missing.{name}: {value}": is_meant
+            for name in self.layout.missing
+            for is_meant, value in self._missing(name, self._source(name))
+        }
+        found |= {f"segment.names: {value}": is_meant for is_meant, _, value in self._named_segments()}
+        rule = self.layout.splits
+        if rule is not None and rule.column:
+            found |= {f"splits.{split}: {value}": is_meant for is_meant, split, value in self._named_splits(rule)}
+        return found
+
+    def column(self, name: str, use: str, key: str = "table.columns") -> ir.Value:
+        """A column of the files; `use` says what it is to be, `key` where the schema file names it."""
+        there = [column for column in self.raw.columns if not column.startswith(OWN_PREFIX)]
+        if name in there:
+            return self.raw[name]
+        close = similar_name(name, there)
+        raise DataError(
+            f"{self.where}: column `{name}` is missing, which is to be {use}; found {', '.join(there)}."
+            f"{f' Did you mean `{close}`?' if close else ''} Rename it in the file, or say under `{key}` of schema "
+            f"`{self.schema.name}` which column it is."
+        )
+
+    def _known(self, name: str) -> ir.Value:
+        """The column of a feature or weight, null where it holds NaN or a value that stands for nothing known."""
+        column = self._source(name)
+        missing = [is_meant for is_meant, _ in self._missing(name, column)]
+        if column.type().is_array() and missing:
+            unknown = self.layout.missing[name]
+            place = self._place(name, f"table.missing.{name}")
+            return column.filter(lambda one: ~_any(equals(one, value, place) for value in unknown))
+        column = _nan_as_null(column)
+        return _any(missing).fill_null(False).ifelse(ibis.null(column.type()), column) if missing else column
+
+    def _missing(self, name: str, column: ir.Value) -> Iterator[tuple[ir.BooleanValue, Declared]]:
+        """Which rows hold each value that stands for nothing known; of lists, in any place."""
+        place = self._place(name, f"table.missing.{name}")
+        for value in self.layout.missing.get(name, ()):
+            if column.type().is_array():
+                yield column.filter(lambda one, value=value: equals(one, value, place)).length() > 0, value
+            else:
+                yield equals(column, value, place), value
+
+    def _source(self, name: str) -> ir.Value:
+        """The files' column of a feature or weight: the text that is cut, the vector's element, or the column."""
+        use = f"the feature `{name}`" if name != self.schema.weight else "the weight"
+        text = self.layout.words.get(name) or self.layout.lists.get(name, ("",))[0]
+        if text:
+            return self._text(text, use)
+        vector = vector_element(name)
+        if vector is None or name in self.layout.columns or name in self.raw.columns:
+            return self.column(self.layout.columns.get(name, name), use)
+        column = self.column(self.layout.columns.get(vector[0], vector[0]), use)
+        if not column.type().is_array():
+            raise DataError(
+                f"{self.where}: column `{vector[0]}` has type {column.type()}; expected vectors, a list of numbers in "
+                f"every row, as its `width` in schema `{self.schema.name}` says."
+            )
+        return column[vector[1]]
+
+    def _text(self, name: str, use: str) -> ir.StringValue:
+        column = self.column(name, use, "table.lists` or `table.words")
+        if is_nothing(column.type()):
+            return column.cast("string")
+        if not column.type().is_string():
+            raise DataError(
+                f"{self.where}: column `{name}` has type {column.type()}; expected text, to be cut into {use}. Leave "
+                f"the entry out of `table.lists` or `table.words` if it is a list already."
+            )
+        return column
+
+    def _segment_column(self) -> ir.Value:
+        return _nan_as_null(self.column(self.layout.segment.column, "the segment", "table.segment.column"))
+
+    def _named_segments(self) -> Iterator[tuple[ir.BooleanValue, str, Declared]]:
+        place = self._place(self.layout.segment.column, "table.segment.names")
+        for value, name in self.layout.segment.names:
+            yield equals(self._segment_column(), value, place), name, value
+
+    def _named_splits(self, rule: SplitRule) -> Iterator[tuple[ir.BooleanValue, str, Declared]]:
+        column = self.column(rule.column, "the split", "table.splits.column")
+        for value, split in rule.values:
+            yield equals(column, value, self._place(rule.column, f"table.splits.{split}")), split, value
+
+    def _place(self, column: str, key: str) -> str:
+        return f"{self.where}: `{key}` of schema `{self.schema.name}`: column `{column}`"
+
+
+def _is_filled(word: ir.StringValue) -> ir.BooleanValue:
+    return word.length() > 0
+
+
+def _stripped(word: ir.StringValue) -> ir.StringValue:
+    return word.strip()
+
+
+def _any(conditions: list[ir.BooleanValue] | Iterator[ir.BooleanValue]) -> ir.BooleanValue:
+    return functools.reduce(operator.or_, conditions)
+
+
+def _nan_as_null(column: ir.Value) -> ir.Value:
+    return column.isnan().ifelse(ibis.null(column.type()), column) if column.type().is_floating() else column
