@@ -13,7 +13,9 @@ from torch import nn
 from recsys.build import build_ranker, build_rates, build_stages
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
+from recsys.errors import UsageError
 from recsys.evaluation.baselines import LogisticRanker
+from recsys.features.schema import INTERACTION_NETWORK
 from recsys.monitoring.frozen_proof import frozen_parts
 from recsys.monitoring.out_of_memory import out_of_memory_told
 from recsys.sharding.processes import ProcessContext, start_processes
@@ -277,13 +279,20 @@ def scoring_memory(config: RunConfig, context: ProcessContext) -> AbstractContex
 
 
 def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
-    """Refuse data that lack one of the splits, before any work is spent on the others.
+    """Refuse data that lack one of the splits, or all that a ranker reads, before any work is spent on the rest.
 
     Raises:
         DataError: names the split, and those that have rows.
+        UsageError: the schema has no feature for the interaction network.
     """
     for split in splits:
         encoded.days(split)
+    schema = encoded.contract.schema
+    if not schema.used_by(INTERACTION_NETWORK):
+        raise UsageError(
+            f"Schema `{schema.name}` gives {INTERACTION_NETWORK} no feature, and every ranker has one. Add "
+            f"`{INTERACTION_NETWORK}` to the `used_by` of at least one."
+        )
 
 
 def dataset_uses(encoded: EncodedDataset, name: str, splits: Sequence[str]) -> list[DatasetUse]:

@@ -45,6 +45,11 @@ def isfinite(number: dt.float64) -> dt.boolean:
     """Neither NaN nor infinite, DuckDB's own function, which takes float32 as it is."""
 
 
+@ibis.udf.agg.builtin  # type: ignore[untyped-decorator]
+def approx_quantile(values: dt.float64, share: dt.float64) -> dt.float64:
+    """About the value below which a share of all lies, DuckDB's own function, in memory that does not grow."""
+
+
 def is_moment(form: dt.DataType) -> bool:
     """Whether a column of this type holds times or dates."""
     return bool(form.is_timestamp() or form.is_date() or _is_nanoseconds(form))

@@ -13,6 +13,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import fetch, temporary_database
 from recsys.datasets.encoded import open_encoded
+from recsys.datasets.extremes import require_no_extremes
 from recsys.datasets.fitting import fit_scaling, fit_vocabularies
 from recsys.datasets.journal import FinishedPart
 from recsys.datasets.manifest import (
@@ -94,6 +95,7 @@ def _prepare(
         progress("fit", 0, 0)
         vocabularies = fit_vocabularies(connection, staged.table, schema)
         contract = _contract(connection, staged.table, rows, schema, vocabularies)
+        require_no_extremes(connection, staged, schema, contract.scaling)
         part_rows = _part_rows(connection, staged.table)
         parts = write_partitions(connection, staged, part_rows, contract, vocabularies, work, threads, progress)
     counts: Counter[str] = sum((Counter(part.counts) for part in parts.values()), Counter())

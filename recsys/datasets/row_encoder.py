@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.features.contract import FeatureContract
+from recsys.features.encoding import segment_type
 from recsys.features.scaling import scaled
 from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
@@ -25,7 +26,7 @@ def encoded_schema(contract: FeatureContract) -> pa.Schema:
         FeatureKind.SPARSE_LIST: pa.list_(pa.field("element", pa.int32(), nullable=False)),
     }
     columns = {feature.name: forms[feature.kind] for feature in contract.schema.features}
-    columns |= {SEGMENT: pa.int8(), LABEL: pa.float32()}
+    columns |= {SEGMENT: segment_type(contract.schema.segments), LABEL: pa.float32()}
     if contract.schema.weight:
         columns[WEIGHT] = pa.float32()
     columns[TIME] = pa.timestamp("us", tz="UTC")

@@ -7,6 +7,7 @@ that breaks the schema stops the preparation before anything is fitted or writte
 import datetime
 import functools
 import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import (
+    approx_quantile,
     fetch,
     fetch_one,
     is_moment,
@@ -34,6 +36,12 @@ INVALID_ID = -1
 """What an integer id becomes that no table row can stand for; negative ids are invalid as they come."""
 
 _LARGEST_INT64 = 2**63 - 1
+# Differences, squares and means of numbers up to here stay finite.
+_MOST_NUMBER = 1e300
+# Sums and shares of weights between these stay finite in float32, and above 0.
+_WEIGHTS = (1e-30, 1e30)
+# A row that outweighs the others by more makes them count for nothing in float32.
+_MOST_WEIGHT = 1e6
 # A split names a folder: nothing that could lead out of it, or be read as a pattern.
 _SPLIT_NAME = "[a-z][a-z0-9_]*"
 
@@ -47,16 +55,22 @@ class StagedRows:
             sparse lists arrays of those, the segment as its name, label and weight float64, time timestamp without
             zone (UTC), `split`, `day`, and the extras in their encoded types.
         source: where they come from, less the rows that the schema's policies dropped, which it counts.
+        ranges: the least and the greatest value of every dense feature, its fill among them where it is needed.
     """
 
     table: ir.Table
     source: SourceRows
+    ranges: Mapping[str, tuple[float, float]]
     _schema: FeatureSchema
 
     @property
     def keeps_order(self) -> bool:
         """Whether the rows of a day come in the same order every time: that of their file."""
         return self.source.in_files_by_day
+
+    def shown_name(self, column: str) -> str:
+        """A column's name for messages, with the one that it has in the source's own files."""
+        return _both_names(column, self.source)
 
     def of_days(self, split: str, first: datetime.date, last: datetime.date) -> ir.Table:
         """The rows of one split and its days from `first` to `last`."""
@@ -87,8 +101,8 @@ def stage(connection: Backend, source: SourceRows, schema: FeatureSchema) -> Sta
     if not source.in_files_by_day:
         # Sorted, the rows of a few days are found without touching the others.
         clean = store(connection, "staged", clean.order_by([SPLIT, DAY]))
-    _require_values(connection, clean, source, schema)
-    return StagedRows(clean, source, schema)
+    ranges = _require_values(connection, clean, source, schema)
+    return StagedRows(clean, source, ranges, schema)
 
 
 def missing_or_infinite_as_null(values: ir.Value) -> ir.Value:
@@ -167,8 +181,14 @@ def _clean_feature(values: ir.Value, feature: Feature) -> ir.Value:
     return values
 
 
-def _require_values(connection: Backend, staged: ir.Table, source: SourceRows, schema: FeatureSchema) -> None:
-    """Count every broken rule in one pass; a rule that is broken stops the work with an example."""
+def _require_values(
+    connection: Backend, staged: ir.Table, source: SourceRows, schema: FeatureSchema
+) -> dict[str, tuple[float, float]]:
+    """Count every broken rule in one pass; a rule that is broken stops the work with an example.
+
+    Returns:
+        The ranges of dense features.
+    """
     where = _where(source)
     rules = _broken_rules(staged, source, schema)
     counts = fetch_one(
@@ -178,6 +198,9 @@ def _require_values(connection: Backend, staged: ir.Table, source: SourceRows, s
             train_rows=(staged[SPLIT] == TRAIN).sum(),
             train_positives=((staged[SPLIT] == TRAIN) & (staged[schema.label] > 0)).sum(),
             **{f"rule_{number}": broken.sum() for number, (_, _, broken) in enumerate(rules)},
+            **{f"low_{number}": staged[feature.name].min() for number, feature in enumerate(schema.dense)},
+            **{f"high_{number}": staged[feature.name].max() for number, feature in enumerate(schema.dense)},
+            **{f"nulls_{number}": staged[feature.name].isnull().any() for number, feature in enumerate(schema.dense)},
         ),
     )
     if not counts["rows"] or not counts["train_rows"]:
@@ -202,6 +225,38 @@ def _require_values(connection: Backend, staged: ir.Table, source: SourceRows, s
             "rows; expected both 0 and 1, as nothing can be learned from one alone. Check the rule of the label, or "
             "add rows of the other kind."
         )
+    if schema.weight:
+        _require_weight(connection, staged, source, schema.weight)
+    return {
+        feature.name: _range(feature, *(counts[f"{what}_{number}"] for what in ("low", "high", "nulls")))
+        for number, feature in enumerate(schema.dense)
+    }
+
+
+def _range(feature: Feature, low: float | None, high: float | None, has_nulls: bool) -> tuple[float, float]:
+    found = [end for end in (low, high, feature.fill if has_nulls else None) if end is not None]
+    return (min(found), max(found)) if found else (0.0, 0.0)
+
+
+def _require_weight(connection: Backend, staged: ir.Table, source: SourceRows, name: str) -> None:
+    """Refuse a split in which no row counts, and one in which a row makes all others count for nothing."""
+    weight, where = staged[name], f"{_where(source)}: the weight {_both_names(name, source)}"
+    positive = ibis.ifelse(weight > 0, weight, ibis.null("float64"))
+    by_split = staged.group_by(SPLIT).aggregate(
+        rows=weight.count(), most=weight.max(), middle=approx_quantile(positive, 0.5)
+    )
+    for found in fetch(connection, by_split.order_by(SPLIT)).to_pylist():
+        if not found["most"]:
+            raise DataError(
+                f"{where} is 0 in all {found['rows']} rows of split `{found[SPLIT]}`; expected rows that count. Mend "
+                "the weights, or leave the rows out."
+            )
+        if found["most"] > _MOST_WEIGHT * found["middle"]:
+            raise DataError(
+                f"{where} is {found['most']:.6g} in a row of split `{found[SPLIT]}`, whose weights are mostly about "
+                f"{found['middle']:.6g}; expected at most {_MOST_WEIGHT:,.0f} times as much, as beside it no other row "
+                "would count. Mend the weights."
+            )
 
 
 def _broken_rules(
@@ -218,7 +273,9 @@ def _broken_rules(
     ]
     if schema.weight:
         weight = staged[schema.weight]
+        is_lost = (weight > 0) & ~weight.between(*_WEIGHTS)
         rules.append((schema.weight, "a finite weight of at least 0", weight.isnull() | (weight < 0)))
+        rules.append((schema.weight, f"a weight of 0, or from {_WEIGHTS[0]:g} to {_WEIGHTS[1]:g}", is_lost))
     for feature in schema.dense:
         rules.extend(_dense_rules(staged[feature.name], feature))
     rules.extend((name, "a finite number in every row", staged[name].isnull()) for name in source.extras)
@@ -229,8 +286,14 @@ def _dense_rules(values: ir.Value, feature: Feature) -> list[tuple[str, str, ir.
     rules = []
     if feature.fill is None:
         rules.append((feature.name, "a finite number in every row, as the feature declares no `fill`", values.isnull()))
-    bounds = [(values < feature.minimum, feature.minimum), (values > feature.maximum, feature.maximum)]
-    finite = [broken for broken, bound in bounds if abs(bound) != float("inf")]
+    if values.type().is_float64():
+        large = values.abs() > _MOST_NUMBER
+        rules.append((feature.name, f"a number of at most {_MOST_NUMBER:g} in size", large))
+    # In the column's own width: as float64 a float32 of 0.7 lies below 0.7.
+    ends = [(operator.lt, feature.minimum), (operator.gt, feature.maximum)]
+    finite = [
+        compare(values, ibis.literal(end, type=values.type())) for compare, end in ends if abs(end) != float("inf")
+    ]
     if finite:
         allowed = f"a number in [{feature.minimum}, {feature.maximum}]"
         rules.append((feature.name, allowed, functools.reduce(operator.or_, finite)))

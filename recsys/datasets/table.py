@@ -23,6 +23,7 @@ from recsys.datasets.history import (
     add_history,
 )
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
+from recsys.datasets.staging import missing_or_infinite_as_null
 from recsys.datasets.table_files import matching_files, require_equal_columns, union_of_files
 from recsys.datasets.table_layout import TableLayout
 from recsys.datasets.table_shape import TableShape
@@ -96,8 +97,9 @@ def _stored(connection: Backend, shape: TableShape) -> tuple[ir.Table, dict[str,
     try:
         rows = store(connection, "table_rows", shape.raw.select(**_shaped(shape), **marks))
     except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+        what = str(error).splitlines()[0]
         raise DataError(
-            f"{shape.where}: a value cannot be read ({error}). Mend it in the file, or the column's use in schema "
+            f"{shape.where}: a value cannot be read ({what}). Mend it in the file, or the column's use in schema "
             f"`{shape.schema.name}`."
         ) from error
     if not marks:
@@ -137,7 +139,9 @@ def _history_columns(shape: TableShape, columns: Mapping[str, ir.Value]) -> dict
     found = dict[str, ir.Value]()
     for feature in shape.layout.history:
         for name in filter(None, (*feature.by, feature.of)):
-            found[_own_name(name)] = _history_column(name, shape, columns, f"the history feature `{feature.name}`")
+            column = _history_column(name, shape, columns, f"the history feature `{feature.name}`")
+            # NaN and infinity are no values, and one of them would be in every later mean.
+            found[_own_name(name)] = missing_or_infinite_as_null(column) if column.type().is_floating() else column
         lists = [name for name in feature.by if found[_own_name(name)].type().is_array()]
         if len(lists) > (feature.kind is not HistoryKind.RECENT):
             raise DataError(

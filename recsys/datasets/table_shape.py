@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from recsys.datasets.database import is_moment, is_nothing, make_timestamp, utc_without_zone
@@ -63,10 +64,9 @@ class TableShape:
             place = self._place(rule.column, "table.segment.bins")
             cases = [(compared(column, "<", edge, place), name) for edge, name in zip(rule.bins, names, strict=False)]
             return ibis.cases((column.isnull(), ibis.null("string")), *cases, else_=names[-1])
-        text = column.cast("string")
-        named = [(is_meant, name) for is_meant, name, _ in self._named_segments()]
         # A value without a name stays as it is, so that the check of the segments can show it.
-        return ibis.cases(*named, else_=text) if named else text
+        named = [(is_meant, name) for is_meant, name, _ in self._named_segments()]
+        return ibis.cases(*named, else_=column.cast("string"))
 
     def label(self) -> ir.Value:
         """0 or 1 by the layout's rule; the column itself where there is none."""
@@ -74,19 +74,22 @@ class TableShape:
         # NaN first: DuckDB holds it for greater than any number, so an unknown rating would be a positive label.
         column = _nan_as_null(self.column(rule.column, "the label", "table.label"))
         if not rule.operator:
-            return column
+            return column.cast("float64") if is_nothing(column.type()) else column
         place = self._place(rule.column, "table.label")
         return compared(column, rule.operator, rule.value, place).cast("int8")
 
     def weight(self, name: str) -> ir.Value:
         """The schema's column of weights, of that name."""
-        return self._known(name)
+        column = self._known(name)
+        return column.cast("float64") if is_nothing(column.type()) else column
 
     def time(self) -> ir.TimestampValue:
         """UTC, without zone, in microseconds."""
         name, unit = self.layout.time_column, self.layout.time_unit
         column = self.column(name, "the time", "table.time.column")
         form = column.type()
+        if is_nothing(form):
+            return column.cast(dt.Timestamp(scale=6))
         if unit == "timestamp":
             if not is_moment(form):
                 raise DataError(
@@ -123,7 +126,9 @@ class TableShape:
             for name in self.layout.missing
             for is_meant, value in self._missing(name, self._source(name))
         }
-        found |= {f"segment.names: {value}": is_meant for is_meant, _, value in self._named_segments()}
+        if self.layout.segment.bins is None:
+            key = "segment.names" if self.layout.segment.names else "segments"
+            found |= {f"{key}: {value}": is_meant for is_meant, _, value in self._named_segments()}
         rule = self.layout.splits
         if rule is not None and rule.column:
             found |= {f"splits.{split}: {value}": is_meant for is_meant, split, value in self._named_splits(rule)}
@@ -193,9 +198,11 @@ class TableShape:
         return _nan_as_null(self.column(self.layout.segment.column, "the segment", "table.segment.column"))
 
     def _named_segments(self) -> Iterator[tuple[ir.BooleanValue, str, Declared]]:
-        place = self._place(self.layout.segment.column, "table.segment.names")
-        for value, name in self.layout.segment.names:
-            yield equals(self._segment_column(), value, place), name, value
+        rule, column = self.layout.segment, self._segment_column()
+        place = self._place(rule.column, "table.segment.names" if rule.names else "segments")
+        # Without names the column's values are the segments' own.
+        for value, name in rule.names or [(name, name) for name in self.schema.segments]:
+            yield equals(column, value, place), name, value
 
     def _named_splits(self, rule: SplitRule) -> Iterator[tuple[ir.BooleanValue, str, Declared]]:
         column = self.column(rule.column, "the split", "table.splits.column")

@@ -4,7 +4,7 @@ The same encoding as the preparation's (`recsys/datasets/row_encoder.py`, which 
 test holds the two equal to the bit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
 from recsys.features.plain_arrays import is_single, plain_ids, plain_lists, plain_numbers
 from recsys.features.policy import Policy
-from recsys.features.scaling import scaled
+from recsys.features.scaling import MOST_SCALED, scaled
 from recsys.features.schema import Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 
@@ -47,14 +47,23 @@ def encode_feature(
 
 
 def encode_segment(values: pa.Array, name: str, segments: tuple[str, ...], account: Account) -> pa.Array:
-    """Return the places of segments' names as int8."""
+    """Return the places of segments' names as `segment_type`."""
     texts = plain_ids(values, pa.string(), account.place(name))
     texts = texts.dictionary_decode() if pa.types.is_dictionary(texts.type) else texts
     places = pc.index_in(texts, value_set=pa.array(segments, type=pa.string()))
     if places.null_count:
         broken = pc.is_null(places).to_numpy(zero_copy_only=False)
         account.settle(name, broken, lambda row: repr(texts[row].as_py()), f"one of {', '.join(segments)}")
-    return pc.fill_null(places, 0).cast(pa.int8())
+    return pc.fill_null(places, 0).cast(segment_type(segments))
+
+
+def segment_type(segments: Collection[str]) -> pa.DataType:
+    """The narrowest type that tells so many segments apart; what encoded rows hold.
+
+    >>> segment_type(["new", "heavy"])
+    DataType(int8)
+    """
+    return next(form for form in (pa.int8(), pa.int16(), pa.int32()) if len(segments) <= 1 << (form.bit_width - 1))
 
 
 def encode_label(values: pa.Array, name: str, account: Account) -> pa.Array:
@@ -109,7 +118,13 @@ def _encode_numbers(
         )
         numbers = pc.fill_null(numbers, 0.0)
     account.count("values filled", feature.name, numbers.null_count)
-    return pa.array(scaled(numbers, feature, contract.scaling.get(feature.name)))
+    with np.errstate(over="ignore"):
+        encoded = scaled(numbers, feature, contract.scaling.get(feature.name))
+    if (far := np.abs(encoded) > MOST_SCALED).any():
+        expected = f"a number that is at most {MOST_SCALED:,.0f} spreads from where those of the training data lie"
+        account.settle(feature.name, far, lambda row: numbers[row].as_py(), expected)
+        encoded = np.where(far, np.float32(0), encoded)
+    return pa.array(encoded)
 
 
 def _table_rows(ids: pa.Array, vocabulary: Vocabulary, feature: Feature, account: Account) -> npt.NDArray[np.int64]:

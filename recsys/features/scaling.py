@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 from recsys.features.contract import Scaling
 from recsys.features.schema import Feature, Scale
 
+MOST_SCALED = 1e6
+"""The largest size of a dense value as a model sees it: what is further out makes training diverge, and is a slip."""
+
 
 def scaled(values: pa.Array, feature: Feature, scaling: Scaling | None) -> npt.NDArray[np.float32]:
     """Return a dense column filled, transformed and scaled; (n,) float32.

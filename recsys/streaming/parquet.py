@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from recsys.errors import DataError, UsageError
 from recsys.features.contract import FeatureContract
+from recsys.features.encoding import segment_type
 from recsys.features.schema import EXTRA_TYPES, FeatureKind
 from recsys.files import fingerprint_of
 from recsys.streaming.parts import OpenRowGroup, Part, PartReader
@@ -103,7 +104,7 @@ def encoded_columns(contract: FeatureContract, extras: Sequence[str]) -> dict[st
             )
     return {
         **{feature.name: _FEATURE_TYPES[feature.kind] for feature in schema.features},
-        SEGMENT: pa.int8(),
+        SEGMENT: segment_type(schema.segments),
         LABEL: pa.float32(),
         **({WEIGHT: pa.float32()} if schema.weight else {}),
         **{name: pa.type_for_alias(EXTRA_TYPES[name]) for name in extras},

@@ -1,5 +1,6 @@
 """The ranker's loss: weighted binary cross-entropy on logits."""
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
@@ -12,7 +13,7 @@ def weighted_log_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     Args:
         logit: (B,), of any precision.
         label: (B,) float, each 0 or 1.
-        weight: (B,), at least one above 0.
+        weight: (B,), each 0 or more; where all are 0, so is the loss.
 
     >>> import torch
     >>> label, weight = torch.tensor([1.0, 0.0]), torch.tensor([3.0, 1.0])
@@ -20,7 +21,8 @@ def weighted_log_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     0.6931
     """
     losses = F.binary_cross_entropy_with_logits(logit.float(), label, weight=weight, reduction="sum")
-    return losses / weight.sum()
+    # A split has rows that count, and a batch of it may happen to have none.
+    return losses / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def click_objective(ranker: nn.Module, batch: Batch) -> Tensor:

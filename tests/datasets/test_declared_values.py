@@ -229,6 +229,29 @@ def test_segments_are_named_by_values_of_the_columns_type(
     assert rows["group"].tolist() == ["new", "old", "new", "old"]
 
 
+@pytest.mark.parametrize(
+    ("column", "segments"),
+    [
+        ([True, False, True, False], ["True", "False"]),
+        ([1.0, 2.0, 1.0, 2.0], ["1", "2"]),
+        ([1, 2, 1, 2], ["1", "2"]),
+        (["1", "2", "1", "2"], ["1", "2"]),
+        ([datetime.date(2026, 1, 1), datetime.date(2026, 1, 2)] * 2, ["2026-01-01", "2026-01-02"]),
+    ],
+)
+def test_segments_without_names_are_values_of_the_columns_type(
+    tmp_path: Path, column: list[Any], segments: list[str]
+) -> None:
+    rows, counts = read_table(tmp_path, {"group": column}, segments=segments)
+    assert rows["group"].tolist() == segments * 2
+    assert not [key for key in counts if "nowhere" in key]
+
+
+def test_a_segment_without_rows_is_reported(tmp_path: Path) -> None:
+    _, counts = read_table(tmp_path, segments=["new", "old", "ancient"])
+    assert [key for key in counts if "nowhere" in key] == ["declared, but found nowhere: segments: ancient"]
+
+
 def test_one_segment_for_every_row_is_declared_by_no_bins(tmp_path: Path) -> None:
     rows, _ = read_table(tmp_path, table={"segment": {"column": "price", "bins": []}}, segments=["everybody"])
     assert rows["group"].tolist() == ["everybody"] * 4

@@ -90,6 +90,13 @@ def test_the_mean_of_the_labels_own_column_is_that_of_its_values(tmp_path: Path)
     assert told["stars"][1::2] == pytest.approx([1, 0.5, 1 / 3])
 
 
+@pytest.mark.parametrize("nothing", [None, float("nan"), float("inf"), -float("inf")])
+def test_what_is_no_number_is_in_no_mean(tmp_path: Path, nothing: float | None) -> None:
+    counted = {"paid": {"kind": "mean", "of": "sum", "by": ["user_id"], "prior_rows": 0}}
+    told = reviews(tmp_path, counted, sum=[2.0, nothing, 1.0, 4.0, 1.0, 1.0])
+    assert told["paid"][1::2] == pytest.approx([2, 2, 3])
+
+
 def test_what_users_liked_last_is_listed_by_the_declared_label(tmp_path: Path) -> None:
     told = reviews(tmp_path, {"recent": {"kind": "recent", "of": "item_id", "by": ["user_id"], "length": 2}})
     assert told["recent"] == [[], ["x"], [], ["x"], ["x"], ["x"]]

@@ -113,6 +113,17 @@ BAD_ROWS: dict[str, tuple[Change, list[str]]] = {
         put("clicked", 2),
         ["`label` (`clicked` in the files) holds 2.0 in 1 of 400 rows", "expected a label of 0 or 1", "Mend"],
     ),
+    "an age beside which all others are one": (
+        lambda table: (table.schema["features"][1].pop("maximum"), put("age", 1e38)(table)),
+        ["Column `age` holds 1e+38 (a row of split `train`, user_id", "`maximum:`", "`invalid: {age: clip}`"],
+    ),
+    "weights of which no test row has any": (
+        lambda table: (
+            table.schema.update(weight="weight"),
+            table.columns.update(weight=[float(row < 320) for row in range(400)]),
+        ),
+        ["the weight `weight` is 0 in all 60 rows of split `test`", "Mend the weights"],
+    ),
     "no label": (put("clicked", None), ["(`clicked` in the files) holds no value", "expected a label of 0 or 1"]),
     "one label alone": (
         convert("clicked", lambda _: 0),
@@ -245,6 +256,18 @@ BAD_SCHEMAS: dict[str, tuple[Change, list[str]]] = {
         lambda table: table.schema.update(segments=["all", "desktop"]),
         ["a segment is named `all`", "Give it another name"],
     ),
+    "no feature for the network": (
+        lambda table: [feature.update(used_by=["user_tower", "item_tower"]) for feature in table.schema["features"]],
+        ["Schema `shop` gives interaction_network no feature", "`used_by` of at least one"],
+    ),
+    "the time as a feature": (
+        lambda table: table.schema["features"].append({"name": "time", "kind": "dense", "used_by": ["user_tower"]}),
+        ["a feature is named `time`", "Rename it"],
+    ),
+    "a misspelt name": (
+        lambda table: table.schema["table"].update(missing={"prise": -1}),
+        ["shop.yaml, `table`.missing: `prise` (did you mean `price`?)"],
+    ),
     "no table block": (lambda table: table.schema.pop("table"), ["`table`: the block is missing", "ml_100k.yaml"]),
 }
 
@@ -259,7 +282,7 @@ def test_a_schema_that_cannot_be_meant_is_refused_by_file_and_key(
     message = refusal(table, [*table.words, *PRETRAIN], 2, capsys)
     for word in words:
         assert word in message
-    assert not list(table.root.rglob("split=*"))
+    assert not list(table.root.glob("towers/[!.]*")), "a tower was made"
 
 
 def test_a_schema_file_that_is_not_there_is_named(table: OwnTable, capsys: pytest.CaptureFixture[str]):
