@@ -8,6 +8,7 @@ Source: the wide part of Cheng et al., "Wide & Deep Learning for Recommender Sys
 term of Guo et al., "DeepFM" (IJCAI 2017), equation 2.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -43,17 +44,18 @@ class FirstOrder(nn.Module):
         order = [columns[feature.name] for feature in used if feature.kind is FeatureKind.DENSE]
         self._tables = {
             feature.name: EmbeddingBagConfig(
-                name=f"{TABLE_PREFIX}{feature.name}",
+                name=_table_name(feature.name, place),
                 num_embeddings=contract.table_rows[feature.table],
                 embedding_dim=_COPIES,
                 feature_names=[feature.name],
                 pooling=PoolingType.MEAN,
                 init_fn=_zero,
             )
-            for feature in used
+            for place, feature in enumerate(used)
             if feature.kind is not FeatureKind.DENSE
         }
-        self.ebc = EmbeddingBagCollection(tables=list(self._tables.values()))
+        # TorchRec has no collection without tables, which a network of numbers alone would need.
+        self.ebc = EmbeddingBagCollection(tables=list(self._tables.values())) if self._tables else None
         self.dense_weight = nn.Parameter(torch.zeros(len(order)))
         # A buffer, so that it follows the module to its device; not persistent, as the schema gives it anew.
         self.register_buffer("dense_columns", torch.tensor(order, dtype=torch.int64), persistent=False)
@@ -68,14 +70,19 @@ class FirstOrder(nn.Module):
         with torch.no_grad():
             self.dense_weight.copy_(torch.tensor(dense)[self.dense_columns])
             for name, weights in ids.items():
-                if name in self._tables:
+                if self.ebc is not None and name in self._tables:
                     table = self.ebc.embedding_bags[self._tables[name].name].weight
                     table.copy_(weights.to(table).unsqueeze(1).expand_as(table))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the sum of every row's first-order weights, (B,)."""
-        ids = self.ebc(batch.sparse).values().sum(dim=1) / _COPIES
-        return ids + batch.dense[:, self.dense_columns] @ self.dense_weight
+        numbers = batch.dense[:, self.dense_columns] @ self.dense_weight
+        return numbers if self.ebc is None else self.ebc(batch.sparse).values().sum(dim=1) / _COPIES + numbers
+
+
+def _table_name(feature: str, place: int) -> str:
+    # A module's name has no dot, and a feature's may have any letters.
+    return f"{TABLE_PREFIX}{feature}" if re.fullmatch(r"[\w-]+", feature) else f"{TABLE_PREFIX} {place}"
 
 
 def _zero(weight: Tensor) -> None:
