@@ -27,7 +27,7 @@ WHOLE_RUN = (
 )
 STORE = ("tracking.uri", "runtime.runs")
 # Where things lie and how the machine is used; a stopped run's own folder and store are where they are.
-RESUMED = ("runtime.encoded", "runtime.towers", "runtime.threads", "runtime.memory_limit")
+RESUMED = ("runtime.encoded", "runtime.towers", "runtime.device", "runtime.threads", "runtime.memory_limit")
 # Other rows may be measured too, as long as they have the contract that the ranker was trained under.
 MEASURED = ("data.raw", "data.schema_path", "evaluation", *RESUMED)
 

@@ -16,7 +16,7 @@ from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, TEST, TRAIN, VALIDATION
 from pipelines.overrides import require_unset
 from pipelines.result_keys import code_of, rows_of, settings_of
-from pipelines.run_folder import CHECKPOINTS, PREDICTIONS, RunIdentity, load_result
+from pipelines.run_folder import CHECKPOINTS, PREDICTIONS, RunIdentity, load_result, read_record
 from pipelines.serving import MODEL
 from recsys.ablation.comparison import compare_fixed
 from recsys.ablation.resampling import ALL, ArmPredictions, UserResamples, measure_arm
@@ -111,13 +111,19 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
 
 
 def _dated(config: RunConfig, window: Window) -> RunConfig:
-    if not isinstance(config.data, OnlineRetailData):
+    data = config.data
+    if not isinstance(data, OnlineRetailData):
+        where = {
+            "table": f"its splits stand in the `table:` block of {data.schema_path}",
+            "movielens": "a release is split by the times of its ratings, always the same way",
+            "simulated": "a simulated world is split by its own days",
+        }[data.source]
         raise UsageError(
-            f"A scheduled run moves the splits' dates, and source `{config.data.source}` has its splits in its files. "
-            "Use data=online_retail."
+            f"A scheduled run moves the splits' dates, and `{data.name}` (source `{data.source}`) has none to move: "
+            f"{where}. Use data=online_retail, or train on each day's rows with `recsys train`."
         )
     data = dataclasses.replace(
-        config.data,
+        data,
         train_start=window.train.first.isoformat(),
         validation_start=window.validation.first.isoformat(),
         test_start=window.test.first.isoformat(),
@@ -152,7 +158,11 @@ def _has_checkpoint(folder: Path) -> bool:
 
 
 def _read_decision(folder: Path) -> Decision:
-    document = json.loads((folder / _DECISION).read_text(encoding="utf-8"))
+    return read_record(folder / _DECISION, _decision_of)
+
+
+def _decision_of(text: str) -> Decision:
+    document = json.loads(text)
     return Decision(document["promote"], tuple(document["reasons"]))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from pipelines.run_folder import read_record
 from recsys.config import RunConfig, config_document
 from recsys.config_training_mode import TrainingModeConfig
 from recsys.errors import DataError
@@ -206,8 +207,14 @@ class Curves:
 
     @staticmethod
     def load(path: Path) -> dict[str, figures.Curve]:
-        """Read what `save` wrote."""
-        return {name: (steps, values) for name, (steps, values) in json.loads(path.read_text()).items()}
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: the file is damaged or of another version.
+        """
+        return read_record(
+            path, lambda text: {name: (steps, values) for name, (steps, values) in json.loads(text).items()}
+        )
 
 
 def charted_values(arms: Iterable[Mapping[str, figures.Curve]]) -> dict[str, list[float]]:

@@ -1,17 +1,18 @@
 """What a run is called, where it keeps what it leaves behind, and how that is read back."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from recsys.config import RunConfig, config_from
-from recsys.errors import DataError
+from recsys.errors import DataError, UsageError
 from recsys.tracking import names
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PREDICTIONS, QUERIES, CURVES = "predictions", "queries", "curves.json"
+_Record = TypeVar("_Record")
 ARM = "arm"
 """The kind of a run that belongs to a study."""
 
@@ -74,18 +75,38 @@ class RunResult:
 
 
 def load_result(folder: Path) -> RunResult | None:
-    """Return the result of the run that finished in `folder`; None where none has."""
+    """Return the result of the run that finished in `folder`; None where none has.
+
+    Raises:
+        DataError: the file is damaged or of another version.
+    """
     path = folder / RESULT
-    return RunResult(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return read_record(path, lambda text: RunResult(**json.loads(text))) if path.is_file() else None
 
 
 def load_config(folder: Path) -> RunConfig:
     """Return the configuration of the run that was started in `folder`.
 
     Raises:
-        DataError: there is no run.
+        DataError: there is no run, or its file is damaged or of another version.
+    """
+    if not (folder / CONFIG).exists():
+        inside = sorted(folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
+        hint = f" It holds runs, such as {inside[0].parent}: name one of them." if inside else ""
+        raise DataError(f"{folder} holds no run. Expected a folder that `recsys train` printed.{hint}")
+    return read_record(folder / CONFIG, lambda text: config_from(json.loads(text)))
+
+
+def read_record(path: Path, read: Callable[[str], _Record]) -> _Record:
+    """Return what `read` makes of the text of a JSON file that a run or a study left.
+
+    Raises:
+        DataError: the file cannot be read, is torn, or was written by another version; names it.
     """
     try:
-        return config_from(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{folder} holds no run ({error}). Expected a folder that `recsys train` printed.") from error
+        return read(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
+        raise DataError(
+            f"{path} cannot be used ({type(error).__name__}: {error}). It is damaged, or another version wrote it: put "
+            "back a copy, or remove the run's folder and run it again."
+        ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 from pipelines import prepare
-from pipelines.run_folder import CONFIG, RESULT
+from pipelines.run_folder import CONFIG, RESULT, read_record
 from pipelines.study_plan import PlannedArm, StudyGrid, StudyPlan
 from pipelines.study_runs import processes_of, threads_of
 from pipelines.tuning import load_trials
@@ -83,7 +83,7 @@ def _minutes(results: Iterable[Path]) -> list[float]:
     durations = []
     for path in newest:
         began, ended = (path.parent / CONFIG).stat().st_mtime, path.stat().st_mtime
-        trained = json.loads(path.read_text(encoding="utf-8"))["train_seconds"]
+        trained = read_record(path, lambda text: float(json.loads(text)["train_seconds"]))
         if ended - began >= trained:
             durations.append((ended - began) / 60)
     return durations

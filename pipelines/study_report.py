@@ -7,7 +7,7 @@ from importlib.metadata import version
 import numpy as np
 
 from pipelines.recording import Curves
-from pipelines.run_folder import CURVES
+from pipelines.run_folder import CURVES, read_record
 from pipelines.study import FinishedArm
 from recsys.ablation.report import Evidence
 from recsys.datasets.encoded import EncodedDataset
@@ -79,8 +79,8 @@ def _calibration(finished: Sequence[FinishedArm]) -> dict[str, list[tuple[float,
     """Condition -> reliability bins; the seeds' bins of one rank hold equally many rows, so their means are pooled."""
     evaluations: dict[str, list[Evaluation]] = {}
     for each in finished:
-        text = (each.folder / "evaluation.json").read_text(encoding="utf-8")
-        evaluations.setdefault(each.arm.condition, []).append(evaluation_from_json(text))
+        evaluation = read_record(each.folder / "evaluation.json", evaluation_from_json)
+        evaluations.setdefault(each.arm.condition, []).append(evaluation)
     pooled = {}
     for condition, seeds in evaluations.items():
         bins = [[(b.predicted, b.observed, b.weight) for b in seed.reliability] for seed in seeds]

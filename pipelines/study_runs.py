@@ -7,7 +7,7 @@ from dataclasses import replace
 from pipelines import pretrain
 from pipelines.arm import train_arm
 from pipelines.recording import open_store
-from pipelines.run_folder import ARM, RunIdentity
+from pipelines.run_folder import ARM, RunIdentity, read_record
 from pipelines.side_by_side import Piece, free_processes, run_side_by_side
 from pipelines.study import FinishedArm
 from pipelines.study_plan import PlannedArm, StudyPlan
@@ -152,7 +152,7 @@ def _identities(plan: StudyPlan, planned: Sequence[PlannedArm]) -> dict[str, Run
 def _colours(plan: StudyPlan) -> dict[str, str]:
     """A colour for each condition; one that joins the study later takes a new one and leaves the others theirs."""
     path = plan.folder / _CONDITIONS
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    known = read_record(path, lambda text: [str(name) for name in json.loads(text)]) if path.is_file() else []
     conditions = list(dict.fromkeys([*known, *plan.grid.conditions]))
     if conditions != known:
         write_text_atomically(path, json.dumps(conditions) + "\n")

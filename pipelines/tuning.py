@@ -18,6 +18,7 @@ from pipelines.fitting import (
     stoppable,
     with_ranker_budget,
 )
+from pipelines.run_folder import read_record
 from recsys.ablation.page import Table
 from recsys.ablation.tuning import Ranges, Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document, config_from
@@ -88,9 +89,13 @@ def ranges_of(config: RunConfig, searched: Ranges) -> dict[str, tuple[float, flo
 
 
 def load_trials(folder: Path) -> list[Trial]:
-    """Return the trials that have ended so far."""
+    """Return the trials that have ended so far.
+
+    Raises:
+        DataError: the file is damaged or of another version.
+    """
     path = folder / TRIALS
-    return [Trial(**each) for each in json.loads(path.read_text(encoding="utf-8"))] if path.is_file() else []
+    return read_record(path, lambda text: [Trial(**each) for each in json.loads(text)]) if path.is_file() else []
 
 
 def tune(search: Search, progress: Progress) -> None:

@@ -18,12 +18,18 @@ from recsys.config_training_mode import TrainingModeConfig
 from recsys.config_types import (
     STRICT,
     Day,
+    Days,
     Fraction,
+    Layers,
+    MemoryLimit,
     Name,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Processes,
+    Seed,
+    Width,
     require_exactly,
 )
 from recsys.errors import UsageError
@@ -48,7 +54,7 @@ class OnlineRetailData:
     negatives_per_positive: PositiveInt
     ranking_validation_invoices: PositiveInt
     ranking_baselines: dict[str, tuple[str, ...]]
-    seed: NonNegativeInt
+    seed: Seed
 
 
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -82,9 +88,9 @@ class SimulatedData:
     rows: PositiveInt
     users: PositiveInt
     items: PositiveInt
-    days: PositiveInt
-    seed: NonNegativeInt
-    world_seed: NonNegativeInt
+    days: Days
+    seed: Seed
+    world_seed: Seed
 
 
 DataConfig = Annotated[OnlineRetailData | TableData | MovielensData | SimulatedData, Field(discriminator="source")]
@@ -99,15 +105,15 @@ class TwoTowerConfig:
 
     kind: Literal["two_tower"]
     name: Name
-    width: PositiveInt
-    table_dimension: PositiveInt
-    hidden_widths: tuple[PositiveInt, ...]
+    width: Width
+    table_dimension: Width
+    hidden_widths: tuple[Width, ...]
     temperature: PositiveFloat
     batch_size: PositiveInt | None
     epochs: PositiveInt | None
     learning_rate: PositiveFloat
     table_learning_rate: PositiveFloat
-    seed: NonNegativeInt
+    seed: Seed
 
 
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)
@@ -116,7 +122,7 @@ class ImportedTowerConfig:
 
     kind: Literal["imported"]
     name: Name
-    width: PositiveInt
+    width: Width
     vectors: Path
     id_column: str
     vector_column: str
@@ -135,13 +141,13 @@ class NetworkConfig:
     """
 
     name: Literal["cross", "cross_low_rank", "dot", "mask_parallel", "mask_serial", "mlp"]
-    field_width: PositiveInt
-    hidden_widths: tuple[PositiveInt, ...]
+    field_width: Width
+    hidden_widths: tuple[Width, ...]
     dropout: Fraction
     first_order: bool
-    layers: PositiveInt | None
-    rank: PositiveInt | None
-    mask_ratio: PositiveFloat | None
+    layers: Layers | None
+    rank: Width | None
+    mask_ratio: Annotated[float, Field(gt=0, le=1000)] | None
 
     def __post_init__(self) -> None:
         """Refuse a knob that the named crossing does not have, or lacks."""
@@ -170,12 +176,12 @@ class CompositionConfig:
     """
 
     name: Literal["sequential", "parallel", "conditional", "parallel_conditional"]
-    width: PositiveInt | None
+    width: Width | None
     join: Literal["concat", "sum", "product", "gate"] | None
     routing: Literal["gate", "route"] | None
     routes: dict[str, tuple[Literal["embedding_tower", "interaction_network"], ...]] | None
-    expert_hidden: tuple[PositiveInt, ...] | None
-    head_hidden: tuple[PositiveInt, ...]
+    expert_hidden: tuple[Width, ...] | None
+    head_hidden: tuple[Width, ...]
 
     def __post_init__(self) -> None:
         """Refuse a knob that the named composition does not have, or lacks."""
@@ -213,7 +219,7 @@ class TrainingConfig:
     goes on learning from them.
     """
 
-    seed: NonNegativeInt
+    seed: Seed
     batch_size: PositiveInt | None
     epochs: PositiveInt | None
     learning_rate: PositiveFloat
@@ -232,7 +238,7 @@ class TrainingConfig:
     max_gradient_norm: PositiveFloat | None
     row_order: Literal["shuffled", "time"]
     shuffle_buffer_rows: PositiveInt
-    decode_threads: PositiveInt
+    decode_threads: Processes
     checkpoint_every: PositiveInt
     keep_checkpoints: PositiveInt
 
@@ -258,9 +264,9 @@ class TrackingConfig:
 class DailyConfig:
     """A scheduled run's window: the days before its date, the last of them held out for validation and test."""
 
-    train_days: PositiveInt
-    validation_days: PositiveInt
-    test_days: PositiveInt
+    train_days: Days
+    validation_days: Days
+    test_days: Days
     segment_margin: PositiveFloat
 
 
@@ -275,8 +281,8 @@ class RuntimeConfig:
     encoded: Path
     towers: Path
     device: Literal["auto", "cpu", "cuda"]
-    threads: PositiveInt | None
-    memory_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(MB|GB)$")]
+    threads: Processes | None
+    memory_limit: MemoryLimit
 
     @property
     def cores(self) -> int:

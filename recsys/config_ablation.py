@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from recsys.config_types import STRICT, Name, NonNegativeInt, PositiveFloat, PositiveInt
+from recsys.config_types import STRICT, Name, NonNegativeInt, PositiveFloat, PositiveInt, Processes, Seed
 
 GridValue = str | int | float | bool | None | tuple[int, ...]
 
@@ -22,7 +22,7 @@ class TuneConfig:
 
     trials: NonNegativeInt
     sampler: Literal["tpe", "random"]
-    seed: NonNegativeInt
+    seed: Seed
     ranges: dict[str, tuple[PositiveFloat, PositiveFloat] | None]
 
     def __post_init__(self) -> None:
@@ -52,9 +52,9 @@ class AblationConfig:
 
     name: Name
     grid: dict[str, tuple[GridValue, ...]]
-    seeds: tuple[NonNegativeInt, ...]
+    seeds: tuple[Seed, ...]
     contrast: str
     margin: PositiveFloat
     resamples: PositiveInt
-    processes: PositiveInt | None
+    processes: Processes | None
     tune: TuneConfig

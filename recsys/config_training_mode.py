@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from recsys.config_types import STRICT, Name, PositiveFloat, PositiveInt
+from recsys.config_types import STRICT, Name, PositiveFloat, PositiveInt, Width
 
 StageName = Literal["frozen_tower", "tower_tables", "tower_dense", "end_to_end"]
 RateName = Literal[
@@ -61,7 +61,7 @@ class TrainingModeConfig:
     name: Name
     stages: dict[StageName, StageEndConfig | None]
     rates: dict[RateName, PositiveFloat]
-    adapter_rank: PositiveInt | None
+    adapter_rank: Width | None
     cache_megabytes: PositiveInt | None
 
     def __post_init__(self) -> None:

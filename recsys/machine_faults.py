@@ -29,6 +29,7 @@ _NO_MEMORY_WORDS = (
     "bad allocation",
     "array is too big",
 )
+_NO_DATABASE_WORDS = ("file is not a database", "database disk image is malformed")
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -43,6 +44,11 @@ def machine_fault(error: BaseException) -> RecsysError | None:
         if "database is locked" in str(each):
             return BusyError(
                 "The run store is locked by another process, which writes to it. Wait until it ends, and repeat."
+            )
+        if any(words in str(each) for words in _NO_DATABASE_WORDS):
+            return DataError(
+                f"The run store is damaged, or is no SQLite file ({str(each).splitlines()[0]}). Put back a copy, or "
+                "move it away: a new one is made with the next run."
             )
         if _is_out_of_memory(each):
             return UsageError(

@@ -75,6 +75,8 @@ def window_before(run_date: date, *, train_days: int, validation_days: int, test
     for name, days in (("train_days", train_days), ("validation_days", validation_days), ("test_days", test_days)):
         if days < 1:
             raise UsageError(f"`{name}` is {days}; a run needs at least one day for each of its three windows.")
+    if (run_date - date.min).days < train_days + validation_days + test_days:
+        raise UsageError(f"The window before {run_date} would begin before the year 1; expected a later date.")
     test_first = run_date - timedelta(days=test_days)
     validation_first = test_first - timedelta(days=validation_days)
     return Window(

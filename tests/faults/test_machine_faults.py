@@ -49,6 +49,11 @@ def read_only_database(path: Path) -> None:
     sqlite3.connect(f"file:{path}?mode=ro", uri=True).execute("INSERT INTO t VALUES (1)")
 
 
+def no_database(path: Path) -> None:
+    path.write_text("hello" * 1000)
+    sqlite3.connect(path).execute("SELECT * FROM sqlite_master")
+
+
 def locked_database(path: Path) -> None:
     first, second = (sqlite3.connect(path, timeout=0, isolation_level=None) for _ in range(2))
     first.execute("BEGIN EXCLUSIVE")
@@ -96,6 +101,7 @@ FAULTS: dict[str, tuple[Callable[[Path], BaseException], int, str]] = {
     ),
     "too many files": (lambda path: OSError(errno.EMFILE, "Too many open files", "/x"), 73, "ulimit -n"),
     "no permission": (lambda path: PermissionError(errno.EACCES, "Permission denied", "/x"), 73, "/x: Permission"),
+    "a store that is none": (lambda path: real(lambda: no_database(path)), 65, "is no SQLite file"),
     "a store in use": (lambda path: real(lambda: locked_database(path)), 75, "locked by another process"),
     "numpy's memory": (lambda path: real(lambda: np.zeros(2**55)), 2, "too little memory"),
     "torch's memory": (lambda path: real(lambda: torch.zeros(2**50)), 2, "too little memory"),

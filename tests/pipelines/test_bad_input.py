@@ -218,6 +218,22 @@ BAD_KEYS: dict[str, tuple[list[str], list[str]]] = {
     "several values": (["training.epochs=1,2"], ["`training.epochs=1,2` gives several values", "`recsys ablate`"]),
     "several choices": (["network=dot,mlp"], ["`network=dot,mlp` gives several values", "`ablation.grid`"]),
     "a path without a name": (["tower.vectors=", "tower=title_vectors"], ["`tower.vectors=` gives", "no value"]),
+    "a seed of 20 digits": (["training.seed=12345678901234567890"], ["`training.seed` is 1234567", "4294967295"]),
+    "the tower's": (["tower.seed=12345678901234567890"], ["`tower.seed` is 1234567", "equal to 4294967295"]),
+    "a study's": (["ablation.tune.seed=99999999999"], ["`ablation.tune.seed` is 99999999999", "4294967295"]),
+    "a batch beyond all rows": (["training.batch_size=" + 30 * "9"], ["`training.batch_size` is 999", "2147483647"]),
+    "a width beyond all memory": (["tower.width=1000000000000"], ["`tower.width` is 1000000000000", "65536"]),
+    "too many threads": (["runtime.threads=1000000000"], ["`runtime.threads` is 1000000000", "equal to 1024"]),
+    "too many layers": (["network.layers=1000000000"], ["`network.layers` is 1000000000", "equal to 1000"]),
+    "a mask of no size": (
+        ["network=mask_parallel", "network.mask_ratio=1e300"],
+        ["`network.mask_ratio` is 1e+300", "equal to 1000"],
+    ),
+    "no memory": (["runtime.memory_limit=0MB"], ["`runtime.memory_limit` is '0MB'", "16MB or more"]),
+    "more memory than there is": (
+        ["runtime.memory_limit=9999999999GB"],
+        ["`runtime.memory_limit` is '9999999999GB'", "16MB or more"],
+    ),
     "a tracking store of no kind": (["tracking.uri=mysql://x"], ["'mysql://x'", "sqlite:///", "`tracking.uri`"]),
 }
 

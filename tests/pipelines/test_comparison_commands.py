@@ -175,7 +175,9 @@ def test_ui_over_a_server_prints_where_the_study_stands_there(server: TrackingSe
 
 def test_ui_refuses_a_taken_port_and_says_what_to_do(runs: Path, server: TrackingServer, capsys):
     assert main(["ui", "--port", str(server.port), f"runtime.runs={runs}"]) == 75
-    assert f"Port {server.port} of 127.0.0.1 is taken" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert f"Port {server.port} of 127.0.0.1 is taken by process " in message
+    assert f"Open http://127.0.0.1:{server.port}, " in message
 
 
 def test_ui_opens_the_studys_page_in_the_browser_once_the_server_answers(runs: Path, tmp_path: Path):

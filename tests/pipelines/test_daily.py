@@ -162,7 +162,22 @@ def test_a_date_that_is_none_is_refused(overrides, capsys: pytest.CaptureFixture
     assert "YYYY-MM-DD" in capsys.readouterr().err
 
 
-def test_a_source_whose_splits_stand_in_its_files_cannot_be_scheduled(tmp_path: Path):
-    config = compose_config(["data=ml_100k", f"runtime.runs={tmp_path}"])
-    with pytest.raises(UsageError, match="source `table` has its splits in its files"):
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ("ml_100k", "its splits stand in the `table:` block of data/schemas/ml_100k.yaml"),
+        ("movielens", "split by the times of its ratings"),
+        ("simulated", "split by its own days"),
+    ],
+)
+def test_a_source_without_dates_to_move_cannot_be_scheduled_and_is_told_where_its_splits_stand(
+    data: str, told: str, tmp_path: Path
+):
+    config = compose_config([f"data={data}", f"runtime.runs={tmp_path}"])
+    with pytest.raises(UsageError, match=f"`{data}` .* has none to move: .*{told}"):
         daily.run(config, datetime.date(2011, 5, 20), silent)
+
+
+def test_a_window_that_would_begin_before_time_does_is_refused(overrides, capsys: pytest.CaptureFixture[str]):
+    assert main(["daily", "--date", "0001-01-20", *overrides]) == 2
+    assert "The window before 0001-01-20 would begin before the year 1" in capsys.readouterr().err
