@@ -10,9 +10,9 @@ from statistics import fmean
 from pipelines import prepare
 from pipelines.baselines import shortfall
 from pipelines.console import console, progress_bars, show_table, warn
-from pipelines.fitting import RANKING_TEST, dataset_uses, scoring_stream, started
+from pipelines.fitting import RANKING_TEST, TEST, dataset_uses, scoring_stream, started, with_ranker_budget
 from pipelines.job import RANKING_EXTRAS
-from pipelines.recording import CUTOFF, STUDY, Curves, charted_values, open_store, run_params
+from pipelines.recording import CUTOFF, STUDY, Curves, charted_values, open_store, study_params
 from pipelines.run_folder import CURVES
 from pipelines.study import FinishedArm, auc_intervals, measure, write_json
 from pipelines.study_outlook import outlook
@@ -199,8 +199,10 @@ def _record(
         names.TAG_VERDICT: study.verdict,
         names.TAG_NOTE: markdown,
     }
-    uses = dataset_uses(encoded, config.data.name, ("train", "validation", "test"))
-    with start_run(open_store(config), f"study/{study.id}", run_params(config, STUDY, "none"), tags, uses) as tracked:
+    arms = [with_ranker_budget(each.config, encoded) for each in plan.planned()]
+    # Its arms have learnt; the study itself compares what they say of the test rows, and ranks by its plain rules.
+    uses = dataset_uses(encoded, config.data.name, (TEST, RANKING_TEST) if study.baselines else (TEST,))
+    with start_run(open_store(config), f"study/{study.id}", study_params(config, arms), tags, uses) as tracked:
         for picture in report.pictures:
             place = study.folder / picture.file
             place.parent.mkdir(exist_ok=True)

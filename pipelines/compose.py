@@ -39,11 +39,25 @@ def compose_config(overrides: Sequence[str], values: Sequence[str] = ()) -> RunC
     Raises:
         UsageError: an override names no known key or choice, or a value has the wrong type or range.
     """
+    _require_clone()
     words, texts = _without_texts(overrides)
     words = [*words, *values]
     for word in words:
         _require_one_value(word)
     return config_from(_with_texts(_compose(words), texts))
+
+
+def _require_clone() -> None:
+    """Refuse to run from what `pip` installs: it has the code, and not the values and schemas that the commands need.
+
+    A folder `conf` of somebody else's may lie beside it.
+    """
+    if not (CONF / "run.yaml").is_file():
+        raise UsageError(
+            f"This copy of recsys, in {CONF.parent}, was installed without its configuration: there is no "
+            f"{CONF / 'run.yaml'}. This version runs from a clone of its repository: clone it, run `make setup` there, "
+            "and use the clone's .venv/bin/recsys."
+        )
 
 
 def choices(group: str) -> list[str]:
@@ -176,8 +190,6 @@ def _keys(document: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
-    if not CONF.is_dir():
-        raise UsageError(f"The folder {CONF} is missing; run `recsys` from a full clone of the repository.")
     try:
         document = OmegaConf.to_container(_composed(overrides), resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:

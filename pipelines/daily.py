@@ -16,7 +16,7 @@ from pipelines.console import console, progress_bars, show_table
 from pipelines.fitting import RANKING_TEST, TEST, TRAIN, VALIDATION
 from pipelines.overrides import require_unset
 from pipelines.result_keys import code_of, rows_of, settings_of
-from pipelines.run_folder import CHECKPOINTS, PREDICTIONS, RunIdentity, load_result, read_record
+from pipelines.run_folder import CHECKPOINTS, DAILY, PREDICTIONS, RunIdentity, load_result, read_record
 from pipelines.serving import MODEL
 from recsys.ablation.comparison import compare_fixed
 from recsys.ablation.resampling import ALL, ArmPredictions, UserResamples, measure_arm
@@ -84,7 +84,7 @@ def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResu
             return done
         result = load_result(folder)
         if result is None:
-            identity = RunIdentity(folder, f"daily/{date}", "daily", "daily")
+            identity = RunIdentity(folder, f"daily/{date}", DAILY, DAILY)
             train.run(dated, identity, progress, resume=_has_checkpoint(folder))
         champions = ChampionFile(root / "champion.json")
         decision = _compare_and_promote(dated, encoded, folder, champions, progress)

@@ -295,22 +295,28 @@ def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
         )
 
 
-def dataset_uses(encoded: EncodedDataset, name: str, splits: Sequence[str]) -> list[DatasetUse]:
-    """Say which data a run reads, as its page shows it."""
+def dataset_uses(
+    encoded: EncodedDataset, name: str, splits: Sequence[str], train_days: Sequence[str] = ()
+) -> list[DatasetUse]:
+    """Say which data a run reads, as its page shows it.
+
+    Args:
+        train_days: those of the training split that are read; () for all.
+    """
+    days = {split: train_days if split == TRAIN and train_days else encoded.days(split) for split in splits}
     schema = encoded.contract.schema
     columns = {feature.name: "double" for feature in schema.dense} | {feature.name: "long" for feature in schema.sparse}
     return [
         DatasetUse(
             name=f"{name}-{split}",
             context=split,
-            digest=encoded.digest(split),
+            digest=encoded.digest(split, list(days[split])),
             source=str(encoded.root),
             columns=columns,
-            rows=encoded.rows(split),
+            rows=sum(encoded.days(split)[day] for day in days[split]),
             details={"contract": encoded.contract.fingerprint},
         )
         for split in splits
-        if encoded.rows(split)
     ]
 
 

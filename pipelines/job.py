@@ -168,18 +168,19 @@ class Job:
         with scoring_memory(config, self._context):
             predictions = predict(self._wrapped, stream)
         evaluation = evaluate(predictions, encoded.contract.schema.segments)
-        metrics, scores = test_metrics(evaluation), evaluation.flat_metrics("")
+        ranked: dict[str, float] = {}
+        scores = evaluation.flat_metrics("")
         if config.evaluation.ranking and encoded.rows(RANKING_TEST):
             ranking = self._rank(progress)
             save_ranking(ranking, folder / QUERIES)
-            metrics |= ranking_metrics(ranking)
+            ranked = ranking_metrics(ranking)
             scores |= ranking.flat_metrics("")
         lines = self._fitted.optimizers.contract()
         budget = loop_settings(config.training, self._stream.num_batches).max_steps
         result = RunResult(
             name=self._identity.name,
             spool_id=tracked.spool_id,
-            metrics=metrics,
+            metrics=test_metrics(evaluation) | ranked,
             scores=scores,
             frozen_proof=proof,
             budget_steps=budget,
@@ -196,7 +197,7 @@ class Job:
         self._curves.save(folder / CURVES)
         progress(f"exporting {self._identity.name}", 0, 0)
         model = export_run(folder, config, self._spec, self._wrapped, encoded)
-        self._record(tracked, result, evaluation, model)
+        self._record(tracked, result, evaluation, ranked, model)
         write_text_atomically(folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
         return result
 
@@ -206,10 +207,21 @@ class Job:
         scores = {"ranker": ranker_score(self._wrapped)}
         return evaluate_ranking(scores, stream, segments, CUTOFF, progress)["ranker"]
 
-    def _record(self, tracked: TrackedRun, result: RunResult, evaluation: Evaluation, model: Path) -> None:
-        uses = dataset_uses(self._encoded, self._config.data.name, (TEST,))
+    def _record(
+        self,
+        tracked: TrackedRun,
+        result: RunResult,
+        evaluation: Evaluation,
+        ranked: Mapping[str, float],
+        model: Path,
+    ) -> None:
         tracked.log_model(_MODEL_NAME, model)
-        tracked.log_final(result.metrics, dataset=uses[0], model=_MODEL_NAME)
+        # Of which rows a score is, and of none that the run did not read.
+        scored = {TEST: {name: value for name, value in result.metrics.items() if name not in ranked}}
+        for split, metrics in (scored | ({RANKING_TEST: ranked} if ranked else {})).items():
+            (use,) = dataset_uses(self._encoded, self._config.data.name, (split,))
+            tracked.log_dataset(use)
+            tracked.log_final(metrics, dataset=use, model=_MODEL_NAME)
         tracked.log_final(cost_metrics(Cost(**result.cost)))
         tracked.log_final(names.baseline_metrics(result.baselines))
         if counts := self._stream.counts:

@@ -25,10 +25,10 @@ from pipelines.fitting import (
     training_stream,
     with_budget,
 )
-from pipelines.recording import open_store, step_metrics
+from pipelines.recording import open_store, run_params, step_metrics
 from pipelines.result_keys import code_of, rows_of, settings_of
 from recsys.artifacts.pretrained_tower import load_tower, save_tower
-from recsys.config import ImportedTowerConfig, RunConfig, TrainingConfig, TwoTowerConfig, config_document
+from recsys.config import ImportedTowerConfig, RunConfig, TrainingConfig, TwoTowerConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import evaluation_mode
@@ -55,6 +55,14 @@ _LARGEST_BATCH = 4096  # every row of a batch is a negative for the others, so m
 _ROWS_SEEN = 2_000_000
 # A tower is made before the ranker is, and not measured on the test split.
 _NOT_OF_A_TOWER = ("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily")
+# Nor has it segments, checkpoints or lists to rank: its run's record does not speak of them.
+_NOT_IN_ITS_RECORD = (
+    *(key for key in _NOT_OF_A_TOWER if key != "data"),
+    *(f"training.{key}" for key in ("segment_view_every", "checkpoint_every", "keep_checkpoints")),
+)
+_RATES = ("embedding_tower", "embedding_tower_tables")
+PRETRAIN = "pretrain"
+"""The arm, and the kind, of a pre-training's own run."""
 
 
 def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:
@@ -145,13 +153,13 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     def validate() -> dict[str, float]:
         return {LOG_LOSS: _mean_loss(fitted.wrapped, validation)}
 
-    params = names.flattened(config_document(config)) | {names.PARAM_DEVICE: device_name(context.device)}
     with start_run(
         open_store(config),
         f"pretrain/{tower_config.name}",
-        params,
-        {names.TAG_KIND: "pretrain", names.TAG_CONTRACT: encoded.contract.fingerprint},
-        dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION)),
+        run_params(config, PRETRAIN, device_name(context.device), _NOT_IN_ITS_RECORD),
+        {names.TAG_KIND: PRETRAIN, names.TAG_CONTRACT: encoded.contract.fingerprint},
+        dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION), days),
+        system_metrics=config.tracking.system_metrics,
     ) as tracked:
         for report in train_steps(
             fitted.wrapped,
@@ -167,7 +175,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
             should_stop=lambda: False,
         ):
             progress("pre-training the tower", report.step, settings.max_steps)
-            tracked.log_step(report.step, step_metrics(report))
+            tracked.log_step(report.step, step_metrics(report, _RATES))
         best.restore()
         progress("pre-training the tower", settings.max_steps, settings.max_steps)
         tower = objective.embedding_tower

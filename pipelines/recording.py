@@ -1,7 +1,7 @@
 """How this project's runs are recorded: the store, the names of a report's numbers, an evaluation's, and the plots."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from recsys.training.loop import StepReport
 AUC, CUTOFF = "auc", 20
 STUDY = "study"
 """The arm, and the kind, of a study's own run."""
-_RATES = ("embedding_tower", "embedding_tower_tables", "interaction_network", "interaction_network_tables")
-_SLOW = {names.EPOCH, names.ROWS_SEEN, names.SKIPPED_BATCHES, *map(names.learning_rate, _RATES)}
+RATES = ("embedding_tower", "embedding_tower_tables", "interaction_network", "interaction_network_tables")
+_SLOW = {names.EPOCH, names.ROWS_SEEN, names.SKIPPED_BATCHES, *map(names.learning_rate, RATES)}
 _SCORES = (
     "log_loss",
     "normalised_entropy",
@@ -54,11 +54,12 @@ def recorded_store(config: RunConfig) -> TrackingStore:
     return store
 
 
-def run_params(config: RunConfig, arm: str, device: str) -> dict[str, str | int | float]:
+def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] = ()) -> dict[str, str | int | float]:
     """The resolved config as flat params, and the few that people group runs by under short names.
 
     Args:
         device: that computes, as `device_name` calls it; "none" for a study's own run.
+        without: keys, or groups, of what the run does not do: all runs have the same params, and there they say "none".
     """
     document = config_document(config)
     # In one param each, so that runs of all modes have the same params.
@@ -66,7 +67,7 @@ def run_params(config: RunConfig, arm: str, device: str) -> dict[str, str | int 
     if arm != STUDY:
         # What a study asks is its own: arms that join it later must not differ from the others by that.
         document["ablation"] = {"name": config.ablation.name}
-    return {
+    params: dict[str, str | int | float] = {
         **names.flattened(document),
         names.PARAM_ARM: arm,
         names.PARAM_MODE: config.training_mode.name,
@@ -77,6 +78,21 @@ def run_params(config: RunConfig, arm: str, device: str) -> dict[str, str | int 
         names.PARAM_DATA: config.data.name,
         names.PARAM_DEVICE: device,
     }
+    unused = [key for key in params if any(key == each or key.startswith(f"{each}.") for each in without)]
+    return params | dict.fromkeys(unused, names.NONE)
+
+
+def study_params(config: RunConfig, arms: Sequence[RunConfig]) -> dict[str, str | int | float]:
+    """The params of a study's own run: what all of its arms have in common, and what it asks.
+
+    What differs between arms reads "varied": the study's run is none of them.
+    """
+    every = [run_params(each, STUDY, names.NONE, ("daily", "ablation")) for each in arms]
+    keys = dict.fromkeys(key for params in every for key in params)
+    found = {key: {str(params.get(key)) for params in every} for key in keys}
+    shared = {key: values.pop() if len(values) == 1 else names.VARIED for key, values in found.items()}
+    asked = run_params(config, STUDY, names.NONE)
+    return shared | {key: value for key, value in asked.items() if key.startswith("ablation.")}
 
 
 def _stages(mode: TrainingModeConfig) -> list[str]:
@@ -91,8 +107,11 @@ def _rates(mode: TrainingModeConfig) -> list[str]:
     return [f"{name} {share}" for name, share in mode.rates.items()]
 
 
-def step_metrics(report: StepReport) -> dict[str, float]:
+def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, float]:
     """Name one report's numbers; a part that stands still has rate and gradient norm 0, so that all charts line up.
+
+    Args:
+        rates: of the parts that there are, as `RankerOptimizers.learning_rates` names them.
 
     Gradient norms and the view by segment are there in the steps that read them, and only there or where the run was
     validated are the counts and rates that move slowly: half of what a store is asked to keep would be theirs.
@@ -100,7 +119,7 @@ def step_metrics(report: StepReport) -> dict[str, float]:
     measured = names.training_metrics(
         loss=float("nan") if report.loss is None else report.loss,
         gradient_norms=report.gradient_norms,
-        learning_rates={name: report.learning_rates.get(name, 0.0) for name in _RATES},
+        learning_rates={name: report.learning_rates.get(name, 0.0) for name in rates},
         rows_seen=report.rows_seen,
         epoch=report.epoch,
         rows_per_second=report.rows_per_second,

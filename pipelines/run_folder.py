@@ -13,8 +13,8 @@ from recsys.tracking import names
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PREDICTIONS, QUERIES, CURVES = "predictions", "queries", "curves.json"
 _Record = TypeVar("_Record")
-ARM = "arm"
-"""The kind of a run that belongs to a study."""
+ARM, DAILY = "arm", "daily"
+"""The kind of a run that belongs to a study; and of a scheduled one."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class RunIdentity:
     ablation_id: str = ""
     colour: str = ""
     notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The groups of the configuration that its run has no use for."""
+        return (*(() if self.kind == DAILY else ("daily",)), *(() if self.ablation_id else ("ablation",)))
 
     def tags(self) -> dict[str, str]:
         """The run's tags in the tracking store."""

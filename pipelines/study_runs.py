@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipelines import pretrain
+from pipelines import baselines, pretrain
 from pipelines.arm import train_arm
 from pipelines.recording import open_store
 from pipelines.run_folder import ARM, RunIdentity, read_record
@@ -44,6 +44,8 @@ def finish_arms(plan: StudyPlan, progress: Progress) -> list[FinishedArm]:
     _open_store_once(plan.config)
     for config in plan.towers():
         pretrain.run(config, plan.encoded, progress)
+    # Fitted before several processes would fit them at once.
+    baselines.run(plan.config, plan.encoded, progress)
     searches = [search for search in plan.searches().values() if len(load_trials(search.folder)) < search.trials]
     _do([_tuning(search, plan) for search in searches], plan.config, progress, "searches")
     planned = plan.planned()

@@ -15,16 +15,17 @@ from pipelines.fitting import (
     VALIDATION,
     cached_tower,
     dataset_uses,
+    divided_days,
     fitted_ranker,
-    ranker_stream,
     require_rows,
     started,
     stoppable,
+    training_stream,
     with_ranker_budget,
 )
 from pipelines.job import Job
 from pipelines.recording import open_store, run_params
-from pipelines.run_folder import CONFIG, RunIdentity, RunResult
+from pipelines.run_folder import CONFIG, RunIdentity, RunResult, load_result
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import LOGISTIC
@@ -43,7 +44,12 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     Raises:
         DataError, TrainingError, CannotWriteError: see the steps; nothing half-written carries a final name.
         SystemExit, KeyboardInterrupt: a signal came; a checkpoint stands, and `resume` goes on from it.
+
+    Args:
+        resume: go on with a run that was stopped; one that has finished stays as it is, its record and times too.
     """
+    if resume and (finished := load_result(identity.folder)):
+        return finished
     # The run's own folder is made later, by what first stands in it: a start that fails leaves none.
     for folder in (identity.folder.parent, config.runtime.towers):
         ensure_writable(folder)
@@ -69,7 +75,8 @@ def fit_and_measure(
     beside = baselines.run(config, encoded, progress)
     config = with_ranker_budget(config, encoded)
     context = started(config)
-    stream = ranker_stream(config, encoded, context)
+    _, days = divided_days(encoded, config.training.tower_day_share)
+    stream = training_stream(config, encoded, context, days)
     fitted = fitted_ranker(config, artifact, beside[LOGISTIC], encoded, stream.num_batches, context)
     job = Job(config, identity, encoded, artifact.spec, context, fitted, stream, beside)
     spool = job.load_checkpoint() if resume else ""
@@ -79,9 +86,9 @@ def fit_and_measure(
         start_run(
             store,
             identity.name,
-            run_params(config, identity.arm, device_name(context.device)),
+            run_params(config, identity.arm, device_name(context.device), identity.unused),
             identity.tags() | {names.TAG_CONTRACT: encoded.contract.fingerprint},
-            dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION, TEST)),
+            dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION), days),
             system_metrics=config.tracking.system_metrics,
             resume=spool,
         ) as tracked,
@@ -100,6 +107,8 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     name = names.run_name(arm, seed=config.training.seed)
     if arguments.resume:
         folder = Path(arguments.resume)
+        if load_result(folder):
+            console.print("This run has finished: nothing is done, and its record stays as it is.")
     else:
         # Two that start within one second must not write into one folder.
         stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"

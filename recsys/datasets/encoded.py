@@ -4,6 +4,7 @@ A folder is whole or it is refused: a file that the manifest names and the folde
 here with its name rather than later as missing rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +60,16 @@ class EncodedDataset:
         """
         return tuple(self.root / part_path(split, day) for day in self.days(split))
 
-    def digest(self, split: str) -> str:
+    def digest(self, split: str, days: Sequence[str] = ()) -> str:
         """16 hexadecimal digits that name the split's rows and their order, wherever the folder lies.
+
+        Args:
+            days: those of the split whose rows are meant; () for all.
 
         Raises:
             DataError: the split has no rows.
         """
-        names = [part_path(split, day) for day in self.days(split)]
+        names = [part_path(split, day) for day in days or self.days(split)]
         return fingerprint_of({name: self.manifest.files[name].sha256 for name in names})
 
     def vocabulary(self, table: str) -> Vocabulary:

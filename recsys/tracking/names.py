@@ -33,6 +33,9 @@ VALIDATION, TEST = "valid", "test"
 
 WHOLE, ALL = "whole", "all"
 
+NONE, VARIED = "none", "varied"
+"""What a param reads that has no part in its run; and one in which the arms of a study differ, in the study's own."""
+
 PARAM_ARM = "arm"
 PARAM_MODE = "training_mode"
 PARAM_COMPOSITION = "composition"
@@ -265,7 +268,7 @@ def split_finite(metrics: Mapping[str, float]) -> tuple[dict[str, float], int]:
 
 def _param_value(value: Any) -> str:
     if value is None or value == "":
-        return "none"
+        return NONE
     if isinstance(value, list | tuple):
-        return ",".join(map(_param_value, value)) or "none"
+        return ",".join(map(_param_value, value)) or NONE
     return str(value)

@@ -15,11 +15,13 @@ import pytest
 from pipelines import daily, prepare
 from pipelines.cli import main
 from pipelines.compose import compose_config
+from pipelines.recording import open_store
 from recsys.config import RunConfig
 from recsys.errors import UsageError
 from recsys.progress import silent
 from recsys.scheduling.promotion import ChampionFile
 from recsys.scheduling.window import Readiness, window_before
+from recsys.tracking import names
 
 FIRST = datetime.datetime(2011, 1, 3)
 DAYS = 150
@@ -91,6 +93,20 @@ def test_the_first_run_has_no_rival_and_becomes_the_champion(config: RunConfig, 
     champion = champions(config).current()
     assert champion is not None
     assert champions(config).folder(champion) == first_day.folder
+
+
+def test_each_score_names_the_rows_that_it_was_measured_on(config: RunConfig, first_day: daily.DailyResult):
+    client = open_store(config).open()
+    experiment = client.get_experiment_by_name("online_retail")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.{names.TAG_KIND} = 'daily'")
+    splits = {use.dataset.name: use.tags[0].value for use in run.inputs.dataset_inputs}
+    assert set(splits.values()) == {"train", "validation", "test", "ranking_test"}
+    (output,) = run.outputs.model_outputs
+    scores = {each.key: splits[each.dataset_name] for each in client.get_logged_model(output.model_id).metrics}
+    assert scores[names.auc(names.TEST)] == "test"
+    ranked = {split for key, split in scores.items() if key.startswith("ranking/")}
+    assert ranked == {"ranking_test"}
+    assert run.data.params["daily.train_days"] == "40"
 
 
 def test_no_row_of_the_run_is_from_its_date_or_later(first_day: daily.DailyResult, config: RunConfig):

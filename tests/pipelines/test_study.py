@@ -131,3 +131,17 @@ def test_the_comparison_is_between_pairs_of_one_seed_on_the_same_rows(study):
     assert overall is not None
     assert overall.seeds == 2
     assert overall.difference == pytest.approx(overall.first_mean - overall.second_mean)
+
+
+def test_the_studys_own_run_says_what_its_arms_share_and_that_the_rest_varied(small_world, study: ablate.Study):
+    client = open_store(compose_config(small_world)).open()
+    experiment = client.get_experiment_by_name("simulated")
+    runs = client.search_runs([experiment.experiment_id], f"tags.{names.TAG_KIND} = 'study'")
+    own = next(run for run in runs if run.data.tags[names.TAG_ABLATION_ID] == study.id)
+    params = own.data.params
+    assert (params[names.PARAM_MODE], params["training_mode.stages"]) == ("varied", "varied")
+    assert (params[names.PARAM_SEED], params["training.seed"]) == ("varied", "varied")
+    assert (params[names.PARAM_COMPOSITION], params[names.PARAM_TOWER]) == ("parallel", "two_tower")
+    assert params["ablation.grid.training_mode"] == "end_to_end,frozen_tower"
+    assert {value for key, value in params.items() if key.startswith("daily.")} == {"none"}
+    assert {use.tags[0].value for use in own.inputs.dataset_inputs} == {"test"}
