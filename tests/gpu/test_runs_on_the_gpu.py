@@ -13,6 +13,10 @@ from tests.method.lower_precision import ALL_AND_ONE_ABSENT, DESIGNS, assert_clo
 from tests.pipelines.conftest import small_overrides
 
 pytestmark = pytest.mark.gpu
+ROUTES = (
+    "composition.routes={students: [embedding_tower], commuters: [interaction_network], "
+    "families: [embedding_tower, interaction_network], collectors: [interaction_network]}"
+)
 
 
 @pytest.mark.parametrize(("composition", "network"), DESIGNS)
@@ -41,7 +45,7 @@ def test_a_piece_of_a_study_computes_on_the_gpu_in_a_process_of_its_own(tmp_path
 @pytest.mark.parametrize(
     "words",
     [
-        ["composition=conditional_route", "training.precision=bfloat16"],
+        ["composition=conditional_route", ROUTES, "training.precision=bfloat16"],
         ["composition=conditional", "training_mode=frozen_tower", "training_mode.cache_megabytes=64"],
     ],
     ids=["routed, bfloat16", "frozen, cached"],
