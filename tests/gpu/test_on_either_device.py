@@ -22,7 +22,7 @@ from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS
 from tests.method.weighted_means import KINDS, assert_equal, take_steps, take_steps_by_hand
 from tests.small_model import ROWS, batch_of, small_ranker
 from tests.streaming.rows import open_stream, write_column
-from tests.training.small_run import Batches, small_run
+from tests.training.small_run import PARTS, Batches, small_run
 
 on_either = pytest.mark.parametrize("context", EITHER, indirect=True)
 
@@ -82,8 +82,7 @@ def test_routed_rows_learn_in_every_precision_through_the_wrapper(context, preci
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_design_has_the_plain_models_gradient_norms(context, composition, network):
     plain, ranker = small(composition, network, seed=0), small(composition, network, seed=0)
-    rule = TableOptimizer("rowwise_adagrad", 0.1)
-    wrapped = wrap_ranker(ranker, {"embedding_tower": rule, "interaction_network": rule}, context)
+    wrapped = wrap_ranker(ranker, dict.fromkeys(PARTS, TableOptimizer("rowwise_adagrad", 0.1)), context)
     gate = TableGate(wrapped)
     click_objective(plain, batch_of(ROWS)).backward()
 
