@@ -1,6 +1,7 @@
 """Tables of which a GPU holds a cache alone are refused: nothing here reads or writes them rightly."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
@@ -21,8 +22,8 @@ def refuse_cached_rows(kernel: nn.Module, names: Sequence[str]) -> None:
     Raises:
         UsageError: it has a cache (UVM caching), or is of a kind that has one (a key-value store).
     """
-    is_known = isinstance(kernel, SplitTableBatchedEmbeddingBagsCodegen)
-    if is_known and all(spec[2] != EmbeddingLocation.MANAGED_CACHING for spec in kernel.embedding_specs):
+    specs: Any = kernel.embedding_specs if isinstance(kernel, SplitTableBatchedEmbeddingBagsCodegen) else None
+    if specs is not None and all(spec[2] != EmbeddingLocation.MANAGED_CACHING for spec in specs):
         return
     raise UsageError(
         f"The tables {', '.join(names)} lie behind a cache in a {type(kernel).__name__}, whose weights are not what "

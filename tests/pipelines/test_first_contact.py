@@ -83,7 +83,8 @@ def test_a_movielens_release_is_prepared_and_trained_on_from_any_working_folder(
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "ml")
     # The schema's path, as `conf/` has it, is one of the clone and not of this folder.
-    words = ["data=movielens", "data.raw=ml", *words, "experiment=smoke", "runtime.threads=1", *PRETRAIN]
+    words = ["data=movielens", "data.raw=ml", *words, "experiment=smoke", "runtime.threads=1"]
+    words += ["runtime.device=cpu", *PRETRAIN]
     assert main(["prepare", *words]) == 0
     assert "Next: recsys train data=movielens data.raw=ml" in capsys.readouterr().out
     assert main(["train", *words, "tracking.system_metrics=false", "network.field_width=4"]) == 0
