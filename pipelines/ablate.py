@@ -201,7 +201,8 @@ def _record(
     }
     arms = [with_ranker_budget(each.config, encoded) for each in plan.planned()]
     # Its arms have learnt; the study itself compares what they say of the test rows, and ranks by its plain rules.
-    uses = dataset_uses(encoded, config.data.name, (TEST, RANKING_TEST) if study.baselines else (TEST,))
+    has_ranked = any(f"recall_{CUTOFF}/{ALL}" in each.metrics for each in study.baselines)
+    uses = dataset_uses(encoded, config.data.name, (TEST, RANKING_TEST) if has_ranked else (TEST,))
     with start_run(open_store(config), f"study/{study.id}", study_params(config, arms), tags, uses) as tracked:
         for picture in report.pictures:
             place = study.folder / picture.file
