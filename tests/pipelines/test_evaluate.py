@@ -1,15 +1,19 @@
 """`recsys evaluate`: the numbers are those of the rows that were named, or there are none."""
 
 import json
+import math
 import shutil
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
+from pipelines.baselines import shortfall
 from pipelines.cli import main
 from pipelines.run_folder import RESULT
 from tests.pipelines.own_table import PRETRAIN, OwnTable
+
+VALIDATION_START, TEST_START = datetime(2024, 3, 15), datetime(2024, 3, 18)
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +80,32 @@ def test_a_raw_folder_that_moved_is_found_where_it_is_now(table: OwnTable, run: 
     shutil.copytree(table.raw, moved)
     assert main(["evaluate", "--run", str(run), "--split", "validation", f"data.raw={moved}", *table.words[3:]]) == 0
     assert "on validation" in capsys.readouterr().out
+
+
+def test_both_baselines_are_measured_on_the_rows_of_the_split_and_kept_with_the_run(table: OwnTable, run: Path, capsys):
+    kept = json.loads((run / RESULT).read_text())["baselines"]
+    assert main(["evaluate", "--run", str(run)]) == 0
+    printed = capsys.readouterr().out
+
+    label, when = table.columns["clicked"], table.columns["when"]
+    train = [x for x, moment in zip(label, when, strict=True) if moment < VALIDATION_START]
+    test = [x for x, moment in zip(label, when, strict=True) if moment >= TEST_START]
+    rate = sum(train) / len(train)
+    constant = -sum(math.log(rate if x else 1 - rate) for x in test) / len(test)
+    assert kept["constant"]["auc/all"] == 0.5
+    assert kept["constant"]["log_loss/all"] == pytest.approx(constant, rel=1e-5)
+    for name, scores in kept.items():
+        line = next(line for line in printed.splitlines() if f"baseline: {name}" in line)
+        shown = [float(cell) for cell in line.split("│")[2:4]]
+        assert shown == [round(scores["auc/all"], 4), round(scores["log_loss/all"], 4)]
+
+
+def test_a_ranker_that_is_no_better_than_a_baseline_is_told_so_by_metric():
+    better = {"auc/all": 0.7, "log_loss/all": 0.5, "normalised_entropy/all": 0.9}
+    worse = {"auc/all": 0.6, "log_loss/all": 0.6, "normalised_entropy/all": 0.95}
+    assert shortfall("ranker", better, "logistic", worse) == ""
+    told = shortfall("ranker", worse, "logistic", better)
+    assert told.startswith("ranker does not beat the logistic baseline: AUC 0.6000 against 0.7000, log loss 0.6000")
+    # Equal is no better, and what is undefined on these rows is not compared.
+    assert "AUC 0.7000 against 0.7000" in shortfall("ranker", better, "logistic", better)
+    assert shortfall("ranker", {"log_loss/all": 0.4}, "logistic", better) == ""
