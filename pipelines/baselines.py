@@ -18,7 +18,7 @@ from recsys.features.batch import Batch
 from recsys.progress import Progress
 from recsys.scheduling.stage import Stage, run_stage
 from recsys.sharding.processes import ProcessContext
-from recsys.training.loop import LEAST_GAIN
+from recsys.training.stages import LEAST_GAIN
 
 _AUC, _ENTROPY = "auc/all", "normalised_entropy/all"
 _COMPARED = {_AUC: "AUC", "log_loss/all": "log loss", _ENTROPY: "normalised entropy"}

@@ -1,11 +1,9 @@
 """What pre-training and training share: streams, one model in TorchRec's engine, and the settings of the loop."""
 
 import json
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from types import FrameType
 
 import torch
 from torch import nn
@@ -318,39 +316,3 @@ def dataset_uses(
         )
         for split in splits
     ]
-
-
-class StopRequest:
-    """Whether the process was asked to stop; calling it answers, `raise_if_asked` passes the question on."""
-
-    def __init__(self) -> None:
-        self._signal: int | None = None
-
-    def __call__(self) -> bool:
-        return self._signal is not None
-
-    def raise_if_asked(self) -> None:
-        """End the command with the code of the signal that came, once what must be finished is."""
-        if self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._signal is not None:
-            raise SystemExit(128 + self._signal)
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """Remember the first signal; a second one does not wait for the step in hand."""
-        if self._signal is not None:
-            self.raise_if_asked()
-        self._signal = number
-
-
-@contextmanager
-def stoppable() -> Iterator[StopRequest]:
-    """Within it SIGTERM and Ctrl-C are noted, not obeyed, so that the step in hand ends and a checkpoint stands."""
-    request = StopRequest()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    previous: Mapping[int, object] = {number: signal.signal(number, request.note) for number in numbers}
-    try:
-        yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]

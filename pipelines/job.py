@@ -15,7 +15,6 @@ from pipelines.fitting import (
     RANKING_TEST,
     TEST,
     Fitted,
-    StopRequest,
     dataset_uses,
     loop_settings,
     scoring_memory,
@@ -35,6 +34,7 @@ from pipelines.recording import (
 from pipelines.run_folder import ARM, CHECKPOINTS, CURVES, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
 from pipelines.run_record import StartOfRun, WatchedStream
 from pipelines.serving import export_run
+from pipelines.stopping import StopRequest
 from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset

@@ -19,13 +19,13 @@ from pipelines.fitting import (
     fitted_ranker,
     require_rows,
     started,
-    stoppable,
     training_stream,
     with_ranker_budget,
 )
 from pipelines.job import Job
 from pipelines.recording import open_store, run_params
 from pipelines.run_folder import CONFIG, RunIdentity, RunResult, load_result
+from pipelines.stopping import stoppable
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import LOGISTIC

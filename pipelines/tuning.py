@@ -9,16 +9,15 @@ from pathlib import Path
 from pipelines import baselines, prepare, pretrain
 from pipelines.baselines import validation_of
 from pipelines.fitting import (
-    StopRequest,
     cached_tower,
     fitted_ranker,
     loop_settings,
     ranker_stream,
     started,
-    stoppable,
     with_ranker_budget,
 )
 from pipelines.run_folder import read_record
+from pipelines.stopping import StopRequest, stoppable
 from recsys.ablation.page import Table
 from recsys.ablation.tuning import Ranges, Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document, config_from

@@ -12,9 +12,6 @@ from recsys.interactions.mlp import Mlp
 from recsys.interactions.network import InteractionNetwork
 from recsys.towers.embedding import EmbeddingTower
 
-# What is left of the joined vector's first weights where the first-order path has been fitted.
-_QUIET = 0.3
-
 
 class Head(nn.Module):
     """The last layers: the joined vector becomes a logit, to which the first-order weights of the row are added.
@@ -32,7 +29,7 @@ class Head(nn.Module):
         self.first_order = first_order
 
     def start_from(self, intercept: float, dense: Sequence[float], ids: Mapping[str, Tensor]) -> None:
-        """Begin as a fitted logistic regression, to which what is joined adds little at first.
+        """Begin as a fitted logistic regression, to which what is joined adds what untrained layers say: little.
 
         Call it before the tables are sharded; a head without a first-order path stays as it is.
 
@@ -45,8 +42,6 @@ class Head(nn.Module):
         self.first_order.load_logistic(dense, ids)
         with torch.no_grad():
             self.output.bias.fill_(intercept)
-            # Not zero, as then no gradient would pass the head in the first step.
-            self.output.weight.mul_(_QUIET)
 
     def forward(self, joined: Tensor, batch: Batch) -> Tensor:
         """Map (B, input_width), and the batch whose rows these are, to the logits (B,)."""

@@ -6,7 +6,7 @@ checkpoint, and when to end.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,29 +22,12 @@ from recsys.sharding.processes import ProcessContext
 from recsys.training.optimizer import RankerOptimizers
 from recsys.training.precision import START_SCALE
 from recsys.training.snapshot import BestWeights
-from recsys.training.stages import LOG_LOSS, TrainingStages
+from recsys.training.stages import LEAST_GAIN, LOG_LOSS, TrainingStages
 from recsys.training.step import Counts, Objective, Stepper, StepSettings
+from recsys.training.training_stream import TrainingStream
 
-LEAST_GAIN = "least_gain"
-"""Validation figure: by how much the log loss must fall below the start's to be more than chance."""
 # What takes memory between the steps: a batch on its way, a validation, what a report or a checkpoint gathers.
 _BETWEEN_STEPS = "`training.batch_size` or `evaluation.batch_size`"
-
-
-class TrainingStream(Protocol):
-    """Batches of one epoch after another; iterating yields what is left of the current epoch."""
-
-    @property
-    def epoch(self) -> int:
-        """The epoch that iterating yields, from 0."""
-        ...
-
-    @property
-    def wait_seconds(self) -> float:
-        """How long callers have waited for a batch, over all epochs."""
-        ...
-
-    def __iter__(self) -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True)
@@ -52,8 +35,8 @@ class LoopSettings:
     """How long and how often, counted in steps from the run's beginning.
 
     Attributes:
-        validates_start: whether the first weights are measured too, and kept where no later ones are better. For a
-            model that starts as something fitted.
+        validates_start: whether the first weights are measured too, and kept where no later ones are better by more
+            than the `LEAST_GAIN` that validation tells. For a model that starts as something fitted.
         patience: validations in a row without a better log loss that end the run.
         max_gradient_norm: the whole gradient, tables included, is scaled down to this L2 norm; None for no clipping.
             Clipping needs the exact norm in every step, which costs a few per cent.
@@ -169,16 +152,15 @@ def train_steps(
 ) -> Iterator[StepReport]:
     """Train until the budget is spent, validation stops improving, or `should_stop` says so; yield reports on the way.
 
-    The weights at the end are the last ones; `best.restore()` brings back those of the best validation. `state` moves
-    on in place: a fresh one begins a run, a loaded one goes on, also where it was asked to stop or the budget grew.
+    The weights at the end are the last ones; `best.restore()` brings back the best. `state` moves on in place: a fresh
+    one begins a run, a loaded one goes on, also where it was asked to stop or the budget grew.
 
     Args:
         ranker: as `wrap_ranker` returned it.
-        validate: returns figures, `log_loss` among them, the same in every process; may leave evaluation mode on. Where
-            the start is validated, `LEAST_GAIN` among them says how much better weights must be to take its place.
+        validate: returns `log_loss` and other figures, the same in every process; may leave evaluation mode on.
         checkpoint: called every `checkpoint_every` steps and at the end, after the step's report was taken.
-        should_stop: asked after every step; the step in hand is finished, reported and checkpointed.
-        stages: asked after every step's report and before its checkpoint, which so stands in the stage that follows.
+        should_stop: asked after every step, which is still reported and checkpointed.
+        stages: asked after a step's report and before its checkpoint, which so stands in the stage that follows.
 
     Raises:
         TrainingError: memory ran out, or three batches in a row gave a loss or gradient that is not finite.
@@ -186,9 +168,7 @@ def train_steps(
     """
     loop = _Loop(ranker, optimizers, objective, settings, context, state)
     throughput = Throughput(state.rows_seen, stream.wait_seconds)
-    unwrapped(ranker).train()
-    if settings.validates_start and state.step == 0:
-        loop.validate(validate, best)
+    loop.start(validate, best)
     state.ended = _end(state, settings, stages, asked=False)
     try:
         while state.ended is None:
@@ -252,6 +232,12 @@ class _Loop:
         self._stepper = Stepper(ranker, optimizers, objective, step_settings, context, counts)
         self._module, self._optimizers = unwrapped(ranker), optimizers
         self._settings, self._context, self._state = settings, context, state
+
+    def start(self, validate: Callable[[], Mapping[str, float]], best: BestWeights) -> None:
+        """Make ready for the first step; measure the weights before it where they count."""
+        self._module.train()
+        if self._settings.validates_start and self._state.step == 0:
+            self.validate(validate, best)
 
     def is_due(self) -> tuple[bool, bool]:
         """Whether the next step validates, and whether it reports."""

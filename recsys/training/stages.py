@@ -25,6 +25,9 @@ from recsys.training.optimizer import DenseOptimizer, RankerOptimizers
 LOG_LOSS = "log_loss"
 """The validation figure that stages watch; lower is better."""
 
+LEAST_GAIN = "least_gain"
+"""Validation figure: by how much the log loss must fall below the start's to be more than chance."""
+
 Optimizers = tuple[dict[str, DenseOptimizer | None], dict[str, TableOptimizer | None]]
 """By part: its dense optimizer and its tables' one; None where that half of it stands still."""
 

@@ -43,6 +43,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.streaming.collate",
         "recsys.towers",
         "recsys.interactions.fields",
+        "recsys.interactions.first_order",
         "recsys.sharding",
     ),
     # The distributed half: what a batch's way through the model must not know.

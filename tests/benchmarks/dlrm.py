@@ -18,10 +18,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loop import LoopSettings, LoopState, StepReport, TrainingStream, train_steps
+from recsys.training.loop import LoopSettings, LoopState, StepReport, train_steps
 from recsys.training.loss import click_objective
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
 from recsys.training.snapshot import BestWeights
+from recsys.training.training_stream import TrainingStream
 
 WIDTH = 16
 DENSE_RATE, TABLE_RATE = 1e-3, 0.02

@@ -16,9 +16,9 @@ from typing import Any
 
 from pipelines import pretrain, train, tuning
 from pipelines.compose import CONF, compose_config
-from pipelines.fitting import StopRequest
 from pipelines.recording import open_store
 from pipelines.run_folder import ARM, RunIdentity, RunResult
+from pipelines.stopping import StopRequest
 from pipelines.study_plan import StudyGrid, StudyPlan
 from recsys.artifacts.pretrained_tower import save_tower
 from recsys.config import RunConfig

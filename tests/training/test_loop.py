@@ -11,11 +11,12 @@ from recsys.monitoring.segment_gradients import SegmentGradients
 from recsys.sharding.fused import whole_state
 from recsys.sharding.gate import TableGate
 from recsys.training import step
-from recsys.training.loop import LEAST_GAIN, LoopState
+from recsys.training.loop import LoopState
 from recsys.training.loss import click_objective
 from recsys.training.optimizer import RateSchedule
 from recsys.training.precision import Precision
 from recsys.training.snapshot import BestWeights
+from recsys.training.stages import LEAST_GAIN
 from tests.small_model import ROWS, SEGMENTS, batch_of
 from tests.training.small_run import PARTS, Batches, gated_ranker, small_run
 
