@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from recsys.artifacts.scorer import Rebuild, Scorer, read_scorer, write_ranker
 from recsys.errors import DataError, UsageError
 from recsys.features.contract import FeatureContract
+from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.vocabulary import Vocabulary
 from recsys.files import published_directory
 
@@ -160,9 +161,10 @@ def load_scorer(folder: Path) -> Scorer:
     if not (folder / "MLmodel").is_file():
         raise DataError(f"There is no served model at {folder}. Expected the `model` folder of a run that finished.")
     try:
-        rebuild = _function(str((mlflow.models.Model.load(str(folder)).metadata or {})["rebuild"]))
+        # Not MLflow's own reading, which takes `#`, `?` and `%` in a path for those of an address.
+        rebuild = _function(str(read_plain_yaml(folder / "MLmodel", "Served model")["metadata"]["rebuild"]))
     except Exception as error:
-        # Whatever MLflow and its YAML reader raise for a torn file.
+        # Whatever a torn file leads to, the import of what it names included.
         raise DataError(
             f"{folder / 'MLmodel'} is torn or is no model of ours ({type(error).__name__}: {error}). Copy the run's "
             "`model` folder again, whole, or train again."

@@ -197,6 +197,15 @@ def test_a_description_that_is_missing_or_torn_is_named(text: str | None, shop: 
         load_scorer(folder)
 
 
+def test_a_folder_may_have_any_name(shop: OwnRows, tmp_path: Path):
+    folder = shutil.copytree(shop.folder, tmp_path / "a#b?c%20 ü=5" / "model")
+
+    assert (
+        load_scorer(folder).score(shop.table.slice(0, 2)).tolist()
+        == load_scorer(shop.folder).score(shop.table.slice(0, 2)).tolist()
+    )
+
+
 @pytest.mark.parametrize("text", ["", "{", "flavors: {}\n", "metadata: {rebuild: 3}\n"])
 def test_a_torn_mlmodel_is_named(text: str, tmp_path: Path):
     (tmp_path / "MLmodel").write_text(text)

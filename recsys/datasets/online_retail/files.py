@@ -3,6 +3,7 @@
 import csv
 import datetime
 import itertools
+import operator
 import shutil
 import tempfile
 import zipfile
@@ -266,10 +267,16 @@ def _typed(values: Sequence[Any], column: str, form: pa.DataType, where: str) ->
 
 
 def _whole(value: Any) -> int:
-    number = float(value)
-    if number != int(number) or abs(number) >= 2**63:
+    try:
+        number = int(value if isinstance(value, str) else operator.index(value))
+    except (TypeError, ValueError):
+        # Workbooks keep numbers as floats, which from 2^53 on stand for several whole numbers each.
+        number = int(float(value))
+        if number != float(value) or abs(number) >= 2**53:
+            raise ValueError(f"{value!r} is no whole number, or was rounded to one") from None
+    if abs(number) >= 2**63:
         raise ValueError(f"{value!r} is no whole number of 64 bits")
-    return int(number)
+    return number
 
 
 def _time(value: Any) -> datetime.datetime:

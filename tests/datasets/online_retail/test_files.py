@@ -163,6 +163,8 @@ def test_a_sheet_without_a_column_is_named(tmp_path):
     [
         (3, "many", "column `Quantity` holds 'many'; expected int64"),
         (6, "13085.5", "column `Customer ID` holds '13085.5'; expected int64"),
+        (6, f"{2**60 + 1}.0", f"column `Customer ID` holds '{2**60 + 1}.0'; expected int64"),
+        (6, "1e18", "column `Customer ID` holds '1e18'; expected int64"),
         (4, "01.12.2009", "column `InvoiceDate` holds '01.12.2009'; expected timestamp"),
         (3, str(2**70), f"column `Quantity` holds '{2**70}'; expected int64"),
     ],
@@ -175,6 +177,14 @@ def test_a_cell_that_cannot_be_read_is_shown_with_its_place(tmp_path, place, val
 
     assert "a.csv, data rows 1 to 1" in message
     assert expected in message
+
+
+def test_a_customer_of_many_digits_keeps_every_one_of_them(tmp_path):
+    row = [*FIRST[:4], str(FIRST[4]), FIRST[5], 2**60 + 1, FIRST[7]]
+
+    (found,) = read(write_csv(tmp_path / "a.csv", [row]), tmp_path)
+
+    assert found["customer_id"] == 2**60 + 1
 
 
 @pytest.mark.parametrize("name", ["a.xlsx", "a.zip"])
