@@ -20,7 +20,7 @@ import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import fetch_one, load, store
+from recsys.datasets.database import fetch_one, load, quoted, quoted_files, store, view
 from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, HistoryFeature, HistoryKind, add_history
 from recsys.datasets.movielens_layouts import LAYOUTS, Layout
 from recsys.datasets.segments import earlier_count, segment_by_activity
@@ -144,10 +144,13 @@ def _require_segments(schema: FeatureSchema, layout: Layout) -> None:
 def _joined(connection: Backend, folder: Path, layout: Layout) -> ir.Table:
     """Ratings beside their user and movie, in a table of the database."""
     path = folder / layout.ratings
-    columns = {"user_id": "BIGINT", "item_id": "BIGINT", "rating": "DOUBLE", "seconds": "BIGINT"}
+    columns = "{'user_id': 'BIGINT', 'item_id': 'BIGINT', 'rating': 'DOUBLE', 'seconds': 'BIGINT'}"
+    rows = (
+        f"read_csv({quoted_files([path])}, delim={quoted(layout.delimiter)}, header={layout.has_header}, "
+        f"columns={columns}, hive_partitioning=false, auto_detect=false)"
+    )
     try:
-        ratings = connection.read_csv(str(path), delim=layout.delimiter, header=layout.has_header, columns=columns)
-        ratings = store(connection, "movielens_ratings", ratings)
+        ratings = store(connection, "movielens_ratings", view(connection, "movielens_file", f"SELECT * FROM {rows}"))
     except duckdb.Error as error:
         raise DataError(
             f"{path} cannot be read: {str(error).splitlines()[0]}. Expected user, item, rating and seconds since 1970 "

@@ -17,12 +17,14 @@ from recsys.datasets.database import epoch_us, fetch_one, make_timestamp, store
 from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, UNIT, HistoryScope, add_history
 from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows
 from recsys.datasets.staging import similar_name
-from recsys.datasets.table_files import FILE_SPLIT, matching_files, require_equal_columns, union_of_files
+from recsys.datasets.table_files import find_files, shown_files
 from recsys.datasets.table_layout import TIME_UNITS, LabelRule, SegmentRule, TableLayout
+from recsys.datasets.table_reading import FILE_SPLIT, ROW_HASH, TableReader
+from recsys.datasets.table_types import TextRules
+from recsys.datasets.table_uses import uses_of
 from recsys.errors import DataError
 from recsys.features.schema import FeatureSchema
 from recsys.features.vectors import vector_element
-from recsys.files import sha256_of_file
 from recsys.progress import Progress
 
 _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
@@ -44,22 +46,30 @@ class TableSource:
 
     def read(self, connection: Backend, schema: FeatureSchema, progress: Progress) -> SourceRows:
         """Return the rows of the files; see `Source.read`."""
-        files = {split: matching_files(self.raw, patterns) for split, patterns in self.layout.files.items()}
-        found = [path for paths in files.values() for path in paths]
-        require_equal_columns(found)
-        raw = union_of_files(connection, files)
-        shaped = _Shape(raw, self.layout, schema, ", ".join(str(path) for path in found)).rows()
+        layout = self.layout
+        files = find_files(self.raw, layout.files, progress)
+        progress("read", 0, 0)
+        reader = TableReader(
+            self.raw,
+            layout.csv,
+            uses_of(layout, schema),
+            TextRules(layout.csv.missing, layout.time_format),
+            apart=layout.splits.column if layout.splits else "",
+        )
+        where = shown_files(files)
+        shaped = _Shape(reader.read(connection, files), layout, schema, where).rows()
         try:
             kept = store(connection, "table_rows", shaped)
         except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
             raise DataError(
-                f"{', '.join(map(str, found))}: a value cannot be read ({error}). Mend it in the file, or the column's "
-                f"use in schema `{schema.name}`."
+                f"{where}: a value cannot be read ({error}). Mend it in the file, or the column's use in schema "
+                f"`{schema.name}`."
             ) from error
         # A row without a time lies in no span of time either, but it is broken, not outside: the check of rows says so.
         is_outside = kept[SPLIT].isnull() & kept[schema.time].notnull()
         outside = fetch_one(connection, kept.aggregate(rows=is_outside.sum()))["rows"] or 0
         kept = kept.filter(~is_outside)
+        counts = {"rows outside every split": int(outside), **_repeated(connection, kept)}
         if self.layout.history:
             kept = store(connection, "table_kept", kept)
             kept = add_history(connection, kept, self.layout.history, schema.label, progress)
@@ -68,10 +78,10 @@ class TableSource:
             extras=("user_key",),
             description={
                 "source": "table",
-                "files": {str(path.relative_to(self.raw)): sha256_of_file(path) for path in found},
+                "files": {file.name: file.sha256 for file in files},
                 "history": str(self.layout.history_scope) if self.layout.history else "none",
             },
-            counts={"rows outside every split": int(outside)},
+            counts=counts,
             origins=_origins(self.layout, schema),
         )
 
@@ -100,6 +110,8 @@ class _Shape:
         split = self._split(moment)
         user_key = _user_key(columns[schema.user])
         columns |= {SPLIT: split, DAY: moment.date(), "user_key": user_key}
+        if _can_repeat(layout):
+            columns[ROW_HASH] = self._raw[ROW_HASH]
         if layout.history:
             is_known = split == TRAIN if layout.history_scope is HistoryScope.TRAIN_ONLY else ibis.literal(True)
             columns |= {ROW: ibis.row_number(), MOMENT: epoch_us(moment), CONTRIBUTES: is_known, UNIT: user_key}
@@ -108,7 +120,7 @@ class _Shape:
     def _column(self, name: str, use: str, key: str = "table.columns") -> ir.Value:
         if name in self._raw.columns:
             return self._raw[name]
-        there = [column for column in self._raw.columns if column != FILE_SPLIT]
+        there = [column for column in self._raw.columns if column not in (FILE_SPLIT, ROW_HASH)]
         close = similar_name(name, there)
         raise DataError(
             f"{self._where}: column `{name}` is missing, which is to be {use}; found {', '.join(there)}."
@@ -213,6 +225,27 @@ class _Shape:
             (rule.test_end or datetime.datetime.max, TEST),
         )
         return ibis.cases(*((moment < end, split) for end, split in ends))
+
+
+def _can_repeat(layout: TableLayout) -> bool:
+    """Whether equal rows may stand in two splits: where time says the split, they have one time and so one split."""
+    return not layout.splits or bool(layout.splits.column)
+
+
+def _repeated(connection: Backend, rows: ir.Table) -> dict[str, int]:
+    """How many rows of a later split stand in an earlier one too, equal in every column of the files."""
+    if ROW_HASH not in rows.columns:
+        return {}
+    counts = {}
+    for later, earlier in ((VALIDATION, TRAIN), (TEST, TRAIN), (TEST, VALIDATION)):
+        asked, known = (rows.filter(rows[SPLIT] == split).select(ROW_HASH) for split in (later, earlier))
+        # The few hashes that both have come first, so that no table of all training rows is built.
+        shared = known.semi_join(asked, ROW_HASH).distinct()
+        found = asked.semi_join(shared, ROW_HASH)
+        counts[f"{later} rows that stand in {earlier} too"] = int(
+            fetch_one(connection, found.aggregate(n=found.count()))["n"]
+        )
+    return counts
 
 
 def _origins(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:

@@ -13,11 +13,13 @@ from typing import Any
 
 from recsys.datasets.history import HistoryFeature, HistoryKind, HistoryScope
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
+from recsys.datasets.table_csv import CsvForm
 from recsys.errors import UsageError
 from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.schema import FeatureKind, FeatureSchema
 
-TIME_UNITS = {"timestamp": 0, "seconds": 1_000_000, "ms": 1000, "us": 1}
+TIMESTAMP = "timestamp"
+TIME_UNITS = {TIMESTAMP: 0, "seconds": 1_000_000, "ms": 1000, "us": 1}
 """Unit of a time column, with its microseconds; `timestamp` is a column that is one already."""
 
 _SPLITS = (TRAIN, VALIDATION, TEST)
@@ -87,6 +89,8 @@ class TableLayout:
         files: split -> patterns below the raw folder; the one key "" where a split rule says the split.
         columns: name in the schema -> name in the files, where the two differ.
         missing: feature -> the value, as text, that stands for "not known" in the files.
+        time_format: how times that are text are written, as strptime has it; empty: as ISO 8601 has it.
+        csv: how CSV files are written.
         lists: sparse list -> (text column, separator); words: sparse list -> text column, cut into lower-case words.
     """
 
@@ -102,6 +106,8 @@ class TableLayout:
     words: Mapping[str, str] = field(default_factory=dict)
     history_scope: HistoryScope = HistoryScope.LIVE
     history: tuple[HistoryFeature, ...] = ()
+    time_format: str = ""
+    csv: CsvForm = field(default_factory=CsvForm)
 
 
 def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
@@ -121,7 +127,7 @@ def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
 
 
 def _layout(block: "_Block", schema: FeatureSchema) -> TableLayout:
-    known = ("files", "label", "time", "segment", "splits", "columns", "missing", "lists", "words", "history")
+    known = ("files", "label", "time", "segment", "splits", "columns", "missing", "lists", "words", "history", "csv")
     block.require(known, required=("files", "label", "time", "segment"))
     files = _files(block)
     if ("" in files) != ("splits" in block.values):
@@ -130,7 +136,7 @@ def _layout(block: "_Block", schema: FeatureSchema) -> TableLayout:
             "`splits:`; exactly one of the two must do it."
         )
     time = block.inner("time")
-    time.require(("column", "unit"), required=("column", "unit"))
+    time.require(("column", "unit", "format"), required=("column", "unit"))
     lists = block.inner("lists")
     entries = {name: lists.inner(name) for name in lists.values}
     for entry in entries.values():
@@ -149,6 +155,8 @@ def _layout(block: "_Block", schema: FeatureSchema) -> TableLayout:
         words=block.inner("words").texts(),
         history_scope=scope,
         history=history,
+        time_format=_time_format(time),
+        csv=_csv(block.inner("csv")),
     )
 
 
@@ -169,6 +177,41 @@ def _files(block: "_Block") -> dict[str, tuple[str, ...]]:
                 )
         files[split] = tuple(patterns)
     return files
+
+
+def _time_format(time: "_Block") -> str:
+    if "format" not in time.values:
+        return ""
+    found = time.text("format")
+    if time.values["unit"] != TIMESTAMP:
+        raise UsageError(f"{time.where}: has a format, but numbers since 1970 have none; expected unit: {TIMESTAMP}.")
+    if not re.search("%[YyxcG]", found) or not re.search("%[djxc]", found):
+        raise UsageError(f"{time.where}.format: is {found!r}; expected one that tells day and year, as %d/%m/%Y does.")
+    return found
+
+
+def _csv(block: "_Block") -> CsvForm:
+    block.require(("encoding", "delimiter", "missing"), required=())
+    encoding = block.text("encoding") if "encoding" in block.values else CsvForm.encoding
+    try:
+        "".encode(encoding)
+    except (LookupError, ValueError) as error:
+        raise UsageError(
+            f"{block.where}.encoding: is {encoding!r}, which Python does not know; expected utf-8, latin-1, cp1252, "
+            "utf-16 or another of its names."
+        ) from error
+    delimiter = block.text("delimiter") if "delimiter" in block.values else CsvForm.delimiter
+    if len(delimiter.encode()) > 1 or delimiter in ('"', "\n", "\r", "\0"):
+        raise UsageError(f'{block.where}.delimiter: is {delimiter!r}; expected one character, such as ";" or "\\t".')
+    missing = block.values.get("missing")
+    if missing is not None and not (
+        isinstance(missing, list) and all(isinstance(word, str) and word.strip() == word != "" for word in missing)
+    ):
+        raise UsageError(
+            f"{block.where}.missing: is {missing!r}; expected a list of words, each in quotation marks: "
+            '["NA", "null"]. An empty field is missing without a word.'
+        )
+    return CsvForm(encoding, delimiter, None if missing is None else tuple(missing))
 
 
 def _segment(block: "_Block", schema: FeatureSchema) -> SegmentRule:

@@ -13,9 +13,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from recsys.errors import DataError, UsageError
-
-HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-"""How a folder's name says that its rows have no value."""
+from recsys.files import folder_columns, is_leftover
 
 
 class _Paths(Sequence[PurePath]):
@@ -60,7 +58,7 @@ class Folder:
     def files(self, below: str, suffix: str) -> Sequence[PurePath]:
         """Return all files below a folder of this one, in the order of their paths, in which numbers count as such.
 
-        Files and folders whose name begins with `.` or `_` are left alone: writers keep what is unfinished there.
+        What writers leave behind is left alone; see `is_leftover`.
 
         Raises:
             DataError: the file system does not answer, or refuses.
@@ -68,7 +66,7 @@ class Folder:
         folder, found = self._listed(below)
         # By text, which for a hundred thousand files is several times faster than by paths.
         names = [info.path for info in found if info.is_file and info.path.endswith(suffix)]
-        shown = [name for name in names if not re.search(r"(^|/)[._]", name.removeprefix(f"{folder}/"))]
+        shown = [name for name in names if not is_leftover(name.removeprefix(f"{folder}/"))]
         return _Paths(sorted(shown, key=_natural), type(self.root))
 
     def contents(self) -> dict[str, list[int]]:
@@ -112,9 +110,8 @@ class Folder:
         return self.filesystem.open_input_file(str(path))
 
     def partitions(self, path: PurePath) -> dict[str, str | None]:
-        """Return the columns that a file's folders name, as `day=2011-06-30` does; None for `HIVE_NULL`."""
-        named = (part.split("=", 1) for part in path.relative_to(self.root).parent.parts if "=" in part)
-        return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in named}
+        """Return the columns that a file's folders name; see `folder_columns`."""
+        return folder_columns(path.relative_to(self.root))
 
 
 def open_folder(where: str | os.PathLike[str]) -> Folder:

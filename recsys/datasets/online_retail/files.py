@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 from openpyxl.utils.exceptions import InvalidFileException
 
-from recsys.datasets.database import fetch_one, load_batches, temporary_database
+from recsys.datasets.database import fetch_one, load_batches, parquet_rows, temporary_database
 from recsys.errors import DataError
 from recsys.files import sha256_of_file
 from recsys.progress import Progress, silent
@@ -114,12 +114,11 @@ def _find(path: Path) -> list[Path]:
 def _read_parquet(connection: Backend, files: list[Path]) -> ir.Table:
     for file in files:
         _require_parquet_columns(file)
-    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     casts = ", ".join(f'"{name}"::{_DUCKDB_TYPES[form]} AS "{name}"' for name, form in COLUMNS.items())
     # DuckDB keeps NaN, and may skip row groups by statistics that ignore NaN, unless it is told that there is some.
     connection.raw_sql(
         f"CREATE TABLE transactions AS SELECT {casts} "
-        f"FROM read_parquet([{names}], can_have_nan=true, union_by_name=true)"
+        f"FROM {parquet_rows(files, ', can_have_nan=true, union_by_name=true')}"
     )
     return connection.table("transactions")
 
