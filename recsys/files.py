@@ -99,20 +99,27 @@ def folder_columns(name: PurePath) -> dict[str, str | None]:
     return {unquote(column): None if value == HIVE_NULL else unquote(value) for column, value in named}
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Return all below a folder that is no folder itself, in the order of the paths; links are followed, but no circle.
+def files_below(folder: Path) -> list[str]:
+    """Return the names, relative to a folder, of all below it that are no folders, in their order.
 
-    A link that leads nowhere is among them, and is no file.
+    Links are followed, but into no folder that they lie in. A link that leads nowhere is among the names.
+
+    Raises:
+        OSError: a folder cannot be listed.
     """
 
-    def walk(place: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-        status = place.stat()
-        here = (status.st_dev, status.st_ino)
-        if here not in above:
-            for path in place.iterdir():
-                yield from walk(path, above | {here}) if path.is_dir() else [path]
+    def walk(place: str, name: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+        status = os.stat(place)
+        if (here := (status.st_dev, status.st_ino)) in above:
+            return
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    yield from walk(entry.path, f"{name}{entry.name}/", above | {here})
+                else:
+                    yield f"{name}{entry.name}"
 
-    return sorted(walk(folder, frozenset()))
+    return sorted(walk(str(folder), "", frozenset()))
 
 
 def ensure_writable(folder: Path) -> None:

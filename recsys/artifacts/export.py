@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from recsys.errors import DataError, UsageError
 from recsys.features.contract import FeatureContract
+from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.raw import raw_to_batch
 from recsys.features.schema import FeatureKind
 from recsys.features.vocabulary import Vocabulary
@@ -174,7 +175,8 @@ def read_ranker(folder: Path) -> tuple[nn.Module, FeatureContract]:
     """
     if not (folder / "MLmodel").is_file():
         raise DataError(f"There is no served model at {folder}. Expected the `model` folder of a run that finished.")
-    metadata = mlflow.models.Model.load(str(folder)).metadata or {}
+    # Not `Model.load`, which takes `#`, `?` and `%` in a path for those of an address.
+    metadata = mlflow.models.Model.from_dict(read_plain_yaml(folder / "MLmodel", "Served model")).metadata or {}
     ranker, contract, _ = _read_ranker(folder / "artifacts" / "ranker", _function(metadata["rebuild"]))
     return ranker, contract
 

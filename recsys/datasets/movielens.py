@@ -45,6 +45,7 @@ HISTORY = (
 """What is counted of the past, for those features that the schema declares."""
 
 _TRAIN_SHARE, _VALIDATION_SHARE = 0.8, 0.1
+_HEADER = "userId,movieId,rating,timestamp"
 # The largest release unpacks to 1.2 GB of what is read; a zip that declares far more is none of them.
 _MOST_UNPACKED_BYTES = 8 << 30
 
@@ -144,6 +145,9 @@ def _require_segments(schema: FeatureSchema, layout: Layout) -> None:
 def _joined(connection: Backend, folder: Path, layout: Layout) -> ir.Table:
     """Ratings beside their user and movie, in a table of the database."""
     path = folder / layout.ratings
+    header = path.open(encoding="utf-8-sig").readline().strip()
+    if layout.has_header and header != _HEADER:
+        raise DataError(f"{path} begins with {header!r}; expected {_HEADER!r}. Unpack the publisher's zip again.")
     columns = "{'user_id': 'BIGINT', 'item_id': 'BIGINT', 'rating': 'DOUBLE', 'seconds': 'BIGINT'}"
     rows = (
         f"read_csv({quoted_files([path])}, delim={quoted(layout.delimiter)}, header={layout.has_header}, "

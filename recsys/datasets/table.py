@@ -60,7 +60,10 @@ class TableSource:
         shaped = _Shape(reader.read(connection, files), layout, schema, where).rows()
         try:
             kept = store(connection, "table_rows", shaped)
-        except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+        except (duckdb.OutOfMemoryException, duckdb.IOException):
+            raise
+        except duckdb.Error as error:
+            # A value out of range, or pages that are damaged.
             raise DataError(
                 f"{where}: a value cannot be read ({error}). Mend it in the file, or the column's use in schema "
                 f"`{schema.name}`."

@@ -10,7 +10,6 @@ import gzip
 import io
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -18,33 +17,14 @@ import duckdb
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import quoted, quoted_files, quoted_name
-from recsys.datasets.table_files import TSV_SUFFIXES, TableFile, shown_files
+from recsys.datasets.table_files import TableFile, shown_files
+from recsys.datasets.table_forms import UTF8, CsvForm
 from recsys.errors import DataError
 
 _READ_BYTES = 1 << 20
 # DuckDB's own limit.
 _LONGEST_RECORD = 2_000_000
-_UTF8 = "utf-8"
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
-
-
-@dataclass(frozen=True)
-class CsvForm:
-    """How the CSV files of a table are written.
-
-    Attributes:
-        encoding: a name that Python knows.
-        delimiter: one character; empty: a tab in `.tsv` files and a comma in all others.
-        missing: words that stand for "no value" in columns of numbers and times; None where nothing is declared.
-    """
-
-    encoding: str = _UTF8
-    delimiter: str = ""
-    missing: tuple[str, ...] | None = None
-
-    def delimiter_of(self, path: Path) -> str:
-        """The delimiter of one file."""
-        return self.delimiter or ("\t" if path.name.lower().endswith(TSV_SUFFIXES) else ",")
 
 
 def header_of(file: TableFile, form: CsvForm) -> tuple[str, ...]:
@@ -75,13 +55,13 @@ def readable(path: Path, form: CsvForm, folder: Path) -> Path:
     Raises:
         DataError: it is not in the declared encoding; names line and byte.
     """
-    if codecs.lookup(form.encoding).name == _UTF8:
+    if codecs.lookup(form.encoding).name == UTF8:
         return path
     target = folder / f"{len([*folder.glob('*.csv')])}.csv"
     with (
         _opened(path) as stream,
         io.TextIOWrapper(stream, form.encoding, newline="") as text,
-        target.open("w", encoding=_UTF8, newline="") as copy,
+        target.open("w", encoding=UTF8, newline="") as copy,
     ):
         try:
             while block := text.read(_READ_BYTES):
@@ -225,7 +205,7 @@ def _undecodable(path: Path, form: CsvForm) -> DataError:
             except UnicodeDecodeError as error:
                 place = max(0, error.start - waiting)
                 line += block[:place].count(b"\n")
-                found = f"line {line}, byte {done + place + 1} (0x{block[place]:02x})"
+                found = f"line {line}, byte {done + place + 1} of the file (0x{block[place]:02x})"
                 break
             line, done = line + block.count(b"\n"), done + len(block)
     hint = _BYTE_ORDER_MARKS.get(mark, "latin-1 or cp1252")
@@ -249,4 +229,4 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 def _decoder(encoding: str) -> str:
-    return "utf-8-sig" if codecs.lookup(encoding).name == _UTF8 else encoding
+    return "utf-8-sig" if codecs.lookup(encoding).name == UTF8 else encoding

@@ -47,7 +47,7 @@ def find_files(raw: Path, patterns: Mapping[str, Sequence[str]], progress: Progr
             empty or of no form that is read here.
     """
     found: dict[Path, tuple[str, str]] = {}
-    below = [path.relative_to(raw) for path in files_below(raw)] if raw.is_dir() else []
+    below = files_below(raw) if raw.is_dir() else []
     first_names: dict[Path, str] = {}
     for split, pattern in ((split, pattern) for split, several in patterns.items() for pattern in several):
         for path in _matches(raw, below, pattern):
@@ -96,11 +96,11 @@ def shown_files(files: Sequence[TableFile]) -> str:
     return few if len(files) <= 3 else f"{few}, ... ({len(files)} files)"
 
 
-def _matches(raw: Path, below: Sequence[Path], pattern: str) -> Iterator[Path]:
+def _matches(raw: Path, below: Sequence[str], pattern: str) -> Iterator[Path]:
     if (raw / pattern).is_file():
         return iter([raw / pattern])
     parts = PurePosixPath(pattern).parts
-    names = [path for path in below if _fits(path.parts, parts)]
+    names = [name for name in below if _fits(name.split("/"), parts)]
     if not names:
         there = ", ".join(sorted(path.name for path in raw.iterdir())[:10]) if raw.is_dir() else "no such folder"
         hint = f" It is a folder; name its files: {pattern}/*.parquet." if (raw / pattern).is_dir() else ""

@@ -13,13 +13,12 @@ from typing import Any
 
 from recsys.datasets.history import HistoryFeature, HistoryKind, HistoryScope
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
-from recsys.datasets.table_csv import CsvForm
+from recsys.datasets.table_forms import CsvForm, csv_form, time_format
 from recsys.errors import UsageError
 from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.schema import FeatureKind, FeatureSchema
 
-TIMESTAMP = "timestamp"
-TIME_UNITS = {TIMESTAMP: 0, "seconds": 1_000_000, "ms": 1000, "us": 1}
+TIME_UNITS = {"timestamp": 0, "seconds": 1_000_000, "ms": 1000, "us": 1}
 """Unit of a time column, with its microseconds; `timestamp` is a column that is one already."""
 
 _SPLITS = (TRAIN, VALIDATION, TEST)
@@ -155,7 +154,7 @@ def _layout(block: "_Block", schema: FeatureSchema) -> TableLayout:
         words=block.inner("words").texts(),
         history_scope=scope,
         history=history,
-        time_format=_time_format(time),
+        time_format=time_format(time.values, time.where),
         csv=_csv(block.inner("csv")),
     )
 
@@ -179,39 +178,9 @@ def _files(block: "_Block") -> dict[str, tuple[str, ...]]:
     return files
 
 
-def _time_format(time: "_Block") -> str:
-    if "format" not in time.values:
-        return ""
-    found = time.text("format")
-    if time.values["unit"] != TIMESTAMP:
-        raise UsageError(f"{time.where}: has a format, but numbers since 1970 have none; expected unit: {TIMESTAMP}.")
-    if not re.search("%[YyxcG]", found) or not re.search("%[djxc]", found):
-        raise UsageError(f"{time.where}.format: is {found!r}; expected one that tells day and year, as %d/%m/%Y does.")
-    return found
-
-
 def _csv(block: "_Block") -> CsvForm:
     block.require(("encoding", "delimiter", "missing"), required=())
-    encoding = block.text("encoding") if "encoding" in block.values else CsvForm.encoding
-    try:
-        "".encode(encoding)
-    except (LookupError, ValueError) as error:
-        raise UsageError(
-            f"{block.where}.encoding: is {encoding!r}, which Python does not know; expected utf-8, latin-1, cp1252, "
-            "utf-16 or another of its names."
-        ) from error
-    delimiter = block.text("delimiter") if "delimiter" in block.values else CsvForm.delimiter
-    if len(delimiter.encode()) > 1 or delimiter in ('"', "\n", "\r", "\0"):
-        raise UsageError(f'{block.where}.delimiter: is {delimiter!r}; expected one character, such as ";" or "\\t".')
-    missing = block.values.get("missing")
-    if missing is not None and not (
-        isinstance(missing, list) and all(isinstance(word, str) and word.strip() == word != "" for word in missing)
-    ):
-        raise UsageError(
-            f"{block.where}.missing: is {missing!r}; expected a list of words, each in quotation marks: "
-            '["NA", "null"]. An empty field is missing without a word.'
-        )
-    return CsvForm(encoding, delimiter, None if missing is None else tuple(missing))
+    return csv_form(block.values, block.where)
 
 
 def _segment(block: "_Block", schema: FeatureSchema) -> SegmentRule:

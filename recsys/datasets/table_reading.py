@@ -6,7 +6,7 @@ but footers, headers and the columns that are text.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import folder_of, load, parquet_rows, quoted, quoted_name, view
 from recsys.datasets.table_csv import (
-    CsvForm,
     csv_columns,
     csv_rows,
     explain,
@@ -29,6 +28,7 @@ from recsys.datasets.table_csv import (
     require_one_header,
 )
 from recsys.datasets.table_files import TableFile, require_different_files, shown_files
+from recsys.datasets.table_forms import CsvForm
 from recsys.datasets.table_types import (
     MOMENT,
     TIMESTAMP,
@@ -103,8 +103,8 @@ class TableReader:
         """
         self._require_format(connection)
         parts = self._parts(connection, files)
-        types = self._types(connection, parts)
-        names = [*parts[0].columns]
+        names = _common_names(parts, self.uses)
+        types = self._types(connection, parts, names)
         hashed = ", ".join(quoted_name(name) for name in names if name != self.apart) or "0"
         selects = [self._select(part, names, types) for part in parts]
         query = f"SELECT *, hash({hashed}) AS {quoted_name(ROW_HASH)} FROM ({' UNION ALL '.join(selects)})"
@@ -116,7 +116,6 @@ class TableReader:
             own, rows[file.path] = self._own_columns(file)
             columns[file] = _with_folders(file, own)
         require_different_files(files, rows)
-        _require_equal_names(columns)
         grouped: dict[tuple[object, ...], list[TableFile]] = {}
         for file in files:
             delimiter = self.csv.delimiter_of(file.path) if file.is_csv else None
@@ -178,11 +177,11 @@ class TableReader:
         columns += [f"{_FOLDERS}.{quoted_name(name)}" for name in folders]
         return f"SELECT {', '.join(columns)} FROM {rows} files JOIN {_FOLDERS} USING ({quoted_name(_FILE)})"
 
-    def _types(self, connection: Backend, parts: Sequence[_Part]) -> dict[str, str]:
+    def _types(self, connection: Backend, parts: Sequence[_Part], names: Sequence[str]) -> dict[str, str]:
         """Name -> the DuckDB type that text takes, `MOMENT`, or nothing for a column that stays as it is."""
         texts = self._texts(connection, parts)
         types = {}
-        for name in parts[0].columns:
+        for name in names:
             typed = [(str(file.path), part.columns[name]) for part in parts for file in part.files[:1]]
             found = parquet_type(name, [pair for pair in typed if pair[1] != _TEXT])
             if name not in texts:
@@ -295,11 +294,18 @@ def _with_folders(file: TableFile, own: Mapping[str, str]) -> dict[str, str]:
     return {**own, **dict.fromkeys(file.folders, _TEXT)}
 
 
-def _require_equal_names(columns: Mapping[TableFile, Mapping[str, str]]) -> None:
-    first, expected = next(iter(columns.items()))
-    for file, found in columns.items():
-        if missing := [name for name in expected if name not in found]:
+def _common_names(parts: Sequence[_Part], used: Collection[str]) -> list[str]:
+    """The columns that all files have, in the order of the first.
+
+    Raises:
+        DataError: a column that is used stands in one file and is missing in another.
+    """
+    for name in used:
+        having = [part for part in parts if name in part.columns]
+        lacking = [part for part in parts if name not in part.columns]
+        if having and lacking:
             raise DataError(
-                f"{file.path}: column `{missing[0]}` is missing; expected the columns of {first.path}, found "
-                f"{', '.join(found)}. Write all files with the same columns and types."
+                f"{lacking[0].files[0].path}: column `{name}` is missing, which {having[0].files[0].path} has; found "
+                f"{', '.join(lacking[0].columns)}. Write all files with the same columns and types."
             )
+    return [name for name in parts[0].columns if all(name in part.columns for part in parts)]

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 from recsys.datasets.history import HistoryKind
-from recsys.datasets.table_layout import TIMESTAMP, TableLayout
+from recsys.datasets.table_forms import TIMESTAMP
+from recsys.datasets.table_layout import TableLayout
 from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import vector_element
 

@@ -160,8 +160,8 @@ def input_fingerprint(path: Path) -> str:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    files = [file for file in files_below(folder) if file.is_file()]
-    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+    names = [name for name in files_below(folder) if (folder / name).is_file()]
+    return {name: (folder / name).stat().st_size for name in names}
 
 
 def _sweep_leftovers(final: Path, resume_key: str) -> None:

@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
-from typing import overload
+from typing import TypeVar, overload
 from urllib.parse import unquote
 
 import fsspec
@@ -13,7 +13,9 @@ import pyarrow as pa
 from pyarrow import fs
 
 from recsys.errors import DataError, UsageError
-from recsys.files import folder_columns, is_leftover
+from recsys.files import files_below, folder_columns, is_leftover
+
+_T = TypeVar("_T")
 
 
 class _Paths(Sequence[PurePath]):
@@ -63,11 +65,10 @@ class Folder:
         Raises:
             DataError: the file system does not answer, or refuses.
         """
-        folder, found = self._listed(below)
         # By text, which for a hundred thousand files is several times faster than by paths.
-        names = [info.path for info in found if info.is_file and info.path.endswith(suffix)]
-        shown = [name for name in names if not is_leftover(name.removeprefix(f"{folder}/"))]
-        return _Paths(sorted(shown, key=_natural), type(self.root))
+        folder = PurePosixPath(self.root.as_posix()) / below
+        names = [name for name in self._names(folder) if name.endswith(suffix) and not is_leftover(name)]
+        return _Paths([f"{folder}/{name}" for name in sorted(names, key=_natural)], type(self.root))
 
     def contents(self) -> dict[str, list[int]]:
         """Return what tells whether a file changed: bytes, and nanoseconds of its last change, by relative path.
@@ -75,8 +76,8 @@ class Folder:
         Raises:
             DataError: the file system does not answer, or refuses.
         """
-        folder, found = self._listed("")
-        files = {info.path.removeprefix(f"{folder}/"): info for info in found if info.is_file}
+        folder = PurePosixPath(self.root.as_posix())
+        files = {info.path.removeprefix(f"{folder}/"): info for info in self._listed(folder) if info.is_file}
         return {name: [files[name].size, files[name].mtime_ns or 0] for name in sorted(files)}
 
     def copy(self, name: str, target: Path) -> None:
@@ -95,11 +96,20 @@ class Folder:
         except OSError as error:
             raise DataError(f"{self.shown}/{name} cannot be copied ({error}). Start again.") from error
 
-    def _listed(self, below: str) -> tuple[PurePosixPath, list[fs.FileInfo]]:
-        folder = PurePosixPath(self.root.as_posix()) / below
+    def _names(self, folder: PurePosixPath) -> list[str]:
+        """Names of the files below a folder, relative to it."""
+        if not self.is_local:
+            return [info.path.removeprefix(f"{folder}/") for info in self._listed(folder) if info.is_file]
+        # Arrow would follow links round a circle.
+        return self._answered(lambda: files_below(Path(folder)) if Path(folder).exists() else [])
+
+    def _listed(self, folder: PurePosixPath) -> list[fs.FileInfo]:
+        selector = fs.FileSelector(str(folder), recursive=True, allow_not_found=True)
+        return self._answered(lambda: self.filesystem.get_file_info(selector))
+
+    def _answered(self, ask: Callable[[], _T]) -> _T:
         try:
-            selector = fs.FileSelector(str(folder), recursive=True, allow_not_found=True)
-            return folder, self.filesystem.get_file_info(selector)
+            return ask()
         except OSError as error:
             raise DataError(
                 f"{self.shown} cannot be listed ({error}). Check the address, and that this machine may read it."
