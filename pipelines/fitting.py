@@ -11,9 +11,8 @@ from torch import nn
 from recsys.build import build_ranker, build_rates, build_stages
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
-from recsys.errors import UsageError
 from recsys.evaluation.baselines import LogisticRanker
-from recsys.features.schema import INTERACTION_NETWORK
+from recsys.interactions.fields import require_features
 from recsys.monitoring.frozen_proof import frozen_parts
 from recsys.monitoring.out_of_memory import out_of_memory_told
 from recsys.sharding.processes import ProcessContext, start_processes
@@ -285,12 +284,7 @@ def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
     """
     for split in splits:
         encoded.days(split)
-    schema = encoded.contract.schema
-    if not schema.used_by(INTERACTION_NETWORK):
-        raise UsageError(
-            f"Schema `{schema.name}` gives {INTERACTION_NETWORK} no feature, and every ranker has one. Add "
-            f"`{INTERACTION_NETWORK}` to the `used_by` of at least one."
-        )
+    require_features(encoded.contract.schema)
 
 
 def dataset_uses(

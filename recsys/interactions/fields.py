@@ -10,14 +10,28 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
+from recsys.errors import UsageError
 from recsys.features.batch import Batch
 from recsys.features.column_names import SEGMENT_KEY
 from recsys.features.contract import FeatureContract
-from recsys.features.schema import INTERACTION_NETWORK, FeatureKind
+from recsys.features.schema import INTERACTION_NETWORK, FeatureKind, FeatureSchema
 from recsys.features.tables import table_configs
 
 TABLE_PREFIX = "network_"
 """Goes before the vocabulary's name in the name of each of the network's tables, and before `SEGMENT_KEY`."""
+
+
+def require_features(schema: FeatureSchema) -> None:
+    """Refuse a schema that gives the interaction network nothing to cross.
+
+    Raises:
+        UsageError: names the schema, and the key to mend.
+    """
+    if not schema.used_by(INTERACTION_NETWORK):
+        raise UsageError(
+            f"Schema `{schema.name}` gives {INTERACTION_NETWORK} no feature, and every ranker has one. Add "
+            f"`{INTERACTION_NETWORK}` to the `used_by` of at least one."
+        )
 
 
 class InteractionFields(nn.Module):
