@@ -157,7 +157,9 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     rows = [(split, f"{encoded.rows(split):,}", days[split][0], days[split][-1]) for split in encoded.splits]
     show_table(f"{config.data.name}: contract {encoded.contract.fingerprint}", ("split", "rows", "first", "last"), rows)
     if counts := {what: number for what, number in encoded.manifest.counts.items() if number}:
-        show_table("Left out, filled or mended", ("what", "number"), [(w, f"{n:,}") for w, n in counts.items()])
+        show_table(
+            "Left out, filled, mended or repeated", ("what", "number"), [(w, f"{n:,}") for w, n in counts.items()]
+        )
     again = shlex.join(["recsys", "train", *arguments.overrides])
     console.print(f"Prepared in {encoded.root}\nNext: {again}", soft_wrap=True, markup=False)
 

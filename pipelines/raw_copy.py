@@ -18,8 +18,8 @@ def uri_of(path: Path) -> str | None:
     >>> uri_of(Path("s3://bucket/clicks")), uri_of(Path("data/raw"))
     ('s3://bucket/clicks', None)
     """
-    # A path holds one slash where a URI has two.
-    found = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)", path.as_posix())
+    # A path holds one slash where a URI has two. A folder may have such a name too.
+    found = None if path.exists() else re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(?!/)", path.as_posix())
     return f"{found[1]}://{path.as_posix()[found.end() :]}" if found else None
 
 

@@ -15,15 +15,21 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+from urllib.parse import unquote
 
 from safetensors import SafetensorError
 
 from recsys.errors import CannotWriteError, RecsysError, UsageError
 from recsys.machine_faults import unwritable_reason
 
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+"""How a folder's name says that its rows have no value."""
+
 _READ_BYTES = 1 << 20
+# Hidden names and those with `_` in front (`_temporary/`, `_SUCCESS`, `.ipynb_checkpoints/`), and unfinished files.
+_LEFTOVER = re.compile(r"(^|/)[._]|\.(crc|partial|tmp)$")
 # From <fcntl.h> and <linux/fs.h>.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -43,7 +49,8 @@ def fingerprint_of(value: Any) -> str:
     >>> fingerprint_of({"a": 1}) == fingerprint_of({"a": 2})
     False
     """
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+    # Names of files may hold bytes that are no text.
+    return hashlib.sha256(canonical_json(value).encode(errors="surrogateescape")).hexdigest()[:16]
 
 
 def home_expanded(path: str, what: str) -> str:
@@ -71,6 +78,48 @@ def sha256_of_file(path: Path) -> str:
         while block := stream.read(_READ_BYTES):
             digest.update(block)
     return f"sha256:{digest.hexdigest()}"
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a path below a folder of rows is what writers and tools leave there, and no rows.
+
+    >>> [is_leftover(name) for name in ("day=1/part-0.parquet", "_temporary/0/part-0.parquet", "part-0.parquet.crc")]
+    [False, True, True]
+    """
+    return _LEFTOVER.search(name) is not None
+
+
+def folder_columns(name: PurePath) -> dict[str, str | None]:
+    """Return the columns that the folders of a path name, as `day=2011-06-30` does; None for `HIVE_NULL`.
+
+    >>> folder_columns(PurePath("country=a%2Fb/day=__HIVE_DEFAULT_PARTITION__/part-0.parquet"))
+    {'country': 'a/b', 'day': None}
+    """
+    named = (part.split("=", 1) for part in name.parent.parts if part.find("=") > 0)
+    return {unquote(column): None if value == HIVE_NULL else unquote(value) for column, value in named}
+
+
+def files_below(folder: Path) -> list[str]:
+    """Return the names, relative to a folder, of all below it that are no folders, in their order.
+
+    Links are followed, but into no folder that they lie in. A link that leads nowhere is among the names.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+
+    def walk(place: str, name: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+        status = os.stat(place)
+        if (here := (status.st_dev, status.st_ino)) in above:
+            return
+        with os.scandir(place) as entries:
+            for entry in entries:
+                if entry.is_dir():
+                    yield from walk(entry.path, f"{name}{entry.name}/", above | {here})
+                else:
+                    yield f"{name}{entry.name}"
+
+    return sorted(walk(str(folder), "", frozenset()))
 
 
 def ensure_writable(folder: Path) -> None:

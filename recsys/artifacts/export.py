@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from recsys.artifacts.scorer import Rebuild, Scorer, read_scorer, write_ranker
 from recsys.errors import DataError, UsageError
 from recsys.features.contract import FeatureContract
+from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.vocabulary import Vocabulary
 from recsys.files import published_directory
 
@@ -160,7 +161,9 @@ def load_scorer(folder: Path) -> Scorer:
     if not (folder / "MLmodel").is_file():
         raise DataError(f"There is no served model at {folder}. Expected the `model` folder of a run that finished.")
     try:
-        rebuild = _function(str((mlflow.models.Model.load(str(folder)).metadata or {})["rebuild"]))
+        # Not `Model.load`, which takes `#`, `?` and `%` in a path for those of an address.
+        described = mlflow.models.Model.from_dict(read_plain_yaml(folder / "MLmodel", "Served model"))
+        rebuild = _function(str((described.metadata or {})["rebuild"]))
     except Exception as error:
         # Whatever MLflow and its YAML reader raise for a torn file.
         raise DataError(

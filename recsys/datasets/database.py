@@ -4,6 +4,7 @@ The database file and everything that DuckDB spills lie in the folder that is gi
 memory limit are no special case. All times are UTC: the session's zone is set, whatever the machine's is.
 """
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from recsys.errors import CannotWriteError, UsageError
+from recsys.errors import CannotWriteError, DataError, UsageError
 from recsys.machine_faults import machine_fault, unwritable_reason
 
 _INSERTED_ROWS = 200_000
@@ -104,9 +105,13 @@ def temporary_database(folder: Path, memory_limit: str, threads: int) -> Iterato
         CannotWriteError: the disk is full.
     """
     _restore_names_that_ibis_calls()
+    # From the root on, a path begins with nothing that DuckDB would take for a protocol or a home folder.
+    folder = folder.absolute()
     for leftover in folder.glob(f"{_FOLDER_PREFIX}*"):
         shutil.rmtree(leftover, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=_FOLDER_PREFIX) as inside:
+    # In a database's path DuckDB takes `?` and a backslash for more than letters; the system's own folder has neither.
+    place = None if re.search(r"[?\\]", str(folder)) else folder
+    with tempfile.TemporaryDirectory(dir=place, prefix=_FOLDER_PREFIX) as inside:
         try:
             # Insertion order costs memory and means nothing here: every output is ordered by its own ORDER BY.
             connection = ibis.duckdb.connect(
@@ -148,12 +153,57 @@ def store(connection: Backend, name: str, rows: ir.Table) -> ir.Table:
     return connection.table(name)
 
 
-def view_files(connection: Backend, name: str, files: Sequence[Path]) -> ir.Table:
-    """Name the rows of Parquet files of equal columns without reading them, and return them as a table."""
-    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+def folder_of(connection: Backend) -> Path:
+    """The folder of a temporary database, which vanishes with it."""
+    ((path,),) = connection.raw_sql("SELECT path FROM duckdb_databases() WHERE NOT internal").fetchall()
+    return Path(path).parent
+
+
+def view(connection: Backend, name: str, query: str) -> ir.Table:
+    """Give a query of DuckDB's SQL a name without running it, and return it as a table."""
     # Not ibis' own reading: its view is temporary, and other cursors of the connection would not see it.
-    connection.raw_sql(f'CREATE VIEW "{name}" AS SELECT * FROM read_parquet([{names}])')
+    connection.raw_sql(f"CREATE VIEW {quoted_name(name)} AS {query}")
     return connection.table(name)
+
+
+def parquet_rows(files: Sequence[Path], options: str = "") -> str:
+    """SQL that stands for the rows of Parquet files of equal columns, with those columns alone.
+
+    Args:
+        options: more of `read_parquet`'s, with a comma in front.
+    """
+    # Without a word DuckDB takes folders named `column=value`, wherever they are, for columns that replace the file's.
+    return f"read_parquet({quoted_files(files)}, hive_partitioning=false{options})"
+
+
+def quoted_files(files: Iterable[Path]) -> str:
+    """The files as a list in SQL, in which every name means itself.
+
+    Raises:
+        DataError: DuckDB has no way to write the name.
+    """
+    return f"[{', '.join(quoted(_masked(file)) for file in files)}]"
+
+
+def quoted(text: str) -> str:
+    """A text as a value in SQL."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quoted_name(name: str) -> str:
+    """A column's or table's name in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _masked(file: Path) -> str:
+    """The path, from the root on, with brackets about each character that would make a pattern of it."""
+    name = str(file.absolute())
+    if re.search(r"[*?\[]", name) and "\\" in name:
+        raise DataError(
+            f"{name!r} cannot be opened by DuckDB: its name holds a backslash beside one of `*`, `?` and `[`. Rename "
+            "the file or folder."
+        )
+    return re.sub(r"[*?\[]", r"[\g<0>]", name)
 
 
 def load(connection: Backend, name: str, rows: pa.Table) -> ir.Table:

@@ -20,7 +20,7 @@ import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import fetch_one, load, store
+from recsys.datasets.database import fetch_one, load, quoted, quoted_files, store, view
 from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, HistoryFeature, HistoryKind, add_history
 from recsys.datasets.movielens_layouts import LAYOUTS, Layout
 from recsys.datasets.segments import earlier_count, segment_by_activity
@@ -46,6 +46,7 @@ HISTORY = (
 
 _TRAIN_SHARE, _VALIDATION_SHARE = 0.8, 0.1
 _IDS = ("user_id", "item_id")
+_HEADER = "userId,movieId,rating,timestamp"
 # The largest release unpacks to 1.2 GB of what is read; a zip that declares far more is none of them.
 _MOST_UNPACKED_BYTES = 8 << 30
 
@@ -145,9 +146,16 @@ def _require_segments(schema: FeatureSchema, layout: Layout) -> None:
 def _joined(connection: Backend, folder: Path, layout: Layout) -> ir.Table:
     """Ratings beside their user and movie, in a table of the database."""
     path = folder / layout.ratings
-    columns = {"user_id": "VARCHAR", "item_id": "VARCHAR", "rating": "DOUBLE", "seconds": "BIGINT"}
+    header = path.open(encoding="utf-8-sig").readline().strip() if layout.has_header else _HEADER
+    if header != _HEADER:
+        raise DataError(f"{path} begins with {header!r}; expected {_HEADER!r}. Unpack the publisher's zip again.")
+    columns = "{'user_id': 'VARCHAR', 'item_id': 'VARCHAR', 'rating': 'DOUBLE', 'seconds': 'BIGINT'}"
+    rows = (
+        f"read_csv({quoted_files([path])}, delim={quoted(layout.delimiter)}, header={layout.has_header}, "
+        f"columns={columns}, hive_partitioning=false, auto_detect=false)"
+    )
     try:
-        ratings = connection.read_csv(str(path), delim=layout.delimiter, header=layout.has_header, columns=columns)
+        ratings = view(connection, "movielens_file", f"SELECT * FROM {rows}")
         # Read as text and checked: as a number, DuckDB takes the id 1.5 for 2.
         ratings = store(connection, "movielens_ratings", ratings.mutate(**{n: _whole(ratings[n]) for n in _IDS}))
     except duckdb.Error as error:

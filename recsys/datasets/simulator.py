@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import utc_without_zone, view_files
+from recsys.datasets.database import parquet_rows, utc_without_zone, view
 from recsys.datasets.source import SourceRows
 from recsys.datasets.world import CATEGORIES, TAGS, Integers, People, World
 from recsys.errors import DataError
@@ -97,7 +97,7 @@ class SimulatorSource:
                 f"{list(schema.segments)}. Simulate again with the schema's segments, or declare those of the rows."
             )
         files = self._day_files(world, schema)
-        table = view_files(connection, "simulated_rows", files)
+        table = view(connection, "simulated_rows", f"SELECT * FROM {parquet_rows(files)}")
         day = utc_without_zone(table["time"]).date()
         rows = table.mutate(day=day, split=_split_of(day, world), user_key=table["user_id"])
         described = {}

@@ -1,6 +1,6 @@
 """Rows that a user already has: Parquet or CSV files, described by the `table:` block of a schema file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,7 +8,6 @@ import duckdb
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
-import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import epoch_us, fetch_one, store
@@ -22,15 +21,17 @@ from recsys.datasets.history import (
     HistoryScope,
     add_history,
 )
-from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
+from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows
 from recsys.datasets.staging import missing_or_infinite_as_null
-from recsys.datasets.table_files import matching_files, require_equal_columns, union_of_files
+from recsys.datasets.table_files import ROW_HASH, find_files, shown_files
 from recsys.datasets.table_layout import TableLayout
+from recsys.datasets.table_reading import TableReader
 from recsys.datasets.table_shape import TableShape
+from recsys.datasets.table_types import TextRules
+from recsys.datasets.table_uses import uses_of
 from recsys.errors import DataError
 from recsys.features.column_names import OWN_PREFIX
 from recsys.features.schema import FeatureSchema
-from recsys.files import sha256_of_file
 from recsys.progress import Progress
 
 
@@ -43,17 +44,23 @@ class TableSource:
 
     def read(self, connection: Backend, schema: FeatureSchema, progress: Progress) -> SourceRows:
         """Return the rows of the files; see `Source.read`."""
-        files = {split: matching_files(self.raw, patterns) for split, patterns in self.layout.files.items()}
-        found = [path for paths in files.values() for path in paths]
-        require_equal_columns(found)
-        _require_distinct_columns(found)
-        raw = union_of_files(connection, files)
-        shape = TableShape(raw, self.layout, schema, ", ".join(map(str, found)))
+        layout = self.layout
+        files = find_files(self.raw, layout.files, progress)
+        progress("read", 0, 0)
+        reader = TableReader(
+            self.raw,
+            layout.csv,
+            uses_of(layout, schema),
+            TextRules(layout.csv.missing, layout.time_format),
+            apart=layout.splits.column if layout.splits else "",
+        )
+        shape = TableShape(reader.read(connection, files), layout, schema, shown_files(files))
         kept, counts = _stored(connection, shape)
         # A row without a time lies in no span of time either, but it is broken, not outside: the check of rows says so.
         is_outside = kept[SPLIT].isnull() & kept[schema.time].notnull()
         outside = fetch_one(connection, kept.aggregate(rows=is_outside.sum()))["rows"] or 0
         kept = kept.filter(~is_outside)
+        counts = {"rows outside every split": int(outside), **_repeated(connection, kept), **counts}
         if self.layout.history:
             kept = store(connection, "table_kept", kept)
             told = [_by_own_names(feature) for feature in self.layout.history]
@@ -63,30 +70,33 @@ class TableSource:
             extras=("user_key",),
             description={
                 "source": "table",
-                "files": {str(path.relative_to(self.raw)): sha256_of_file(path) for path in found},
+                "files": {file.name: file.sha256 for file in files},
                 "history": str(self.layout.history_scope) if self.layout.history else "none",
                 "schema_file": self.layout.text,
             },
-            counts={"rows outside every split": int(outside), **counts},
+            counts=counts,
             origins=origins_of(self.layout, schema),
         )
 
 
-def _require_distinct_columns(paths: Sequence[Path]) -> None:
-    """Refuse a Parquet file with two columns of one name, in large letters or small: the data base renames one."""
-    for path in paths:
-        seen: dict[str, str] = {}
-        for name in pq.read_schema(path).names if path.suffix == ".parquet" else ():
-            if name.lower() in seen:
-                raise DataError(
-                    f"{path}: the columns `{seen[name.lower()]}` and `{name}` are told apart by small and large "
-                    "letters at most; expected other names. Rename one of them, or leave it out."
-                )
-            if name.lower().startswith(OWN_PREFIX):
-                raise DataError(
-                    f"{path}: column `{name}` begins with `{OWN_PREFIX}`, as columns of our own do. Rename it."
-                )
-            seen[name.lower()] = name
+def _can_repeat(layout: TableLayout) -> bool:
+    """Whether equal rows may stand in two splits: where time says the split, they have one time and so one split."""
+    return not layout.splits or bool(layout.splits.column)
+
+
+def _repeated(connection: Backend, rows: ir.Table) -> dict[str, int]:
+    """How many rows of a later split stand in an earlier one too, equal in every column of the files."""
+    if ROW_HASH not in rows.columns:
+        return {}
+    counts = {}
+    for later, earlier in ((VALIDATION, TRAIN), (TEST, TRAIN), (TEST, VALIDATION)):
+        asked, known = (rows.filter(rows[SPLIT] == split).select(ROW_HASH) for split in (later, earlier))
+        # The few hashes that both have come first, so that no table of all training rows is built.
+        shared = known.semi_join(asked, ROW_HASH).distinct()
+        found = asked.semi_join(shared, ROW_HASH)
+        number = fetch_one(connection, found.aggregate(rows=found.count()))["rows"]
+        counts[f"{later} rows that stand in {earlier} too"] = int(number)
+    return counts
 
 
 def _stored(connection: Backend, shape: TableShape) -> tuple[ir.Table, dict[str, int]]:
@@ -96,7 +106,10 @@ def _stored(connection: Backend, shape: TableShape) -> tuple[ir.Table, dict[str,
     marks = {f"{OWN_PREFIX}declared_{number}": is_there for number, is_there in enumerate(occurrences.values())}
     try:
         rows = store(connection, "table_rows", shape.raw.select(**_shaped(shape), **marks))
-    except (duckdb.ConversionException, duckdb.InvalidInputException, duckdb.OutOfRangeException) as error:
+    except (duckdb.OutOfMemoryException, duckdb.IOException):
+        raise
+    except duckdb.Error as error:
+        # A value out of range, or pages that are damaged.
         what = str(error).splitlines()[0]
         raise DataError(
             f"{shape.where}: a value cannot be read ({what}). Mend it in the file, or the column's use in schema "
@@ -131,6 +144,8 @@ def _shaped(shape: TableShape) -> dict[str, ir.Value]:
         columns |= _history_columns(shape, columns)
         is_known = split == TRAIN if layout.history_scope is HistoryScope.TRAIN_ONLY else ibis.literal(True)
         columns |= {ROW: ibis.row_number(), MOMENT: epoch_us(moment), CONTRIBUTES: is_known, UNIT: user_key}
+    if _can_repeat(layout):
+        columns[ROW_HASH] = shape.raw[ROW_HASH]
     return columns | {SPLIT: split, DAY: moment.date(), "user_key": user_key}
 
 

@@ -1,105 +1,141 @@
-"""The files of a table source: found by pattern, compared with one another, and read as one table."""
+"""The files of a table source: found by pattern, each once, with the columns that their folders name."""
 
-import functools
-from collections.abc import Mapping
-from pathlib import Path
-
-import duckdb
-import ibis
-import ibis.expr.types as ir
-import pyarrow as pa
-import pyarrow.parquet as pq
-from ibis.backends.duckdb import Backend
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 
 from recsys.errors import DataError
 from recsys.features.column_names import OWN_PREFIX
+from recsys.files import files_below, folder_columns, is_leftover, sha256_of_file
+from recsys.progress import Progress
 
-FILE_SPLIT = f"{OWN_PREFIX}table_file_split"
-"""The column that `union_of_files` adds: the split that a row's file belongs to."""
+FILE_SPLIT = f"{OWN_PREFIX}file_split"
+"""The column of a table's rows that says the split that their file belongs to; null where a rule is to say it."""
+ROW_HASH = f"{OWN_PREFIX}raw_row_hash"
+"""The column of a table's rows with a number that rows of equal values share."""
 
-_CSV_SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-
-
-def matching_files(raw: Path, patterns: tuple[str, ...]) -> list[Path]:
-    """Files below `raw` that the patterns name, each pattern's in the order of their names."""
-    found: list[Path] = []
-    for pattern in patterns:
-        matches = [path for path in sorted(raw.glob(pattern)) if path.is_file()]
-        if not matches:
-            there = ", ".join(sorted(path.name for path in raw.iterdir())[:10]) if raw.is_dir() else "no such folder"
-            raise DataError(
-                f"{raw / pattern}: no such file (the folder {raw} holds: {there or 'nothing'}). Expected the files "
-                "that the schema's `table.files` names: set `data.raw` to their folder."
-            )
-        found.extend(matches)
-    for path in found:
-        if not path.resolve().is_relative_to(raw.resolve()):
-            raise DataError(f"{path} leads out of the raw folder {raw}; expected files that lie in it.")
-        if not path.name.endswith((".parquet", *_CSV_SUFFIXES)):
-            raise DataError(f"{path} has an unknown form; expected .parquet, {', '.join(_CSV_SUFFIXES)}.")
-        if not path.stat().st_size:
-            raise DataError(
-                f"{path} is empty (0 bytes); expected rows. Write it again, or take it out of `table.files`."
-            )
-    return found
+PARQUET_SUFFIX = ".parquet"
+TSV_SUFFIXES = (".tsv", ".tsv.gz")
+CSV_SUFFIXES = (".csv", ".csv.gz", *TSV_SUFFIXES)
 
 
-def require_equal_columns(paths: list[Path]) -> None:
-    """Refuse Parquet files that differ in a column or its type, which readers otherwise mend in silence."""
-    first: tuple[Path, dict[str, str]] | None = None
-    for path in paths:
-        if path.suffix != ".parquet":
+@dataclass(frozen=True, eq=False)
+class TableFile:
+    """One file of rows.
+
+    Attributes:
+        name: its path below the raw folder.
+        split: the split that the declaration gives its rows; empty where a rule says the split.
+        folders: the columns that its folders below the raw folder name, with their values (None: no value).
+    """
+
+    path: Path
+    name: str
+    split: str
+    sha256: str
+    folders: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether it is text, whose columns have no types."""
+        return not self.path.name.lower().endswith(PARQUET_SUFFIX)
+
+
+def find_files(raw: Path, patterns: Mapping[str, Sequence[str]], progress: Progress) -> list[TableFile]:
+    """Return the files below `raw` that the patterns of each split name, every file once; links are followed.
+
+    A pattern that is the name of a file means that file. Otherwise `*`, `?` and `[...]` stand for parts of a name, `**`
+    for any folders, and what writers leave behind is left alone (`recsys.files.is_leftover`).
+
+    Raises:
+        DataError: a pattern names no file; a file or its copy is named for two splits, or lies there twice; a file is
+            empty or of no form that is read here.
+    """
+    found: dict[Path, tuple[str, str]] = {}
+    below = files_below(raw) if raw.is_dir() else []
+    first_names: dict[Path, str] = {}
+    for split, pattern in ((split, pattern) for split, several in patterns.items() for pattern in several):
+        for path in _matches(raw, below, pattern):
+            # By the file behind all links: a name that leads to a file of another split leads to the same rows.
+            real = path.resolve()
+            others, first = found.setdefault(real, (split, pattern))
+            first_names.setdefault(real, path.relative_to(raw).as_posix())
+            if others != split:
+                raise DataError(
+                    f"{path} is named twice in `table.files`: by {first!r} for {others} and by {pattern!r} for "
+                    f"{split}, so its rows would stand in both splits. Name each file for one split, by patterns that "
+                    "do not meet; put the files of a split into a folder of its own, for instance."
+                )
+    files = []
+    for number, (real, (split, _)) in enumerate(found.items()):
+        progress("checking files", number, len(found))
+        path = raw / first_names[real]
+        _require_readable(path)
+        name = path.relative_to(raw)
+        files.append(TableFile(path, name.as_posix(), split, sha256_of_file(path), folder_columns(name)))
+    return files
+
+
+def require_different_files(files: Sequence[TableFile], rows: Mapping[Path, int]) -> None:
+    """Refuse a copy of a file: its rows would count twice, or stand in two splits.
+
+    Args:
+        rows: of each file; those without any may be equal.
+    """
+    known: dict[tuple[object, ...], TableFile] = {}
+    for file in files:
+        if not rows[file.path]:
             continue
-        try:
-            columns = {column.name: _plain_type(column.type) for column in pq.read_schema(path)}
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path} cannot be read as Parquet ({error}). Write it or copy it again.") from error
-        if first is None:
-            first = path, columns
-        for name, expected in first[1].items():
-            if columns.get(name) != expected:
-                raise DataError(
-                    f"{path}: column `{name}` is {columns.get(name, 'missing')}; expected {expected}, as in "
-                    f"{first[0]}. Write all files with the same columns and types."
-                )
-
-
-def _plain_type(form: pa.DataType) -> str:
-    """The type's name with differences left out that change no value (large or dictionary-encoded strings)."""
-    if pa.types.is_dictionary(form):
-        return _plain_type(form.value_type)
-    if pa.types.is_list(form) or pa.types.is_large_list(form):
-        return f"list of {_plain_type(form.value_type)}"
-    return "string" if pa.types.is_large_string(form) else str(form)
-
-
-def union_of_files(connection: Backend, files: Mapping[str, list[Path]]) -> ir.Table:
-    """All files as one table, with the split that their file gives them (null where a rule is to give it)."""
-    tables = []
-    for split, paths in files.items():
-        for is_csv in (False, True):
-            chosen = [str(path) for path in paths if (path.suffix != ".parquet") == is_csv]
-            if not chosen:
-                continue
-            try:
-                # The whole file decides the types of a CSV: a late `T8H` among postal codes is no error then.
-                # NaN is declared, as DuckDB otherwise skips row groups whose statistics rule out a match.
-                table = (
-                    connection.read_csv(chosen, sample_size=-1)
-                    if is_csv
-                    else connection.read_parquet(chosen, can_have_nan=True)
-                )
-            except duckdb.Error as error:
-                form = "CSV with a header" if is_csv else "Parquet"
-                raise DataError(
-                    f"{', '.join(chosen)} cannot be read ({error}). Expected {form} and the same columns in every file."
-                ) from error
-            tables.append(table.mutate(**{FILE_SPLIT: ibis.literal(split or None, type="string")}))
-    first = tables[0]
-    for other in tables[1:]:
-        if set(other.columns) != set(first.columns):
+        first = known.setdefault((file.sha256, *sorted(file.folders.items(), key=str)), file)
+        if first is not file:
+            where = f"in {first.split} and in {file.split}" if first.split != file.split else "twice"
             raise DataError(
-                f"The files of one split have the columns {', '.join(other.columns[:-1])}, those of another "
-                f"{', '.join(first.columns[:-1])}; expected the same in all."
+                f"{first.path} and {file.path} hold the same bytes ({rows[file.path]} rows), so each row would stand "
+                f"{where}. Take one of them away, or out of `table.files`."
             )
-    return functools.reduce(lambda left, right: left.union(right.select(*first.columns)), tables)
+
+
+def shown_files(files: Sequence[TableFile]) -> str:
+    """Names for a message: the first few, and how many there are."""
+    few = ", ".join(str(file.path) for file in files[:3])
+    return few if len(files) <= 3 else f"{few}, ... ({len(files)} files)"
+
+
+def _matches(raw: Path, below: Sequence[str], pattern: str) -> Iterator[Path]:
+    if (raw / pattern).is_file():
+        return iter([raw / pattern])
+    parts = PurePosixPath(pattern).parts
+    names = [name for name in below if _fits(name.split("/"), parts)]
+    if not names:
+        there = ", ".join(sorted(path.name for path in raw.iterdir())[:10]) if raw.is_dir() else "no such folder"
+        hint = f" It is a folder; name its files: {pattern}/*.parquet." if (raw / pattern).is_dir() else ""
+        raise DataError(
+            f"{raw / pattern}: no such file (the folder {raw} holds: {there or 'nothing'}).{hint} Expected the files "
+            "that the schema's `table.files` names: set `data.raw` to their folder. Names that begin with `.` or `_` "
+            "are left alone unless the pattern begins so too."
+        )
+    return (raw / name for name in names)
+
+
+def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether the parts of a path fit those of a pattern, one by one, `**` standing for any number of folders."""
+    if not pattern or not names:
+        return not pattern and not names
+    name, wanted = names[0], pattern[0]
+    # As in a shell, a hidden name must be asked for.
+    is_left = is_leftover(name) and not is_leftover(wanted)
+    if wanted == "**":
+        return _fits(names, pattern[1:] or ("*",)) or (len(names) > 1 and not is_left and _fits(names[1:], pattern))
+    return not is_left and fnmatchcase(name, wanted) and _fits(names[1:], pattern[1:])
+
+
+def _require_readable(path: Path) -> None:
+    if not str(path).isprintable() and any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+        raise DataError(f"{str(path)!r}: this name is not UTF-8; rename the file or folder.")
+    if not path.exists():
+        raise DataError(f"{path} is a link that leads nowhere. Fetch the file behind it, or remove the link.")
+    if not path.name.lower().endswith((PARQUET_SUFFIX, *CSV_SUFFIXES)):
+        raise DataError(f"{path} has an unknown form; expected {PARQUET_SUFFIX}, {', '.join(CSV_SUFFIXES)}.")
+    if not path.stat().st_size:
+        raise DataError(f"{path} is empty (0 bytes); expected rows. Write it again, or take it out of `table.files`.")

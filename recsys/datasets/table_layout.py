@@ -17,6 +17,7 @@ from recsys.datasets.declared_history import history_from
 from recsys.datasets.declared_values import Declared
 from recsys.datasets.history import HistoryFeature, HistoryScope
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
+from recsys.datasets.table_forms import CsvForm, csv_form, time_format
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.schema import FeatureKind, FeatureSchema
@@ -88,6 +89,8 @@ class TableLayout:
         files: split -> patterns below the raw folder; the one key "" where a split rule says the split.
         columns: name in the schema -> name in the files, where the two differ.
         missing: feature or weight -> the values that stand for "not known" in the files.
+        time_format: how times that are text are written, as strptime has it; empty: as ISO 8601 has it.
+        csv: how CSV files are written.
         lists: sparse list -> (text column, separator); words: sparse list -> text column, cut into lower-case words.
         text: of the schema file, which goes along with a ranker that is to read rows in the same way.
     """
@@ -105,6 +108,8 @@ class TableLayout:
     history_scope: HistoryScope = HistoryScope.LIVE
     history: tuple[HistoryFeature, ...] = ()
     text: str = ""
+    time_format: str = ""
+    csv: CsvForm = field(default_factory=CsvForm)
 
 
 def _value_of(word: str) -> Declared:
@@ -136,7 +141,7 @@ def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
 
 
 def _layout(block: Block, schema: FeatureSchema) -> TableLayout:
-    known = ("files", "label", "time", "segment", "splits", "columns", "missing", "lists", "words", "history")
+    known = ("files", "label", "time", "segment", "splits", "columns", "missing", "lists", "words", "history", "csv")
     block.require(known, required=("files", "label", "time", "segment"))
     files = _files(block)
     if ("" in files) != ("splits" in block.values):
@@ -145,7 +150,9 @@ def _layout(block: Block, schema: FeatureSchema) -> TableLayout:
             "`splits:`; exactly one of the two must do it."
         )
     time = block.inner("time")
-    time.require(("column", "unit"), required=("column", "unit"))
+    time.require(("column", "unit", "format"), required=("column", "unit"))
+    csv = block.inner("csv")
+    csv.require(("encoding", "delimiter", "missing"), required=())
     scope, history = history_from(block.inner("history"), schema)
     lists, words = _texts_cut(block, schema)
     return _checked(
@@ -162,6 +169,8 @@ def _layout(block: Block, schema: FeatureSchema) -> TableLayout:
             words=words,
             history_scope=scope,
             history=history,
+            time_format=time_format(time.values, time.where),
+            csv=csv_form(csv.values, csv.where),
         ),
         schema,
         block.where,

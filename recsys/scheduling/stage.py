@@ -21,6 +21,7 @@ from typing import Any
 from recsys.errors import BusyError, CannotWriteError, DataError
 from recsys.files import (
     ensure_writable,
+    files_below,
     fingerprint_of,
     published_directory,
     sha256_of_file,
@@ -159,8 +160,8 @@ def input_fingerprint(path: Path) -> str:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
+    names = [name for name in files_below(folder) if (folder / name).is_file()]
+    return {name: (folder / name).stat().st_size for name in names}
 
 
 def _sweep_leftovers(final: Path, resume_key: str) -> None:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.errors import DataError
+from recsys.files import files_below, is_leftover
 from recsys.progress import Progress, silent
 from recsys.streaming.pages import Pages, read_pages
 
@@ -197,19 +198,18 @@ def _parquet_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path} does not exist; expected a Parquet file or a folder of them.")
-    paths = [found for found in path.rglob("*.parquet") if _is_of_rows(found, path)]
+    names = files_below(path)
+    paths = [path / name for name in names if _is_of_rows(name, path)]
     if not paths:
-        kinds = Counter(found.suffix or found.name for found in path.rglob("*") if found.is_file())
+        kinds = Counter(Path(name).suffix or Path(name).name for name in names)
         held = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3)) or "no file"
         raise DataError(f"{path} holds no Parquet file (*.parquet); found {held}.")
     return sorted(paths, key=_natural)
 
 
-def _is_of_rows(path: Path, root: Path) -> bool:
-    folders = path.relative_to(root).parts
-    if any(part[0] in "._" for part in folders) or not path.is_file():
-        return False
-    return not (folders[0] == _VOCABULARY and (root / _CONTRACT).is_file())
+def _is_of_rows(name: str, root: Path) -> bool:
+    is_vocabulary = name.startswith(f"{_VOCABULARY}/") and (root / _CONTRACT).is_file()
+    return name.endswith(".parquet") and not is_leftover(name) and not is_vocabulary
 
 
 def _natural(path: Path) -> list[str | int]:

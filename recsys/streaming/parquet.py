@@ -249,12 +249,15 @@ def _without_notes(footer: pq.FileMetaData) -> pq.FileMetaData:
 
 
 class _FooterReader:
-    """Reads footers and checks every layout of columns that it meets once: files of one writer share theirs."""
+    """Reads footers and checks every layout of columns that it meets once: files of one writer share theirs.
+
+    Columns that folders name belong to the layout.
+    """
 
     def __init__(self, folder: Folder, check: SchemaCheck) -> None:
         self._folder, self._check = folder, check
         self._folders: dict[PurePath, PurePath] = {}
-        self._checked: list[tuple[pq.ParquetSchema, bytes]] = []
+        self._checked: list[tuple[pq.ParquetSchema, tuple[object, ...]]] = []
 
     def row_groups(self, paths: Sequence[PurePath]) -> list[RowGroup]:
         return [group for path in paths for group in self._row_groups_of(path)]
@@ -265,7 +268,7 @@ class _FooterReader:
             with pq.ParquetFile(path) if isinstance(path, Path) else pq.ParquetFile(self._folder.open(path)) as file:
                 footer = file.metadata
                 # What Arrow's writer noted beside the columns tells a vector of fixed size from a list.
-                noted = (footer.metadata or {}).get(_ARROW_NOTES, b"")
+                noted = ((footer.metadata or {}).get(_ARROW_NOTES, b""), *self._folder.partitions(path))
                 known = any(noted == notes and footer.schema.equals(schema) for schema, notes in self._checked)
                 if not known:
                     self._check(path, file.schema_arrow)

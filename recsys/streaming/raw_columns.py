@@ -51,8 +51,16 @@ class RawColumns:
 
     def check(self, path: PurePath, found: pa.Schema) -> None:
         """Encode no rows of the types that were found: a type that cannot be read is refused here."""
+        named = self._folder.partitions(path)
+        own = {name.casefold(): name for name in found.names}
+        if twice := [name for name in named if name.casefold() in own]:
+            folder = f"{twice[0]}={named[twice[0]]}"
+            raise DataError(
+                f"{path} has a column `{own[twice[0].casefold()]}`, and its folder `{folder}` names it too; expected "
+                "it in one of the two places. Rename the folder or the column."
+            )
         try:
-            require_raw_columns([*found.names, *self._folder.partitions(path)], self._wanted)
+            require_raw_columns([*found.names, *named], self._wanted)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         empty = {name: pa.array([], found.field(name).type) for name in self.names(path)}

@@ -2,10 +2,10 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
-from typing import overload
+from typing import TypeVar, overload
 from urllib.parse import unquote
 
 import fsspec
@@ -13,9 +13,9 @@ import pyarrow as pa
 from pyarrow import fs
 
 from recsys.errors import DataError, UsageError
+from recsys.files import files_below, folder_columns, is_leftover
 
-HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-"""How a folder's name says that its rows have no value."""
+_T = TypeVar("_T")
 
 
 class _Paths(Sequence[PurePath]):
@@ -60,16 +60,15 @@ class Folder:
     def files(self, below: str, suffix: str) -> Sequence[PurePath]:
         """Return all files below a folder of this one, in the order of their paths, in which numbers count as such.
 
-        Files and folders whose name begins with `.` or `_` are left alone: writers keep what is unfinished there.
+        What writers leave behind is left alone; see `is_leftover`.
 
         Raises:
             DataError: the file system does not answer, or refuses.
         """
-        folder, found = self._listed(below)
         # By text, which for a hundred thousand files is several times faster than by paths.
-        names = [info.path for info in found if info.is_file and info.path.endswith(suffix)]
-        shown = [name for name in names if not re.search(r"(^|/)[._]", name.removeprefix(f"{folder}/"))]
-        return _Paths(sorted(shown, key=_natural), type(self.root))
+        folder = PurePosixPath(self.root.as_posix()) / below
+        names = [name for name in self._names(folder) if name.endswith(suffix) and not is_leftover(name)]
+        return _Paths([f"{folder}/{name}" for name in sorted(names, key=_natural)], type(self.root))
 
     def contents(self) -> dict[str, list[int]]:
         """Return what tells whether a file changed: bytes, and nanoseconds of its last change, by relative path.
@@ -77,8 +76,8 @@ class Folder:
         Raises:
             DataError: the file system does not answer, or refuses.
         """
-        folder, found = self._listed("")
-        files = {info.path.removeprefix(f"{folder}/"): info for info in found if info.is_file}
+        folder = PurePosixPath(self.root.as_posix())
+        files = {info.path.removeprefix(f"{folder}/"): info for info in self._listed(folder) if info.is_file}
         return {name: [files[name].size, files[name].mtime_ns or 0] for name in sorted(files)}
 
     def copy(self, name: str, target: Path) -> None:
@@ -97,11 +96,20 @@ class Folder:
         except OSError as error:
             raise DataError(f"{self.shown}/{name} cannot be copied ({error}). Start again.") from error
 
-    def _listed(self, below: str) -> tuple[PurePosixPath, list[fs.FileInfo]]:
-        folder = PurePosixPath(self.root.as_posix()) / below
+    def _names(self, folder: PurePosixPath) -> list[str]:
+        """Names of the files below a folder, relative to it."""
+        if not self.is_local:
+            return [info.path.removeprefix(f"{folder}/") for info in self._listed(folder) if info.is_file]
+        # Arrow would follow links round a circle.
+        return self._answered(lambda: files_below(Path(folder)) if Path(folder).exists() else [])
+
+    def _listed(self, folder: PurePosixPath) -> list[fs.FileInfo]:
+        selector = fs.FileSelector(str(folder), recursive=True, allow_not_found=True)
+        return self._answered(lambda: self.filesystem.get_file_info(selector))
+
+    def _answered(self, ask: Callable[[], _T]) -> _T:
         try:
-            selector = fs.FileSelector(str(folder), recursive=True, allow_not_found=True)
-            return folder, self.filesystem.get_file_info(selector)
+            return ask()
         except OSError as error:
             raise DataError(
                 f"{self.shown} cannot be listed ({error}). Check the address, and that this machine may read it."
@@ -112,9 +120,8 @@ class Folder:
         return self.filesystem.open_input_file(str(path))
 
     def partitions(self, path: PurePath) -> dict[str, str | None]:
-        """Return the columns that a file's folders name, as `day=2011-06-30` does; None for `HIVE_NULL`."""
-        named = (part.split("=", 1) for part in path.relative_to(self.root).parent.parts if "=" in part)
-        return {unquote(name): None if value == HIVE_NULL else unquote(value) for name, value in named}
+        """Return the columns that a file's folders name; see `folder_columns`."""
+        return folder_columns(path.relative_to(self.root))
 
 
 def open_folder(where: str | os.PathLike[str]) -> Folder:

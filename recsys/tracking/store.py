@@ -5,14 +5,15 @@ so the store is named once here, and opened under a lock.
 """
 
 import logging
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from pathlib import Path
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import mlflow
 from mlflow import MlflowClient
@@ -59,6 +60,9 @@ class TrackingStore:
     >>> store = TrackingStore.in_folder(Path("/tmp/runs"), experiment="online_retail")
     >>> store.uri, store.is_server
     ('sqlite:////tmp/runs/mlflow.db', False)
+    >>> store = TrackingStore.in_folder(Path("/tmp/100%25 mine?"), experiment="online_retail")
+    >>> store.uri, str(store.database)
+    ('sqlite:////tmp/100%2525 mine%3F/mlflow.db', '/tmp/100%25 mine?/mlflow.db')
     """
 
     uri: str
@@ -76,7 +80,9 @@ class TrackingStore:
     def in_folder(cls, folder: Path, experiment: str, uri: str | None = None) -> "TrackingStore":
         """A store with its spools in `folder`; without a `uri`, its SQLite file and artifacts are there too."""
         folder = folder.absolute()
-        return cls(uri or f"{_SQLITE}{folder}/mlflow.db", experiment, folder / "spool")
+        # The two characters that an address would take for something else than a name's.
+        name = str(folder).replace("%", "%25").replace("?", "%3F")
+        return cls(uri or f"{_SQLITE}{name}/mlflow.db", experiment, folder / "spool")
 
     @property
     def is_server(self) -> bool:
@@ -92,7 +98,7 @@ class TrackingStore:
     @property
     def database(self) -> Path:
         """The SQLite file; only where the store is no server."""
-        return Path(self.uri.removeprefix(_SQLITE)).absolute()
+        return Path(unquote(self.uri.removeprefix(_SQLITE).partition("?")[0])).absolute()
 
     def open(self) -> MlflowClient:
         """Return a client of the store, which is created where it is absent.
@@ -109,6 +115,11 @@ class TrackingStore:
                 return MlflowClient(self.uri)
             except MlflowException as error:
                 raise CannotWriteError(f"The run store {self.database} cannot be opened: {error.message}") from error
+            finally:
+                # MLflow makes the folder that the address would name if nothing in it stood for another character.
+                if (literal := Path(self.uri.removeprefix(_SQLITE)).parent) != self.database.parent:
+                    with suppress(OSError):
+                        os.removedirs(literal)
 
     def experiment_id(self, client: MlflowClient) -> str:
         """Return the id of the experiment, which is created where it is absent.

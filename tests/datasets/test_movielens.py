@@ -1,6 +1,7 @@
 """Small releases in each of the publisher's layouts."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -146,6 +147,20 @@ def test_a_torn_zip_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "ml.zip").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(DataError, match=r"ml.zip cannot be read as a zip"):
         read(tmp_path / "ml.zip")
+
+
+@pytest.mark.parametrize("write", [write_100k, write_1m])
+def test_any_name_of_a_folder_is_just_a_name(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    (tmp_path / "user_id=5").mkdir()
+    assert read(write(tmp_path / "user_id=5" / "[*] it's"))["user_id"].nunique() == 3
+
+
+def test_another_header_is_refused(tmp_path: Path) -> None:
+    folder = write_csv(tmp_path / "ml")
+    text = (folder / "ratings.csv").read_text()
+    (folder / "ratings.csv").write_text(text.replace("userId,movieId", "movieId,userId", 1))
+    with pytest.raises(DataError, match=r"ratings.csv begins with 'movieId,userId.*expected 'userId,movieId,rating"):
+        read(folder, "movielens_csv")
 
 
 def test_a_torn_line_is_refused_with_file_and_line(tmp_path: Path) -> None:

@@ -120,6 +120,18 @@ def test_csv_files_split_by_column_by_file_or_by_time_with_one_segment_are_train
     assert {name.partition("/")[2] for name in scores if name.startswith("auc/")} == {"all", *table.schema["segments"]}
 
 
+def test_any_name_of_the_folders_for_rows_and_runs_is_just_a_name(tmp_path: Path):
+    table = OwnTable(tmp_path / "price=5 & a#b%20c" / "[x] d*e?")
+    assert main(["train", *table.words, *PRETRAIN]) == 0
+    run, scores = result_of(table)
+    assert main(["evaluate", "--run", str(run)]) == 0
+    # The same rows under a plain name: the same figures to the last digit, and nothing beside the two folders.
+    plain = OwnTable(tmp_path / "plain")
+    assert main(["train", *plain.words, *PRETRAIN]) == 0
+    assert result_of(plain)[1] == scores
+    assert {path.name for path in tmp_path.iterdir()} == {"price=5 & a#b%20c", "plain"}
+
+
 def test_vectors_made_elsewhere_become_the_tower_of_a_users_own_table(tmp_path: Path):
     table = OwnTable(tmp_path)
     vectors = [[float((item * place + place) % 7) for place in range(6)] for item in range(15)]

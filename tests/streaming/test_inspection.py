@@ -41,6 +41,15 @@ def test_one_file_is_inspected_by_itself(tmp_path: Path):
     assert inspect_parquet(path).rows == 1
 
 
+def test_links_are_followed_round_no_circle(tmp_path: Path):
+    elsewhere = written(tmp_path / "elsewhere" / "rows.parquet", {"id": [1, 2]})
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "day=1").symlink_to(elsewhere.parent)
+    (tmp_path / "rows" / "circle").symlink_to(tmp_path / "rows")
+    found = inspect_parquet(tmp_path / "rows")
+    assert (found.rows, found.partitions) == (2, {"day": ("1",)})
+
+
 def test_a_column_is_told_over_all_row_groups(tmp_path: Path):
     values = pa.array([3, None, 7, 1, 1, None], pa.int32())
     path = written(tmp_path / "rows.parquet", {"id": values}, row_group_size=3, compression="gzip")

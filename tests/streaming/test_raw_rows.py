@@ -89,6 +89,32 @@ def test_a_folder_names_numbers_and_ids_too_and_says_where_there_are_none(tmp_pa
     assert found["item_id"] == [0] * 4 + [1] * 4
 
 
+def test_a_folder_that_names_a_column_of_its_files_is_refused_however_many_files_come_before(tmp_path):
+    write_raw(tmp_path / "a.parquet")
+    write_raw(tmp_path / "Price=5" / "a.parquet")
+
+    with pytest.raises(DataError, match=r"a column `price`, and its folder `Price=5` names it too"):
+        raw_stream(tmp_path)
+
+
+def test_folders_above_the_rows_name_nothing(tmp_path):
+    write_raw(tmp_path / "price=5" / "split=test" / "a.parquet")
+
+    assert values_of(raw_stream(tmp_path / "price=5" / "split=test")) == EXPECTED
+
+
+def test_links_are_followed_round_no_circle(tmp_path):
+    write_raw(tmp_path / "blobs" / "0a1b")
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "a.parquet").symlink_to(tmp_path / "blobs" / "0a1b")
+    (tmp_path / "rows" / "circle").symlink_to(tmp_path / "rows")
+
+    assert values_of(raw_stream(tmp_path / "rows")) == EXPECTED
+    (tmp_path / "rows" / "gone.parquet").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"gone.parquet: its footer cannot be read"):
+        raw_stream(tmp_path / "rows")
+
+
 def test_a_split_is_chosen_by_folder_where_folders_name_splits(tmp_path):
     write_raw(tmp_path / "split=train" / "a.parquet")
 

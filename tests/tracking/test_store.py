@@ -9,6 +9,7 @@ import pytest
 
 from recsys.errors import ServiceError, UsageError
 from recsys.tracking.history import finished_runs
+from recsys.tracking.run import start_run
 from recsys.tracking.store import TrackingStore
 from tests.tracking.servers import free_port
 
@@ -61,3 +62,14 @@ def test_a_deleted_experiment_is_named_with_the_way_back(tmp_path: Path):
 
     with pytest.raises(ServiceError, match=r"'gone' .* is deleted\. Restore it with"):
         store.experiment_id(client)
+
+
+@pytest.mark.parametrize("name", ["100% a%20b", "what?", "a#b;c"])
+def test_any_name_of_a_folder_is_just_a_name(name: str, tmp_path: Path):
+    store = TrackingStore.in_folder(tmp_path / name, "it's 50%?")
+    with start_run(store, "run", {"seed": 1}, {"kind": "arm"}) as run:
+        run.log_step(0, {"train/loss": 1.0})
+
+    assert (tmp_path / name / "mlflow.db").is_file()
+    assert finished_runs(store)["metric.train/loss"].tolist() == [1.0]
+    assert [path.name for path in tmp_path.iterdir()] == [name]

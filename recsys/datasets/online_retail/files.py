@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 from openpyxl.utils.exceptions import InvalidFileException
 
-from recsys.datasets.database import fetch_one, load_batches, temporary_database
+from recsys.datasets.database import fetch_one, load_batches, parquet_rows, temporary_database
 from recsys.errors import DataError
 from recsys.files import sha256_of_file
 from recsys.progress import Progress, silent
@@ -64,12 +64,18 @@ def read_transactions(connection: Backend, path: Path, progress: Progress) -> tu
         DataError: there is no such file, it cannot be read, or a column is missing or has the wrong type.
     """
     files = _find(path)
+    digests = {file.name: sha256_of_file(file) for file in files}
+    if len({*digests.values()}) < len(files):
+        raise DataError(
+            f"{path} holds a copy among {', '.join(digests)}: two of them have the same bytes, so that each of their "
+            "rows would count twice. Take one away."
+        )
     progress(f"read {files[0].name}", 0, 0)
     if files[0].suffix == ".parquet":
         table = _read_parquet(connection, files)
     else:
         table = _read_published(connection, files[0], progress)
-    return table, {file.name: sha256_of_file(file) for file in files}
+    return table, digests
 
 
 def transaction_times(
@@ -114,12 +120,11 @@ def _find(path: Path) -> list[Path]:
 def _read_parquet(connection: Backend, files: list[Path]) -> ir.Table:
     for file in files:
         _require_parquet_columns(file)
-    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     casts = ", ".join(f'"{name}"::{_DUCKDB_TYPES[form]} AS "{name}"' for name, form in COLUMNS.items())
     # DuckDB keeps NaN, and may skip row groups by statistics that ignore NaN, unless it is told that there is some.
     connection.raw_sql(
         f"CREATE TABLE transactions AS SELECT {casts} "
-        f"FROM read_parquet([{names}], can_have_nan=true, union_by_name=true)"
+        f"FROM {parquet_rows(files, ', can_have_nan=true, union_by_name=true')}"
     )
     return connection.table("transactions")
 
@@ -210,8 +215,15 @@ def _batches(file: Path, named: Path, progress: Progress) -> Iterator[pa.RecordB
     done = 0
     for sheet, rows in _sheets(file):
         where = f"{named}{f', sheet {sheet!r}' if sheet else ''}"
-        positions = _positions(next(rows, ()), where)
+        header = next(rows, ())
+        positions = _positions(header, where)
         while block := list(itertools.islice(rows, _BATCH_ROWS)):
+            # A sheet's rows end with their last filled cell; in a csv each comma is written.
+            if file.suffix == ".csv" and (short := [row for row in block if row and len(row) != len(header)]):
+                raise DataError(
+                    f"{where}, data rows {done + 1} to {done + len(block)}: {short[0]} has {len(short[0])} fields; "
+                    f"expected {len(header)}, as in the header. Mend the row, or fetch the file again."
+                )
             columns = {
                 name: [row[place] if place < len(row) else None for row in block] for name, place in positions.items()
             }

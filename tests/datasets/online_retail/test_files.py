@@ -1,6 +1,7 @@
 """Every layout of the transactions gives the same table; a damaged or foreign file is refused by name."""
 
 import csv
+import shutil
 import zipfile
 from datetime import datetime
 from pathlib import Path
@@ -141,6 +142,28 @@ def test_a_second_file_of_another_form_is_found_before_it_is_mixed_in(tmp_path):
     pq.write_table(table, folder / "transactions-2.parquet")
 
     assert "transactions-2.parquet: column `country` is missing" in refusal(folder, tmp_path)
+
+
+def test_any_name_of_a_folder_is_just_a_name(tmp_path):
+    raw = tmp_path / "quantity=7" / "[*] it's"
+    write_transactions(raw, [line("1", "11111", "01-01 09:00", 5)])
+
+    (row,) = read(raw, tmp_path)
+    assert (row["invoice"], row["quantity"]) == ("1", 1)
+
+
+def test_a_copy_of_a_file_is_refused(tmp_path):
+    write_transactions(tmp_path / "raw", [line("1", "11111", "01-01 09:00", 5)])
+    shutil.copy(tmp_path / "raw" / "transactions.parquet", tmp_path / "raw" / "transactions (1).parquet")
+
+    assert "each of their rows would count twice" in refusal(tmp_path / "raw", tmp_path)
+
+
+def test_a_row_that_is_too_short_is_refused(tmp_path):
+    rows = [[*row[:4], str(row[4]), *row[5:]] for row in (FIRST, SECOND)]
+    told = refusal(write_csv(tmp_path / "a.csv", [rows[0], rows[1][:7]]), tmp_path)
+
+    assert "has 7 fields; expected 8, as in the header" in told
 
 
 def test_a_parquet_file_cut_short_is_refused(tmp_path):
