@@ -146,8 +146,8 @@ def _require_segments(schema: FeatureSchema, layout: Layout) -> None:
 def _joined(connection: Backend, folder: Path, layout: Layout) -> ir.Table:
     """Ratings beside their user and movie, in a table of the database."""
     path = folder / layout.ratings
-    header = path.open(encoding="utf-8-sig").readline().strip()
-    if layout.has_header and header != _HEADER:
+    header = path.open(encoding="utf-8-sig").readline().strip() if layout.has_header else _HEADER
+    if header != _HEADER:
         raise DataError(f"{path} begins with {header!r}; expected {_HEADER!r}. Unpack the publisher's zip again.")
     columns = "{'user_id': 'VARCHAR', 'item_id': 'VARCHAR', 'rating': 'DOUBLE', 'seconds': 'BIGINT'}"
     rows = (

@@ -23,9 +23,9 @@ from recsys.datasets.history import (
 )
 from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows
 from recsys.datasets.staging import missing_or_infinite_as_null
-from recsys.datasets.table_files import find_files, shown_files
+from recsys.datasets.table_files import ROW_HASH, find_files, shown_files
 from recsys.datasets.table_layout import TableLayout
-from recsys.datasets.table_reading import ROW_HASH, TableReader
+from recsys.datasets.table_reading import TableReader
 from recsys.datasets.table_shape import TableShape
 from recsys.datasets.table_types import TextRules
 from recsys.datasets.table_uses import uses_of
@@ -55,12 +55,12 @@ class TableSource:
             apart=layout.splits.column if layout.splits else "",
         )
         shape = TableShape(reader.read(connection, files), layout, schema, shown_files(files))
-        kept, declared = _stored(connection, shape)
+        kept, counts = _stored(connection, shape)
         # A row without a time lies in no span of time either, but it is broken, not outside: the check of rows says so.
         is_outside = kept[SPLIT].isnull() & kept[schema.time].notnull()
         outside = fetch_one(connection, kept.aggregate(rows=is_outside.sum()))["rows"] or 0
         kept = kept.filter(~is_outside)
-        counts = {"rows outside every split": int(outside), **_repeated(connection, kept)}
+        counts = {"rows outside every split": int(outside), **_repeated(connection, kept), **counts}
         if self.layout.history:
             kept = store(connection, "table_kept", kept)
             told = [_by_own_names(feature) for feature in self.layout.history]
@@ -74,9 +74,29 @@ class TableSource:
                 "history": str(self.layout.history_scope) if self.layout.history else "none",
                 "schema_file": self.layout.text,
             },
-            counts={**counts, **declared},
+            counts=counts,
             origins=origins_of(self.layout, schema),
         )
+
+
+def _can_repeat(layout: TableLayout) -> bool:
+    """Whether equal rows may stand in two splits: where time says the split, they have one time and so one split."""
+    return not layout.splits or bool(layout.splits.column)
+
+
+def _repeated(connection: Backend, rows: ir.Table) -> dict[str, int]:
+    """How many rows of a later split stand in an earlier one too, equal in every column of the files."""
+    if ROW_HASH not in rows.columns:
+        return {}
+    counts = {}
+    for later, earlier in ((VALIDATION, TRAIN), (TEST, TRAIN), (TEST, VALIDATION)):
+        asked, known = (rows.filter(rows[SPLIT] == split).select(ROW_HASH) for split in (later, earlier))
+        # The few hashes that both have come first, so that no table of all training rows is built.
+        shared = known.semi_join(asked, ROW_HASH).distinct()
+        found = asked.semi_join(shared, ROW_HASH)
+        number = fetch_one(connection, found.aggregate(rows=found.count()))["rows"]
+        counts[f"{later} rows that stand in {earlier} too"] = int(number)
+    return counts
 
 
 def _stored(connection: Backend, shape: TableShape) -> tuple[ir.Table, dict[str, int]]:
@@ -120,12 +140,12 @@ def _shaped(shape: TableShape) -> dict[str, ir.Value]:
     columns[schema.time] = moment
     split = shape.split(moment)
     user_key = _user_key(columns[schema.user])
-    if _can_repeat(layout):
-        columns[ROW_HASH] = shape.raw[ROW_HASH]
     if layout.history:
         columns |= _history_columns(shape, columns)
         is_known = split == TRAIN if layout.history_scope is HistoryScope.TRAIN_ONLY else ibis.literal(True)
         columns |= {ROW: ibis.row_number(), MOMENT: epoch_us(moment), CONTRIBUTES: is_known, UNIT: user_key}
+    if _can_repeat(layout):
+        columns[ROW_HASH] = shape.raw[ROW_HASH]
     return columns | {SPLIT: split, DAY: moment.date(), "user_key": user_key}
 
 
@@ -156,7 +176,7 @@ def _history_column(name: str, shape: TableShape, columns: Mapping[str, ir.Value
     role = {"label": shape.schema.label, "segment": shape.schema.segment}.get(name)
     if name in columns or role is None:
         return columns[name] if name in columns else shape.column(name, use)
-    source = {"label": shape.layout.label.column, "segment": shape.layout.segment.column}[name]
+    source = {"label": shape.layout.label, "segment": shape.layout.segment}[name].column
     if name in shape.raw.columns and name != source:
         raise DataError(
             f"{shape.where}: `{name}` of {use} may be the declared {name}, which is made of `{source}`, or the files' "
@@ -173,27 +193,6 @@ def _by_own_names(feature: HistoryFeature) -> HistoryFeature:
 def _own_name(column: str) -> str:
     # By their bytes, as the data base would hold names that differ only in small and large letters for one.
     return f"{OWN_PREFIX}of_{column.encode().hex()}"
-
-
-def _can_repeat(layout: TableLayout) -> bool:
-    """Whether equal rows may stand in two splits: where time says the split, they have one time and so one split."""
-    return not layout.splits or bool(layout.splits.column)
-
-
-def _repeated(connection: Backend, rows: ir.Table) -> dict[str, int]:
-    """How many rows of a later split stand in an earlier one too, equal in every column of the files."""
-    if ROW_HASH not in rows.columns:
-        return {}
-    counts = {}
-    for later, earlier in ((VALIDATION, TRAIN), (TEST, TRAIN), (TEST, VALIDATION)):
-        asked, known = (rows.filter(rows[SPLIT] == split).select(ROW_HASH) for split in (later, earlier))
-        # The few hashes that both have come first, so that no table of all training rows is built.
-        shared = known.semi_join(asked, ROW_HASH).distinct()
-        found = asked.semi_join(shared, ROW_HASH)
-        counts[f"{later} rows that stand in {earlier} too"] = int(
-            fetch_one(connection, found.aggregate(n=found.count()))["n"]
-        )
-    return counts
 
 
 def origins_of(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:

@@ -6,8 +6,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from recsys.errors import DataError
+from recsys.features.column_names import OWN_PREFIX
 from recsys.files import files_below, folder_columns, is_leftover, sha256_of_file
 from recsys.progress import Progress
+
+FILE_SPLIT = f"{OWN_PREFIX}file_split"
+"""The column of a table's rows that says the split that their file belongs to; null where a rule is to say it."""
+ROW_HASH = f"{OWN_PREFIX}raw_row_hash"
+"""The column of a table's rows with a number that rows of equal values share."""
 
 PARQUET_SUFFIX = ".parquet"
 TSV_SUFFIXES = (".tsv", ".tsv.gz")

@@ -27,7 +27,7 @@ from recsys.datasets.table_csv import (
     require_every_record,
     require_one_header,
 )
-from recsys.datasets.table_files import TableFile, require_different_files, shown_files
+from recsys.datasets.table_files import FILE_SPLIT, ROW_HASH, TableFile, require_different_files, shown_files
 from recsys.datasets.table_forms import CsvForm
 from recsys.datasets.table_types import (
     MOMENT,
@@ -46,12 +46,7 @@ from recsys.datasets.table_uses import Use
 from recsys.errors import DataError, UsageError
 from recsys.features.column_names import OWN_PREFIX
 
-FILE_SPLIT = f"{OWN_PREFIX}file_split"
-"""The column that `read_files` adds: the split that a row's file belongs to; null where a rule is to give it."""
-ROW_HASH = f"{OWN_PREFIX}raw_row_hash"
-"""The column that `read_files` adds: a number that rows of equal values share."""
-
-_FILE = "recsys.file"
+_FILE = f"{OWN_PREFIX}file"
 _FOLDERS = "table_folders"
 _TEXT = "text"
 """In place of a plain type: columns of CSV files and of folders, which have none."""
@@ -180,7 +175,7 @@ class TableReader:
 
     def _types(self, connection: Backend, parts: Sequence[_Part], names: Sequence[str]) -> dict[str, str]:
         """Name -> the DuckDB type that text takes, `MOMENT`, or nothing for a column that stays as it is."""
-        texts = self._texts(connection, parts)
+        texts = self._texts(connection, parts, names)
         types = {}
         for name in names:
             typed = [(str(file.path), part.columns[name]) for part in parts for file in part.files[:1]]
@@ -191,31 +186,44 @@ class TableReader:
             beside = "" if found == "string" and self.uses[name] is Use.TIME else found
             try:
                 types[name] = type_of_text(name, self.uses[name], texts[name], self.rules, beside)
-            except UnfitTextError as error:
-                files = [file for part in parts if part.columns[name] == _TEXT for file in part.files]
-                every = [file for part in parts for file in part.files]
-                where = line_of(files, self.csv, name, error.value) if files else shown_files(every)
-                raise DataError(f"{where}: {error.message}") from error
+            except UnfitTextError:
+                raise self._unfit(connection, parts, name, beside) from None
         return types
 
-    def _texts(self, connection: Backend, parts: Sequence[_Part]) -> dict[str, Texts]:
+    def _unfit(self, connection: Backend, parts: Sequence[_Part], name: str, beside: str) -> DataError:
+        """What is to be said of a column without a type, for which its values are looked at once more."""
+        whole = self._texts(connection, parts, [name], with_examples=True)[name]
+        try:
+            type_of_text(name, self.uses[name], whole, self.rules, beside)
+        except UnfitTextError as error:
+            every = [file for part in parts for file in part.files]
+            files = [file for part in parts if part.columns[name] == _TEXT for file in part.files]
+            where = line_of(files, self.csv, name, error.value) if files else shown_files(every)
+            return DataError(f"{where}: {error.message}")
+        raise AssertionError(f"the values of column {name} fit no type, and then one")
+
+    def _texts(
+        self, connection: Backend, parts: Sequence[_Part], wanted: Sequence[str], with_examples: bool = False
+    ) -> dict[str, Texts]:
         """How the values of each used column that is text somewhere are written, over all files."""
         found: dict[str, Texts] = {}
         for part in parts:
-            names = [name for name in part.columns if name in self.uses and self._is_text(name, part)]
-            for name, texts in self._texts_of(connection, part, names).items():
+            names = [name for name in wanted if name in self.uses and self._is_text(name, part)]
+            for name, texts in self._texts_of(connection, part, names, with_examples).items():
                 found[name] = found.get(name, Texts()) + texts
         return found
 
     def _is_text(self, name: str, part: _Part) -> bool:
         return part.columns[name] == _TEXT or (part.columns[name] == "string" and self.uses[name] is Use.TIME)
 
-    def _texts_of(self, connection: Backend, part: _Part, names: Sequence[str]) -> dict[str, Texts]:
+    def _texts_of(
+        self, connection: Backend, part: _Part, names: Sequence[str], with_examples: bool
+    ) -> dict[str, Texts]:
         """Those of one part; CSV files, which are read from end to end here, are refused where a row would be lost."""
         if not names and not part.is_csv:
             return {}
         try:
-            ((rows, headers, *told),) = connection.raw_sql(self._counting(part, names)).fetchall()
+            ((rows, headers, *told),) = connection.raw_sql(self._counting(part, names, with_examples)).fetchall()
         except duckdb.InvalidInputException as error:
             if not part.is_csv:
                 raise DataError(f"{shown_files(part.files)} cannot be read ({error}). Write them again.") from error
@@ -225,13 +233,18 @@ class TableReader:
             require_every_record(part.files, self.csv, rows)
         if headers:
             require_one_header(part.files, part.own, self.csv)
-        counts, examples = told[::2], told[1::2]
+        if not with_examples:
+            return {name: Texts.of_ways(ways or 0) for name, ways in zip(names, told, strict=True)}
         ways = len(Written)
+        counts, examples = told[::2], told[1::2]
         cuts = [slice(place * ways, (place + 1) * ways) for place in range(len(names))]
         return {name: Texts(tuple(counts[cut]), tuple(examples[cut])) for name, cut in zip(names, cuts, strict=True)}
 
-    def _counting(self, part: _Part, names: Sequence[str]) -> str:
-        """SQL: rows, those that look like a header, and of each column and way of writing the count and an example."""
+    def _counting(self, part: _Part, names: Sequence[str], with_examples: bool) -> str:
+        """SQL: rows, those that look like a header, and of each column a bit for each way in which a value is written.
+
+        With examples: in place of the bits, of each column and way the count and an example, which takes far longer.
+        """
         first = part.own[0] if part.is_csv and part.own else ""
         is_header = f"{quoted_name(first)} = {quoted(first)}" if first else "false"
         texts = [f"{self.rules.filled(quoted_name(name))} AS v{place}" for place, name in enumerate(names)]
@@ -240,6 +253,9 @@ class TableReader:
         ]
         told = ["count(*)", "count_if(is_header)"]
         for place, name in enumerate(names):
+            if not with_examples:
+                told.append(f"bit_or(1 << w{place})")
+                continue
             for way in Written:
                 condition = f"w{place} = {way}"
                 told += [f"count(*) FILTER ({condition})", self.rules.example(f"v{place}", self.uses[name], condition)]
@@ -280,14 +296,16 @@ def _with_folders(file: TableFile, own: Mapping[str, str]) -> dict[str, str]:
         DataError: two have one name, or names that differ in case alone, which the database takes for one.
     """
     known: dict[str, str] = {}
-    for name in own:
+    for name in (*own, *file.folders):
         if name.casefold().startswith(OWN_PREFIX):
             raise DataError(
-                f"{file.path} has the column `{name}`, and columns of our own begin with `{OWN_PREFIX}`. Rename it."
+                f"{file.path}: column `{name}` begins with `{OWN_PREFIX}`, as columns of our own do. Rename it."
             )
+    for name in own:
         if (other := known.setdefault(name.casefold(), name)) != name:
             raise DataError(
-                f"{file.path} has the columns `{other}` and `{name}`, which the database takes for one. Rename one."
+                f"{file.path}: the columns `{other}` and `{name}` are told apart by small and large letters at most; "
+                "expected other names. Rename one of them, or leave it out."
             )
     for name, value in file.folders.items():
         if other := known.get(name.casefold(), ""):

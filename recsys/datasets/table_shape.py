@@ -17,8 +17,8 @@ import ibis.expr.types as ir
 from recsys.datasets.database import is_moment, is_nothing, make_timestamp, utc_without_zone
 from recsys.datasets.declared_values import Declared, compared, equals
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
+from recsys.datasets.table_files import FILE_SPLIT
 from recsys.datasets.table_layout import TIME_UNITS, SplitRule, TableLayout
-from recsys.datasets.table_reading import FILE_SPLIT
 from recsys.errors import DataError, similar_name
 from recsys.features.column_names import OWN_PREFIX
 from recsys.features.schema import FeatureKind, FeatureSchema

@@ -18,7 +18,8 @@ from recsys.datasets.database import quoted
 from recsys.datasets.table_uses import Use
 from recsys.errors import DataError
 
-BIGINT, UBIGINT, DOUBLE, BOOLEAN, VARCHAR, TIMESTAMP = "BIGINT", "UBIGINT", "DOUBLE", "BOOLEAN", "VARCHAR", "TIMESTAMP"
+BIGINT, UBIGINT, DOUBLE, BOOLEAN, VARCHAR = "BIGINT", "UBIGINT", "DOUBLE", "BOOLEAN", "VARCHAR"
+TIMESTAMP, ZONED = "TIMESTAMP", "TIMESTAMPTZ"
 MOMENT = "timestamp"
 """The plain type of a column whose Parquet files have times of several units and zones, or days beside times."""
 
@@ -41,20 +42,29 @@ class Written(IntEnum):
     DECIMAL = 2
     NOT_FINITE = 3
     PADDED = 4
-    """A number with a zero in front, as codes have it (`007`)."""
+    """A number with a zero in front, as codes have it (`007`); among declared numbers it is one like any other."""
     TRUTH = 5
     NO_VALUE = 6
     """A word such as NA, which many programs write for no value."""
     WORD = 7
     TIME = 8
+    ZONED_TIME = 9
 
 
 @dataclass(frozen=True)
 class Texts:
-    """All values of a column that are text: how many are written in each way, and one of each."""
+    """All values of a column that are text: how many are written in each way, and one of each.
+
+    Whether there are any in a way decides a type; how many there are, and which, is for messages.
+    """
 
     counts: tuple[int, ...] = (0,) * len(Written)
     examples: tuple[str | None, ...] = (None,) * len(Written)
+
+    @classmethod
+    def of_ways(cls, ways: int) -> "Texts":
+        """Texts of which it is known alone in which ways some are written: those whose bits are set."""
+        return cls(tuple(ways >> way & 1 for way in Written))
 
     def __add__(self, other: "Texts") -> "Texts":
         examples = (mine or its for mine, its in zip(self.examples, other.examples, strict=True))
@@ -84,21 +94,24 @@ class TextRules:
 
     def way(self, text: str, use: Use) -> str:
         """SQL: how a filled text is written, as a number of `Written`; null for null."""
-        if use is Use.TIME:
-            is_time = f"WHEN {self._is_time(text)} THEN {Written.TIME}"
-            return f"CASE WHEN {text} IS NULL THEN NULL {is_time} ELSE {Written.WORD} END"
         plain = f"lower(trim({text}))"
+        is_number = f"TRY_CAST({text} AS DOUBLE) IS NOT NULL AND NOT contains({text}, '_')"
+        words = (
+            f"WHEN {plain} IN ('true', 'false') THEN {Written.TRUTH} "
+            f"WHEN {plain} IN ({', '.join(map(quoted, _NO_VALUE_WORDS))}) THEN {Written.NO_VALUE} "
+            f"ELSE {Written.WORD} END"
+        )
+        if use is Use.TIME:
+            return f"CASE WHEN {text} IS NULL THEN NULL {self._time_ways(text)} ELSE {Written.WORD} END"
+        if use is Use.NUMBER:
+            return f"CASE WHEN {text} IS NULL THEN NULL WHEN {is_number} THEN {Written.DECIMAL} {words}"
         # Reading a number back tells `12` from `012`, `1_2`, `1e1` and `12.0`, which DuckDB reads as whole numbers too.
         return (
             f"CASE WHEN {text} IS NULL THEN NULL "
             f"WHEN CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR) = trim({text}) THEN {Written.WHOLE} "
-            f"WHEN TRY_CAST({text} AS DOUBLE) IS NOT NULL AND NOT contains({text}, '_') THEN CASE "
-            f"WHEN NOT isfinite(TRY_CAST({text} AS DOUBLE)) THEN {Written.NOT_FINITE} "
+            f"WHEN {is_number} THEN CASE WHEN NOT isfinite(TRY_CAST({text} AS DOUBLE)) THEN {Written.NOT_FINITE} "
             f"WHEN CAST(TRY_CAST({text} AS UBIGINT) AS VARCHAR) = trim({text}) THEN {Written.LARGE} "
-            f"WHEN regexp_matches({text}, '^ *[+-]?0[0-9]') THEN {Written.PADDED} ELSE {Written.DECIMAL} END "
-            f"WHEN {plain} IN ('true', 'false') THEN {Written.TRUTH} "
-            f"WHEN {plain} IN ({', '.join(map(quoted, _NO_VALUE_WORDS))}) THEN {Written.NO_VALUE} "
-            f"ELSE {Written.WORD} END"
+            f"WHEN regexp_matches({text}, '^ *[+-]?0[0-9]') THEN {Written.PADDED} ELSE {Written.DECIMAL} END {words}"
         )
 
     def example(self, text: str, use: Use, condition: str) -> str:
@@ -113,18 +126,18 @@ class TextRules:
         if form == VARCHAR:
             return text
         filled = self.filled(text)
-        if form != TIMESTAMP:
-            return f"CAST({filled} AS {form})"
-        moment = (
-            f"strptime({filled}, {quoted(self.time_format)})" if self.time_format else f"CAST({filled} AS TIMESTAMPTZ)"
-        )
-        # The session's zone is UTC, so a time that names none is UTC's.
-        return f"make_timestamp(epoch_us({moment}))"
+        if form == TIMESTAMP and self.time_format:
+            # The session's zone is UTC, so a time that names none is UTC's.
+            return f"make_timestamp(epoch_us(strptime({filled}, {quoted(self.time_format)})))"
+        return f"make_timestamp(epoch_us(CAST({filled} AS {ZONED})))" if form == ZONED else f"CAST({filled} AS {form})"
 
-    def _is_time(self, text: str) -> str:
+    def _time_ways(self, text: str) -> str:
         if self.time_format:
-            return f"try_strptime({text}, {quoted(self.time_format)}) IS NOT NULL"
-        return f"regexp_full_match({text}, {quoted(_ISO_TIME)}) AND TRY_CAST({text} AS TIMESTAMPTZ) IS NOT NULL"
+            return f"WHEN try_strptime({text}, {quoted(self.time_format)}) IS NOT NULL THEN {Written.TIME}"
+        is_time = f"regexp_full_match({text}, {quoted(_ISO_TIME)}) AND TRY_CAST({text} AS TIMESTAMP) IS NOT NULL"
+        # Behind the day, whose parts stand between `-` too.
+        is_zoned = f"regexp_matches({text}[12:], '[ZU+-]')"
+        return f"WHEN {is_time} THEN CASE WHEN {is_zoned} THEN {Written.ZONED_TIME} ELSE {Written.TIME} END"
 
 
 class UnfitTextError(Exception):
@@ -156,15 +169,12 @@ def type_of_text(column: str, use: Use, texts: Texts, rules: TextRules, beside: 
 
 
 def _number(column: str, texts: Texts) -> str:
-    if texts.are(Written.WHOLE):
-        return BIGINT if sum(texts.counts) else DOUBLE
-    numbers = (Written.WHOLE, Written.LARGE, Written.DECIMAL, Written.NOT_FINITE, Written.PADDED)
-    if texts.are(*numbers):
+    if texts.are(Written.DECIMAL):
         return DOUBLE
     if texts.are(Written.TRUTH):
         return BOOLEAN
-    value = texts.examples[Written.NO_VALUE] or texts.example_beside(*numbers)
-    strange = sum(texts.counts) - sum(texts.counts[way] for way in numbers)
+    value = texts.examples[Written.NO_VALUE] or texts.example_beside(Written.DECIMAL)
+    strange = sum(texts.counts) - texts.counts[Written.DECIMAL]
     raise UnfitTextError(
         value,
         f"column `{column}` holds {value!r}, and {strange} of {sum(texts.counts)} values are no numbers; expected "
@@ -208,8 +218,8 @@ def _number_or_words(column: str, texts: Texts, rules: TextRules) -> str:
 
 
 def _time(column: str, texts: Texts, rules: TextRules) -> str:
-    if texts.are(Written.TIME):
-        return TIMESTAMP
+    if texts.are(Written.TIME, Written.ZONED_TIME):
+        return TIMESTAMP if texts.are(Written.TIME) else ZONED
     value = texts.examples[Written.WORD] or ""
     wanted = f"`table.time.format` {rules.time_format!r}" if rules.time_format else "times such as 2026-01-31 23:59:59"
     shown = f"column `{column}` holds {value!r}; expected {wanted}"
@@ -231,24 +241,17 @@ def _readings(value: str) -> str:
 
 def _type_beside(column: str, texts: Texts, rules: TextRules, beside: str, use: Use) -> str:
     """The type of text in some files where others are Parquet and have a type for the column."""
-    whole, large, decimal = texts.are(Written.WHOLE), (Written.WHOLE, Written.LARGE), (*Written,)[: Written.PADDED + 1]
-    fits: Sequence[tuple[bool, str]]
-    if beside == "string":
-        return VARCHAR
-    if beside.startswith(("int", "uint")):
-        fits = [
-            (whole and beside != "uint64", BIGINT),
-            (texts.are(*large), UBIGINT),
-            (use is Use.NUMBER and texts.are(*decimal), DOUBLE),
-        ]
-    elif beside.startswith(("double", "float", "halffloat", "decimal")):
-        fits = [(texts.are(*decimal), DOUBLE)]
-    elif beside == "bool":
-        fits = [(texts.are(Written.TRUTH), BOOLEAN), (use is Use.NUMBER and whole, BIGINT)]
-    elif is_moment(beside) and use is Use.TIME:
+    is_number = beside.startswith(("int", "uint", "double", "float", "halffloat", "decimal"))
+    fits = [(beside == "string", VARCHAR), (beside == "bool" and texts.are(Written.TRUTH), BOOLEAN)]
+    if use is Use.TIME and is_moment(beside):
         return _time(column, texts, rules)
-    else:
-        fits = []
+    if use is Use.NUMBER:
+        fits.append(((is_number or beside == "bool") and texts.are(Written.DECIMAL), DOUBLE))
+    elif beside.startswith(("int", "uint")):
+        fits.append((beside != "uint64" and texts.are(Written.WHOLE), BIGINT))
+        fits.append((beside == "uint64" and texts.are(Written.WHOLE, Written.LARGE), UBIGINT))
+    elif is_number:
+        fits.append((texts.are(Written.WHOLE, Written.LARGE, Written.DECIMAL), DOUBLE))
     for does_fit, form in fits:
         if does_fit:
             return form

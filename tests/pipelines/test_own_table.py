@@ -125,6 +125,9 @@ def test_any_name_of_the_folders_for_rows_and_runs_is_just_a_name(tmp_path: Path
     assert main(["train", *table.words, *PRETRAIN]) == 0
     run, scores = result_of(table)
     assert main(["evaluate", "--run", str(run)]) == 0
+    rows, scored = str(table.raw / "clicks.parquet"), table.root / "scores.parquet"
+    assert main(["score", "--run", str(run), "--input", rows, "--output", str(scored)]) == 0
+    assert pq.read_metadata(scored).num_rows == len(table.columns["clicked"])
     # The same rows under a plain name: the same figures to the last digit, and nothing beside the two folders.
     plain = OwnTable(tmp_path / "plain")
     assert main(["train", *plain.words, *PRETRAIN]) == 0
