@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.console import console, progress_bars, show_table
+from pipelines.fitting import with_budget
 from recsys.config import RunConfig
 from recsys.datasets.encoded import open_encoded
 from recsys.datasets.manifest import CONTRACT_NAME
@@ -38,6 +39,7 @@ class Findings:
     read: frozenset[str]
     distinct: Mapping[str, int]
     sample_rows: int
+    batch_size: int
     plans: Mapping[str, LoadingPlan]
     advised: Advised
 
@@ -56,7 +58,8 @@ def run(path: Path, config: RunConfig, progress: Progress) -> Findings:
     names = _read_names(path, sample.column_names)
     read = frozenset(column.path for column in inspection.columns if column.path.split(".")[0] in names)
     sample = sample.select([name for name in sample.column_names if name in names])
-    training = config.training
+    training = with_budget(config.training, inspection.rows)
+    assert training.batch_size is not None
     plans = {
         split: plan_loading(
             group_rows,
@@ -71,7 +74,7 @@ def run(path: Path, config: RunConfig, progress: Progress) -> Findings:
     chosen = replace(inspection, columns=tuple(column for column in inspection.columns if column.path in read))
     advised = advise(chosen, sample, distinct, training.shuffle_buffer_rows)
     progress("try other ways of writing", 1, 1)
-    return Findings(inspection, read, distinct, sample.num_rows, plans, advised)
+    return Findings(inspection, read, distinct, sample.num_rows, training.batch_size, plans, advised)
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -209,7 +212,7 @@ def _print_plans(findings: Findings, config: RunConfig) -> None:
     ]
     header = ("split", "rows", "row groups", "batches", "in parts", "permuted alone", "rows in memory", "memory")
     show_table(
-        f"An epoch of the loader (training.batch_size={training.batch_size}, "
+        f"An epoch of the loader (training.batch_size={findings.batch_size}, "
         f"shuffle_buffer_rows={training.shuffle_buffer_rows}, decode_threads={training.decode_threads}); "
         "memory at most",
         header,

@@ -144,7 +144,7 @@ def build_rates(
     def share(part: str, half: str) -> float:
         return rates.get(f"{part}_{half}", rates.get(part, 1.0))
 
-    dense = {
+    dense: dict[str, DenseOptimizer | None] = {
         part: DenseOptimizer(training.learning_rate * share(part, "dense"), training.weight_decay) for part in parts
     }
     tables = {part: training.table_learning_rate * share(part, "tables") for part in parts}

@@ -176,7 +176,7 @@ def _history_column(name: str, shape: TableShape, columns: Mapping[str, ir.Value
     role = {"label": shape.schema.label, "segment": shape.schema.segment}.get(name)
     if name in columns or role is None:
         return columns[name] if name in columns else shape.column(name, use)
-    source = {"label": shape.layout.label, "segment": shape.layout.segment}[name].column
+    source = {"label": shape.layout.label.column, "segment": shape.layout.segment.column}[name]
     if name in shape.raw.columns and name != source:
         raise DataError(
             f"{shape.where}: `{name}` of {use} may be the declared {name}, which is made of `{source}`, or the files' "
