@@ -23,7 +23,7 @@ from recsys.training.stages import LEAST_GAIN
 _AUC, _ENTROPY = "auc/all", "normalised_entropy/all"
 _COMPARED = {_AUC: "AUC", "log_loss/all": "log loss", _ENTROPY: "normalised entropy"}
 # The newest days of training with at most so many rows: more would tell three kinds of weights nothing new.
-_MOST_ROWS = 1_000_000
+_MOST_ROWS = 500_000
 
 
 def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> dict[str, LogisticRanker]:
