@@ -168,9 +168,9 @@ def train_steps(
     """
     loop = _Loop(ranker, optimizers, objective, settings, context, state)
     throughput = Throughput(state.rows_seen, stream.wait_seconds)
-    loop.start(validate, best)
-    state.ended = _end(state, settings, stages, asked=False)
     try:
+        loop.start(validate, best)
+        state.ended = _end(state, settings, stages, asked=False)
         while state.ended is None:
             for batch in _epoch(stream, state):
                 is_validating, is_reporting = loop.is_due()
