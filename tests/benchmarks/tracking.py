@@ -34,11 +34,12 @@ from pathlib import Path
 
 import torch
 
-from pipelines import prepare, pretrain
+from pipelines import baselines, prepare, pretrain
 from pipelines.compose import compose_config
-from pipelines.fitting import fitted_ranker, loop_settings, ranker_stream, started
+from pipelines.fitting import fitted_ranker, loop_settings, ranker_stream, started, with_ranker_budget
 from pipelines.recording import run_params, step_metrics
 from recsys.config import RunConfig
+from recsys.evaluation.baselines import LOGISTIC
 from recsys.features.batch import Batch
 from recsys.progress import silent
 from recsys.tracking import names
@@ -77,16 +78,18 @@ class Steps:
         words = [f"data.raw={folder}/raw", f"runtime.runs={folder}/runs", f"runtime.encoded={folder}/encoded"]
         words += [f"runtime.towers={folder}/towers", f"runtime.threads={threads}", "tower.epochs=1"]
         words += ["runtime.device=cpu"]
-        self.config: RunConfig = compose_config(["experiment=demo", f"data.rows={_ROWS}", *words])
-        encoded = prepare.run(self.config, silent)
-        artifact = pretrain.run(self.config, encoded, silent)
+        config = compose_config(["experiment=demo", f"data.rows={_ROWS}", *words])
+        encoded = prepare.run(config, silent)
+        artifact = pretrain.run(config, encoded, silent)
+        start = baselines.run(config, encoded, silent)[LOGISTIC]
+        self.config: RunConfig = with_ranker_budget(config, encoded)
         self._context = started(self.config)
         stream = ranker_stream(self.config, encoded, self._context)
         # Copies: a stream may use a batch's memory again.
         self._batches = itertools.cycle([batch.take(torch.arange(len(batch))) for batch in stream])
         stream.close()
         self.epoch, self.wait_seconds = 0, 0.0
-        self._fitted = fitted_ranker(self.config, artifact, encoded, _NEVER, self._context)
+        self._fitted = fitted_ranker(self.config, artifact, start, encoded, _NEVER, self._context)
         self._settings = loop_settings(self.config.training, _NEVER, encoded.contract.schema.segments)
         self._state = LoopState()
 

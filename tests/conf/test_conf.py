@@ -98,7 +98,9 @@ def test_a_part_or_one_half_of_it_learns_at_its_share_of_the_rates():
     shares = {"embedding_tower": 0.5, "embedding_tower_tables": 0.25, "head": 2.0}
     dense, tables = build_rates(training, shares, ("embedding_tower", "interaction_network", "head"))
     assert [dense[part].learning_rate for part in dense] == pytest.approx([0.05, 0.1, 0.2])
-    assert [tables[part].learning_rate for part in tables] == pytest.approx([0.25, 1.0, 2.0])
+    assert [tables[part].learning_rate for part in tables] == pytest.approx(
+        [0.25, 1.0, 2.0 * training.first_order_rate_share]
+    )
 
 
 def test_every_training_mode_comes_to_its_last_stage_in_every_data_sets_budget():

@@ -190,7 +190,7 @@ def test_a_tower_on_a_full_disk_ends_with_73(table: OwnTable, monkeypatch: pytes
 
 def test_an_arm_on_a_full_disk_says_so_to_the_study(tmp_path: Path):
     piece = Piece("arm", _write_too_much, (), tmp_path / "log")
-    (failure,) = run_side_by_side([piece], 1, silent, "arms")
+    (failure,) = run_side_by_side([piece], 1, silent, "arms", "cpu")
     assert failure.exit_code == 73
     assert "No space left on device" in failure.message
 

@@ -61,7 +61,7 @@ MOMENTS = {
     "between two steps": (Moment("pipelines.job:step_metrics", 7), 4),
     "while the tensors of a checkpoint are written": (Moment("recsys.artifacts.checkpoint:_described", 4), 4),
     "before the checkpoint takes its name": (Moment("recsys.files:_replace_directory", 2), 4),
-    "during a validation": (Moment("pipelines.job:evaluate", 2), 8),
+    "during a validation": (Moment("pipelines.baselines:evaluate", 3), 8),
     "during the evaluation on the test split": (Moment("pipelines.job:save_predictions"), 13),
     "while the result is recorded": (Moment("pipelines.job:attach_calibration"), 13),
 }
@@ -128,7 +128,7 @@ def test_sync_ends_a_killed_run_as_killed_and_loses_no_metric_and_resuming_it_do
     before = run_folders(world)
     commands.run(["train", *words(world)], tmp_path / "log", Moment("pipelines.job:step_metrics", 10))
     (killed,) = run_folders(world) - before
-    assert commands.run(["sync", *words(world)], tmp_path / "log").code == 0
+    assert commands.run(["sync", f"runtime.runs={world}/runs"], tmp_path / "log").code == 0
     dead = unfinished_runs(store, kind="train").iloc[-1]
     assert dead["status"] == "KILLED"
     assert metric_history(store, dead["run_id"], names.TRAIN_LOSS)["step"].tolist() == list(range(1, 10))

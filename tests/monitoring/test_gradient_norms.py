@@ -103,7 +103,7 @@ def test_a_table_that_learns_past_the_gate_is_not_called_zero(context):
 
 def test_each_segments_own_modules_have_a_norm_and_an_absent_segments_is_zero(context):
     plain = gated_ranker()
-    wrapped, gate = gated(copy.deepcopy(plain), context)
+    wrapped, gate = gated(copy.deepcopy(plain), context, {**BOTH, "head": ADAGRAD})
     batch = batch_of(ROWS_WITHOUT_LIGHT)
     click_objective(plain, batch).backward()
 

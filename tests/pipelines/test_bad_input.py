@@ -87,8 +87,8 @@ BAD_ROWS: dict[str, tuple[Change, list[str]]] = {
         ["column `label` (`clicked` in the files) has type string", "expected a number"],
     ),
     "words for a time": (
-        convert("when", str),
-        ["clicks.parquet: time column `when` has type string", "expected a timestamp", "`table.time.unit`"],
+        convert("when", lambda moment: moment.strftime("%d.%m.%Y %H:%M")),
+        ["clicks.parquet: column `when` holds '01.03.2024 00:00'", "expected times such as 2026-01-31 23:59:59"],
     ),
     "NaN without a fill": (
         put("age", math.nan),

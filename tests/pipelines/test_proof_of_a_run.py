@@ -11,7 +11,7 @@ import pipelines.console
 from pipelines.cli import main
 from pipelines.compose import compose_config
 from pipelines.recording import open_store
-from pipelines.run_folder import CHECKPOINTS
+from pipelines.run_folder import CHECKPOINTS, RESULT
 from recsys.monitoring.frozen_proof import FrozenProof
 from recsys.training.optimizer import RankerOptimizers
 from recsys.training.snapshot import BestWeights
@@ -105,6 +105,7 @@ def test_a_resumed_run_whose_checkpoint_holds_another_tower_ends_with_70_before_
     assert main(["train", *small_world, *FROZEN, "training.seed=2"]) == 0
     (folder,) = folders(small_world) - before
     assert any((folder / CHECKPOINTS).glob("step-*"))
+    (folder / RESULT).unlink()  # as where it was killed before it had finished
     # The tower that the resumed run starts from is another one than the checkpoint's.
     init = FrozenProof.__init__
 

@@ -120,11 +120,12 @@ def test_a_fused_table_without_an_optimizer_is_refused_because_its_kernel_learns
         init_data_parallel=False,
     )
     optimizer = torch.optim.AdamW([p for p in dense_parameters(wrapped).values() if p.requires_grad])
+    others = dict.fromkeys(("interaction_network", "head"), TableOptimizer("sgd", 0.1))
 
     with pytest.raises(
         TrainingError, match=r"`embedding_tower\.ebc\.\S+` has no optimizer, yet its kernel learns by exa"
     ):
-        optimizer_contract(wrapped, {"adamw": optimizer}, {"interaction_network": TableOptimizer("sgd", 0.1)})
+        optimizer_contract(wrapped, {"adamw": optimizer}, others)
 
 
 def test_a_table_whose_kernel_learns_by_another_rule_than_declared_is_refused(context) -> None:

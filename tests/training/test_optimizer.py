@@ -90,7 +90,7 @@ def test_one_schedule_moves_the_rates_of_dense_parameters_and_tables(context):
     run.optimizers.set_rates(0)
 
     rates = run.optimizers.learning_rates()
-    assert set(rates) == {*PARTS, "embedding_tower_tables", "interaction_network_tables"}
+    assert set(rates) == {*PARTS, "embedding_tower_tables", "interaction_network_tables", "head_tables"}
     assert set(rates.values()) == {0.25}
 
 
