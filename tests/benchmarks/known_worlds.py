@@ -29,7 +29,7 @@ from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.datasets.simulator import SimulatorSource, simulate
 from recsys.datasets.world import World
-from recsys.evaluation.baselines import LOGISTIC, fit_baselines
+from recsys.evaluation.baselines import LogisticRanker
 from recsys.evaluation.evaluate import predict
 from recsys.evaluation.metrics import log_loss
 from recsys.evaluation.predictions import Predictions, load_predictions, save_predictions
@@ -215,7 +215,7 @@ class Workshop:
         train, validation, test = pools.drawn(number, world.training_rows)
         context = start_processes("cpu")
         stream = MemoryStream(train, config.training.batch_size, luck)
-        start = fit_baselines(in_order(train), in_order(validation), pools.encoded.contract, threads=1)[LOGISTIC]
+        start = LogisticRanker(pools.encoded.contract)  # which a ranker without a first-order path does not read
         fitted = fitting.fitted_ranker(config, self._tower, start, pools.encoded, stream.num_batches, context)
 
         def validate() -> dict[str, float]:
