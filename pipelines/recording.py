@@ -6,8 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.run_folder import read_record
-from recsys.config import RunConfig, config_document
-from recsys.config_training_mode import TrainingModeConfig
+from recsys.config import RunConfig, TrainingModeConfig, config_document
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import Evaluation
 from recsys.evaluation.ranking import SCOPES, RankingEvaluation

@@ -35,7 +35,6 @@ SETTINGS_WITHOUT_EFFECT: Mapping[str, str] = {
 CODE_WITHOUT_EFFECT: Mapping[str, str] = {
     "pipelines.compose": "settings count by their values",
     "recsys.config": "settings count by their values",
-    "recsys.config_types": "settings count by their values",
     "pipelines.result_keys": "when work is done, not what",
     "recsys.scheduling.stage": "when work is done, not what",
     "pipelines.console": "printed, not kept",

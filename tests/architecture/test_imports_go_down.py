@@ -15,10 +15,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "progress": (),
     # floor 1
     "features": (),
-    "config_types": (),
-    "config_training_mode": ("recsys.config_types",),
-    "config_ablation": ("recsys.config_types",),
-    "config": ("recsys.config_types", "recsys.config_training_mode", "recsys.config_ablation"),
+    "config": (),
     "sharding": (),
     "tracking": (),
     # The adapter to the fused kernels (tables, and the gate at their outputs), and which process this is.
