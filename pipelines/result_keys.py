@@ -72,7 +72,6 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 LIBRARIES_WITHOUT_EFFECT: Mapping[str, str] = {
     "fsspec": "carries bytes",
     "mlflow": "holds what is served",
-    "pydantic": "checks settings",
     "safetensors": "carries bytes",
     "threadpoolctl": "the last digits alone",
     "yaml": "carries settings",
