@@ -179,7 +179,10 @@ def _nearest_key(unknown: str, overrides: Sequence[str]) -> str:
     near = difflib.get_close_matches(unknown, {*groups, *known}, n=3, cutoff=0.5)
     among = f" with {', '.join(chosen)}" if chosen else ""
     hint = f"; near it: {', '.join(near)}" if near else ""
-    return f"There is no key `{unknown}`{among}{hint}. All keys stand in the files of conf/."
+    group = unknown.partition(".")[0]
+    own = [key.removeprefix(f"{group}.") for key in known if key.startswith(f"{group}.")]
+    has = f" `{group}` has {', '.join(own)}." if group in groups else ""
+    return f"There is no key `{unknown}`{among}{hint}.{has} All keys stand in the files of conf/."
 
 
 def _keys(document: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recsys.config import RunConfig, config_from
+from recsys.config import RunConfig, config_from, with_own_knobs
 from recsys.errors import DataError, UsageError
 from recsys.tracking import names
 
@@ -99,7 +99,7 @@ def load_config(folder: Path) -> RunConfig:
         inside = sorted(folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
         hint = f" It holds runs, such as {inside[0].parent}: name one of them." if inside else ""
         raise DataError(f"{folder} holds no run. Expected a folder that `recsys train` printed.{hint}")
-    return read_record(folder / CONFIG, lambda text: config_from(json.loads(text)))
+    return read_record(folder / CONFIG, lambda text: config_from(with_own_knobs(json.loads(text))))
 
 
 def read_record(path: Path, read: Callable[[str], _Record]) -> _Record:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.composition.base import Composition
+from recsys.composition.branches import Composition
 from recsys.features.batch import Batch
 from recsys.interactions.first_order import FirstOrder
 from recsys.interactions.mlp import Mlp
@@ -75,5 +75,5 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logit of every row, (B,)."""
-        tower = self.composition.heard(self.embedding_tower)
+        tower = self.composition.with_adapter(self.embedding_tower)
         return self.head(self.composition(batch, tower, self.interaction_network), batch)

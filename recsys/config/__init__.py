@@ -6,9 +6,28 @@ here are types, ranges and checks.
 """
 
 from recsys.config.ablation import AblationConfig, TuneConfig
-from recsys.config.compositions import CompositionConfig
+from recsys.config.compositions import (
+    COMPOSITIONS,
+    CompositionConfig,
+    GatedConfig,
+    ParallelConditionalConfig,
+    ParallelConfig,
+    RoutedConfig,
+    SequentialConfig,
+)
 from recsys.config.data import DataConfig, MovielensData, OnlineRetailData, SimulatedData, TableData
-from recsys.config.networks import NetworkConfig
+from recsys.config.knobs import checked_dataclass
+from recsys.config.networks import (
+    NETWORKS,
+    CrossConfig,
+    DotConfig,
+    LowRankCrossConfig,
+    MlpConfig,
+    NetworkConfig,
+    ParallelMaskConfig,
+    SerialMaskConfig,
+)
+from recsys.config.recorded import with_own_knobs
 from recsys.config.run_config import (
     DailyConfig,
     EvaluationConfig,
@@ -18,22 +37,36 @@ from recsys.config.run_config import (
     TrainingConfig,
     config_document,
     config_from,
+    register_variant,
 )
 from recsys.config.tower import ImportedTowerConfig, TowerConfig, TwoTowerConfig
 from recsys.config.training_mode import StageEndConfig, TrainingModeConfig
 
 __all__ = [
+    "COMPOSITIONS",
+    "NETWORKS",
     "AblationConfig",
     "CompositionConfig",
+    "CrossConfig",
     "DailyConfig",
     "DataConfig",
+    "DotConfig",
     "EvaluationConfig",
+    "GatedConfig",
     "ImportedTowerConfig",
+    "LowRankCrossConfig",
+    "MlpConfig",
     "MovielensData",
     "NetworkConfig",
     "OnlineRetailData",
+    "ParallelConditionalConfig",
+    "ParallelConfig",
+    "ParallelMaskConfig",
+    "RoutedConfig",
     "RunConfig",
     "RuntimeConfig",
+    "SequentialConfig",
+    "SerialMaskConfig",
     "SimulatedData",
     "StageEndConfig",
     "TableData",
@@ -43,6 +76,9 @@ __all__ = [
     "TrainingModeConfig",
     "TuneConfig",
     "TwoTowerConfig",
+    "checked_dataclass",
     "config_document",
     "config_from",
+    "register_variant",
+    "with_own_knobs",
 ]

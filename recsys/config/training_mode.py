@@ -2,9 +2,7 @@
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass as checked_dataclass
-
-from recsys.config.ranges import STRICT, Name, PositiveFloat, PositiveInt, Width
+from recsys.config.knobs import Name, PositiveFloat, PositiveInt, Width, checked_dataclass
 
 StageName = Literal["frozen_tower", "tower_tables", "tower_dense", "end_to_end"]
 RateName = Literal[
@@ -26,7 +24,7 @@ _LEARNING = {
 }
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class StageEndConfig:
     """When a stage ends, by one of: so many steps or epochs after it began, or so many validations in a row without a
     better log loss than the stage's best.
@@ -46,7 +44,7 @@ class StageEndConfig:
             )
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class TrainingModeConfig:
     """What of the embedding tower learns, and how fast every part does.
 

@@ -85,7 +85,7 @@ def test_every_room_stands_in_the_table() -> None:
     [
         ("recsys/features/schema.py", "from recsys.datasets import encode"),
         ("recsys/datasets/encode.py", "import recsys.streaming.loader"),
-        ("recsys/towers/embedding.py", "from recsys.interactions.base import Crossing"),
+        ("recsys/towers/embedding.py", "from recsys.interactions.crossing import Crossing"),
         ("recsys/composition/ranker.py", "from recsys.training.loop import train_steps"),
         ("recsys/training/loop.py", "from recsys.tracking.run import start_run"),
         ("recsys/monitoring/throughput.py", "from recsys.sharding.wrap import wrap_ranker"),

@@ -146,8 +146,17 @@ def test_a_config_that_was_recorded_reads_back_equal():
         (["training.learning_rate=nan"], ["`training.learning_rate`", "finite"]),
         (["data=online_retail", "data.test_start=soon"], ["`data.test_start` is 'soon'"]),
         (["data.name=../elsewhere"], ["`data.name`"]),
-        (["network=cross", "network.rank=4"], ["network `cross` has no `rank`"]),
-        (["composition=parallel", "composition.join=null"], ["composition `parallel` needs `join`"]),
+        (
+            ["network=dot", "network.layers=2"],
+            ["no key `network.layers` with network=dot", "`network` has name, field_width"],
+        ),
+        (
+            ["network=dot", "+network.layers=2"],
+            ["`network.layers` is no known key", "network `dot` has name, field_width"],
+        ),
+        (["composition=parallel", "composition.join=null"], ["`composition.join` is None", "'concat', 'sum'"]),
+        (["composition.name=mixed"], ["`composition`", "'mixed'", "'sequential', 'parallel', 'conditional'"]),
+        (["network=mask_serial", "network.hidden_widths=[]"], ["`network.hidden_widths` is []", "at least 1 item"]),
         (["+data._target_=builtins.open"], ["`data._target_` is no known key"]),
         (["data=table"], ["data.schema_path"]),
         (

@@ -1,6 +1,7 @@
-"""What every composition promises, and the projection that lets two branches of different widths meet."""
+"""The two branches of a ranker, what every composition of them promises, and how they are brought to one width."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import torch
@@ -46,8 +47,8 @@ class Composition(nn.Module):
         self.output_width = output_width
         self.tower_adapter: LowRankAdapter | None = None
 
-    def heard(self, embedding_tower: Tower) -> Tower:
-        """Return the tower as the composition hears it: through its adapter, if it has one."""
+    def with_adapter(self, embedding_tower: Tower) -> Tower:
+        """Return the tower with the adapter on its output, or the tower itself where there is none."""
         adapter = self.tower_adapter
         if adapter is None:
             return embedding_tower
@@ -78,3 +79,24 @@ class BranchProjection(nn.Module):
     def forward(self, tower: Tensor, network: Tensor) -> Tensor:
         """Map (B, tower_width) and (B, network_width) to the branches (B, 2, D), the tower first."""
         return torch.stack([self.tower(tower), self.network(network)], dim=1)
+
+
+@dataclass(frozen=True)
+class BranchShape:
+    """What a composition is built for.
+
+    Attributes:
+        segments: of the schema, in order; S is their number.
+        tower_width: of the tower's vector.
+        field_width: D of the interaction network's fields.
+        network_width: of the interaction network's output.
+    """
+
+    segments: tuple[str, ...]
+    tower_width: int
+    field_width: int
+    network_width: int
+
+    def projection(self, width: int) -> BranchProjection:
+        """A new projection of both branches to `width`."""
+        return BranchProjection(self.tower_width, self.network_width, width)

@@ -1,10 +1,19 @@
-"""The ranges that knobs of `conf/` have in common, and how a knob is refused where it means nothing."""
+"""What knobs of `conf/` have in common: the dataclass that checks them, and their ranges."""
 
-from typing import Annotated, Any
+from typing import Annotated, TypeVar, cast, dataclass_transform
 
 from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
-STRICT = ConfigDict(extra="forbid")
+_Knobs = TypeVar("_Knobs")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
+def checked_dataclass(knobs: type[_Knobs]) -> type[_Knobs]:
+    """Make a frozen dataclass that is given by keyword, checks its values and refuses keys that it does not know."""
+    return cast(type[_Knobs], dataclass(frozen=True, config=ConfigDict(extra="forbid"), kw_only=True)(knobs))
+
+
 # What every count fits in, also where it is multiplied by another one in 64 bits.
 _MOST = 2**31 - 1
 _LEAST_MB = 16
@@ -31,12 +40,3 @@ def _require_room(limit: str) -> str:
 
 
 MemoryLimit = Annotated[str, Field(pattern=r"^\d{1,10}(\.\d{1,10})?(MB|GB)$"), AfterValidator(_require_room)]
-
-
-def require_exactly(what: str, knobs: dict[str, Any], needed: set[str]) -> None:
-    """Raise a ValueError unless the needed ones of the knobs are given, and the others are null."""
-    for name, value in knobs.items():
-        if name in needed and value is None:
-            raise ValueError(f"{what} needs `{name}`, which is null")
-        if name not in needed and value is not None:
-            raise ValueError(f"{what} has no `{name}`; set it to null (found {value!r})")
