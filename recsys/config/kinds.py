@@ -66,7 +66,7 @@ class Kinds(Generic[_Base]):
         """A kind's knobs with their defaults, "???" where there is none; empty where there is no such kind."""
         if (variant := self._variants.get(name)) is None:  # type: ignore[call-overload]
             return {}
-        found = variant.__pydantic_fields__.items()  # type: ignore[attr-defined]
+        found = variant.__pydantic_fields__.items()
         own = {
             key: _MISSING if each.is_required() else each.get_default(call_default_factory=True) for key, each in found
         }
