@@ -89,9 +89,9 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from recsys.compose import compose_config
     from recsys.config import config_document
-    from recsys.overrides import on_top_of
+    from recsys.config.compose import compose_config
+    from recsys.config.overrides import on_top_of
     from recsys.run.folder import load_config
 
     _require_one_process()
@@ -123,8 +123,8 @@ def _require_effect(command: Command, overrides: Sequence[str]) -> None:
     Raises:
         UsageError: names the override, what the command takes, and the commands that take this one.
     """
-    from recsys.compose import keys_of
-    from recsys.overrides import is_taken, listed
+    from recsys.config.compose import keys_of
+    from recsys.config.overrides import is_taken, listed
 
     for word in overrides:
         keys = keys_of(word)

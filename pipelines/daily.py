@@ -5,8 +5,8 @@ import datetime
 
 from recsys import nightly
 from recsys.config import RunConfig
+from recsys.config.overrides import require_unset
 from recsys.errors import UsageError
-from recsys.overrides import require_unset
 
 from .console import console, progress_bars, show_table
 

@@ -3,7 +3,7 @@
 import argparse
 
 from recsys.config import RunConfig
-from recsys.overrides import require_unset
+from recsys.config.overrides import require_unset
 from recsys.study import ablate
 
 from .ablate import show

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from recsys.config import RunConfig, config_document
-from recsys.config_training_mode import TrainingModeConfig
+from recsys.config import RunConfig, TrainingModeConfig, config_document
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import Evaluation
 from recsys.evaluation.ranking import SCOPES, RankingEvaluation

@@ -33,9 +33,7 @@ SETTINGS_WITHOUT_EFFECT: Mapping[str, str] = {
 """Keys of the configuration, or groups, and why none of them counts."""
 
 CODE_WITHOUT_EFFECT: Mapping[str, str] = {
-    "recsys.compose": "settings count by their values",
     "recsys.config": "settings count by their values",
-    "recsys.config_types": "settings count by their values",
     "recsys.run.result_keys": "when work is done, not what",
     "recsys.scheduling.stage": "when work is done, not what",
     "recsys.progress": "printed, not kept",
@@ -71,7 +69,6 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 LIBRARIES_WITHOUT_EFFECT: Mapping[str, str] = {
     "fsspec": "carries bytes",
     "mlflow": "holds what is served",
-    "pydantic": "checks settings",
     "safetensors": "carries bytes",
     "threadpoolctl": "the last digits alone",
     "yaml": "carries settings",

@@ -13,12 +13,12 @@ from typing import Any
 
 from recsys.ablation.arms import Arm, Contrast, contrasts, expand_grid, study_id
 from recsys.ablation.tuning import Trial, best_trial, next_values
-from recsys.compose import compose_config
 from recsys.config import RunConfig, config_document
+from recsys.config.compose import compose_config
+from recsys.config.overrides import require_unset
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import UsageError
 from recsys.files import fingerprint_of
-from recsys.overrides import require_unset
 from recsys.run import pretrain
 from recsys.run.folder import RunResult, load_result
 from recsys.run.result_keys import code_of, rows_of, settings_of

@@ -34,10 +34,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "resources": (),
     # floor 1
     "features": (),
-    "config_types": (),
-    "config_training_mode": ("recsys.config_types",),
-    "config_ablation": ("recsys.config_types",),
-    "config": ("recsys.config_types", "recsys.config_training_mode", "recsys.config_ablation"),
+    "config": (),
     "sharding": (),
     "tracking": (),
     # The adapter to the fused kernels (tables, and the gate at their outputs), and which process this is.
@@ -64,13 +61,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "recsys.training",
     ),
     # floor 5
-    "compose": ("recsys.config",),
-    "overrides": ("recsys.config", "recsys.compose"),
     "build": BELOW_BUILD,
     # floor 6a: one run
     "run": (*BELOW_BUILD, "recsys.build"),
     # floor 6b: many runs, and runs that nobody starts
-    "study": (*BELOW_BUILD, "recsys.build", "recsys.compose", "recsys.overrides", "recsys.run"),
+    "study": (*BELOW_BUILD, "recsys.build", "recsys.run"),
     "nightly": (*BELOW_BUILD, "recsys.build", "recsys.run"),
     # floor 7
     "pipelines": ("recsys",),

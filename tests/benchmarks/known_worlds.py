@@ -21,8 +21,8 @@ from torch import Tensor
 from recsys.ablation.arms import Contrast
 from recsys.ablation.comparison import Comparison, Rules, Verdict, compare
 from recsys.ablation.resampling import ArmPredictions, UserResamples, measure_arm
-from recsys.compose import CONF, compose_config
 from recsys.config import RunConfig
+from recsys.config.compose import CONF, compose_config
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.datasets.simulator import SimulatorSource, simulate

@@ -34,8 +34,8 @@ from pathlib import Path
 
 import torch
 
-from recsys.compose import compose_config
 from recsys.config import RunConfig
+from recsys.config.compose import compose_config
 from recsys.evaluation.baselines import LOGISTIC
 from recsys.features.batch import Batch
 from recsys.progress import silent

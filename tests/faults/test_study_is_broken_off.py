@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.run.record import open_store
 from recsys.tracking.history import finished_runs
 from tests.faults.commands import Commands

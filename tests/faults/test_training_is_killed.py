@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.run.record import open_store
 from recsys.tracking import names
 from recsys.tracking.history import finished_runs, metric_history, unfinished_runs

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from recsys.artifacts.pretrained_tower import save_tower
-from recsys.compose import CONF, compose_config
 from recsys.config import RunConfig
+from recsys.config.compose import CONF, compose_config
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.datasets.simulator import SimulatorSource, simulate

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipelines.cli import main
-from recsys.compose import choices, compose_config
+from recsys.config.compose import choices, compose_config
 from recsys.errors import TrainingError
 from recsys.interactions.cross import CrossNetwork
 from recsys.progress import silent

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import COMMANDS, main
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.datasets.decode import raw_rows
 from recsys.progress import silent
 from recsys.run.folder import CHECKPOINTS, RESULT

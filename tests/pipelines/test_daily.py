@@ -14,8 +14,8 @@ import pytest
 
 from pipelines.cli import main
 from recsys import nightly as daily
-from recsys.compose import compose_config
 from recsys.config import RunConfig
+from recsys.config.compose import compose_config
 from recsys.errors import UsageError
 from recsys.progress import silent
 from recsys.run import prepare

@@ -7,7 +7,7 @@ import mlflow
 import pytest
 
 from pipelines.cli import main
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.run.record import open_store
 from recsys.streaming.loader import BatchStream
 from tests.pipelines.test_proof_of_a_run import newest_run

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.errors import UsageError
 from recsys.run import assemble as fitting
 from recsys.run.folder import RESULT

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.run.assemble import loop_settings
 from recsys.run.record import step_metrics
 from recsys.training.loop import StepReport

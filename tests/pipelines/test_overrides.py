@@ -7,10 +7,10 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.commands import COMMANDS, RESUMED
-from recsys.compose import compose_config, keys_of
 from recsys.config import config_document
+from recsys.config.compose import compose_config, keys_of
+from recsys.config.overrides import on_top_of
 from recsys.errors import UsageError
-from recsys.overrides import on_top_of
 from recsys.run.folder import CONFIG, load_config
 from recsys.study.plan import StudyGrid
 from tests.pipelines.own_table import OwnTable

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import main
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.run.record import open_store
 from recsys.tracking import names
 from recsys.tracking.history import finished_runs

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from recsys.compose import compose_config
 from recsys.config import RunConfig
+from recsys.config.compose import compose_config
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
 from recsys.progress import Progress, silent

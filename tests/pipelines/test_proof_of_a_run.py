@@ -9,7 +9,7 @@ import torch
 
 import pipelines.console
 from pipelines.cli import main
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.monitoring.frozen_proof import FrozenProof
 from recsys.run.folder import CHECKPOINTS, RESULT
 from recsys.run.record import open_store

@@ -7,7 +7,7 @@ import fsspec
 import pytest
 
 from pipelines.cli import main
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.progress import silent
 from recsys.run import prepare
 from tests.pipelines.own_table import OwnTable

@@ -7,7 +7,7 @@ import pytest
 from mlflow.entities import Run
 
 from pipelines.cli import main
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.errors import TrainingError
 from recsys.progress import silent
 from recsys.run import prepare

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from recsys.compose import CONF, compose_config
 from recsys.config import SimulatedData, config_document
+from recsys.config.compose import CONF, compose_config
 from recsys.datasets.encoded import EncodedDataset
 from recsys.run import prepare, pretrain, result_keys
 from recsys.run.result_keys import (

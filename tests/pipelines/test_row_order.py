@@ -7,7 +7,7 @@ import pyarrow.dataset as ds
 import pytest
 import torch
 
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.datasets.encoded import EncodedDataset
 from recsys.progress import silent
 from recsys.run.prepare import run as prepare

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
-from recsys.compose import compose_config
 from recsys.config import config_document
+from recsys.config.compose import compose_config
 from recsys.errors import DataError
 from recsys.run.folder import CONFIG, CURVES, RESULT, load_config, load_result
 from recsys.run.record import Curves

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.errors import TrainingError
 from recsys.progress import silent
 from recsys.run.record import open_store

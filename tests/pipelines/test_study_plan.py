@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from recsys.compose import choices, compose_config
+from recsys.config.compose import choices, compose_config
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import UsageError
 from recsys.progress import silent

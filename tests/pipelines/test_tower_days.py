@@ -2,7 +2,7 @@
 
 import pytest
 
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.datasets.encoded import EncodedDataset
 from recsys.progress import silent
 from recsys.run.prepare import run as prepare

@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 import recsys.run.assemble
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.progress import silent
 from recsys.run import prepare
 from recsys.run.record import open_store

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run
 
 from pipelines.cli import main
-from recsys.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.datasets.decode import raw_rows
 from recsys.evaluation.predictions import load_predictions
 from recsys.progress import silent

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from recsys.compose import compose_config, key_of, keys_of
 from recsys.config import RunConfig, config_document, config_from
+from recsys.config.compose import compose_config, key_of, keys_of
 from recsys.errors import UsageError
 
 
