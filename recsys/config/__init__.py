@@ -2,7 +2,7 @@
 
 Where a group offers kinds of things (data, tower, network, composition), each kind has a variant of its own, with the
 knobs that it has and no other. Values stand in `conf/` alone, and what a word means in code stands in `recsys.build`;
-here are types, ranges and checks.
+here are types, ranges and checks. `compose.py` makes a `RunConfig` of the files of `conf/` and overrides.
 """
 
 from recsys.config.ablation import AblationConfig, TuneConfig
