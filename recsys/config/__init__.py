@@ -29,6 +29,7 @@ from recsys.config.networks import (
 )
 from recsys.config.recorded import with_own_knobs
 from recsys.config.run_config import (
+    KINDS,
     DailyConfig,
     EvaluationConfig,
     RunConfig,
@@ -44,6 +45,7 @@ from recsys.config.training_mode import StageEndConfig, TrainingModeConfig
 
 __all__ = [
     "COMPOSITIONS",
+    "KINDS",
     "NETWORKS",
     "AblationConfig",
     "CompositionConfig",

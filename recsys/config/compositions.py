@@ -19,7 +19,7 @@ class CompositionConfig:
     head_hidden: tuple[Width, ...]
 
 
-COMPOSITIONS = Kinds[CompositionConfig]("composition")
+COMPOSITIONS = Kinds("composition", CompositionConfig)
 AnyCompositionConfig = Annotated[CompositionConfig, COMPOSITIONS]
 
 JoinName = Literal["concat", "sum", "product", "gate"]

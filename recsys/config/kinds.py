@@ -31,20 +31,23 @@ class Kinds(Generic[_Base]):
 
     Args:
         group: the key of the configuration that they stand under.
+        base: the class of what all of them have.
     """
 
-    def __init__(self, group: str) -> None:
+    def __init__(self, group: str, base: type[_Base]) -> None:
         self.group = group
-        self._variants: dict[str, type[_Base]] = {}
+        self._base = base
+        self._variants: dict[Any, type[Any]] = {}
         self._sources: dict[str, str] = {}
 
     def add(self, variant: type[_Variant]) -> type[_Variant]:
         """Offer a variant; it takes the place of one that its module defined before, as when that is reloaded.
 
         Raises:
-            UsageError: it is no `checked_dataclass`, has no name of its own, or no module that others can import.
+            UsageError: it is no `checked_dataclass` of the group's base, has no name of its own, or no module that
+                others can import.
         """
-        name = _name_of(variant)
+        name = _name_of(variant, self._base)
         module, taken = variant.__module__, self._variants.get(name)
         if taken is not None and taken.__module__ != module:
             raise UsageError(
@@ -54,7 +57,7 @@ class Kinds(Generic[_Base]):
         if not _is_built_in(variant):
             # As it is now, imported: the file may be edited while this process goes on with what it has read.
             self._sources[name] = _source_of(variant)
-        self._variants[name] = variant  # type: ignore[assignment]
+        self._variants[name] = variant
         return variant
 
     @property
@@ -64,7 +67,7 @@ class Kinds(Generic[_Base]):
 
     def knobs(self, name: object) -> dict[str, Any]:
         """A kind's knobs with their defaults, "???" where there is none; empty where there is no such kind."""
-        if (variant := self._variants.get(name)) is None:  # type: ignore[call-overload]
+        if (variant := self._variants.get(name)) is None:
             return {}
         found = variant.__pydantic_fields__.items()
         own = {
@@ -72,7 +75,7 @@ class Kinds(Generic[_Base]):
         }
         return own | {"name": name}
 
-    def origin(self, name: str) -> dict[str, str]:
+    def origin(self, name: object) -> dict[str, str]:
         """What is recorded beside a kind's knobs: the module of the user's that registers it, if one does."""
         return {MODULE: self._variants[name].__module__} if name in self._sources else {}
 
@@ -104,7 +107,8 @@ class Kinds(Generic[_Base]):
             ValidationError: it has a knob that its kind does not have, lacks one, or a value is out of range.
         """
         knobs = self.imported(recorded)
-        return self._variants[knobs["name"]](**knobs)
+        variant: type[_Base] = self._variants[knobs["name"]]
+        return variant(**knobs)
 
     def __get_pydantic_core_schema__(self, source: type, handler: GetCoreSchemaHandler) -> CoreSchema:
         """The union of the variants that there are so far."""
@@ -133,8 +137,10 @@ def import_kinds(module: str, what: str) -> None:
         ) from error
 
 
-def _name_of(variant: type) -> str:
+def _name_of(variant: type, base: type) -> str:
     where = f"`{variant.__module__}.{variant.__qualname__}`"
+    if not issubclass(variant, base):
+        raise UsageError(f"{where} is no {base.__name__}. Derive it from that class.")
     if not is_pydantic_dataclass(variant):
         raise UsageError(f"{where} does not check its values. Put `@recsys.config.checked_dataclass` on it.")
     if variant.__module__ == "__main__":

@@ -23,7 +23,7 @@ class NetworkConfig:
     first_order: bool
 
 
-NETWORKS = Kinds[NetworkConfig]("network")
+NETWORKS = Kinds("network", NetworkConfig)
 AnyNetworkConfig = Annotated[NetworkConfig, NETWORKS]
 
 

@@ -155,7 +155,7 @@ def config_from(document: Mapping[str, Any]) -> RunConfig:
     """
     known = {
         kinds.group: kinds.imported(document[kinds.group])
-        for kinds in _KINDS
+        for kinds in KINDS
         if isinstance(document.get(kinds.group), Mapping)
     }
     try:
@@ -168,7 +168,7 @@ def config_from(document: Mapping[str, Any]) -> RunConfig:
 def config_document(config: RunConfig) -> dict[str, Any]:
     """Return the config as plain JSON values, the way it is recorded with a run."""
     document: dict[str, Any] = _adapter().dump_python(config, mode="json")
-    for kinds in _KINDS:
+    for kinds in KINDS:
         document[kinds.group] |= kinds.origin(document[kinds.group]["name"])
     return document
 
@@ -185,10 +185,12 @@ def register_variant(kinds: Kinds[Any], variant: type) -> None:
     _adapter.cache_clear()
 
 
-_KINDS: tuple[Kinds[Any], ...] = (NETWORKS, COMPOSITIONS)
+KINDS: tuple[Kinds[Any], ...] = (NETWORKS, COMPOSITIONS)
+"""The groups whose kinds a user's own modules can add to."""
+
 # Their values are unions: the tag that tells the variants apart ("two_tower") is a step of pydantic's path, and no key
 # that a user could type.
-_UNIONS = ("data", "tower", *(kinds.group for kinds in _KINDS))
+_UNIONS = ("data", "tower", *(kinds.group for kinds in KINDS))
 
 
 @cache
@@ -200,7 +202,7 @@ def _explain(detail: ErrorDetails) -> str:
     group, *steps = (str(step) for step in detail["loc"])
     key = ".".join([group, *(steps[1:] if group in _UNIONS else steps)])
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        kinds = {each.group: each for each in _KINDS}.get(group)
+        kinds = {each.group: each for each in KINDS}.get(group)
         has = (
             f"{group} `{steps[0]}` has {', '.join(kinds.knobs(steps[0]))}"
             if kinds
