@@ -29,6 +29,10 @@ _BY_NAME = {command.name: command for command in COMMANDS}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every expected failure is one message, never a traceback."""
+    # Arrow's allocator would give memory back to the system 10 ms after it is freed, and a stream of batches would
+    # fetch fresh pages for every row group: a fifth of its processor time, a half on a busy machine. Arrow reads this
+    # when it is loaded, which is after this line.
+    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
     output.make_safe()
     command = "recsys"
     try:

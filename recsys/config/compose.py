@@ -160,6 +160,11 @@ def _text_keys(owner: type, prefix: str = "") -> Iterator[tuple[str, tuple[Any, 
 _TEXT_KEYS = dict(_text_keys(RunConfig))
 
 
+def is_text(key: str) -> bool:
+    """Whether a config key's value is a path or a text, which is taken as it is typed."""
+    return key in _TEXT_KEYS
+
+
 def _nearest_key(unknown: str, overrides: Sequence[str]) -> str:
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     # Which keys there are depends on the choices: an imported tower has no `tower.epochs`.

@@ -1,11 +1,44 @@
 """Overrides on top of a recorded configuration, and those that would change nothing, which are refused by name."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from recsys.config import RunConfig, config_document, config_from
-from recsys.config.compose import compose_config, key_of, keys_of
+from recsys.config.compose import compose_config, is_text, key_of, keys_of
 from recsys.errors import UsageError
+
+_BARE_WORD = re.compile(r"[A-Za-z_][\w./+-]*")
+
+
+def override(key: str, value: Any) -> str:
+    """Return the override that gives a key this value, whatever it holds.
+
+    >>> override("training.epochs", 2), override("network", "dot"), override("data.raw", Path("a, b"))
+    ('training.epochs=2', 'network=dot', 'data.raw=a, b')
+    >>> override("ablation.grid", {"training_mode": ["end_to_end"], "training.max_gradient_norm": [None, 1.0]})
+    'ablation.grid={training_mode:[end_to_end],training.max_gradient_norm:[null,1.0]}'
+    """
+    return f"{key}={value if isinstance(value, str | Path) and is_text(key) else literal(value)}"
+
+
+def literal(value: Any) -> str:
+    """Return a value as Hydra's override grammar reads it back with its type."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case Mapping():
+            return f"{{{','.join(f'{key}:{literal(each)}' for key, each in value.items())}}}"
+        case list() | tuple():
+            return f"[{','.join(map(literal, value))}]"
+        case str() | Path():
+            text = str(value)
+            is_word = _BARE_WORD.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf")
+            return text if is_word else "'" + text.replace("'", "\\'") + "'"
+    return repr(value)
 
 
 def on_top_of(recorded: RunConfig, overrides: Sequence[str], takes: Sequence[str], what: str) -> RunConfig:

@@ -13,7 +13,7 @@ from recsys.errors import DataError, UsageError
 from recsys.tracking import names
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
-PREDICTIONS, QUERIES, CURVES = "predictions", "queries", "curves.json"
+PREDICTIONS, QUERIES = "predictions", "queries"
 _Record = TypeVar("_Record")
 ARM, DAILY, TRAIN = "arm", "daily", "train"
 """The kind of a run that belongs to a study; of a scheduled one; and of one that stands alone."""

@@ -22,13 +22,13 @@ from recsys.files import canonical_json, write_text_atomically
 from recsys.monitoring.cost import Cost, CostMeter
 from recsys.progress import Progress
 from recsys.run.assemble import Assembly, loop_settings
+from recsys.run.curves import CurveFile, load_curves
 from recsys.run.evidence import StageContracts, restore_proven
 from recsys.run.fitted_baselines import evaluated, validation_of
-from recsys.run.folder import ARM, CHECKPOINTS, CURVES, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
+from recsys.run.folder import ARM, CHECKPOINTS, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
 from recsys.run.provenance import StartOfRun, WatchedStream
 from recsys.run.record import (
     CUTOFF,
-    Curves,
     attach_calibration,
     attach_gradient_norms,
     attach_learning_curves,
@@ -75,7 +75,7 @@ class Session:
         self._config, self._identity, self._encoded, self._context = config, identity, encoded, context
         self._spec = spec
         self._assembly, self._stream = assembly, stream
-        self._state, self._best, self._curves = LoopState(), BestWeights(assembly.wrapped), Curves()
+        self._state, self._best = LoopState(), BestWeights(assembly.wrapped)
         self._spool, self._contracts = "", StageContracts(assembly.stages, assembly.optimizers)
         self._start, self._watched = StartOfRun(assembly.wrapped, stream), WatchedStream(stream)
         self._spent: Cost | None = None  # by the parts of the run before this one
@@ -105,7 +105,6 @@ class Session:
         state = snapshot.give_back(held, self._wrapped, self._assembly.optimizers, self._stream, self._best)
         stages.confirm()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
-        self._curves.restore(saved.facts["curves"])
         self._watched.seen = saved.facts["first_batches"]
         self._spent = Cost(**saved.facts["cost"])
         spool: str = saved.facts["spool"]
@@ -129,6 +128,7 @@ class Session:
         start = self._baselines[LOGISTIC]
         validate = validation_of(self._wrapped, start, self._config, self._encoded, self._context)
         self._meter = CostMeter(self._context.device, self._spent)
+        curves = CurveFile(self._identity.folder, self._state.step)
         label = f"training {self._identity.name}"
         for report in train_steps(
             self._wrapped,
@@ -146,8 +146,9 @@ class Session:
         ):
             progress(label, report.step, settings.max_steps)
             self._contracts.attach(tracked)
-            tracked.log_step(report.step, step_metrics(report) | {names.STAGE: float(stages.state.stage)})
-            self._curves.add(report)
+            metrics = step_metrics(report) | {names.STAGE: float(stages.state.stage)}
+            tracked.log_step(report.step, metrics)
+            curves.add(report.step, metrics)
         if self._state.ended != "asked":
             progress(label, settings.max_steps, settings.max_steps)
         return self._meter.read()
@@ -187,7 +188,6 @@ class Session:
         )
         save_predictions(predictions, folder / PREDICTIONS)
         write_text_atomically(folder / "evaluation.json", evaluation.to_json())
-        self._curves.save(folder / CURVES)
         progress(f"exporting {self._identity.name}", 0, 0)
         model = export_run(folder, config, self._spec, self._wrapped, encoded)
         self._record(tracked, result, evaluation, ranked, model)
@@ -222,7 +222,7 @@ class Session:
             tracked.attach("data_counts.json", canonical_json(counts))
         tracked.attach("evaluation.json", evaluation.to_json())
         name = self._identity.name
-        curves = self._curves.curves()
+        curves = load_curves(self._identity.folder)
         attach_learning_curves(tracked, {curve: {name: points} for curve, points in curves.items()})
         attach_gradient_norms(tracked, curves)
         attach_calibration(tracked, self._identity.name, evaluation)
@@ -230,8 +230,7 @@ class Session:
     def _save_checkpoint(self, state: LoopState) -> None:
         held = snapshot.take(self._wrapped, self._assembly.optimizers, self._stream, self._best, state.to_document())
         facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._assembly.stages.to_document()}
-        facts |= {"spool": self._spool, "curves": self._curves.curves()}
-        facts |= {"first_batches": self._watched.seen, "cost": self._meter.read().to_document()}
+        facts |= {"spool": self._spool, "first_batches": self._watched.seen, "cost": self._meter.read().to_document()}
         folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
         if self._context.is_first:
             save_checkpoint(folder, state.step, held.tensors, facts, self._encoded.contract, keep)

@@ -20,9 +20,9 @@ from recsys.files import ensure_writable, write_text_atomically, writing
 from recsys.progress import Progress
 from recsys.run import prepare
 from recsys.run.assemble import with_ranker_budget
+from recsys.run.curves import charted_values, load_curves
 from recsys.run.fitted_baselines import shortfall
-from recsys.run.folder import CURVES
-from recsys.run.record import CUTOFF, STUDY, Curves, charted_values, open_store, study_params
+from recsys.run.record import CUTOFF, FOLLOWED, STUDY, open_store, study_params
 from recsys.run.session import RANKING_EXTRAS
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_stream, started
 from recsys.scheduling.stage import held_lock
@@ -99,7 +99,7 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study
     comparisons = tuple(compare(question, measured, rules) for question in plan.grid.questions)
     costs = mean_costs([each.figures() for each in finished])
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
-    # Assembly on the rows that all arms have, so any arm's will do.
+    # Fitted on the rows that all arms have, so any arm's will do.
     beside = [ArmResult(f"baseline: {name}", 0, scores) for name, scores in finished[0].result.baselines.items()]
     beside += _ranking_baselines(config, encoded, progress)
     study = Study(plan.id, plan.folder, tuple(finished), tuple(beside), comparisons, rules, verdict)
@@ -121,10 +121,11 @@ def _ranking_baselines(config: RunConfig, encoded: EncodedDataset, progress: Pro
 
 def _charted(study: Study) -> list[str]:
     """Names of everything that an arm's chart page can show."""
-    curves = Curves.load(study.arms[0].folder / CURVES)
-    steps = [name for name in curves if "/" in name]
-    followed = [names.TRAIN_LOSS, names.score(names.VALIDATION, "log_loss"), names.auc(names.VALIDATION)]
-    followed += [names.grad_norm(names.WHOLE), names.ROWS_PER_SECOND, names.DATA_WAIT_SHARE, names.TRAIN_SECONDS]
+    followed = [*FOLLOWED, names.grad_norm(names.WHOLE), names.ROWS_PER_SECOND, names.DATA_WAIT_SHARE]
+    sections = ("train/", "perf/", f"{names.VALIDATION}/")
+    curves = load_curves(study.arms[0].folder)
+    steps = [name for name in curves if name not in followed and not name.startswith(sections)]
+    followed.append(names.TRAIN_SECONDS)
     return [*steps, *followed, *(name for name in study.arms[0].result.metrics if "support" not in name)]
 
 
@@ -168,6 +169,6 @@ def _record(
         held_document = [asdict(line) for line in held]
         tracked.attach("held_equal.json", write_json(study.folder / "held_equal.json", held_document))
         tracked.attach("arms.json", json.dumps([each.result.name for each in study.arms]))
-        drawn = charted_values(Curves.load(each.folder / CURVES) for each in study.arms)
+        drawn = charted_values(load_curves(each.folder) for each in study.arms)
         for view in study_views(study.id, _charted(study), drawn):
             tracked.save_chart_view(view)
