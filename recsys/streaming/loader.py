@@ -22,7 +22,7 @@ from recsys.streaming.collate import Collator
 from recsys.streaming.device import SentBatch, copy_to
 from recsys.streaming.dropping import without_dropped
 from recsys.streaming.memory import PinnedMemory, ReusedMemory
-from recsys.streaming.pools import PoolReader, decoding, in_sizes, run_ahead
+from recsys.streaming.pools import PoolReader, decoding, in_sizes, most_rows_in_memory, rows_ahead, run_ahead
 from recsys.streaming.rows import RawRows, open_rows
 from recsys.streaming.shuffle import EpochOrder, Stint, Stretch, batch_sizes, count_batches, count_rows, skip_rows
 
@@ -124,9 +124,7 @@ class BatchStream:
         groups that the borders to other ranks cut. No row group counts for more than 2 x `ROWS_OF_A_PART` rows, since
         larger ones are read in parts; only behind a URI they are fetched, and so decoded, whole.
         """
-        largest = max(group.rows for group in self._order.groups)
-        pool = max(largest, self._order.buffer_rows) if self._order.shuffle else largest
-        return pool + self._rows_ahead + 2 * largest
+        return most_rows_in_memory(*self._bounds, self._decode_threads)
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
@@ -211,7 +209,7 @@ class BatchStream:
     def _sent_batches(self, stream: list[Stretch], sizes: list[int]) -> Generator[SentBatch, None, None]:
         plan = (piece.group for stretch in stream for piece in stretch.pool.pieces)
         with self._rows.reading(plan) as read, decoding(self._decode_threads) as executor:
-            reader = PoolReader(read, executor, self._rows_ahead)
+            reader = PoolReader(read, executor, rows_ahead(*self._bounds, self._decode_threads))
             with closing(reader.pools(stream)) as pools:
                 parts = in_sizes(pools, sizes)
                 # By `map`, which holds no rows of a pool that should be freed while the next one is made.
@@ -222,10 +220,10 @@ class BatchStream:
                     self.peak_rows = max(self.peak_rows, reader.peak_rows)
 
     @property
-    def _rows_ahead(self) -> int:
+    def _bounds(self) -> tuple[int, int]:
+        """Rows of the largest row group, and of the largest pool."""
         largest = max(group.rows for group in self._order.groups)
-        pool = max(largest, self._order.buffer_rows) if self._order.shuffle else largest
-        return pool + self._decode_threads * largest if self._decode_threads else 0
+        return largest, max(largest, self._order.buffer_rows) if self._order.shuffle else largest
 
 
 def _require_settings(

@@ -215,6 +215,17 @@ def read_row_group(
     return {name: in_one_piece(table.column(name)) for name in columns}
 
 
+def parts_of(rows: int) -> list[tuple[int | None, int]]:
+    """Return (first row, rows) of each part in which a local row group of so many rows is read; (None, rows) if whole.
+
+    >>> parts_of(300_000)
+    [(0, 131072), (131072, 131072), (262144, 37856)]
+    """
+    if rows <= 2 * ROWS_OF_A_PART:
+        return [(None, rows)]
+    return [(first, min(ROWS_OF_A_PART, rows - first)) for first in range(0, rows, ROWS_OF_A_PART)]
+
+
 def part_of(group: RowGroup) -> Part | None:
     """Return what is to be read of a huge row group; None for one that is read whole."""
     return None if group.first is None else Part(group.path, group.index, group.first, group.rows)
@@ -280,16 +291,13 @@ class _FooterReader:
             ) from error
         rows = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
         parent = self._folders.setdefault(path.parent, path.parent)
-        return [group for index, count in enumerate(rows) for group in _in_parts(parent, path.name, index, count)]
-
-
-def _in_parts(folder: PurePath, name: str, index: int, rows: int) -> list[RowGroup]:
-    """A row group as it will be read; none where it has no rows."""
-    # A remote row group is fetched whole, so reading it in parts would fetch it again and again.
-    if rows <= 2 * ROWS_OF_A_PART or not isinstance(folder, Path):
-        return [RowGroup(folder, name, index, rows)] if rows else []
-    firsts = range(0, rows, ROWS_OF_A_PART)
-    return [RowGroup(folder, name, index, min(ROWS_OF_A_PART, rows - first), first) for first in firsts]
+        return [
+            RowGroup(parent, path.name, index, part, first)
+            for index, count in enumerate(rows)
+            # A remote row group is fetched whole, so reading it in parts would fetch it again and again.
+            for first, part in (parts_of(count) if self._folder.is_local else [(None, count)])
+            if part
+        ]
 
 
 def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:

@@ -136,6 +136,20 @@ def in_sizes(pools: Iterator[Rows], sizes: Sequence[int]) -> Iterator[list[Rows]
         yield parts
 
 
+def rows_ahead(largest_group: int, pool_rows: int, decode_threads: int) -> int:
+    """Return how many rows may be begun and not yet in a pool: the next pool, and a row group in each thread."""
+    return pool_rows + decode_threads * largest_group if decode_threads else 0
+
+
+def most_rows_in_memory(largest_group: int, pool_rows: int, decode_threads: int) -> int:
+    """Return the bound on rows in memory: the pool being read, those ahead, and two row groups cut by rank borders.
+
+    Args:
+        pool_rows: of the largest pool.
+    """
+    return pool_rows + rows_ahead(largest_group, pool_rows, decode_threads) + 2 * largest_group
+
+
 @contextmanager
 def decoding(threads: int) -> Iterator[Executor]:
     """Yield what runs the decoding: so many threads, or the caller's own for 0. Begun work is waited for at the end."""
