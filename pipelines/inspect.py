@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipelines.console import console, progress_bars, show_table
-from pipelines.fitting import with_budget
 from recsys.config import RunConfig
 from recsys.inspection.advice import advise, plan_loading, read_sample
 from recsys.inspection.footers import inspect_parquet
 from recsys.progress import Progress, silent
+from recsys.run.assemble import with_budget
+
+from .console import console, progress_bars, show_table
 
 _FEW = 8
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import COMMANDS, main
-from pipelines.compose import compose_config
-from pipelines.prepare import run as prepare
-from pipelines.run_folder import CHECKPOINTS, RESULT
+from recsys.config.compose import compose_config
 from recsys.datasets.decode import raw_rows
 from recsys.progress import silent
+from recsys.run.folder import CHECKPOINTS, RESULT
+from recsys.run.prepare import run as prepare
 from tests.pipelines.conftest import runs_folder, small_overrides
 
 

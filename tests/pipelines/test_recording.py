@@ -1,6 +1,6 @@
 """What of a report is recorded, and what of the arms' curves reaches the prepared chart pages."""
 
-from pipelines.recording import Curves, charted_values, step_metrics
+from recsys.run.record import Curves, charted_values, step_metrics
 from recsys.tracking import names
 from recsys.training.loop import StepReport
 

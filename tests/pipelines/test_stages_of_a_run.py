@@ -7,8 +7,8 @@ import mlflow
 import pytest
 
 from pipelines.cli import main
-from pipelines.run_folder import CURVES, RESULT
-from pipelines.stopping import StopRequest
+from recsys.run.folder import CURVES, RESULT
+from recsys.run.stopping import StopRequest
 from tests.pipelines.conftest import runs_folder
 from tests.pipelines.test_proof_of_a_run import folders, newest_run
 

@@ -5,15 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from pipelines.run_folder import read_record
-from recsys.config import RunConfig, config_document
-from recsys.config_training_mode import TrainingModeConfig
+from recsys.config import RunConfig, TrainingModeConfig, config_document
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import Evaluation
 from recsys.evaluation.ranking import SCOPES, RankingEvaluation
 from recsys.files import write_text_atomically
 from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
+from recsys.run.folder import read_record
 from recsys.tracking import figures, names
 from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pipelines import train
-from pipelines.run_folder import CHECKPOINTS, RunIdentity, load_result
 from recsys.config import RunConfig
 from recsys.errors import BusyError
 from recsys.progress import Progress
+from recsys.run import train
+from recsys.run.folder import CHECKPOINTS, RunIdentity, load_result
 from recsys.scheduling.stage import held_lock
 
 _PATIENCE_SECONDS = 60.0

@@ -6,12 +6,12 @@ from importlib.metadata import version
 
 import numpy as np
 
-from pipelines.recording import Curves
-from pipelines.run_folder import CURVES, read_record
-from pipelines.study import FinishedArm
 from recsys.ablation.report import Evidence
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.evaluate import Evaluation, evaluation_from_json
+from recsys.run.folder import CURVES, read_record
+from recsys.run.record import Curves
+from recsys.study.finished import FinishedArm
 from recsys.tracking import names
 from recsys.tracking.figures import Curve
 
