@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from recsys.errors import DataError
 from recsys.inspection.footers import ParquetFacts
-from recsys.streaming.parquet import ROWS_OF_A_PART, parts_of
 from recsys.streaming.pools import most_rows_in_memory
+from recsys.streaming.row_groups import ROWS_OF_A_PART, parts_of
 from recsys.streaming.shuffle import count_batches
 
 GROUP_ROWS = 131_072

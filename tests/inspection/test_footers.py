@@ -11,7 +11,7 @@ from recsys.errors import DataError
 from recsys.inspection import footers as module
 from recsys.inspection.advice import plan_loading
 from recsys.inspection.footers import ColumnFacts, inspect_parquet
-from recsys.streaming import parquet
+from recsys.streaming import row_groups
 from tests.streaming.rows import open_stream, write_layout
 
 
@@ -156,7 +156,7 @@ def test_the_plan_is_what_the_loader_does(tmp_path: Path, decode_threads: int, s
 
 
 def test_a_huge_row_group_is_planned_in_parts_as_the_loader_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parquet, "ROWS_OF_A_PART", 10)
+    monkeypatch.setattr(row_groups, "ROWS_OF_A_PART", 10)
     settings = {"batch_size": 4, "shuffle_buffer_rows": 9, "decode_threads": 2}
     stream = open_stream(write_layout(tmp_path, [[7, 95]]), **settings)
     planned = plan_loading([7, 95], **settings, bytes_per_row=1.0)
