@@ -16,6 +16,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pyarrow": (
         "recsys.datasets",
         "recsys.streaming",
+        "recsys.inspection",
         "recsys.evaluation",
         "recsys.features.vocabulary",
         "recsys.features.raw",

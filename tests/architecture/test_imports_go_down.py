@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ablation": ("recsys.tracking",),
     "scheduling": ("recsys.tracking",),
     # floor 3
+    "inspection": ("recsys.datasets.encoded", "recsys.datasets.manifest", "recsys.streaming"),
     "composition": ("recsys.features", "recsys.towers", "recsys.interactions"),
     # floor 4
     "artifacts": (
