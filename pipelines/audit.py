@@ -22,7 +22,7 @@ from recsys.files import ensure_writable, write_text_atomically
 from recsys.monitoring.gradient_flow import FlowCell, FlowReport, audit_flow
 from recsys.monitoring.gradient_flow_faults import Probe, Severity, lies_in
 from recsys.progress import Progress
-from recsys.sharding.fused import unwrapped
+from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
 from recsys.tracking.run import TrackedRun

@@ -9,13 +9,13 @@ from pipelines.console import console, show_table
 from recsys.errors import TrainingError
 from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
-from recsys.training.contract import (
+from recsys.training.optimizer import RankerOptimizers
+from recsys.training.optimizer_contract import (
     SUMMARY_HEADER,
     contract_document,
     contract_summary,
     shared_parameters,
 )
-from recsys.training.optimizer import RankerOptimizers
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import TrainingStages
 

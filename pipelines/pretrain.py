@@ -35,8 +35,9 @@ from recsys.evaluation.evaluate import evaluation_mode
 from recsys.features.batch import Batch
 from recsys.progress import Progress
 from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
-from recsys.sharding.fused import unwrapped, whole_state
+from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import device_name
+from recsys.sharding.whole_state import whole_state
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 from recsys.towers.imported import import_tower

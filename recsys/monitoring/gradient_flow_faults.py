@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
 from recsys.monitoring.gradient_flow_trace import OBJECTIVE, Call, Trace, graph_behind
-from recsys.sharding.fused import dense_parameters, table_shards
+from recsys.sharding.inventory import Inventory
 
 
 class FlowFault(StrEnum):
@@ -218,15 +218,15 @@ def non_finite(done: Pass, *, is_forward_finite: bool) -> Iterator[FlowFinding]:
             yield done.finding(FlowFault.NON_FINITE, place, reason, *bad)
 
 
-def non_finite_weights(ranker: nn.Module) -> Iterator[FlowFinding]:
+def non_finite_weights(inventory: Inventory) -> Iterator[FlowFinding]:
     """Find parameters, and tables as far as this process holds them, that are not finite, looked up or not."""
-    tensors = [(name, 0, parameter.detach()) for name, parameter in dense_parameters(ranker).items()]
-    tensors += [(shard.table, shard.rows.start, shard.weight) for shard in table_shards(ranker)]
+    tensors = [(name, 0, parameter.detach()) for name, parameter in inventory.dense_parameters().items()]
+    tensors += [(shard.table, shard.rows.start, shard.weight) for shard in inventory.shards()]
     for name, first_row, tensor in tensors:
         if not torch.linalg.vector_norm(tensor, ord=float("inf")).isfinite():
             row, *_ = (~tensor.isfinite()).nonzero()[0].tolist() or [0]
             reason = f"`{name}` holds numbers that are not finite, first in row {first_row + row}"
-            yield FlowFinding(FlowFault.NON_FINITE, _owner(ranker, name), (reason,), (), (name,))
+            yield FlowFinding(FlowFault.NON_FINITE, _owner(inventory.module, name), (reason,), (), (name,))
 
 
 def training_where_frozen(ranker: nn.Module, frozen: Collection[str]) -> Iterator[FlowFinding]:

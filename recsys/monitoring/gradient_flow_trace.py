@@ -1,4 +1,4 @@
-"""What one forward and backward pass did, module by module: the eyes of the flow audit.
+"""The trace of one forward and backward pass, module by module, that the flow audit reads.
 
 Hooks note every call of every module: whether it ran with a graph, which tensors went in and came out, whether they
 were finite, and which gradients came back. Kernels of sharded tables, which are no children of the ranker, are noted as
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from recsys.sharding.fused import FusedKernel, dense_buffers, fused_kernels
+from recsys.sharding.inventory import FusedKernel, Inventory
 
 OBJECTIVE = "the objective"
 RANKER = "the ranker"
@@ -79,7 +79,7 @@ class Trace:
     Make it after the gate of the tables, whose leaves are then seen as the kernels' outputs; close it at the end.
     """
 
-    def __init__(self, ranker: nn.Module) -> None:
+    def __init__(self, inventory: Inventory) -> None:
         self.calls: list[Call] = []  # by their ends: inner calls stand before those around them
         self.arrivals: list[Arrival] = []  # by their time
         self._open: list[Call] = []
@@ -87,10 +87,10 @@ class Trace:
         self._watched: dict[int, Tensor] = {}
         self._behind: dict[int, set[Node]] = {}
         self._hooks: list[Any] = []
-        for name, module in ranker.named_modules():
+        for name, module in inventory.module.named_modules():
             self._hooks.append(module.register_forward_pre_hook(partial(self._begin, name), with_kwargs=True))
             self._hooks.append(module.register_forward_hook(partial(self._end, name), with_kwargs=True))
-        for kernel in fused_kernels(ranker):
+        for kernel in inventory.fused:
             hook = kernel.module.register_forward_hook(partial(self._looked_up, kernel), with_kwargs=True)
             self._hooks.append(hook)
 
@@ -199,15 +199,16 @@ def kernel_name(kernel: FusedKernel) -> str:
 
 
 @contextmanager
-def leaving_no_trace(ranker: nn.Module) -> Iterator[None]:
+def leaving_no_trace(inventory: Inventory) -> Iterator[None]:
     """Give back every buffer, gradient, training flag, forward counter of a kernel and random state as it was.
 
     Inside, every gradient is None. Weights are the caller's to leave alone.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in dense_buffers(ranker).values()]
+    ranker = inventory.module
+    buffers = [(buffer, buffer.clone()) for buffer in inventory.dense_buffers().values()]
     gradients = [(parameter, parameter.grad) for parameter in ranker.parameters()]
     modes = [(module, module.training) for module in ranker.modules()]
-    kernels = [kernel.module for kernel in fused_kernels(ranker)]
+    kernels = [kernel.module for kernel in inventory.fused]
     counts = [(kernel, name, getattr(kernel, name).clone()) for kernel in kernels for name in ("iter", "iter_cpu")]
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from recsys.sharding.fused import fused_kernels, replicated_tables
+from recsys.sharding.inventory import Inventory, inventory_of
 from recsys.sharding.row_gradients import Lookup, inner_products, squared_norms
 
 
@@ -28,9 +28,9 @@ class TableGate:
     (which under Adagrad is not the update of the sum).
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._kernels = fused_kernels(module)
-        self._replicated = replicated_tables(module)
+    def __init__(self, module: nn.Module | Inventory) -> None:
+        self._kernels = inventory_of(module).fused
+        self._replicated = inventory_of(module).replicated()
         self._lookups: list[list[Lookup]] = [[] for _ in self._kernels]
         self._hooks = [
             kernel.module.register_forward_hook(_CutGraph(lookups), with_kwargs=True)

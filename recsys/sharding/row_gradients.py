@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import Tensor
 
-from recsys.sharding.fused import FusedKernel
+from recsys.sharding.inventory import FusedKernel
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from recsys.features.batch import Batch
 from recsys.monitoring.gradient_norms import EXPERT
 from recsys.monitoring.out_of_memory import raise_told
 from recsys.monitoring.throughput import Throughput
-from recsys.sharding.fused import unwrapped
-from recsys.sharding.processes import ProcessContext
+from recsys.sharding.inventory import unwrapped
+from recsys.sharding.processes import ProcessContext, any_process
 from recsys.training.optimizer import RankerOptimizers
 from recsys.training.precision import START_SCALE
 from recsys.training.snapshot import BestWeights
@@ -175,7 +175,7 @@ def train_steps(
             for batch in _epoch(stream, state):
                 is_validating, is_reporting = loop.is_due()
                 loop.train_on(batch)
-                asked = _anyone_asks(should_stop(), context)
+                asked = any_process(should_stop(), context)  # so that all stop after the same step
                 with throughput.paused():
                     validation = loop.validate(validate, best) if is_validating else None
                 state.ended = _end(state, settings, stages, asked=asked)
@@ -324,15 +324,6 @@ def _with_segment_names(norms: Mapping[str, float], segments: tuple[str, ...]) -
     """Return the norms with each expert under its segment's name, where names are known."""
     experts = {f"{EXPERT}/{number}": f"{EXPERT}/{name}" for number, name in enumerate(segments)}
     return {experts.get(name, name): norm for name, norm in norms.items()}
-
-
-def _anyone_asks(asked: bool, context: ProcessContext) -> bool:
-    """Return whether any process asks to stop, so that all of them stop after the same step."""
-    if context.world_size == 1:
-        return asked
-    flag = torch.tensor(int(asked))  # on the CPU: the host knows it, and the device need not be waited for
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag)
 
 
 def _end(state: LoopState, settings: LoopSettings, stages: TrainingStages | None, *, asked: bool) -> str | None:

@@ -15,7 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.errors import DataError
-from recsys.sharding.fused import load_whole_state, whole_state
+from recsys.sharding.processes import gathered
+from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.training.optimizer import RankerOptimizers
 
 
@@ -76,7 +77,7 @@ def take(
     tensors = {f"model/{name}": tensor for name, tensor in whole_state(ranker).items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.state.items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state().items()}
-    processes = _gathered({"stream": stream.state_dict(), "python_random": _python_random(), **_random_tensors()})
+    processes = gathered({"stream": stream.state_dict(), "python_random": _python_random(), **_random_tensors()})
     for rank, process in enumerate(processes):
         for generator in ("torch", "numpy", "cuda"):
             tensors[f"random/{rank}/{generator}"] = process.pop(generator)
@@ -133,14 +134,6 @@ def _set_random(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None
     np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
     version, words, gauss = facts["state"]
     random.setstate((version, tuple(words), gauss))
-
-
-def _gathered(mine: dict[str, Any]) -> list[dict[str, Any]]:
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [mine]
-    everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, mine)
-    return everyone
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

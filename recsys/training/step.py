@@ -20,8 +20,8 @@ from recsys.features.batch import Batch
 from recsys.monitoring.gradient_norms import WHOLE, norms_of_squares, squared_gradient_norms
 from recsys.monitoring.out_of_memory import out_of_memory_told
 from recsys.monitoring.segment_gradients import SegmentGradients, SegmentView, segment_view
-from recsys.sharding.fused import replicated_tables, unwrapped
 from recsys.sharding.gate import TableGate
+from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import average_dense_gradients
 from recsys.training.optimizer import RankerOptimizers
@@ -85,14 +85,16 @@ class Stepper:
         context: ProcessContext,
         counts: Counts,
     ) -> None:
-        self._module, self._optimizers, self._objective = unwrapped(ranker), optimizers, objective
+        self._inventory, self._optimizers, self._objective = inventory_of(ranker), optimizers, objective
         self._settings, self._context = settings, context
-        self._gate = TableGate(ranker)
-        self._replicated = [table for tables in replicated_tables(ranker).values() for table in tables.values()]
+        self._gate = TableGate(self._inventory)
+        self._replicated = [table for tables in self._inventory.replicated().values() for table in tables.values()]
         self._precision = Precision(settings.precision, counts.loss_scale, counts.clean_steps, context.device)
         self._by_segment = None
         if settings.num_segments:
-            self._by_segment = SegmentGradients(ranker, _SHARED_PART, self._gate, settings.num_segments, context)
+            self._by_segment = SegmentGradients(
+                self._inventory, _SHARED_PART, self._gate, settings.num_segments, context
+            )
         self._loss_sum = torch.tensor(counts.loss_sum, dtype=torch.float64, device=context.device)
         # Finite losses, bad batches, bad batches in a row, and the step at which those were three.
         self._counts = torch.tensor(
@@ -171,7 +173,7 @@ class Stepper:
         if with_norms or limit is not None:
             # Before clipping: afterwards every part's norm is scaled by the same factor, and a part whose gradient
             # explodes looks as calm as the others.
-            squared = squared_gradient_norms(self._module, self._gate, self._context)
+            squared = squared_gradient_norms(self._inventory, self._gate, self._context)
         self._squared_norms = squared if with_norms else {}
         self._view = self._look_at_segments() if with_segments else None
         if limit is not None:
@@ -189,7 +191,7 @@ class Stepper:
         if self._by_segment is not None and with_segments:
             self._by_segment.arm()
         with self._precision.autocast():
-            loss = self._objective(self._module, batch)
+            loss = self._objective(self._inventory.module, batch)
         self._precision.scaled(loss).backward(retain_graph=with_segments)
         return loss
 

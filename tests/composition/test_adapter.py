@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recsys.composition.adapter import LowRankAdapter
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.training.modes import apply_training_mode
 from tests.composition.test_compositions import COMPOSITIONS, ROUTES, ranker_with
 from tests.small_model import ROWS, TOWER_WIDTH, batch_of

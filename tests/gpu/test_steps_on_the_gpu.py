@@ -7,8 +7,8 @@ import torch
 
 from recsys.errors import TrainingError
 from recsys.features.column_names import SEGMENT_KEY
-from recsys.sharding.fused import whole_state
 from recsys.sharding.processes import ProcessContext
+from recsys.sharding.whole_state import whole_state
 from recsys.training.loss import click_objective
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, batch_of
 from tests.training.small_run import Batches, gated_ranker, small_run

@@ -11,7 +11,7 @@ from torch import nn
 from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.composition.conditional import SegmentGatedComposition
 from recsys.composition.ranker import Head
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.training.loop import LoopState
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
 from recsys.training.optimizer import RateSchedule

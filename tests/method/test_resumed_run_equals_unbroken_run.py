@@ -16,7 +16,7 @@ from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.composition.conditional import SegmentGatedComposition
 from recsys.composition.ranker import Head
 from recsys.errors import DataError
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.training.loop import LoopState
 from recsys.training.loss import click_objective
 from recsys.training.optimizer import RateSchedule

@@ -11,8 +11,8 @@ from recsys.composition.conditional import SegmentGatedComposition, SegmentRoute
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.errors import TrainingError
 from recsys.monitoring.segment_gradients import SegmentGradients, segment_view
-from recsys.sharding.fused import whole_state
 from recsys.sharding.gate import TableGate
+from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loss import click_objective
 from tests.method.plain_ranker import ROUTES

@@ -54,7 +54,7 @@ def test_the_frozen_arms_carry_the_proof_that_their_tower_stood_still(study):
     for each in study.arms:
         if each.arm.choices["training_mode"] == "frozen_tower":
             proof = each.result.frozen_proof["embedding_tower"]
-            assert proof["stood_still"]
+            assert proof["is_unchanged"]
             assert proof["digest_before"] == proof["digest_after"]
         else:
             assert each.result.frozen_proof == {}

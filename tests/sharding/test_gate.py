@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchrec.modules.embedding_configs import PoolingType
 
-from recsys.sharding.fused import table_optimizer_state, table_weights
 from recsys.sharding.gate import TableGate
+from recsys.sharding.whole_state import table_optimizer_state, table_weights
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of
 

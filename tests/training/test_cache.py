@@ -10,7 +10,8 @@ import torch
 from recsys.composition.conditional import SegmentRoutedComposition
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.errors import TrainingError, UsageError
-from recsys.sharding.fused import load_whole_state, table_shards, whole_state
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.towers.embedding import TowerKind, TowerSpec
 from recsys.training.cache import TowerCache
 from recsys.training.snapshot import give_back, take
@@ -157,7 +158,7 @@ def nudge_a_layer(run: SmallRun) -> None:
 
 
 def nudge_a_table(run: SmallRun) -> None:
-    table_shards(tower_of(run))[0].weight[1:] += 0.5
+    inventory_of(tower_of(run)).shards()[0].weight[1:] += 0.5
 
 
 def load_other_weights(run: SmallRun) -> None:

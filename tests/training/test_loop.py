@@ -8,8 +8,8 @@ import torch
 
 from recsys.errors import DataError, TrainingError
 from recsys.monitoring.segment_gradients import SegmentGradients
-from recsys.sharding.fused import whole_state
 from recsys.sharding.gate import TableGate
+from recsys.sharding.whole_state import whole_state
 from recsys.training import step
 from recsys.training.loop import LoopState
 from recsys.training.loss import click_objective

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recsys.monitoring.frozen_proof import FrozenProof
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.training.loss import click_objective
 from recsys.training.snapshot import give_back, take
 from tests.sharding.two_processes import run_in_two
@@ -32,7 +32,7 @@ def train_together(context):
         "norms": [report.gradient_norms for report in reports],
         "rows_seen": [report.rows_seen for report in reports],
         "weights": {name: tensor.flatten().tolist() for name, tensor in everything(run).items()},
-        "stood_still_in_the_second_step": absent[1] == absent[2],
+        "is_unchanged_in_the_second_step": absent[1] == absent[2],
         "moved_in_the_first_step": absent[0] != absent[1],
     }
 
@@ -57,7 +57,7 @@ def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tmp_path, conte
     for name, tensor in everything(alone).items():
         assert torch.allclose(torch.tensor(first["weights"][name]), tensor.flatten(), atol=1e-4), name
     assert first["moved_in_the_first_step"]
-    assert first["stood_still_in_the_second_step"]
+    assert first["is_unchanged_in_the_second_step"]
 
 
 def skip_and_stop(context):
@@ -83,7 +83,7 @@ def skip_and_stop(context):
         "skipped": all(torch.equal(tensor, states[1][name]) for name, tensor in states[2].items()),
         "bad": run.state.non_finite_batches,
         "resumed": all(torch.equal(tensor, after[name]) for name, tensor in everything(run).items()),
-        "proof": proof.record()["embedding_tower"]["stood_still"],
+        "proof": proof.record()["embedding_tower"]["is_unchanged"],
     }
 
 

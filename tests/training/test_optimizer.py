@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recsys.errors import DataError, TrainingError, UsageError
-from recsys.sharding.fused import tables
+from recsys.sharding.inventory import inventory_of
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
@@ -105,7 +105,9 @@ def test_state_comes_back_as_it_was(context):
     assert set(again) == set(saved)
     assert all(torch.equal(again[name], saved[name]) for name in saved)
     assert any(name.endswith("exp_avg_sq") for name in saved)
-    assert {name.removesuffix(".sum") for name in saved if name.endswith(".sum")} == set(tables(trained.ranker))
+    assert {name.removesuffix(".sum") for name in saved if name.endswith(".sum")} == set(
+        inventory_of(trained.ranker).tables
+    )
 
 
 def test_state_of_another_mode_is_refused_by_name(context):

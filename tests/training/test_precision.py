@@ -7,8 +7,9 @@ import torch
 
 from recsys.errors import TrainingError
 from recsys.monitoring.gradient_norms import gradient_norms
-from recsys.sharding.fused import averaged_parameters, whole_state
 from recsys.sharding.gate import TableGate
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import average_dense_gradients
 from recsys.training.loss import click_objective
 from recsys.training.precision import START_SCALE, Precision, set_single_products, uses_tf32
@@ -27,7 +28,7 @@ def unscaled_norms(context, dtype, rows):
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         loss = click_objective(run.ranker.module, batch_of(rows))
     loss.backward()
-    average_dense_gradients(averaged_parameters(run.ranker), context)
+    average_dense_gradients(inventory_of(run.ranker).averaged_parameters(), context)
     norms = gradient_norms(run.ranker, gate, context)
     experts = {f"expert/{number}": f"expert/{name}" for number, name in enumerate(SEGMENTS)}
     return {experts.get(name, name): norm for name, norm in norms.items()}

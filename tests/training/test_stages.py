@@ -2,10 +2,14 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 
 from recsys.errors import DataError, TrainingError, UsageError
-from recsys.sharding.fused import whole_state
+from recsys.sharding import inventory, wrap
+from recsys.sharding.inventory import Inventory, take_inventory
+from recsys.sharding.whole_state import whole_state
+from recsys.training import snapshot
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
 from recsys.training.optimizer import RateSchedule
 from recsys.training.stages import Stage, StagesState, require_thawing
@@ -115,7 +119,7 @@ def test_every_stage_leaves_its_proof(context):
         "embedding_tower.user_side": (3, 5, TOWER_TABLES),
         "embedding_tower.item_side": (3, 5, TOWER_TABLES),
     }
-    assert all(proof["stood_still"] and proof["digest_before"] == proof["digest_after"] for proof in record.values())
+    assert all(proof["is_unchanged"] and proof["digest_before"] == proof["digest_after"] for proof in record.values())
 
 
 def test_a_tower_that_moved_while_frozen_fails_the_switch(context):
@@ -123,7 +127,7 @@ def test_a_tower_that_moved_while_frozen_fails_the_switch(context):
     run.train(2)
     run.ranker.module.embedding_tower.item_side[0][0].weight.data[0, 0] += 1e-6
 
-    with pytest.raises(TrainingError, match=r"`embedding_tower` did not stand still: .*item_side\.0\.0\.weight"):
+    with pytest.raises(TrainingError, match=r"`embedding_tower` is not proven unchanged: .*item_side\.0\.0\.weight"):
         run.train(3)
 
 
@@ -132,7 +136,7 @@ def test_a_frozen_half_that_moves_is_named(context):
     run.train(4)
     run.ranker.module.embedding_tower.item_side[0][0].weight.data[0, 0] += 1e-6
 
-    with pytest.raises(TrainingError, match=r"`embedding_tower\.item_side` did not stand still"):
+    with pytest.raises(TrainingError, match=r"`embedding_tower\.item_side` is not proven unchanged"):
         run.train(5)
 
 
@@ -180,3 +184,23 @@ def test_a_stage_that_this_run_has_not_is_refused(context):
 def test_stages_that_make_no_sense_are_refused(stages, words):
     with pytest.raises(UsageError, match=words):
         require_thawing(stages)
+
+
+def test_the_inventory_of_tables_is_taken_once_for_a_whole_run(context, monkeypatch):
+    taken: list[bool] = []  # whether the module was sharded by then
+
+    def counted(module: nn.Module) -> Inventory:
+        taken.append(any(isinstance(child, ShardedEmbeddingBagCollection) for child in module.modules()))
+        return take_inventory(module)
+
+    for user in (inventory, wrap):
+        monkeypatch.setattr(user, "take_inventory", counted)
+    run = staged_run(context, TOP_FIRST)
+    run.on_checkpoint = lambda state: snapshot.take(run.ranker, run.optimizers, run.stream, run.best, {})
+    run.train(8, norms_every=1, segment_view_every=1, max_gradient_norm=1.0, validate_every=2, checkpoint_every=4)
+    assert run.stages is not None
+    run.stages.record(8)
+
+    # Of the plain ranker for its mode and for its weights; then one goes through optimizers, contracts, proofs,
+    # norms, stages and checkpoints.
+    assert taken == [False, False, True]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_TABLES
 from recsys.training.snapshot import Snapshot, give_back, take
 from recsys.training.stages import Stage
