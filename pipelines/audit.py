@@ -76,7 +76,7 @@ def flow_report(config: RunConfig, encoded: EncodedDataset, fitted: Fitted, cont
     )
     probes = make_probes(module, stream, encoded.contract.schema.segments)
     stream.close()
-    frozen = standing_still(module, fitted.stages.current.mode)
+    frozen = modules_frozen_in(module, fitted.stages.current.mode)
     return audit_flow(fitted.wrapped, click_objective, probes, frozen=frozen)
 
 
@@ -90,8 +90,8 @@ def require_flow(tracked: TrackedRun, report: FlowReport) -> None:
     report.require_clean()
 
 
-def standing_still(ranker: nn.Module, mode: str) -> tuple[str, ...]:
-    """Return the names of the modules that a training mode holds still, whatever the modules' own flags say."""
+def modules_frozen_in(ranker: nn.Module, mode: str) -> tuple[str, ...]:
+    """Return the names of the modules that a training mode freezes, whatever the modules' own flags say."""
     learning = learning_halves(mode)
     if not learning:
         return (TOWER,)
@@ -149,7 +149,7 @@ def show(report: FlowReport) -> None:
     header = [f"{segment}*" if segment in report.made_up else segment for segment in segments]
     rows = [(module, *(shown[module, segment] for segment in segments)) for module in modules]
     show_table("Norm of the gradient that a segment's rows bring", ("module", *header), rows)
-    console.print("frozen: held still. ·: not on the segment's way, and untouched. !: see below.")
+    console.print("frozen: does not learn. ·: not on the segment's way, and untouched. !: see below.")
     if report.made_up:
         console.print("*: no rows in the training data seen; probed with other segments' rows under its name.")
     for finding in report.findings:

@@ -14,7 +14,7 @@ from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import LogisticRanker
 from recsys.interactions.fields import require_features
 from recsys.monitoring.frozen_proof import frozen_parts
-from recsys.monitoring.out_of_memory import out_of_memory_told
+from recsys.monitoring.out_of_memory import out_of_memory_explained
 from recsys.sharding.processes import ProcessContext, start_processes
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
@@ -26,7 +26,7 @@ from recsys.training.loop import LoopSettings
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
 from recsys.training.precision import set_single_products
-from recsys.training.stages import Stage, TrainingStages, optimizers_in
+from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
 
 _LARGEST_BATCH, _ROWS_SEEN = 2048, 200_000  # of a ranker whose budget follows the rows
 _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
@@ -45,7 +45,7 @@ class Fitted:
 def prepare_to_fit(
     model: nn.Module,
     training: TrainingConfig,
-    stages: Sequence[Stage],
+    stages: Sequence[TrainingStage],
     rates: Mapping[str, float],
     total_steps: int,
     context: ProcessContext,
@@ -70,7 +70,7 @@ def prepare_to_fit(
     )
     # A kernel's update rule is attached when it is made: tables that thaw later need theirs from the start.
     widths = "the widths of the tower's or the network's vectors, or use more processes"
-    with out_of_memory_told("while the tables were placed", widths, context.device):
+    with out_of_memory_explained("while the tables were placed", widths, context.device):
         wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return Fitted(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
@@ -272,7 +272,7 @@ def started(config: RunConfig) -> ProcessContext:
 def scoring_memory(config: RunConfig, context: ProcessContext) -> AbstractContextManager[None]:
     """Within it, a lack of memory says that `evaluation.batch_size` would have to be lower."""
     rows = f"while rows were scored, {config.evaluation.batch_size} at a time"
-    return out_of_memory_told(rows, "`evaluation.batch_size`", context.device)
+    return out_of_memory_explained(rows, "`evaluation.batch_size`", context.device)
 
 
 def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:

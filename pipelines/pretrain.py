@@ -47,8 +47,7 @@ from recsys.tracking.run import start_run
 from recsys.training.loop import LoopState, train_steps
 from recsys.training.modes import END_TO_END
 from recsys.training.snapshot import BestWeights
-from recsys.training.stages import LOG_LOSS
-from recsys.training.stages import Stage as TrainingStage
+from recsys.training.stages import LOG_LOSS, TrainingStage
 
 _TOWER = "tower"
 _RECALL_AT = 20

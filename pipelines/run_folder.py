@@ -56,7 +56,7 @@ class RunResult:
     Attributes:
         metrics: final scores under their tracked names.
         scores: every final score as "<metric>/<segment>", "all" being every row.
-        frozen_proof: per frozen part, that it stood still; {} where nothing was frozen.
+        frozen_proof: per frozen part, that it is unchanged; {} where nothing was frozen.
         train_seconds: of all parts of a run that was stopped and resumed.
         learning_parameters: numbers that some optimizer steps, tables included.
         cost: of its training, as `recsys.monitoring.cost.Cost`.

@@ -129,5 +129,5 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     for part, proof in result.frozen_proof.items():
         when = f"from step {proof['from_step']} to {proof['to_step']}"
         digests = f"digest {proof['digest_before']} before and {proof['digest_after']} after"
-        console.print(f"{part} stood still {when}: {digests}", soft_wrap=True)
+        console.print(f"{part} was unchanged {when}: {digests}", soft_wrap=True)
     console.print(f"Run folder: {folder}\nNext: recsys ui", soft_wrap=True, markup=False)

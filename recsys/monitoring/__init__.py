@@ -1,1 +1,1 @@
-"""What is watched while a ranker learns: gradient norms per part, proof that frozen parts stand still, throughput."""
+"""What is watched while a ranker learns: gradient norms per part, proof that frozen parts are unchanged, throughput."""

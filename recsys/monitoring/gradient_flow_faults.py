@@ -239,7 +239,7 @@ def training_where_frozen(ranker: nn.Module, frozen: Collection[str]) -> Iterato
 
 
 def _owner(ranker: nn.Module, name: str) -> str:
-    """Return the module that a parameter or table is told by: a sharded table's collection, else its own module."""
+    """Return the module that findings name: of a sharded table its collection, else the parameter's own module."""
     module = name.rpartition(".")[0]
     is_called = isinstance(ranker.get_submodule(module), nn.EmbeddingBag) or ".embedding_bags." not in name
     return module if is_called else name.partition(".embedding_bags.")[0]

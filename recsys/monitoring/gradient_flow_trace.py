@@ -48,7 +48,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The module's name, as it is told to people."""
+        """The module's name, as findings give it."""
         return self.module or RANKER
 
     @property

@@ -1,7 +1,7 @@
 """Training modes: what of the embedding tower learns. Every other part always does.
 
 A frozen module is frozen three times over: its parameters ask for no gradient, it stays in evaluation mode (batch
-statistics and dropout move without any gradient), and its forward pass runs without a graph, because a fused table
+statistics and dropout change without any gradient), and its forward pass runs without a graph, because a fused table
 ignores the first. That it is also left out of every optimizer is `optimizer.py`'s doing, and
 `monitoring/frozen_proof.py` checks the sum of it all.
 
@@ -45,9 +45,9 @@ def learning_halves(mode: str) -> tuple[str, ...]:
 
 
 def apply_training_mode(ranker: nn.Module, mode: str) -> tuple[str, ...]:
-    """Put the ranker into a training mode and return the names of the parts that stand still as a whole.
+    """Put the ranker into a training mode and return the names of the parts that are frozen as a whole.
 
-    Call it before the ranker is wrapped and before optimizers are made: both leave out what stands still. A wrapped
+    Call it before the ranker is wrapped and before optimizers are made: both leave out what is frozen. A wrapped
     ranker may go from mode to mode; its optimizers must then be assigned anew.
 
     Raises:
@@ -83,7 +83,7 @@ def _ask_for_gradients(tower: nn.Module, dense: Mapping[str, nn.Parameter], lear
     for parameter in tower.parameters():
         learns = (DENSE if id(parameter) in ids else TABLES) in learning
         if not learns:
-            parameter.grad = None  # one left from before would still move the parameter
+            parameter.grad = None  # an optimizer would still step by one left from before
         if parameter.is_leaf:
             parameter.requires_grad_(learns)
 
@@ -112,6 +112,6 @@ def _require_frozen_for_good(tower: nn.Module) -> None:
             if thawed:
                 name = f"{TOWER}.{thawed[0]}" if thawed[0] else TOWER
                 raise TrainingError(
-                    f"`{name}` goes back to training mode with `ranker.train()`: its batch statistics would move. The "
-                    "part's `train()` must leave it in evaluation mode while `is_frozen` is set."
+                    f"`{name}` goes back to training mode with `ranker.train()`: its batch statistics would change. "
+                    "The part's `train()` must leave it in evaluation mode while `is_frozen` is set."
                 )

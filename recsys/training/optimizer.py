@@ -136,7 +136,7 @@ class RankerOptimizers:
             kernel.set_learning_rate(rates[_tables_of(part)])
 
     def zero_grad(self) -> None:
-        """Forget every dense gradient: None, not zero, so that what the next batch does not reach stands still."""
+        """Forget every dense gradient: None, not zero, so that what the next batch does not reach is unchanged."""
         for parameter in self.dense_parameters:
             parameter.grad = None
 
@@ -168,7 +168,7 @@ class RankerOptimizers:
             self._inventory, {} if self._adamw is None else {"adamw": self._adamw}, self._table_optimizers
         )
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of all optimizer state on the CPU, whole tables' included, by parameter name.
 
         Every process calls it and receives all.
@@ -177,8 +177,8 @@ class RankerOptimizers:
             self._inventory
         )
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Write what `state` returned back. A parameter that had no state has none afterwards.
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Write what `state_dict` returned back. A parameter that had no state has none afterwards.
 
         Raises:
             DataError: the state belongs to other parameters or another optimizer.

@@ -67,11 +67,11 @@ class Precision:
         if self._is_scaled and gradients:
             torch._foreach_mul_(gradients, self._state[0].reciprocal())
 
-    def excuses(self) -> Tensor:
-        """Return, () bool, whether gradients that are not finite may be the scale's fault: it can still be lowered."""
+    def can_lower_scale(self) -> Tensor:
+        """Return, () bool, whether the scale can still be lowered, so that it may be why gradients are not finite."""
         return self._state[0] > _LEAST
 
-    def follow(self, keep: Tensor) -> None:
+    def update(self, keep: Tensor) -> None:
         """Halve the scale after a step that was not finite; double it after 2000 in a row that were."""
         if not self._is_scaled:
             return

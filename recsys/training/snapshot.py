@@ -1,7 +1,7 @@
-"""What a run must keep to go on later as if it had never stopped, and how it is taken and given back.
+"""What a run must keep to go on later as if it had never stopped, and how it is read and written back.
 
 Tensors and plain facts are apart, so that whoever writes them needs neither to run code nor to know a ranker. With
-several processes all of them call `take` and `give_back`; every process then holds the whole.
+several processes all of them call `state_dict` and `load_state_dict`; every process then holds the whole.
 """
 
 import random
@@ -70,13 +70,13 @@ class BestWeights:
             load_whole_state(self._ranker, self.state)
 
 
-def take(
+def state_dict(
     ranker: nn.Module, optimizers: RankerOptimizers, stream: Stream, best: BestWeights, loop: Mapping[str, Any]
 ) -> Snapshot:
     """Return everything that the run needs to go on from here."""
     tensors = {f"model/{name}": tensor for name, tensor in whole_state(ranker).items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.state.items()}
-    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state().items()}
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state_dict().items()}
     processes = gathered({"stream": stream.state_dict(), "python_random": _python_random(), **_random_tensors()})
     for rank, process in enumerate(processes):
         for generator in ("torch", "numpy", "cuda"):
@@ -84,7 +84,7 @@ def take(
     return Snapshot(tensors, {"loop": dict(loop), "processes": processes})
 
 
-def give_back(
+def load_state_dict(
     snapshot: Snapshot, ranker: nn.Module, optimizers: RankerOptimizers, stream: Stream, best: BestWeights
 ) -> dict[str, Any]:
     """Put ranker, optimizers, stream, best weights and random generators where they stood; return the loop's state.
@@ -97,7 +97,7 @@ def give_back(
     """
     tensors, facts = snapshot.tensors, snapshot.facts
     load_whole_state(ranker, _under("model/", tensors))
-    optimizers.load_state(_under("optimizer/", tensors))
+    optimizers.load_state_dict(_under("optimizer/", tensors))
     best.state = {name: tensor.clone() for name, tensor in _under("best/", tensors).items()}
     rank = dist.get_rank() if dist.is_initialized() else 0
     try:

@@ -47,7 +47,7 @@ def test_the_correction_is_of_its_rank_and_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["concat", "conditional route"])
-def test_the_adapter_learns_while_the_tower_stands_still(context, name: str) -> None:
+def test_the_adapter_learns_while_the_tower_is_frozen(context, name: str) -> None:
     run = small_run(context, "frozen_tower", ranker=adapted(name))
     ranker = run.ranker.module
     tower = whole_state(ranker.embedding_tower)

@@ -101,7 +101,7 @@ def state_held_for_the_tower(run: SmallRun) -> dict[str, int]:
     shards = inventory_of(run.ranker.module.embedding_tower).shards()
     kernels = inventory_of(run.ranker.module.embedding_tower).fused
     return {
-        "dense": sum(state.numel() for name, state in run.optimizers.state().items() if name.startswith(TOWER)),
+        "dense": sum(state.numel() for name, state in run.optimizers.state_dict().items() if name.startswith(TOWER)),
         "tables": sum(shard.state.numel() for shard in shards if shard.state is not None),
         "in the kernels": sum(each.numel() for kernel in kernels for each in kernel_state(kernel.module)),
     }

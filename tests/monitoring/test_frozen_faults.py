@@ -1,7 +1,7 @@
 """Every known way to break a freeze: planted, it fails the proof by name; left to the project's own code, it fails.
 
 The counterparts, in which the project's own training takes the same temptation and nothing moves, are next to each
-planted fault, or in `tests/method/test_frozen_tower_never_moves.py`.
+planted fault, or in `tests/method/test_frozen_tower_is_unchanged.py`.
 """
 
 import math
@@ -20,7 +20,7 @@ from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.towers.embedding import EmbeddingTower
 from recsys.training.loss import click_objective
 from recsys.training.modes import FROZEN_TOWER, apply_training_mode
-from recsys.training.snapshot import give_back, take
+from recsys.training.snapshot import load_state_dict, state_dict
 from tests.restless_tower import restless_ranker
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of, small_contract, two_tower_spec
@@ -145,7 +145,7 @@ def test_the_projects_optimizers_hold_nothing_of_a_frozen_part(run) -> None:
 
 
 class DeafTower(EmbeddingTower):
-    """Is told that it is frozen, sets `requires_grad=False`, and runs its forward pass with a graph all the same."""
+    """Knows that it is frozen, sets `requires_grad=False`, and runs its forward pass with a graph all the same."""
 
     def __init__(self) -> None:
         super().__init__(two_tower_spec(), small_contract())
@@ -259,10 +259,10 @@ def test_a_checkpoint_of_a_run_that_trained_the_tower_is_refused_and_shows_in_th
     proof = proof_of(run)
     trained = small_run(context, ranker=restless_ranker())
     trained.train(2)
-    snapshot = take(trained.ranker, trained.optimizers, trained.stream, trained.best, {})
+    snapshot = state_dict(trained.ranker, trained.optimizers, trained.stream, trained.best, {})
 
     with pytest.raises(DataError, match=r"holds `embedding_tower\.\S+`, which no optimizer here keeps"):
-        give_back(snapshot, run.ranker, run.optimizers, run.stream, run.best)
+        load_state_dict(snapshot, run.ranker, run.optimizers, run.stream, run.best)
 
     with pytest.raises(TrainingError, match=r"`embedding_tower\..+` changed"):
         proof.record()
@@ -271,10 +271,10 @@ def test_a_checkpoint_of_a_run_that_trained_the_tower_is_refused_and_shows_in_th
 def test_a_checkpoint_of_the_same_run_leaves_the_proof_as_it_is(run) -> None:
     proof = proof_of(run)
     run.train(2)
-    snapshot = take(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
     run.train(3)
 
-    give_back(snapshot, run.ranker, run.optimizers, run.stream, run.best)
+    load_state_dict(snapshot, run.ranker, run.optimizers, run.stream, run.best)
 
     assert proof.record()["embedding_tower"]["is_unchanged"]
     assert frozen_parts(run.ranker) == ("embedding_tower",)
@@ -335,7 +335,7 @@ def move_a_row(run: SmallRun) -> None:
         ("tower_dense", "embedding_tower.ebc", move_a_row, r"`embedding_tower\.ebc\.embedding_bags\.tower_.+` changed"),
     ],
 )
-def test_the_half_that_stands_still_is_proven_while_the_other_half_learns(context, mode, still, fault, named) -> None:
+def test_the_frozen_half_is_proven_unchanged_while_the_other_half_learns(context, mode, still, fault, named) -> None:
     run = small_run(context, mode, ranker=restless_ranker(), weight_decay=0.5)
     proof = proof_of(run)
     before = whole_state(tower_of(run))

@@ -82,7 +82,7 @@ def test_the_audit_leaves_every_bit_as_it_was(context, fault):
         parameter.grad = torch.ones_like(parameter)
     if fault:
         nn.init.zeros_(ranker.get_submodule(fault).weight)
-    before, moments = state_of(ranker), copy.deepcopy(run.optimizers.state())
+    before, moments = state_of(ranker), copy.deepcopy(run.optimizers.state_dict())
 
     report = audit_flow(run.ranker, click_objective, [probes_of(ranker)[0], probes_of(ranker)[2]], frozen=())
 
@@ -92,8 +92,8 @@ def test_the_audit_leaves_every_bit_as_it_was(context, fault):
     assert bool(fault) == any("head.hidden.layers.0.weight" in finding.parameters for finding in report.findings)
     assert before.keys() == after.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert moments.keys() == run.optimizers.state().keys()
-    assert all(torch.equal(value, moments[name]) for name, value in run.optimizers.state().items())
+    assert moments.keys() == run.optimizers.state_dict().keys()
+    assert all(torch.equal(value, moments[name]) for name, value in run.optimizers.state_dict().items())
 
 
 def test_a_training_step_after_the_audit_is_the_step_without_it(context):

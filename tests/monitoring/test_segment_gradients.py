@@ -115,8 +115,10 @@ def test_looking_moves_nothing_and_draws_no_random_number(context, precision):
         torch.manual_seed(1)
         run.train(4, noisy, segment_view_every=every, precision=precision)
 
-    expected = {**whole_state(unseen.ranker), **unseen.optimizers.state()}
-    assert all(torch.equal(t, expected[n]) for n, t in {**whole_state(seen.ranker), **seen.optimizers.state()}.items())
+    expected = {**whole_state(unseen.ranker), **unseen.optimizers.state_dict()}
+    assert all(
+        torch.equal(t, expected[n]) for n, t in {**whole_state(seen.ranker), **seen.optimizers.state_dict()}.items()
+    )
     assert [report.gradient_norms for report in seen.reports] == [report.gradient_norms for report in unseen.reports]
     assert [set(report.segment_shares) for report in seen.reports] == [set(SEGMENTS)] * 4
     assert [report.segment_shares for report in unseen.reports] == [{}] * 4

@@ -14,7 +14,7 @@ from recsys.sharding.inventory import inventory_of
 from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.towers.embedding import TowerKind, TowerSpec
 from recsys.training.cache import TowerCache
-from recsys.training.snapshot import give_back, take
+from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import JOINED_WIDTH, ROWS, Row, batch_of, small_ranker, small_schema
 from tests.training.small_run import Batches, SmallRun, small_run
@@ -140,11 +140,11 @@ def test_a_resumed_run_with_a_cold_cache_equals_the_unbroken_one_bit_for_bit(con
     unbroken.train(STEPS)
     cached(first)
     first.train(5)
-    held = take(first.ranker, first.optimizers, first.stream, first.best, first.state.to_document())
+    held = state_dict(first.ranker, first.optimizers, first.stream, first.best, first.state.to_document())
 
     cached(second)
     second.state = second.state.from_document(
-        give_back(held, second.ranker, second.optimizers, second.stream, second.best)
+        load_state_dict(held, second.ranker, second.optimizers, second.stream, second.best)
     )
     second.train(STEPS)
 

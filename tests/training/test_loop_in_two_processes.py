@@ -8,7 +8,7 @@ import torch
 from recsys.monitoring.frozen_proof import FrozenProof
 from recsys.sharding.whole_state import whole_state
 from recsys.training.loss import click_objective
-from recsys.training.snapshot import give_back, take
+from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of
 from tests.training.small_run import Batches, small_run
@@ -38,7 +38,7 @@ def train_together(context):
 
 
 def everything(run):
-    return {**whole_state(run.ranker), **run.optimizers.state()}
+    return {**whole_state(run.ranker), **run.optimizers.state_dict()}
 
 
 def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tmp_path, context):
@@ -74,9 +74,9 @@ def skip_and_stop(context):
         return loss * math.nan if bad else loss
 
     run.train(100, objective)
-    snapshot = take(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
     fresh = small_run(context, "frozen_tower")
-    give_back(snapshot, fresh.ranker, fresh.optimizers, fresh.stream, fresh.best)
+    load_state_dict(snapshot, fresh.ranker, fresh.optimizers, fresh.stream, fresh.best)
     after = everything(fresh)
     return {
         "step": run.state.step,

@@ -97,11 +97,11 @@ def test_one_schedule_moves_the_rates_of_dense_parameters_and_tables(context):
 def test_state_comes_back_as_it_was(context):
     trained, fresh = small_run(context), small_run(context)
     trained.train(3)
-    saved = trained.optimizers.state()
+    saved = trained.optimizers.state_dict()
 
-    fresh.optimizers.load_state(saved)
+    fresh.optimizers.load_state_dict(saved)
 
-    again = fresh.optimizers.state()
+    again = fresh.optimizers.state_dict()
     assert set(again) == set(saved)
     assert all(torch.equal(again[name], saved[name]) for name in saved)
     assert any(name.endswith("exp_avg_sq") for name in saved)
@@ -115,4 +115,4 @@ def test_state_of_another_mode_is_refused_by_name(context):
     trained.train(1)
 
     with pytest.raises(DataError, match=r"holds `embedding_tower\.\S+`, which no optimizer here keeps"):
-        small_run(context, "frozen_tower").optimizers.load_state(trained.optimizers.state())
+        small_run(context, "frozen_tower").optimizers.load_state_dict(trained.optimizers.state_dict())

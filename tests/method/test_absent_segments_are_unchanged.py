@@ -180,13 +180,13 @@ def test_the_projects_loop_leaves_an_absent_segment_out_of_every_step(precision,
     run = small_run(context, weight_decay=0.5)
     run.train(3)
     run.stream = Batches([batch_of(WITHOUT_LIGHT)] * 3)
-    weights, state = dict(inventory_of(run.ranker).dense_parameters()), run.optimizers.state()
+    weights, state = dict(inventory_of(run.ranker).dense_parameters()), run.optimizers.state_dict()
     before = {**{name: p.detach().clone() for name, p in weights.items()}, **state}
 
     every_step = {"norms_every": 1, "segment_view_every": 1, "segments": SEGMENTS}
     run.train(9, validate_every=2, max_gradient_norm=0.1, precision=precision, **every_step)
 
-    after = {**{name: p.detach().clone() for name, p in weights.items()}, **run.optimizers.state()}
+    after = {**{name: p.detach().clone() for name, p in weights.items()}, **run.optimizers.state_dict()}
     changed = moved(before, after)
     assert not [name for name in changed if name.startswith("composition.segments.1.")]
     assert [name for name in changed if name.startswith("composition.segments.0.")]

@@ -67,7 +67,7 @@ def test_no_optimizer_state_is_kept_for_a_frozen_tower(context):
 
     run.train(STEPS)
 
-    assert not [name for name in run.optimizers.state() if name.startswith("embedding_tower")]
+    assert not [name for name in run.optimizers.state_dict() if name.startswith("embedding_tower")]
 
 
 def test_both_modes_start_from_the_same_logits(context):
