@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 
 from recsys.errors import TrainingError
 from recsys.monitoring.gradient_flow_faults import (
@@ -37,7 +36,7 @@ from recsys.monitoring.gradient_flow_faults import (
     training_where_frozen,
     zero,
 )
-from recsys.monitoring.gradient_flow_trace import Trace, forget_gradients, kernel_name, leaving_no_trace
+from recsys.monitoring.gradient_flow_trace import Trace, collection_of, forget_gradients, leaving_no_trace, nodes
 from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import Inventory, inventory_of
 from recsys.sharding.processes import gathered
@@ -147,9 +146,7 @@ def _passed(
         loss = objective(module, probe.batch)
         if loss.requires_grad:
             loss.backward()
-        yield Pass(
-            probe, frozen, trace, loss.detach() if not loss.requires_grad else loss, _gradients(inventory, gate, trace)
-        )
+        yield Pass(probe, frozen, trace, loss, _gradients(inventory, gate, trace))
     finally:
         trace.close()
         gate.close()
@@ -158,8 +155,7 @@ def _passed(
 
 def _gradients(inventory: Inventory, gate: TableGate, trace: Trace) -> list[Gradient]:
     """Return what came to every parameter and table that this process holds."""
-    kernels = inventory.fused
-    sharded = {table for kernel in kernels for table in kernel.tables}
+    sharded = {table for kernel in inventory.fused for table in kernel.tables}
     modules = dict(inventory.module.named_modules())
     found = [_of_parameter(trace, name, each) for name, each in inventory.dense_parameters().items() if each.numel()]
     for table in inventory.tables:
@@ -167,21 +163,19 @@ def _gradients(inventory: Inventory, gate: TableGate, trace: Trace) -> list[Grad
         # A table that another process holds is neither of the two.
         if table not in sharded and isinstance(modules.get(owner), nn.EmbeddingBag):
             found.append(_of_parameter(trace, table, getattr(modules[owner], attribute), is_table=True))
-    squares = gate.squared_norms() if kernels else {}
-    names = {kernel_name(kernel) for kernel in kernels}
-    calls = [call for call in trace.calls if call.module in names and call.outputs]
+    squares = gate.squared_norms() if sharded else {}
     for table in sorted(sharded):
-        collection = table.partition(".embedding_bags.")[0]
-        used = [call.tables for call in calls if call.module == collection]
+        collection = collection_of(table)
+        calls = [call for call in trace.calls if call.module == collection and call.outputs]
         found.append(
             Gradient(
                 name=table,
                 module=collection,
-                sources=trace.nodes_of(table, kernels),
+                sources=nodes(output for call in calls if call.tables for output in call.outputs),
                 squared_norm=squares[table].item() if table in squares else None,
                 is_asked_for=True,
                 is_table=True,
-                is_used=not used or any(table in tables_used for tables_used in used),
+                is_used=not calls or any(table in call.tables for call in calls),
             )
         )
     return found
@@ -196,7 +190,7 @@ def _of_parameter(trace: Trace, name: str, parameter: nn.Parameter, *, is_table:
     return Gradient(
         name=name,
         module=owner,
-        sources={get_gradient_edge(parameter).node} if parameter.requires_grad else set(),
+        sources=nodes([parameter]),
         squared_norm=norm,
         is_asked_for=parameter.requires_grad,
         is_table=is_table,
