@@ -50,7 +50,7 @@ def gradient_norms(ranker: nn.Module | Inventory, gate: TableGate, context: Proc
 
 
 def norms_of_squares(squared: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the roots of what `squared_gradient_norms` returned, as plain numbers; waits for the device once."""
+    """Return the roots of what `squared_gradient_norms` returned, () each, as numbers; waits for the device once."""
     if not squared:
         return {}
     values = torch.stack(list(squared.values())).sqrt().tolist()
@@ -93,6 +93,7 @@ def _dense_squares(inventory: Inventory) -> dict[str, Tensor]:
     gradients = {name: p.grad for name, p in inventory.dense_parameters().items() if p.grad is not None}
     if not gradients:
         return {}
+    # One launch for all tensors; squared in float64, where no square of a float32 number overflows.
     squares = torch.stack(torch._foreach_norm(list(gradients.values()))).double().square()
     return dict(zip(gradients, squares.unbind(), strict=True))
 
@@ -112,6 +113,7 @@ def _table_squares(inventory: Inventory, gate: TableGate, context: ProcessContex
         _refuse_unseen(inventory, [name for name in names if name not in here])
         return dict(zip(names, squares.unbind(), strict=True))
     seen = torch.tensor([float(name in here) for name in names], dtype=torch.float64, device=context.device)
+    # Whether any process saw a table travels with the squares: an exchange of its own would cost as much again.
     both = torch.cat([squares, seen])
     dist.all_reduce(both)
     squares, seen = both.chunk(2)

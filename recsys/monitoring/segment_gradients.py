@@ -70,6 +70,7 @@ class SegmentGradients:
         self._output: Tensor | None = None
         self._gradient: Tensor | None = None
         child = self._inventory.module.get_submodule(part)
+        # The output is where the part ends: what comes back to it is the gradient that each segment has a share of.
         self._hook = child.register_forward_hook(self._keep_output, with_kwargs=True)
 
     def arm(self) -> None:
@@ -149,7 +150,10 @@ class SegmentGradients:
 
 
 def segment_view(products: Tensor | None, num_segments: int) -> SegmentView:
-    """Turn `SegmentGradients.read`'s inner products into shares and cosines; waits for the device.
+    """Turn `SegmentGradients.read`'s inner products, (S, S), into shares and cosines; waits for the device.
+
+    With P[s, t] = <g_s, g_t>: |g_s| = sqrt(P[s, s]), <g_s, g - g_s> = sum_t P[s, t] - P[s, s], and
+    |g - g_s|^2 = sum_tu P[t, u] - 2 sum_t P[s, t] + P[s, s].
 
     >>> products = torch.tensor([[9.0, -12.0], [-12.0, 16.0]])  # gradients (3, 0) and (-4, 0)
     >>> view = segment_view(products, num_segments=2)

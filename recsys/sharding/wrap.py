@@ -126,13 +126,14 @@ def wrap_ranker(
 
 
 def average_dense_gradients(parameters: Sequence[nn.Parameter], context: ProcessContext) -> None:
-    """Replace each gradient by its mean over the processes; a no-op in a run of one.
+    """Replace each gradient, of any shape, by its mean over the processes; a no-op in a run of one.
 
     A parameter that some process did not reach counts as a gradient of zero there. One that no process reached keeps
     None, so that no optimizer touches it. Every process passes the same parameters in the same order.
     """
     if context.world_size == 1 or not parameters:
         return
+    # One exchange for all gradients and for who had one, as each has a latency of its own.
     flat = torch.cat(
         [_flat_gradient(parameter) for parameter in parameters]
         + [torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=context.device)]

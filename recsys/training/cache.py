@@ -27,6 +27,7 @@ from recsys.training.precision import uses_tf32
 from recsys.training.vector_store import VectorStore, capacity_of
 
 _TOWER = "embedding_tower"
+# Batches, and rows of such a batch: well under a per cent of the live tower's work.
 _CHECK_EVERY, _CHECKED_ROWS = 100, 64
 # Kernels for a GPU or for another batch size may add in another order, and under TF32 round a factor to 11 bits
 # where the other did not; a vector of another tower is further away.

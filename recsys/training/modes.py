@@ -84,7 +84,7 @@ def _ask_for_gradients(tower: nn.Module, dense: Mapping[str, nn.Parameter], lear
         learns = (DENSE if id(parameter) in ids else TABLES) in learning
         if not learns:
             parameter.grad = None  # an optimizer would still step by one left from before
-        if parameter.is_leaf:
+        if parameter.is_leaf:  # torch refuses to change the flag of any other
             parameter.requires_grad_(learns)
 
 

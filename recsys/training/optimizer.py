@@ -1,8 +1,9 @@
 """Who steps which parameter, at what rate: exactly one optimizer for each that learns, none for one that is frozen.
 
-Dense parameters are stepped by one AdamW (Loshchilov and Hutter 2019), tables by the fused kernels inside the backward
-pass. One schedule drives the rates of both, and reaches them before the forward pass: a fused update uses the rate that
-stands when its gradient arrives, so a rate set after the backward pass would be one step late for tables alone.
+Dense parameters are stepped by one AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
+algorithm 2), tables by the fused kernels inside the backward pass. One schedule drives the rates of both, and reaches
+them before the forward pass: a fused update uses the rate that it finds when its gradient arrives, so a rate set after
+the backward pass would be one step late for tables alone.
 """
 
 import math
@@ -117,6 +118,7 @@ class RankerOptimizers:
         for part, kernel in by_part:
             if part not in self._table_rates and kernel.optimizer != _STATELESS_RULE:
                 kernel.set_learning_rate(0.0)  # it waits for its part's thaw, and no gradient reaches it either
+        # A new AdamW and not new groups in the old one: it has no way to give a parameter up.
         groups, before = self._groups(), self._adamw
         self._adamw = torch.optim.AdamW(groups, lr=0.0, fused=True) if groups else None
         self.dense_parameters = [p for group in self._adamw_groups() for p in group["params"]]
@@ -171,6 +173,8 @@ class RankerOptimizers:
     def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of all optimizer state on the CPU, whole tables' included, by parameter name.
 
+        Moments have the shape of their parameter, accumulators that of `table_optimizer_state`, step counts ().
+
         Every process calls it and receives all.
         """
         return {name: value.cpu().clone() for name, value in self._adamw_state().items()} | table_optimizer_state(
@@ -178,7 +182,7 @@ class RankerOptimizers:
         )
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Write what `state_dict` returned back. A parameter that had no state has none afterwards.
+        """Write what `state_dict` returned back, in the same shapes. What had no state has none afterwards.
 
         Raises:
             DataError: the state belongs to other parameters or another optimizer.
@@ -202,7 +206,10 @@ class RankerOptimizers:
                 }
 
     def local_state(self) -> dict[str, Tensor]:
-        """Return the state that this process holds, as it lies in memory, by parameter name: what a digest reads."""
+        """Return the state that this process holds, as it lies in memory, by parameter name: what a digest reads.
+
+        Shaped as `state_dict` says, a sharded table's as its shard.
+        """
         pieces = {
             f"{shard.table}.sum ({shard.rows.start}, {shard.columns.start})": shard.state
             for shard in self._inventory.shards()

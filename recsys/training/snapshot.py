@@ -35,7 +35,8 @@ class Snapshot:
     """A run at one step.
 
     Attributes:
-        tensors: `model/<name>`, `best/<name>`, `optimizer/<name>` and `random/<rank>/<generator>`, all on the CPU.
+        tensors: `model/<name>`, `best/<name>`, `optimizer/<name>`, shaped as in the model, and
+            `random/<rank>/<generator>`, (bytes,) or (words,); all on the CPU.
         facts: plain JSON: the loop's state, and for each process the stream's and Python's random state.
     """
 

@@ -168,11 +168,12 @@ class Stepper:
 
     def _take(self, step: int, batch: Batch, *, with_norms: bool, with_segments: bool) -> None:
         optimizers, limit = self._optimizers, self._settings.max_gradient_norm
-        optimizers.set_rates(step)
+        optimizers.set_rates(step)  # before the backward pass, whose second half updates the tables
         optimizers.zero_grad()
         loss = self._backward(batch, with_segments=with_segments)
         average_dense_gradients([*optimizers.dense_parameters, *self._replicated], self._context)
         dense = [parameter.grad for parameter in optimizers.dense_parameters if parameter.grad is not None]
+        # Before judging: what overflows under the scale alone is still infinite, and what is finite is seen as it is.
         self._precision.unscale([*dense, *self._gate.gradients()])
         keep, may_be_scale = self._judge(loss, dense)
         scale, squared = None, {}
@@ -183,7 +184,8 @@ class Stepper:
         self._squared_norms = squared if with_norms else {}
         self._view = self._look_at_segments() if with_segments else None
         if limit is not None:
-            # The small term is torch.nn.utils.clip_grad_norm_'s, which this equals on an unsharded model.
+            # min(1, limit / (|g| + 1e-6)): the small term is torch.nn.utils.clip_grad_norm_'s, which this equals on an
+            # unsharded model (Pascanu et al., "On the difficulty of training recurrent neural networks", algorithm 1).
             scale = (limit / (squared[WHOLE].sqrt() + 1e-6)).clamp(max=1.0).float()
             torch._foreach_mul_(dense, scale)
         optimizers.step(keep)
@@ -198,6 +200,7 @@ class Stepper:
             self._by_segment.arm()
         with self._precision.autocast():
             loss = self._objective(self._inventory.module, batch)
+        # The segments' gradients are further passes through the same graph.
         self._precision.scaled(loss).backward(retain_graph=with_segments)
         return loss
 
@@ -223,7 +226,7 @@ class Stepper:
         return partial(segment_view, self._by_segment.read(), len(self._settings.segments))
 
     def _count(self, step: int, loss: Tensor, keep: Tensor, may_be_scale: Tensor) -> None:
-        self._loss_sum += torch.where(keep, loss, 0.0)
+        self._loss_sum += torch.where(keep, loss, 0.0)  # a product with `keep` would let a NaN through
         losses, non_finite, in_a_row, third_step = self._counts.unbind()
         is_bad = ~keep
         in_a_row = (in_a_row + (is_bad & ~may_be_scale)) * is_bad
