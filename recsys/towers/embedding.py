@@ -113,7 +113,7 @@ class EmbeddingTower(nn.Module):
     Attributes:
         is_frozen: the whole forward, tables included, runs without a graph and in evaluation mode. Fused tables learn
             inside backward whatever `requires_grad` says, so there is no other way to hold them still. A child that
-            has it set stands still by itself: `ebc`, the tables, is then looked up without a graph.
+            has it set is frozen by itself: `ebc`, the tables, is then looked up without a graph.
         cache: answers for the sides of a frozen tower, (B, D) each, in its own stead; a thawed one forgets it.
         output_width: of what the ranker gets: 3 D, or D where there is no user side.
     """
@@ -214,7 +214,7 @@ class EmbeddingTower(nn.Module):
 
     def _vectors(self, batch: Batch, rows: Tensor | None) -> list[Tensor]:
         if self.cache is not None and not self.is_frozen:
-            self.cache = None  # what it holds is of a tower that stood still
+            self.cache = None  # what it holds is of a tower that was frozen
         if self.cache is not None:
             return _picked(self.cache(batch), rows)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
