@@ -52,7 +52,17 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "fbgemm_gpu": ("recsys.sharding",),
     "matplotlib": ("recsys.tracking", "recsys.ablation"),
     "rich": ("pipelines",),
-    "pydantic": ("recsys.config", "recsys.config_types", "recsys.config_training_mode", "recsys.config_ablation"),
+    "pydantic": (
+        "recsys.config",
+        "recsys.config_types",
+        "recsys.config_training_mode",
+        "recsys.config_ablation",
+        "recsys.features.declaration",
+        "recsys.features.schema",
+        "recsys.datasets.declared_history",
+        "recsys.datasets.table_forms",
+        "recsys.datasets.table_layout",
+    ),
     "optuna": ("recsys.ablation.tuning",),
     # What a user hands over is read in one file, without tags and aliases; `tracking` edits MLflow's own descriptions.
     "yaml": ("recsys.features.plain_yaml", "recsys.tracking"),
