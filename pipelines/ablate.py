@@ -30,8 +30,8 @@ from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
 from recsys.files import ensure_writable, write_text_atomically, writing
+from recsys.locks import held_lock
 from recsys.progress import Progress
-from recsys.scheduling.stage import held_lock
 from recsys.sharding.processes import device_kind
 from recsys.tracking import names
 from recsys.tracking.run import start_run

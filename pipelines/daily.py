@@ -28,9 +28,9 @@ from recsys.datasets.online_retail.files import transaction_times
 from recsys.errors import UsageError
 from recsys.evaluation.predictions import Predictions, load_predictions
 from recsys.files import ensure_writable, fingerprint_of, write_text_atomically
+from recsys.locks import held_lock
 from recsys.progress import Progress
 from recsys.scheduling.promotion import Champion, ChampionFile, Decision, Difference, decide
-from recsys.scheduling.stage import held_lock
 from recsys.scheduling.window import Readiness, Window, complete_days, readiness, window_before
 
 _LEVEL = 0.05

@@ -92,7 +92,7 @@ class Declaration:
             UsageError: names the first key whose value cannot be meant.
         """
         try:
-            typed: Self = _adapter(cls).validate_python(values)
+            typed: Self = _adapter(cls).validate_python(values)  # type: ignore[arg-type]
         except ValidationError as error:
             raise UsageError(_explain(error.errors(include_url=False)[0], where)) from error
         return typed

@@ -28,6 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.artifacts.scorer",
         "recsys.artifacts.scoring",
     ),
+    "filelock": ("recsys.locks",),
     "fsspec": ("recsys.streaming.storage",),
     "pandas": (
         "recsys.datasets",
