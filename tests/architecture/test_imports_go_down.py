@@ -4,7 +4,7 @@ import pytest
 
 from tests.architecture.sources import Source, imports, lies_in, sources
 
-GROUND = ("recsys.errors", "recsys.files", "recsys.machine_faults", "recsys.progress", "recsys.resources")
+GROUND = tuple(f"recsys.{name}" for name in ("errors", "files", "locks", "machine_faults", "progress", "resources"))
 
 # Everything that the one place where model and run meet may know.
 BELOW_BUILD = (
@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # floor 0
     "errors": (),
     "files": (),
+    "locks": (),
     "machine_faults": (),
     "progress": (),
     "resources": (),
@@ -79,6 +80,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 GROUND_FLOOR = {
     "errors": (),
     "files": ("recsys.errors", "recsys.machine_faults"),
+    "locks": ("recsys.errors", "recsys.files"),
     "machine_faults": ("recsys.errors",),
     "progress": (),
     "resources": (),
