@@ -19,17 +19,23 @@ from pipelines.study_outlook import outlook
 from pipelines.study_plan import StudyGrid, StudyPlan
 from pipelines.study_report import Origin, gather
 from pipelines.study_runs import check_pairs, finish_arms
+from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.comparison import Comparison, Rules, compare
 from recsys.ablation.pairing import HeldEqual
 from recsys.ablation.report import study_report
-from recsys.ablation.resampling import ALL, MeasuredArm
 from recsys.ablation.tables import ArmResult, arms_table, mean_costs
 from recsys.ablation.verdict import verdict_paragraph
+from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
 from recsys.files import ensure_writable, write_text_atomically, writing
+from recsys.metrics.auc import AUC
+from recsys.metrics.grouped_auc import GROUPED_AUC
+from recsys.metrics.log_loss import LOG_LOSS
+from recsys.metrics.ranked_lists import RECALL, name_at
+from recsys.metrics.registry import study_metrics
 from recsys.progress import Progress
 from recsys.scheduling.stage import held_lock
 from recsys.sharding.processes import device_kind
@@ -37,8 +43,7 @@ from recsys.tracking import names
 from recsys.tracking.run import start_run
 from recsys.tracking.views import study_views
 
-DECISIVE = "auc"
-SHOWN = ("auc", "log_loss", "grouped_auc", "recall_20", "ndcg_20", "recall_20_new", "ndcg_20_new")
+DECISIVE = AUC.name
 _LEVEL = 0.05
 _DOTS_PER_INCH = 150
 
@@ -87,7 +92,7 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study
     held = check_pairs(plan, finished)
     segments = encoded.contract.schema.segments
     measured = measure(finished, segments, ablation.resamples, progress)
-    rules = Rules(level=_LEVEL, margins={DECISIVE: ablation.margin, "grouped_auc": ablation.margin})
+    rules = Rules(level=_LEVEL, margins={DECISIVE: ablation.margin, GROUPED_AUC.name: ablation.margin})
     comparisons = tuple(compare(question, measured, rules) for question in plan.grid.questions)
     costs = mean_costs([each.figures() for each in finished])
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
@@ -101,7 +106,9 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study
 
 def show(study: Study) -> None:
     """Print the study's tables and verdict; what is too wide for a terminal stands in the report."""
-    table = arms_table([ArmResult(each.condition, each.seed, each.metrics) for each in study.results], SHOWN)
+    table = arms_table(
+        [ArmResult(each.condition, each.seed, each.metrics) for each in study.results], study_metrics(CUTOFF)
+    )
     # Seeds are the second column, the same for every arm.
     rows = [(row[0], *(cell.replace(" ± ", "±") for cell in row[2:])) for row in table.rows]
     show_table(table.title, (table.header[0], *table.header[2:]), rows)
@@ -172,7 +179,7 @@ def _charted(study: Study) -> list[str]:
     """Names of everything that an arm's chart page can show."""
     curves = Curves.load(study.arms[0].folder / CURVES)
     steps = [name for name in curves if "/" in name]
-    followed = [names.TRAIN_LOSS, names.score(names.VALIDATION, "log_loss"), names.auc(names.VALIDATION)]
+    followed = [names.TRAIN_LOSS, names.score(names.VALIDATION, LOG_LOSS.name), names.auc(names.VALIDATION)]
     followed += [names.grad_norm(names.WHOLE), names.ROWS_PER_SECOND, names.DATA_WAIT_SHARE, names.TRAIN_SECONDS]
     return [*steps, *followed, *(name for name in study.arms[0].result.metrics if "support" not in name)]
 
@@ -190,7 +197,7 @@ def _record(
     intervals = auc_intervals(measured, (ALL, *encoded.contract.schema.segments))
     origin = Origin(encoded, plan.code, typed, config.ablation.seeds)
     evidence = gather(study.arms, intervals, [line.sentence() for line in held], origin)
-    report = study_report(title, study.comparisons, study.results, SHOWN, study.rules, evidence)
+    report = study_report(title, study.comparisons, study.results, study_metrics(CUTOFF), study.rules, evidence)
     markdown = report.to_markdown()
     comparisons = [comparison.to_document() for comparison in study.comparisons]
     tags = {
@@ -201,7 +208,7 @@ def _record(
     }
     arms = [with_ranker_budget(each.config, encoded) for each in plan.planned()]
     # Its arms have learnt; the study itself compares what they say of the test rows, and ranks by its plain rules.
-    has_ranked = any(f"recall_{CUTOFF}/{ALL}" in each.metrics for each in study.baselines)
+    has_ranked = any(f"{name_at(RECALL.name, CUTOFF)}/{ALL}" in each.metrics for each in study.baselines)
     uses = dataset_uses(encoded, config.data.name, (TEST, RANKING_TEST) if has_ranked else (TEST,))
     with start_run(open_store(config), f"study/{study.id}", study_params(config, arms), tags, uses) as tracked:
         for picture in report.pictures:

@@ -10,18 +10,22 @@ from pipelines.console import show_table, warn
 from pipelines.fitting import TRAIN, VALIDATION, scoring_stream, started
 from pipelines.recording import validation_figures
 from pipelines.result_keys import code_of, rows_of
+from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import CONSTANT, LOGISTIC, LogisticRanker, fit_baselines, gain_error
 from recsys.evaluation.evaluate import evaluate, predict
 from recsys.features.batch import Batch
+from recsys.metrics.auc import AUC
+from recsys.metrics.log_loss import LOG_LOSS, NORMALISED_ENTROPY
+from recsys.metrics.registry import is_gain
 from recsys.progress import Progress
 from recsys.scheduling.stage import Stage, run_stage
 from recsys.sharding.processes import ProcessContext
 from recsys.training.stages import LEAST_GAIN
 
-_AUC, _ENTROPY = "auc/all", "normalised_entropy/all"
-_COMPARED = {_AUC: "AUC", "log_loss/all": "log loss", _ENTROPY: "normalised entropy"}
+_ENTROPY = f"{NORMALISED_ENTROPY.name}/{ALL}"
+_COMPARED = {f"{metric.name}/{ALL}": metric.label for metric in (AUC, LOG_LOSS, NORMALISED_ENTROPY)}
 # The newest days of training with at most so many rows: more would tell three kinds of weights nothing new.
 _MOST_ROWS = 500_000
 
@@ -99,7 +103,10 @@ def shortfall(name: str, scores: Mapping[str, float], baseline: str, beside: Map
     worse = [
         f"{words} {_figure(scores, metric)} against {_figure(beside, metric)}"
         for metric, words in _COMPARED.items()
-        if metric != _ENTROPY and metric in scores and metric in beside and not _beats(metric, scores, beside)
+        if metric != _ENTROPY
+        and metric in scores
+        and metric in beside
+        and not is_gain(metric.partition("/")[0], scores[metric] - beside[metric])
     ]
     if not worse:
         return ""
@@ -107,10 +114,6 @@ def shortfall(name: str, scores: Mapping[str, float], baseline: str, beside: Map
         f"{name} does not beat the {baseline} baseline: {', '.join(worse)}. More rows, or features that tell more, may "
         "change that; until then the baseline does as well."
     )
-
-
-def _beats(metric: str, scores: Mapping[str, float], beside: Mapping[str, float]) -> bool:
-    return scores[metric] > beside[metric] if metric == _AUC else scores[metric] < beside[metric]
 
 
 def _figure(scores: Mapping[str, float], metric: str) -> str:

@@ -6,12 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pipelines.run_folder import read_record
+from recsys.all_segments import ALL
 from recsys.config import RunConfig, config_document
 from recsys.config_training_mode import TrainingModeConfig
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import Evaluation
-from recsys.evaluation.ranking import SCOPES, RankingEvaluation
+from recsys.evaluation.ranking import RankingEvaluation
 from recsys.files import write_text_atomically
+from recsys.metrics import registry
+from recsys.metrics.auc import AUC
+from recsys.metrics.log_loss import LOG_LOSS
+from recsys.metrics.ranked_lists import SCOPES
 from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.tracking import figures, names
@@ -19,19 +24,11 @@ from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore
 from recsys.training.loop import StepReport
 
-AUC, CUTOFF = "auc", 20
+CUTOFF = 20
 STUDY = "study"
 """The arm, and the kind, of a study's own run."""
 RATES = ("embedding_tower", "embedding_tower_tables", "interaction_network", "interaction_network_tables")
 _SLOW = {names.EPOCH, names.ROWS_SEEN, names.SKIPPED_BATCHES, *map(names.learning_rate, RATES)}
-_SCORES = (
-    "log_loss",
-    "normalised_entropy",
-    "calibration",
-    "grouped_auc",
-    "auc_share_of_best",
-    "log_loss_above_best",
-)
 
 
 def open_store(config: RunConfig) -> TrackingStore:
@@ -128,7 +125,7 @@ def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, 
     )
     for name, value in (report.validation or {}).items():
         metric, _, segment = name.partition("/")
-        named = names.auc(names.VALIDATION, segment or names.ALL) if metric == AUC else None
+        named = names.auc(names.VALIDATION, segment or ALL) if metric == AUC.name else None
         measured[named or names.score(names.VALIDATION, metric)] = value
     if not report.gradient_norms and not report.validation:
         measured = {name: value for name, value in measured.items() if name not in _SLOW}
@@ -142,18 +139,19 @@ def _by_segment(report: StepReport) -> dict[str, float]:
 
 def validation_figures(evaluation: Evaluation) -> dict[str, float]:
     """What is followed while a run learns: log loss, AUC, and each segment's AUC as "auc/<segment>"."""
-    figures_of = {name: evaluation.overall[name] for name in ("log_loss", AUC)}
-    figures_of |= {f"{AUC}/{segment}": metrics.get(AUC) for segment, metrics in evaluation.by_segment.items()}
+    figures_of = {name: evaluation.overall[name] for name in (LOG_LOSS.name, AUC.name)}
+    figures_of |= {f"{AUC.name}/{segment}": metrics.get(AUC.name) for segment, metrics in evaluation.by_segment.items()}
     return {name: value for name, value in figures_of.items() if value is not None}
 
 
 def test_metrics(evaluation: Evaluation) -> dict[str, float]:
     """The final scores on the test split; what is undefined is absent."""
-    overall = {name: evaluation.overall.get(name) for name in (AUC, *_SCORES)}
+    recorded = [metric.name for metric in registry.row_metrics() if metric.is_recorded]
+    overall = {name: evaluation.overall.get(name) for name in recorded}
     by_segment = {
-        segment: {AUC: value}
+        segment: {AUC.name: value}
         for segment, metrics in evaluation.by_segment.items()
-        if (value := metrics.get(AUC)) is not None
+        if (value := metrics.get(AUC.name)) is not None
     }
     present = {name: value for name, value in overall.items() if value is not None}
     support = {names.score(names.TEST, "support", s): float(e.rows) for s, e in evaluation.support.items()}
@@ -161,12 +159,13 @@ def test_metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def ranking_metrics(ranking: RankingEvaluation) -> dict[str, float]:
-    """Recall and NDCG over whole candidate lists, for each of the scopes."""
+    """Recall, NDCG and what else is registered of whole candidate lists, for each of the scopes."""
     found = {
-        names.ranking(f"{metric}@{ranking.cutoff}", scope): ranking.mean(metric, scope)
+        names.ranking(f"{metric.name}@{ranking.cutoff}", scope): ranking.mean(metric.name, scope)
         for scope in SCOPES
         if scope in ranking.by_scope
-        for metric in ("recall", "ndcg")
+        for metric in registry.ranking_metrics()
+        if metric.is_recorded
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -196,14 +195,14 @@ class Curves:
         validation = report.validation or {}
         values = {
             "train_loss": report.loss,
-            "valid_log_loss": validation.get("log_loss"),
-            "valid_auc": validation.get(AUC),
+            "valid_log_loss": validation.get(LOG_LOSS.name),
+            "valid_auc": validation.get(AUC.name),
         }
         norms = {names.grad_norm(part): norm for part, norm in report.gradient_norms.items() if part != WHOLE}
         aucs = {
-            names.auc(names.VALIDATION, name.removeprefix(f"{AUC}/")): value
+            names.auc(names.VALIDATION, name.removeprefix(f"{AUC.name}/")): value
             for name, value in validation.items()
-            if name.startswith(f"{AUC}/")
+            if name.startswith(f"{AUC.name}/")
         }
         for name, value in (values | norms | aucs | _by_segment(report)).items():
             if value is not None:
@@ -244,7 +243,7 @@ def charted_values(arms: Iterable[Mapping[str, figures.Curve]]) -> dict[str, lis
     """
     tracked = {
         "train_loss": names.TRAIN_LOSS,
-        "valid_log_loss": names.score(names.VALIDATION, "log_loss"),
+        "valid_log_loss": names.score(names.VALIDATION, LOG_LOSS.name),
         "valid_auc": names.auc(names.VALIDATION),
     }
     section = names.auc(names.VALIDATION, "")

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recsys.all_segments import ALL
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.column_names import ROLES, require_distinct_names
 from recsys.features.declared_keys import finite_number, require_keys, require_text, require_word, shown
@@ -49,9 +50,6 @@ EXTRA_TYPES = {
     "true_probability": "float32",
 }
 """The type of each of `EXTRA_COLUMNS`, by the name that Arrow and DuckDB both know."""
-
-EVERY_ROW = "all"
-"""What scores call the rows of all segments together, so that no segment can have this name."""
 
 RESERVED_COLUMNS = (*ROLES, "split", "day", *EXTRA_COLUMNS)
 """Columns that encoded rows have beside the features, whatever the raw columns behind them are called."""
@@ -299,9 +297,9 @@ def _check(schema: FeatureSchema, where: str) -> None:
         )
     if repeated := sorted({name for name in schema.segments if schema.segments.count(name) > 1}):
         raise UsageError(f"{where}: the segment `{repeated[0]}` stands twice in `segments`; each name stands once.")
-    if EVERY_ROW in schema.segments:
+    if ALL in schema.segments:
         raise UsageError(
-            f"{where}: a segment is named `{EVERY_ROW}`, which in scores and charts stands for the rows of all "
+            f"{where}: a segment is named `{ALL}`, which in scores and charts stands for the rows of all "
             "segments together. Give it another name, such as everybody."
         )
     sparse = [feature.name for feature in schema.sparse if feature.kind is FeatureKind.SPARSE]

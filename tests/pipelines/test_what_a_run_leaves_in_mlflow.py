@@ -19,7 +19,7 @@ from pipelines.prepare import run as prepare
 from pipelines.recording import open_store
 from pipelines.run_folder import PREDICTIONS
 from recsys.datasets.decode import raw_rows
-from recsys.evaluation.predictions import load_predictions
+from recsys.evaluation.stored_predictions import load_predictions
 from recsys.progress import silent
 from recsys.tracking import names
 
