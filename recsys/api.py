@@ -27,6 +27,7 @@ from recsys.datasets.table_layout import load_table_layout
 from recsys.errors import UsageError
 from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.schema import load_schema
+from recsys.metrics.registry import study_metrics
 from recsys.progress import Progress, silent
 from recsys.run import prepare as prepare_rows
 from recsys.run import pretrain as pretrain_tower
@@ -34,6 +35,7 @@ from recsys.run import train as train_ranker
 from recsys.run.curves import gradient_norms
 from recsys.run.folder import RunResult, new_run
 from recsys.run.frames import SCHEMA, arrow_table, is_path, stored_frames
+from recsys.run.record import CUTOFF
 from recsys.run.serving import MODEL
 from recsys.study import ablate as study_of_arms
 from recsys.towers.artifact import TowerArtifact
@@ -173,7 +175,7 @@ class Study:
             scores = pd.DataFrame([each.metrics for each in results if each.condition == arm])
             rows[arm] = {"seeds": len(scores)} | {
                 column: value
-                for name in study_of_arms.SHOWN
+                for name in study_metrics(CUTOFF)
                 if f"{name}/all" in scores
                 for column, value in (
                     (name, scores[f"{name}/all"].mean()),

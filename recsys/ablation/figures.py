@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from recsys.ablation.comparison import LOWER_IS_BETTER, Comparison, Difference, Rules, Verdict
-from recsys.ablation.resampling import ALL
-from recsys.ablation.verdict import METRIC_WORDS
+from recsys.ablation.comparison import Comparison, Difference, Rules, Verdict
+from recsys.all_segments import ALL
+from recsys.metrics.registry import is_lower_better, label_of
 
 # Okabe and Ito's palette, which people with any kind of colour vision can tell apart; grey for what is open.
 COLOURS = {
@@ -39,8 +39,7 @@ def forest_plot(comparisons: Sequence[Comparison], metric: str, rules: Rules) ->
     reach = _reach([line for _, lines in shown for line in lines], rules.margins.get(metric, 0.0))
     for axis, (comparison, lines) in zip(axes, shown, strict=True):
         _draw_panel(axis, comparison, lines, reach, rules.margins.get(metric, 0.0))
-    word = METRIC_WORDS.get(metric, metric.replace("_", " "))
-    axes[-1].set_xlabel(_axis_words(comparisons[0], metric, word), fontsize=10, color=_INK)
+    axes[-1].set_xlabel(_axis_words(comparisons[0], metric), fontsize=10, color=_INK)
     for axis in axes[:-1]:
         axis.tick_params(labelbottom=False)
     _add_legend(figure, rules, metric)
@@ -98,10 +97,11 @@ def _draw_line(axis: Axes, place: int, line: Difference) -> None:
         axis.text(at, place, text, color=ink, fontweight="normal" if ink == _SOFT else weight, **beside)
 
 
-def _axis_words(comparison: Comparison, metric: str, word: str) -> str:
+def _axis_words(comparison: Comparison, metric: str) -> str:
     first, second = comparison.contrast.first_value, comparison.contrast.second_value
-    left, right = (first, second) if metric in LOWER_IS_BETTER else (second, first)
-    return f"$\\leftarrow$ {left} better     difference in {word}     {right} better $\\rightarrow$".replace("_", " ")
+    left, right = (first, second) if is_lower_better(metric) else (second, first)
+    words = f"$\\leftarrow$ {left} better     difference in {label_of(metric)}     {right} better $\\rightarrow$"
+    return words.replace("_", " ")
 
 
 def _add_legend(figure: Figure, rules: Rules, metric: str) -> None:

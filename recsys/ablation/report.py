@@ -8,7 +8,8 @@ from recsys.ablation.curve_figures import SeedCurves, gradient_norms, learning_c
 from recsys.ablation.figures import COLOURS, forest_plot
 from recsys.ablation.page import Block, Code, Finding, Picture, Points, Report, Section, Table
 from recsys.ablation.tables import ArmResult, arms_table, costs_table, differences_table, mean_costs
-from recsys.ablation.verdict import METRIC_WORDS, verdict_points
+from recsys.ablation.verdict import verdict_points
+from recsys.metrics.registry import label_of
 from recsys.tracking import names
 from recsys.tracking.figures import auc_by_segment, calibration
 
@@ -70,9 +71,9 @@ def _finding(comparison: Comparison, metric: str, rules: Rules) -> Finding:
     contrast, overall = comparison.contrast, comparison.find(metric)
     question = f"{contrast.first} against {contrast.second}".replace("_", " ")
     if overall is None:
-        return Finding(question, "nothing can be said", f"{_word(metric)} is undefined", COLOURS[Verdict.OPEN])
+        return Finding(question, "nothing can be said", f"{label_of(metric)} is undefined", COLOURS[Verdict.OPEN])
     interval = "no interval" if overall.low is None else f"{overall.low:+.4f} to {overall.high:+.4f}"
-    detail = f"{overall.difference:+.4f} {_word(metric)}, {1 - rules.level:.0%} interval {interval}"
+    detail = f"{overall.difference:+.4f} {label_of(metric)}, {1 - rules.level:.0%} interval {interval}"
     return Finding(question, str(overall.verdict), detail, COLOURS[overall.verdict])
 
 
@@ -80,7 +81,7 @@ def _differences_section(
     comparisons: Sequence[Comparison], metric: str, rules: Rules, tables: Sequence[Table]
 ) -> Section:
     caption = (
-        f"Paired differences in {_word(metric)}, overall and by user segment, with {1 - rules.level:.0%} intervals."
+        f"Paired differences in {label_of(metric)}, overall and by user segment, with {1 - rules.level:.0%} intervals."
     )
     forest = Picture("plots/forest.png", caption, forest_plot(comparisons, metric, rules))
     return Section("Differences by user segment", (forest, *tables, _how_to_read(rules)))
@@ -113,7 +114,7 @@ def _calibration_section(evidence: Evidence) -> Section:
 
 
 def _how_to_read(rules: Rules) -> str:
-    margins = ", ".join(f"{value:g} {METRIC_WORDS.get(name, name)}" for name, value in rules.margins.items())
+    margins = ", ".join(f"{value:g} {label_of(name)}" for name, value in rules.margins.items())
     return (
         f"First minus second, paired by seed. The {1 - rules.level:.0%} interval covers both sources of chance: other "
         "seeds (Student's t, which is wide for few seeds) and other test users (users resampled whole). P-values are "
@@ -122,7 +123,3 @@ def _how_to_read(rules: Rules) -> str:
         f"margin ({margins or 'none set'}). *Better* or *worse*: the p-value is below {rules.level:g}. Otherwise there "
         "is *not enough evidence*, which is not the same as no difference."
     )
-
-
-def _word(metric: str) -> str:
-    return METRIC_WORDS.get(metric, metric.replace("_", " "))

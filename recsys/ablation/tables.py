@@ -9,8 +9,8 @@ import numpy as np
 from recsys.ablation.comparison import Comparison, Rules
 from recsys.ablation.costs import Costs
 from recsys.ablation.page import Table
-from recsys.ablation.resampling import ALL
-from recsys.ablation.verdict import METRIC_WORDS
+from recsys.all_segments import ALL
+from recsys.metrics.registry import label_of
 
 # Costs that are shown in another unit than they are kept in: heading, factor.
 _READABLE = {
@@ -45,7 +45,7 @@ def arms_table(results: Sequence[ArmResult], metrics: Sequence[str], segment: st
     for condition, arms in _by_condition(results).items():
         found = [_mean_and_deviation([arm.metrics.get(f"{name}/{segment}") for arm in arms]) for name in names]
         rows.append((condition, str(len(arms)), *found))
-    words = [METRIC_WORDS.get(name, name.replace("_", " ")) for name in names]
+    words = map(label_of, names)
     scope = "" if segment == ALL else f", {segment} users"
     return Table(f"Arms: mean ± standard deviation over seeds{scope}", ("arm", "seeds", *words), tuple(rows))
 
@@ -65,7 +65,7 @@ def costs_table(results: Sequence[ArmResult]) -> Table:
 
 def differences_table(comparisons: Sequence[Comparison], metric: str, rules: Rules) -> Table:
     """Every contrast's paired differences in one metric, overall and per segment, with interval and verdict."""
-    word = METRIC_WORDS.get(metric, metric.replace("_", " "))
+    word = label_of(metric)
     basis = ("first - second", "segment", "rows", "users", "seeds", f"{word} first", f"{word} second")
     header = (*basis, "difference", f"{1 - rules.level:.0%} interval", "p (corrected)", "verdict")
     rows = [

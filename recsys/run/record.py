@@ -3,10 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from recsys.all_segments import ALL
 from recsys.config import RunConfig, TrainingModeConfig, config_document
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import Evaluation
-from recsys.evaluation.ranking import SCOPES, RankingEvaluation
+from recsys.evaluation.ranking import RankingEvaluation
+from recsys.metrics import registry
+from recsys.metrics.auc import AUC
+from recsys.metrics.log_loss import LOG_LOSS
+from recsys.metrics.ranked_lists import SCOPES
 from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.tracking import figures, names
@@ -14,21 +19,13 @@ from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore
 from recsys.training.loop import StepReport
 
-AUC, CUTOFF = "auc", 20
-FOLLOWED = (names.TRAIN_LOSS, names.score(names.VALIDATION, "log_loss"), names.auc(names.VALIDATION))
+CUTOFF = 20
+FOLLOWED = (names.TRAIN_LOSS, names.score(names.VALIDATION, LOG_LOSS.name), names.auc(names.VALIDATION))
 """The curves of a run that its learning is judged by."""
 STUDY = "study"
 """The arm, and the kind, of a study's own run."""
 RATES = ("embedding_tower", "embedding_tower_tables", "interaction_network", "interaction_network_tables")
 _SLOW = {names.EPOCH, names.ROWS_SEEN, names.SKIPPED_BATCHES, *map(names.learning_rate, RATES)}
-_SCORES = (
-    "log_loss",
-    "normalised_entropy",
-    "calibration",
-    "grouped_auc",
-    "auc_share_of_best",
-    "log_loss_above_best",
-)
 
 
 def open_store(config: RunConfig) -> TrackingStore:
@@ -125,7 +122,7 @@ def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, 
     )
     for name, value in (report.validation or {}).items():
         metric, _, segment = name.partition("/")
-        named = names.auc(names.VALIDATION, segment or names.ALL) if metric == AUC else None
+        named = names.auc(names.VALIDATION, segment or ALL) if metric == AUC.name else None
         measured[named or names.score(names.VALIDATION, metric)] = value
     if not report.gradient_norms and not report.validation:
         measured = {name: value for name, value in measured.items() if name not in _SLOW}
@@ -139,18 +136,19 @@ def _by_segment(report: StepReport) -> dict[str, float]:
 
 def validation_figures(evaluation: Evaluation) -> dict[str, float]:
     """What is followed while a run learns: log loss, AUC, and each segment's AUC as "auc/<segment>"."""
-    figures_of = {name: evaluation.overall[name] for name in ("log_loss", AUC)}
-    figures_of |= {f"{AUC}/{segment}": metrics.get(AUC) for segment, metrics in evaluation.by_segment.items()}
+    figures_of = {name: evaluation.overall[name] for name in (LOG_LOSS.name, AUC.name)}
+    figures_of |= {f"{AUC.name}/{segment}": metrics.get(AUC.name) for segment, metrics in evaluation.by_segment.items()}
     return {name: value for name, value in figures_of.items() if value is not None}
 
 
 def test_metrics(evaluation: Evaluation) -> dict[str, float]:
     """The final scores on the test split; what is undefined is absent."""
-    overall = {name: evaluation.overall.get(name) for name in (AUC, *_SCORES)}
+    recorded = [metric.name for metric in registry.row_metrics() if metric.is_recorded]
+    overall = {name: evaluation.overall.get(name) for name in recorded}
     by_segment = {
-        segment: {AUC: value}
+        segment: {AUC.name: value}
         for segment, metrics in evaluation.by_segment.items()
-        if (value := metrics.get(AUC)) is not None
+        if (value := metrics.get(AUC.name)) is not None
     }
     present = {name: value for name, value in overall.items() if value is not None}
     support = {names.score(names.TEST, "support", s): float(e.rows) for s, e in evaluation.support.items()}
@@ -158,12 +156,13 @@ def test_metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def ranking_metrics(ranking: RankingEvaluation) -> dict[str, float]:
-    """Recall and NDCG over whole candidate lists, for each of the scopes."""
+    """Recall, NDCG and what else is registered of whole candidate lists, for each of the scopes."""
     found = {
-        names.ranking(f"{metric}@{ranking.cutoff}", scope): ranking.mean(metric, scope)
+        names.ranking(f"{metric.name}@{ranking.cutoff}", scope): ranking.mean(metric.name, scope)
         for scope in SCOPES
         if scope in ranking.by_scope
-        for metric in ("recall", "ndcg")
+        for metric in registry.ranking_metrics()
+        if metric.is_recorded
     }
     return {name: value for name, value in found.items() if value is not None}
 

@@ -35,7 +35,7 @@ def _evaluate_on_rank(rank: int, folder: Path) -> None:
             folder / f"{rank}.npz",
             logit=predictions.logit,
             query=predictions.extra["query"],
-            recall=ranking.by_scope["new_to_user"].recall,
+            recall=ranking.by_scope["new_to_user"].values["recall"],
             refusal=refusal,
         )
     finally:

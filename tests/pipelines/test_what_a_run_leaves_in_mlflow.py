@@ -16,7 +16,7 @@ from mlflow.entities import LoggedModel, Run
 from pipelines.cli import main
 from recsys.config.compose import compose_config
 from recsys.datasets.decode import raw_rows
-from recsys.evaluation.predictions import load_predictions
+from recsys.evaluation.stored_predictions import load_predictions
 from recsys.progress import silent
 from recsys.run.folder import PREDICTIONS
 from recsys.run.prepare import run as prepare

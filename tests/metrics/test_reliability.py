@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recsys.evaluation.reliability import NUM_BINS, expected_calibration_error, reliability_bins
+from recsys.metrics.calibration import NUM_BINS, expected_calibration_error, reliability_bins
 
 
 def test_bins_hold_equal_shares_of_the_rows_from_low_to_high():

@@ -1,18 +1,12 @@
-"""A ranker's logits over a split beside what they are judged by, as columns; kept on disk for later comparisons."""
+"""What metrics are computed from: a ranker's logits beside the labels, and one figure per ranked query."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from recsys.metrics.columns import Column
 
-from recsys.errors import DataError
-from recsys.evaluation.metrics import Column
-from recsys.files import published_directory
-
-_FILE = "predictions.safetensors"
+USER, TRUE_PROBABILITY = "user_key", "true_probability"
+"""Extra columns that some metrics need: one number per user; the probability that a simulated label was drawn with."""
 _EXTRA = "extra."
 
 
@@ -58,27 +52,10 @@ def predictions_of(columns: Mapping[str, Column]) -> Predictions:
     return Predictions(columns["logit"], columns["label"], columns["segment"], columns["weight"], extra)
 
 
-def save_predictions(predictions: Predictions, folder: Path) -> None:
-    """Write the columns to `folder`, which is published whole or not at all.
+@dataclass(frozen=True)
+class QueryValues:
+    """One figure per query, such as its recall: (Q,) user, segment in [0, S), value."""
 
-    Raises:
-        CannotWriteError: the place cannot be written.
-    """
-    with published_directory(folder) as work:
-        columns = {name: np.ascontiguousarray(column) for name, column in predictions.columns().items()}
-        save_file(columns, work / _FILE)
-
-
-def load_predictions(folder: Path) -> Predictions:
-    """Read what `save_predictions` wrote.
-
-    Raises:
-        DataError: the file is absent, damaged or lacks a column.
-    """
-    path = folder / _FILE
-    if not path.is_file():
-        raise DataError(f"No predictions at {path}. Run the arm again, or point to the folder that it wrote.")
-    try:
-        return predictions_of(load_file(path))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise DataError(f"Predictions in {path} cannot be read: {error}. Delete it and run the arm again.") from error
+    user: Column
+    segment: Column
+    value: Column

@@ -1,13 +1,29 @@
-"""Where a ranker's probabilities are too high or too low: reliability bins and the expected calibration error."""
+"""Whether a ranker's probabilities are too high or too low: in the mean, and in reliability bins."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
 
-from recsys.evaluation.metrics import Column
+from recsys.metrics.columns import Column, checked_columns
+from recsys.metrics.metric import Metric
 
 NUM_BINS = 15  # as in Guo et al. (2017)
+
+
+def calibration(label: Column, logit: Column, weight: Column | None = None) -> float | None:
+    """Predicted positives over observed ones; 1 is calibrated in the mean, 1.1 predicts a tenth too many.
+
+    None where no positive has weight.
+
+    Source: He et al. (2014), section 2.
+
+    Args:
+        label, logit, weight: (N,), as `log_loss` takes them.
+    """
+    label, logit, weight = checked_columns(label, logit, weight)
+    observed = weight @ label
+    return float(weight @ expit(logit) / observed) if observed > 0 else None
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,9 @@ def reliability_bins(label: Column, logit: Column, weight: Column | None = None)
 
     >>> reliability_bins(np.array([0.0, 1.0]), np.array([0.0, 0.0]))
     (ReliabilityBin(weight=2.0, predicted=0.5, observed=0.5),)
+
+    Args:
+        label, logit, weight: (N,), as `log_loss` takes them.
     """
     label, probability = np.asarray(label, np.float64), expit(np.asarray(logit, np.float64))
     weight = np.ones_like(label) if weight is None else np.asarray(weight, np.float64)
@@ -62,3 +81,19 @@ def expected_calibration_error(bins: tuple[ReliabilityBin, ...]) -> float | None
         return None
     total = sum(entry.weight for entry in bins)
     return sum(entry.weight * abs(entry.predicted - entry.observed) for entry in bins) / total
+
+
+CALIBRATION = Metric(
+    "calibration",
+    "calibration",
+    value=lambda rows: calibration(rows.label, rows.logit, rows.weight),
+    is_in_study=False,
+)
+CALIBRATION_ERROR = Metric(
+    "calibration_error",
+    "calibration error",
+    value=lambda rows: expected_calibration_error(reliability_bins(rows.label, rows.logit, rows.weight)),
+    is_lower_better=True,
+    is_recorded=False,
+    is_in_study=False,
+)
