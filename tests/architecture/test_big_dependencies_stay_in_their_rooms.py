@@ -28,6 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.artifacts.export",
         "recsys.artifacts.scorer",
         "recsys.artifacts.scoring",
+        "recsys.run.frames",
     ),
     "filelock": ("recsys.locks",),
     "fsspec": ("recsys.streaming.storage",),
@@ -37,6 +38,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.features.raw",
         "recsys.tracking.history",
         "recsys.artifacts.export",
+        "recsys.run.frames",
+        "recsys.results",
     ),
     "torchrec": (
         "recsys.features.batch",

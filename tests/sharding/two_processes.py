@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-
 from pipelines.side_by_side import _processes_for
+
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
 
 _TIMEOUT = timedelta(seconds=60)
