@@ -70,6 +70,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 LIBRARIES_WITHOUT_EFFECT: Mapping[str, str] = {
     "fsspec": "carries bytes",
     "mlflow": "holds what is served",
+    "pynvml": "reads the counters of a GPU",
     "pydantic": "checks settings",
     "pydantic_core": "checks settings",
     "safetensors": "carries bytes",
