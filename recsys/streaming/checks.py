@@ -167,8 +167,7 @@ def _without_nulls(array: pa.Array, name: str, account: Account) -> pa.Array:
     flat = pc.fill_null(flat, pa.scalar(0, flat.type))
     if not is_list:
         return flat
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), flat)
+    return _list_array(flat, pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False))
 
 
 def _numbers(array: pa.Array) -> npt.NDArray[Any]:
@@ -179,6 +178,6 @@ def _lists(array: pa.ListArray) -> ListView:
     return cast(ListView, view_of(array))
 
 
-def _list_array(flat: npt.NDArray[Any], lengths: npt.NDArray[np.int32]) -> pa.ListArray:
+def _list_array(flat: npt.NDArray[Any] | pa.Array, lengths: npt.NDArray[np.int32]) -> pa.ListArray:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))

@@ -7,8 +7,9 @@ come out in one piece per column. Only a huge one is read in parts, each of whic
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -81,7 +82,7 @@ def encoded_columns(contract: FeatureContract, extras: Sequence[str]) -> dict[st
 
 
 def row_groups_of_split(
-    folder: Folder, split: str, paths: Sequence[PurePath], days: Collection[str], check: SchemaCheck
+    folder: Folder, split: str, paths: Sequence[str], days: Collection[str], check: SchemaCheck
 ) -> tuple[RowGroup, ...]:
     """Return the row groups of a split's files that lie in the folder of one of the days (`day=2011-06-30`).
 
@@ -158,8 +159,9 @@ def read_row_group(
         if without_notes:
             footer = _without_notes(footer)
         if group.first is not None:
-            with OpenRowGroup(group.path, group.index, names, group.rows, metadata=footer, **reading) as opened:
-                return opened.rows(group.first, group.rows)
+            part = OpenRowGroup(group.path, group.index, names, group.rows, metadata=footer, **reading)
+            with closing(part):
+                return part.rows(group.first, group.rows)
         with pq.ParquetFile(group.path if fetched is None else fetched.file, metadata=footer, **reading) as file:
             return file.read_row_group(group.index, columns=list(names), use_threads=False)
 
@@ -222,13 +224,13 @@ class _FooterReader:
         self._folders: dict[PurePath, PurePath] = {}
         self._checked: list[tuple[pq.ParquetSchema, tuple[object, ...]]] = []
 
-    def row_groups(self, paths: Sequence[PurePath]) -> list[RowGroup]:
-        return [group for path in paths for group in self._row_groups_of(path)]
+    def row_groups(self, paths: Sequence[str]) -> list[RowGroup]:
+        return [group for path in paths for group in self._row_groups_of(type(self._folder.root)(path))]
 
     def _row_groups_of(self, path: PurePath) -> list[RowGroup]:
         try:
             # By the path where there is one: on a local disk that costs a third less than an open file.
-            with pq.ParquetFile(path) if isinstance(path, Path) else pq.ParquetFile(self._folder.open(path)) as file:
+            with pq.ParquetFile(path if self._folder.is_local else self._folder.open(path)) as file:
                 footer = file.metadata
                 # What Arrow's writer noted beside the columns tells a vector of fixed size from a list.
                 noted = ((footer.metadata or {}).get(_ARROW_NOTES, b""), *self._folder.partitions(path))

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -93,14 +92,6 @@ class OpenRowGroup:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
-
-    def __enter__(self) -> "OpenRowGroup":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _next(self, most_rows: int) -> pa.RecordBatch | None:
         batch = self._rest if self._rest is not None else next(self._batches, None)

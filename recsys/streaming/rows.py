@@ -175,7 +175,7 @@ class _EncodedColumns:
         self._checks = ValueChecks(contract)
         self.invalid = self._checks.invalid
 
-    def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
+    def paths(self, folder: Folder, split: str) -> Sequence[str]:
         return folder.files(f"split={split}", ".parquet")
 
     def check(self, path: PurePath, found: pa.Schema) -> None:
@@ -192,29 +192,17 @@ class _EncodedColumns:
 
 
 class _RowFormat(Protocol):
-    """What one kind of rows has on disk, and how it becomes encoded columns."""
+    """What one kind of rows has on disk, and how it becomes encoded columns; `RawColumns` says what each member is."""
 
     @property
-    def invalid(self) -> Mapping[str, Policy]:
-        """The schema's policies by the names that these rows give the columns."""
-        ...
+    def invalid(self) -> Mapping[str, Policy]: ...
 
-    def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
-        """The split's files."""
-        ...
+    def paths(self, folder: Folder, split: str) -> Sequence[str]: ...
 
-    def check(self, path: PurePath, found: pa.Schema) -> None:
-        """Raise DataError where a file lacks a column or has one of a type that cannot be read."""
-        ...
+    def check(self, path: PurePath, found: pa.Schema) -> None: ...
 
-    def names(self, path: PurePath) -> Sequence[str]:
-        """The columns to decode of a file."""
-        ...
+    def names(self, path: PurePath) -> Sequence[str]: ...
 
-    def as_dictionaries(self, path: PurePath) -> Sequence[str]:
-        """The leaves of text that are decoded as dictionaries."""
-        ...
+    def as_dictionaries(self, path: PurePath) -> Sequence[str]: ...
 
-    def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]:
-        """The columns of a batch, without nulls and checked."""
-        ...
+    def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]: ...
