@@ -42,7 +42,7 @@ class ValueChecks:
         """The schema's policies by the names that encoded rows give the columns."""
 
     def checked(self, columns: Mapping[str, pa.Array], account: Account) -> dict[str, pa.Array]:
-        """Return the columns of some rows with every invalid value mended; rows to be dropped stand in the account.
+        """Return the columns of some rows with every invalid value corrected; the account notes the rows to be dropped.
 
         Raises:
             DataError: under a policy that stops, as is the rule: a null, an id outside its table, a list longer than
@@ -82,7 +82,7 @@ def encoded_bounds(feature: Feature, contract: FeatureContract) -> tuple[float, 
 
 def _in_range(array: pa.Array, name: str, bounds: tuple[float, float], expected: str, account: Account) -> pa.Array:
     values, (low, high) = _numbers(array), bounds
-    # A NaN is neither below nor above anything, and it is the least and the greatest of what it stands among.
+    # One pass finds NaN as well: it is the minimum and maximum of any array with one, and no comparison with it holds.
     if len(values) == 0 or (low <= values.min() and values.max() <= high):
         return array
     finite = np.isfinite(values)

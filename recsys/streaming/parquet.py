@@ -86,7 +86,7 @@ def row_groups_of_split(
 ) -> tuple[RowGroup, ...]:
     """Return the row groups of a split's files that lie in the folder of one of the days (`day=2011-06-30`).
 
-    Footers are read by many threads and let go one by one: only the numbers of rows stay in memory.
+    Many threads read the footers, of which only the numbers of rows stay in memory.
 
     Raises:
         DataError: no rows, a footer that cannot be read, or a file that `check` refuses.
@@ -154,10 +154,8 @@ def read_row_group(
         # No memory map: a file cut short under a map kills the process instead of raising. One thread: the callers run
         # several row groups at once, and gather and build batches beside them.
         footer = None if fetched is None else fetched.footer
-        if without_notes and footer is None:
-            footer = pq.read_metadata(group.path)
         if without_notes:
-            footer = _without_notes(footer)
+            footer = _without_notes(footer or pq.read_metadata(group.path))
         if group.first is not None:
             part = OpenRowGroup(group.path, group.index, names, group.rows, metadata=footer, **reading)
             with closing(part):
@@ -193,7 +191,7 @@ def as_one_array(column: pa.ChunkedArray) -> pa.Array:
 def _read_with_missing_vectors(read: _Read, columns: Sequence[str]) -> pa.Table:
     """Read columns of which some hold vectors of fixed size with missing ones among them.
 
-    Arrow refuses those (25.0), though it writes them: that they are of fixed size stands only in what its writer noted
+    Arrow refuses those (25.0), though it writes them: their fixed size is known only from what its writer noted
     in the footer, so these columns are read as lists, by a footer in which the note cannot be found.
     """
     arrays = {}

@@ -1,4 +1,4 @@
-"""The columns of rows that nobody prepared, encoded as they are read; see `RawRows`."""
+"""The columns of rows that were not prepared, encoded as they are read; see `RawRows`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath

@@ -90,7 +90,7 @@ class OpenRowGroup:
         return pa.Table.from_batches(taken).select(self._columns) if taken else pa.table({})
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def _next(self, most_rows: int) -> pa.RecordBatch | None:
@@ -116,6 +116,7 @@ class PartReader:
             if part.first is not None:
                 self._todo.setdefault((part.path, part.index), deque()).append(part.first)
         self._open: dict[tuple[PurePath, int], OpenRowGroup] = {}
+        # Signals that a part is done, and the next one of its row group may begin.
         self._turn = threading.Condition()
 
     def read(self, part: RowGroup, columns: Sequence[str], **reading: Any) -> pa.Table:
@@ -126,6 +127,7 @@ class PartReader:
         """
         group, first = (part.path, part.index), part.first or 0
         todo = self._todo[group]
+        # The parts before it are all begun already, as the plan says, so this wait ends.
         with self._turn:
             self._turn.wait_for(lambda: todo[0] == first)
         try:
@@ -146,7 +148,7 @@ class PartReader:
                 self._turn.notify_all()
 
     def close(self) -> None:
-        """Let go of all files; no thread may still be reading."""
+        """Close all files; no thread may still be reading."""
         for group in list(self._open):
             self._close(group)
 

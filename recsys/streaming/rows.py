@@ -1,6 +1,6 @@
-"""The rows of one split, wherever they lie and whoever wrote them, as encoded columns, a row group at a time.
+"""The rows of one split, from any storage and any writer, as encoded columns, a row group at a time.
 
-There are two kinds. Encoded rows, as `recsys prepare` writes them, are checked and handed on without a copy. Raw rows,
+There are two kinds. Encoded rows, as `recsys prepare` writes them, are checked and passed on without a copy. Raw rows,
 as a user's own systems write them, are encoded as they are read, through the vocabularies of data that were prepared
 before. Both may lie in a local folder or behind a URI, and what the schema's policies did is counted for both.
 """
@@ -44,7 +44,7 @@ ReadRows: TypeAlias = Callable[[RowGroup], dict[str, pa.Array]]
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows that nobody prepared: Parquet files under the schema's own names, to be encoded while they are read.
+    """Rows that were not prepared: Parquet files under the schema's own names, to be encoded while they are read.
 
     Files lie in any folders below `where`. A folder named `column=value` gives its rows that column; `split=` and
     `day=` choose files, and a folder that names no split holds rows of every one.
@@ -79,7 +79,7 @@ class SplitRows:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was mended, dropped or unknown in the row groups read so far, each counted once; by a readable name."""
+        """What was corrected, dropped or unknown in the row groups read so far, each counted once; by name."""
         with self._lock:
             return dict(self._counts)
 
@@ -102,7 +102,7 @@ class SplitRows:
                 except (OSError, pa.ArrowException) as error:
                     raise DataError(
                         f"{group}: cannot be fetched from {self._folder.shown} ({error}). Check that the file still "
-                        "stands there and that the storage answers, and start again."
+                        "exists and that the storage answers, and start again."
                     ) from error
                 return self._read(group, fetched)
 
@@ -125,6 +125,7 @@ class SplitRows:
 
     def _add(self, group: RowGroup, account: Account) -> None:
         with self._lock:
+            # Every epoch reads it again.
             if group in self._counted:
                 return
             self._counted.add(group)

@@ -50,7 +50,7 @@ class Folder:
         return [f"{folder}/{name}" for name in sorted(names, key=_natural)]
 
     def contents(self) -> dict[str, list[int]]:
-        """Return what tells whether a file changed: bytes, and nanoseconds of its last change, by relative path.
+        """Return what shows that a file changed: its bytes and the nanoseconds of its last change, by relative path.
 
         Raises:
             DataError: the file system does not answer, or refuses.
