@@ -126,14 +126,13 @@ def inspect_parquet(path: Path, progress: Progress = silent) -> ParquetFacts:
         DataError: there is no Parquet file, none with rows, or a footer cannot be read; names the file.
     """
     folder, paths = _parquet_files(path)
-    files = []
+    files: list[FileFacts] = []
+    rows_of_schema: Counter[str] = Counter()
     with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="recsys-footers") as threads:
         for file in threads.map(partial(_file_facts, folder), paths):
             files.append(file)
+            rows_of_schema[file.schema] += sum(file.group_rows)
             progress("read footers", len(files), len(paths))
-    rows_of_schema: Counter[str] = Counter()
-    for file in files:
-        rows_of_schema[file.schema] += sum(file.group_rows)
     schema, rows = rows_of_schema.most_common(1)[0]
     if not rows:
         raise DataError(f"{path}: {len(files)} Parquet files, all without rows; expected at least one row.")
