@@ -1,4 +1,4 @@
-"""What stands in a folder of Parquet files, what the loader would do with it, and what to write otherwise."""
+"""What a folder of Parquet files holds, what the loader would do with it, and what to write otherwise."""
 
 import argparse
 import json

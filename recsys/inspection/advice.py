@@ -110,17 +110,15 @@ def plan_loading(
     )
 
 
-def read_sample(facts: ParquetFacts, most_rows: int = GROUP_ROWS) -> pa.Table:
+def read_sample(facts: ParquetFacts) -> pa.Table:
     """Read neighbouring row groups from the middle of the data, of the columns that the loader reads.
-
-    Args:
-        most_rows: that are read; of row groups that the loader reads in parts, three times as many.
 
     Raises:
         DataError: a row group cannot be decoded; names the file.
     """
     middle = facts.middle_group_rows
-    most_rows *= 3 if len(parts_of(middle)) > 1 else 1
+    # Three row groups of the advised size, where the question is whether to write one as several.
+    most_rows = GROUP_ROWS * (3 if len(parts_of(middle)) > 1 else 1)
     places = [(file.path, index) for file in facts.files for index, rows in enumerate(file.group_rows) if rows]
     count = min(len(places), _MOST_SAMPLED_GROUPS, -(-most_rows // middle))
     first = (len(places) - count) // 2
@@ -133,7 +131,7 @@ def read_sample(facts: ParquetFacts, most_rows: int = GROUP_ROWS) -> pa.Table:
                     if sum(map(len, batches)) >= most_rows:
                         return pa.Table.from_batches(batches).slice(0, most_rows).combine_chunks()
         except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{path}, row group {index}: damaged ({error}). Write the file again.") from error
+            raise DataError(f"{path}, row group {index}: cannot be decoded ({error}). Write the file again.") from error
     return pa.Table.from_batches(batches).combine_chunks()
 
 

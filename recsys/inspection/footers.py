@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -33,7 +33,7 @@ _MOST_FILES_WITH_COLUMNS = 200
 class FileFacts:
     """One Parquet file: the columns that its folders name, its row groups' sizes, and its own columns as text."""
 
-    path: PurePath
+    path: str
     bytes: int
     partitions: Mapping[str, str | None]
     group_rows: tuple[int, ...]
@@ -111,7 +111,7 @@ class ParquetFacts:
             "rows": self.rows,
             "files": len(self.files),
             "bytes": sum(file.bytes for file in self.files),
-            "other_files": [str(file.path) for file in self.other_files],
+            "other_files": [file.path for file in self.other_files],
             "partitions": {name: sorted(values) for name, values in partitions.items()},
             "row_groups": len(groups),
             "row_group_rows": {"least": min(groups), "middle": self.middle_group_rows, "most": max(groups)},
@@ -126,14 +126,13 @@ def inspect_parquet(path: Path, progress: Progress = silent) -> ParquetFacts:
         DataError: there is no Parquet file, none with rows, or a footer cannot be read; names the file.
     """
     folder, paths = _parquet_files(path)
-    files = []
+    files: list[FileFacts] = []
+    rows_of_schema: Counter[str] = Counter()
     with ThreadPoolExecutor(_FOOTER_THREADS, thread_name_prefix="recsys-footers") as threads:
         for file in threads.map(partial(_file_facts, folder), paths):
             files.append(file)
+            rows_of_schema[file.schema] += sum(file.group_rows)
             progress("read footers", len(files), len(paths))
-    rows_of_schema: Counter[str] = Counter()
-    for file in files:
-        rows_of_schema[file.schema] += sum(file.group_rows)
     schema, rows = rows_of_schema.most_common(1)[0]
     if not rows:
         raise DataError(f"{path}: {len(files)} Parquet files, all without rows; expected at least one row.")
@@ -148,15 +147,15 @@ def inspect_parquet(path: Path, progress: Progress = silent) -> ParquetFacts:
     return ParquetFacts(path, chosen, others, list(_columns(footers, names)), names)
 
 
-def _parquet_files(path: Path) -> tuple[Folder, Sequence[PurePath]]:
+def _parquet_files(path: Path) -> tuple[Folder, Sequence[str]]:
     if path.is_file():
-        return open_folder(path.parent), [path]
+        return open_folder(path.parent), [str(path)]
     if not path.is_dir():
         raise DataError(f"{path} does not exist; expected a Parquet file or a folder of them.")
     folder = open_folder(path)
     paths = folder.files("", ".parquet")
     if (path / CONTRACT_NAME).is_file():
-        paths = [file for file in paths if file.relative_to(path).parts[0] != VOCABULARY_FOLDER]
+        paths = [file for file in paths if Path(file).relative_to(path).parts[0] != VOCABULARY_FOLDER]
     if not paths:
         kinds = Counter(Path(name).suffix or Path(name).name for name in files_below(path))
         held = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3)) or "no file"
@@ -164,7 +163,7 @@ def _parquet_files(path: Path) -> tuple[Folder, Sequence[PurePath]]:
     return folder, paths
 
 
-def _file_facts(folder: Folder, path: PurePath) -> FileFacts:
+def _file_facts(folder: Folder, path: str) -> FileFacts:
     try:
         with pq.ParquetFile(path) as file:
             footer, schema = file.metadata, file.schema_arrow

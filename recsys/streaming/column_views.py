@@ -53,9 +53,21 @@ def view_of(array: pa.Array) -> ColumnView:
     >>> view_of(pa.array([[1, 2], [], [3]], type=pa.list_(pa.int32()))).lengths
     array([2, 0, 1], dtype=int32)
     """
-    if pa.types.is_list(array.type):
-        return ListView(_numbers(array.values), _numbers(array.offsets))
-    return _numbers(array)
+    return list_view(array) if pa.types.is_list(array.type) else number_view(array)
+
+
+def list_view(array: pa.ListArray) -> ListView:
+    """Return the view of an array of lists; see `view_of`."""
+    return ListView(number_view(array.values), number_view(array.offsets))
+
+
+def number_view(array: pa.Array) -> npt.NDArray[Any]:
+    """Return the view of an array of numbers, (rows,); see `view_of`."""
+    # By the buffer, as the first `to_numpy` of a process imports pandas, which takes a third of a second.
+    data = array.buffers()[1]
+    if data is None or len(array) == 0:
+        return np.empty(0, array.type.to_pandas_dtype())
+    return np.frombuffer(data, array.type.to_pandas_dtype(), len(array), array.offset * array.type.byte_width)
 
 
 def gathered(array: pa.Array, places: pa.Array) -> ColumnView:
@@ -69,24 +81,16 @@ def gathered(array: pa.Array, places: pa.Array) -> ColumnView:
         return view_of(pc.take(array, places, boundscheck=False))
     # As strings of bytes, for Arrow copies a string in one go but a list value by value, which takes twice as long.
     of_values = array.type.value_type
-    ends = (_numbers(array.offsets) + np.int64(array.values.offset)) * of_values.byte_width
+    ends = (number_view(array.offsets) + np.int64(array.values.offset)) * of_values.byte_width
     strings = pa.Array.from_buffers(
         pa.large_binary(), len(array), [None, pa.py_buffer(ends), array.values.buffers()[1]]
     )
     taken = pc.take(strings, places, boundscheck=False)
     ends = np.frombuffer(taken.buffers()[1], np.int64, len(taken) + 1)
     values = pa.Array.from_buffers(of_values, int(ends[-1]) // of_values.byte_width, [None, taken.buffers()[2]])
-    return ListView(_numbers(values), (ends // of_values.byte_width).astype(np.int32))
+    return ListView(number_view(values), (ends // of_values.byte_width).astype(np.int32))
 
 
 def numbers(columns: Mapping[str, ColumnView], name: str) -> npt.NDArray[Any]:
     """Return a column that has one number per row; which ones do was settled by the footers."""
     return cast(npt.NDArray[Any], columns[name])
-
-
-def _numbers(array: pa.Array) -> npt.NDArray[Any]:
-    # By the buffer, as the first `to_numpy` of a process imports pandas, which takes a third of a second.
-    data = array.buffers()[1]
-    if data is None or len(array) == 0:
-        return np.empty(0, array.type.to_pandas_dtype())
-    return np.frombuffer(data, array.type.to_pandas_dtype(), len(array), array.offset * array.type.byte_width)

@@ -55,7 +55,7 @@ class BatchStream:
 
     Args:
         encoded: a folder as `recsys prepare` makes it, its URI ("s3://bucket/clicks/rows"), or raw rows.
-        contract: the one that stands in that folder; for raw rows, that of the data whose vocabularies encode them.
+        contract: the one in that folder; for raw rows, that of the data whose vocabularies encode them.
         seed: 0 or more.
         shuffle: False keeps the order of the files, which is the order of the days.
         shuffle_buffer_rows: most rows that are permuted together; a row group with more is permuted alone.
@@ -120,7 +120,7 @@ class BatchStream:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What the schema's policies mended or dropped in the row groups read so far, each counted once; by name.
+        """What the schema's policies corrected or dropped in the row groups read so far, each counted once; by name.
 
         Rows that were dropped are missing from their batch; `num_rows` counts them, as footers do.
         """
@@ -223,7 +223,7 @@ class BatchStream:
             reader = PoolReader(read, executor, rows_ahead(*self._bounds, self._decode_threads))
             with closing(reader.pools(stream)) as pools:
                 parts = in_batches(pools, sizes)
-                # By `map`, which holds no rows of a pool that should be freed while the next one is made.
+                # By `map`, not a generator, whose variables would keep a pool while the next one is made.
                 if self._rows.may_drop:
                     parts = map(without_dropped, parts)
                 for batch in map(self._collator.batch, parts):
@@ -240,16 +240,10 @@ class BatchStream:
 def _require_settings(
     batch_size: int, seed: int, shuffle_buffer_rows: int, decode_threads: int, rank: int, world_size: int
 ) -> None:
-    least = {
-        "batch_size": (batch_size, 1),
-        "seed": (seed, 0),
-        "shuffle_buffer_rows": (shuffle_buffer_rows, 1),
-        "decode_threads": (decode_threads, 0),
-        "world_size": (world_size, 1),
-        "rank": (rank, 0),
-    }
-    for name, (value, smallest) in least.items():
-        if value < smallest:
+    positive = {"batch_size": batch_size, "shuffle_buffer_rows": shuffle_buffer_rows, "world_size": world_size}
+    others = {"seed": seed, "decode_threads": decode_threads, "rank": rank}
+    for name, value in (positive | others).items():
+        if value < (smallest := int(name in positive)):
             raise UsageError(f"{name} is {value}; expected {smallest} or more.")
     if rank >= world_size:
         raise UsageError(f"rank is {rank} of {world_size} processes; expected 0 to {world_size - 1}.")

@@ -7,8 +7,9 @@ come out in one piece per column. Only a huge one is read in parts, each of whic
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -81,11 +82,11 @@ def encoded_columns(contract: FeatureContract, extras: Sequence[str]) -> dict[st
 
 
 def row_groups_of_split(
-    folder: Folder, split: str, paths: Sequence[PurePath], days: Collection[str], check: SchemaCheck
+    folder: Folder, split: str, paths: Sequence[str], days: Collection[str], check: SchemaCheck
 ) -> tuple[RowGroup, ...]:
     """Return the row groups of a split's files that lie in the folder of one of the days (`day=2011-06-30`).
 
-    Footers are read by many threads and let go one by one: only the numbers of rows stay in memory.
+    Many threads read the footers, of which only the numbers of rows stay in memory.
 
     Raises:
         DataError: no rows, a footer that cannot be read, or a file that `check` refuses.
@@ -153,13 +154,12 @@ def read_row_group(
         # No memory map: a file cut short under a map kills the process instead of raising. One thread: the callers run
         # several row groups at once, and gather and build batches beside them.
         footer = None if fetched is None else fetched.footer
-        if without_notes and footer is None:
-            footer = pq.read_metadata(group.path)
         if without_notes:
-            footer = _without_notes(footer)
+            footer = _without_notes(footer or pq.read_metadata(group.path))
         if group.first is not None:
-            with OpenRowGroup(group.path, group.index, names, group.rows, metadata=footer, **reading) as opened:
-                return opened.rows(group.first, group.rows)
+            part = OpenRowGroup(group.path, group.index, names, group.rows, metadata=footer, **reading)
+            with closing(part):
+                return part.rows(group.first, group.rows)
         with pq.ParquetFile(group.path if fetched is None else fetched.file, metadata=footer, **reading) as file:
             return file.read_row_group(group.index, columns=list(names), use_threads=False)
 
@@ -191,7 +191,7 @@ def as_one_array(column: pa.ChunkedArray) -> pa.Array:
 def _read_with_missing_vectors(read: _Read, columns: Sequence[str]) -> pa.Table:
     """Read columns of which some hold vectors of fixed size with missing ones among them.
 
-    Arrow refuses those (25.0), though it writes them: that they are of fixed size stands only in what its writer noted
+    Arrow refuses those (25.0), though it writes them: their fixed size is known only from what its writer noted
     in the footer, so these columns are read as lists, by a footer in which the note cannot be found.
     """
     arrays = {}
@@ -222,13 +222,13 @@ class _FooterReader:
         self._folders: dict[PurePath, PurePath] = {}
         self._checked: list[tuple[pq.ParquetSchema, tuple[object, ...]]] = []
 
-    def row_groups(self, paths: Sequence[PurePath]) -> list[RowGroup]:
-        return [group for path in paths for group in self._row_groups_of(path)]
+    def row_groups(self, paths: Sequence[str]) -> list[RowGroup]:
+        return [group for path in paths for group in self._row_groups_of(type(self._folder.root)(path))]
 
     def _row_groups_of(self, path: PurePath) -> list[RowGroup]:
         try:
             # By the path where there is one: on a local disk that costs a third less than an open file.
-            with pq.ParquetFile(path) if isinstance(path, Path) else pq.ParquetFile(self._folder.open(path)) as file:
+            with pq.ParquetFile(path if self._folder.is_local else self._folder.open(path)) as file:
                 footer = file.metadata
                 # What Arrow's writer noted beside the columns tells a vector of fixed size from a list.
                 noted = ((footer.metadata or {}).get(_ARROW_NOTES, b""), *self._folder.partitions(path))

@@ -1,7 +1,7 @@
-"""Work done ahead of its consumer, in bounded measure: decoding row groups, shuffling pools, building batches.
+"""Work done a bounded way ahead of its consumer: decoding row groups, shuffling pools, building batches.
 
-Nothing here waits on a full queue: a consumer that takes a result asks for one more, so work that nobody takes stops
-by itself, and a closed generator leaves no thread behind.
+Nothing here waits on a full queue: the consumer starts one more piece of work with each result that it receives. So
+the work stops when the consumer does, and a closed generator leaves no thread behind.
 """
 
 from collections import deque
@@ -46,7 +46,7 @@ class Rows:
 
 
 class PoolReader:
-    """Decodes the pools of a stream ahead of need and hands them over one by one, shuffled.
+    """Decodes and shuffles the pools of a stream ahead of need, and yields them one by one.
 
     Args:
         read: decodes one row group into arrays without nulls, by column.
@@ -63,38 +63,39 @@ class PoolReader:
 
     def pools(self, stream: Sequence[PoolSlice]) -> Generator[Rows, None, None]:
         """Yield the stream's pools in order. A pool is freed when the next one is asked for."""
-        todo = deque(one for part in stream for one in part.pool.slices)
+        todo = deque(group_slice for pool_slice in stream for group_slice in pool_slice.pool.slices)
         begun: deque[tuple[int, Future[dict[str, pa.Array]]]] = deque()
         rows_begun = 0
 
         def begin(rows_elsewhere: int, required: bool) -> None:
             nonlocal rows_begun
             while todo and ((required and not begun) or rows_begun + todo[0].group.rows <= self._rows_ahead):
-                part = todo.popleft()
-                # A row group is decoded whole, even where a rank takes only a part of it.
-                begun.append((part.group.rows, self._executor.submit(self._decode, part)))
-                rows_begun += part.group.rows
+                group_slice = todo.popleft()
+                # A row group is decoded whole, even where a rank gets only a slice of it.
+                begun.append((group_slice.group.rows, self._executor.submit(self._decode, group_slice)))
+                rows_begun += group_slice.group.rows
             self.peak_rows = max(self.peak_rows, rows_begun + rows_elsewhere)
 
-        for part in stream:
+        for pool_slice in stream:
             sources, source_rows = [], 0
-            for _ in part.pool.slices:
+            for _ in pool_slice.pool.slices:
                 begin(0, required=True)
                 rows, decoded = begun.popleft()
                 sources.append(decoded.result())
                 source_rows += rows
+            # Deleted, here and below, so that the arrays are freed before more rows are decoded.
             del decoded
-            columns = self._shuffled(sources, part.pool.order())
+            columns = self._shuffled(sources, pool_slice.pool.order())
             rows_begun -= source_rows
-            begin(part.pool.rows, required=False)
-            yield Rows(columns, part.start, part.stop)
+            begin(pool_slice.pool.rows, required=False)
+            yield Rows(columns, pool_slice.start, pool_slice.stop)
             del columns
 
-    def _decode(self, part: GroupSlice) -> dict[str, pa.Array]:
-        arrays = self._read(part.group)
-        if part.stop - part.start == part.group.rows:
+    def _decode(self, rows: GroupSlice) -> dict[str, pa.Array]:
+        arrays = self._read(rows.group)
+        if rows.stop - rows.start == rows.group.rows:
             return arrays
-        return {name: array.slice(part.start, part.stop - part.start) for name, array in arrays.items()}
+        return {name: array.slice(rows.start, rows.stop - rows.start) for name, array in arrays.items()}
 
     def _shuffled(
         self, sources: list[dict[str, pa.Array]], order: npt.NDArray[np.int64] | None
@@ -105,7 +106,7 @@ class PoolReader:
         places = pa.array(order.astype(np.uint32))
 
         def column(name: str) -> ColumnView:
-            # Each source column is let go as soon as it is copied: a pool is never in memory twice.
+            # Each source column is freed as soon as it is copied: a pool is never in memory twice.
             arrays = [source.pop(name) for source in sources]
             joined = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
             del arrays
@@ -116,9 +117,9 @@ class PoolReader:
 
 
 def in_batches(pools: Iterator[Rows], sizes: Sequence[int]) -> Iterator[list[Rows]]:
-    """Cut the pools' rows into runs of the given sizes, which must sum to at most their rows.
+    """Cut the pools' rows into batches of the given sizes, which must sum to at most their rows.
 
-    What is left of a pool is carried into the next run; of a large pool only that rest stays in memory.
+    What is left of a pool goes into the next batch; of a large pool only that rest stays in memory.
     """
     rest = None
     for size in sizes:
@@ -172,7 +173,7 @@ def prefetched(items: Generator[_Item, None, None], depth: int) -> Generator[_It
             pending.append(executor.submit(next, items, _END))
             yield cast(_Item, item)
     finally:
-        # First wait for the step under way: a generator cannot be closed while it runs.
+        # First wait for the item under way: a generator cannot be closed while it runs.
         executor.shutdown(wait=True, cancel_futures=True)
         items.close()
 

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -91,16 +90,8 @@ class OpenRowGroup:
         return pa.Table.from_batches(taken).select(self._columns) if taken else pa.table({})
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> "OpenRowGroup":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _next(self, most_rows: int) -> pa.RecordBatch | None:
         batch = self._rest if self._rest is not None else next(self._batches, None)
@@ -125,6 +116,7 @@ class PartReader:
             if part.first is not None:
                 self._todo.setdefault((part.path, part.index), deque()).append(part.first)
         self._open: dict[tuple[PurePath, int], OpenRowGroup] = {}
+        # Signals that a part is done, and the next one of its row group may begin.
         self._turn = threading.Condition()
 
     def read(self, part: RowGroup, columns: Sequence[str], **reading: Any) -> pa.Table:
@@ -135,6 +127,7 @@ class PartReader:
         """
         group, first = (part.path, part.index), part.first or 0
         todo = self._todo[group]
+        # The parts before it are all begun already, as the plan says, so this wait ends.
         with self._turn:
             self._turn.wait_for(lambda: todo[0] == first)
         try:
@@ -155,7 +148,7 @@ class PartReader:
                 self._turn.notify_all()
 
     def close(self) -> None:
-        """Let go of all files; no thread may still be reading."""
+        """Close all files; no thread may still be reading."""
         for group in list(self._open):
             self._close(group)
 

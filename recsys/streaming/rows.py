@@ -1,6 +1,6 @@
-"""The rows of one split, wherever they lie and whoever wrote them, as encoded columns, a row group at a time.
+"""The rows of one split, from any storage and any writer, as encoded columns, a row group at a time.
 
-There are two kinds. Encoded rows, as `recsys prepare` writes them, are checked and handed on without a copy. Raw rows,
+There are two kinds. Encoded rows, as `recsys prepare` writes them, are checked and passed on without a copy. Raw rows,
 as a user's own systems write them, are encoded as they are read, through the vocabularies of data that were prepared
 before. Both may lie in a local folder or behind a URI, and what the schema's policies did is counted for both.
 """
@@ -44,7 +44,7 @@ ReadRows: TypeAlias = Callable[[RowGroup], dict[str, pa.Array]]
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows that nobody prepared: Parquet files under the schema's own names, to be encoded while they are read.
+    """Rows that were not prepared: Parquet files under the schema's own names, to be encoded while they are read.
 
     Files lie in any folders below `where`. A folder named `column=value` gives its rows that column; `split=` and
     `day=` choose files, and a folder that names no split holds rows of every one.
@@ -79,7 +79,7 @@ class SplitRows:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was mended, dropped or unknown in the row groups read so far, each counted once; by a readable name."""
+        """What was corrected, dropped or unknown in the row groups read so far, each counted once; by name."""
         with self._lock:
             return dict(self._counts)
 
@@ -102,7 +102,7 @@ class SplitRows:
                 except (OSError, pa.ArrowException) as error:
                     raise DataError(
                         f"{group}: cannot be fetched from {self._folder.shown} ({error}). Check that the file still "
-                        "stands there and that the storage answers, and start again."
+                        "exists and that the storage answers, and start again."
                     ) from error
                 return self._read(group, fetched)
 
@@ -125,6 +125,7 @@ class SplitRows:
 
     def _add(self, group: RowGroup, account: Account) -> None:
         with self._lock:
+            # Every epoch reads it again.
             if group in self._counted:
                 return
             self._counted.add(group)
@@ -175,7 +176,7 @@ class _EncodedColumns:
         self._checks = ValueChecks(contract)
         self.invalid = self._checks.invalid
 
-    def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
+    def paths(self, folder: Folder, split: str) -> Sequence[str]:
         return folder.files(f"split={split}", ".parquet")
 
     def check(self, path: PurePath, found: pa.Schema) -> None:
@@ -192,29 +193,17 @@ class _EncodedColumns:
 
 
 class _RowFormat(Protocol):
-    """What one kind of rows has on disk, and how it becomes encoded columns."""
+    """What one kind of rows has on disk, and how it becomes encoded columns; `RawColumns` says what each member is."""
 
     @property
-    def invalid(self) -> Mapping[str, Policy]:
-        """The schema's policies by the names that these rows give the columns."""
-        ...
+    def invalid(self) -> Mapping[str, Policy]: ...
 
-    def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
-        """The split's files."""
-        ...
+    def paths(self, folder: Folder, split: str) -> Sequence[str]: ...
 
-    def check(self, path: PurePath, found: pa.Schema) -> None:
-        """Raise DataError where a file lacks a column or has one of a type that cannot be read."""
-        ...
+    def check(self, path: PurePath, found: pa.Schema) -> None: ...
 
-    def names(self, path: PurePath) -> Sequence[str]:
-        """The columns to decode of a file."""
-        ...
+    def names(self, path: PurePath) -> Sequence[str]: ...
 
-    def as_dictionaries(self, path: PurePath) -> Sequence[str]:
-        """The leaves of text that are decoded as dictionaries."""
-        ...
+    def as_dictionaries(self, path: PurePath) -> Sequence[str]: ...
 
-    def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]:
-        """The columns of a batch, without nulls and checked."""
-        ...
+    def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]: ...

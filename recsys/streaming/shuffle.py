@@ -184,7 +184,8 @@ class EpochOrder:
         return streams
 
     def _sequence(self, epoch: int) -> list[GroupSlice]:
-        # The parts of a huge row group stay together in their order, in which alone they can be read.
+        # A whole row group, or the first part of a huge one, begins a run: the parts of a row group stay together in
+        # their order, in which alone they can be read.
         firsts = [place for place, group in enumerate(self.groups) if not group.first]
         runs = list(pairwise([*firsts, len(self.groups)]))
         places: Iterable[int] = range(len(runs))
@@ -228,6 +229,7 @@ def count_batches(rows: int, world_size: int, batch_size: int) -> int:
             "processes, or more data."
         )
     full, left = divmod(rows, world_size * batch_size)
+    # One step more only if each rank gets a row of it: a rank without one would leave the others waiting for ever.
     return full + (left >= world_size)
 
 

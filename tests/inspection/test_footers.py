@@ -98,7 +98,7 @@ def test_files_with_other_columns_are_left_aside_and_named(tmp_path: Path):
     other = written(tmp_path / "c.parquet", {"id": [1.0, 2.0]})
     found = inspect_parquet(tmp_path)
     assert found.rows == 4
-    assert [file.path for file in found.other_files] == [other]
+    assert [file.path for file in found.other_files] == [str(other)]
 
 
 def test_hidden_files_are_no_rows(tmp_path: Path):
