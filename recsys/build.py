@@ -59,7 +59,7 @@ from recsys.sharding.wrap import TableOptimizer
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 from recsys.training.modes import learning_halves
 from recsys.training.optimizer import DenseOptimizer
-from recsys.training.stages import Stage
+from recsys.training.stages import TrainingStage
 
 _JOINS: Mapping[str, type[Join]] = {"concat": ConcatJoin, "sum": SumJoin, "product": ProductJoin, "gate": GateJoin}
 _SEEDS_PER_RANKER = 3
@@ -213,7 +213,7 @@ def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) ->
     )
 
 
-def build_stages(mode: TrainingModeConfig, batches_per_epoch: int, max_steps: int) -> tuple[Stage, ...]:
+def build_stages(mode: TrainingModeConfig, batches_per_epoch: int, max_steps: int) -> tuple[TrainingStage, ...]:
     """Return the stages of a training mode, epochs turned into steps.
 
     Raises:
@@ -224,7 +224,7 @@ def build_stages(mode: TrainingModeConfig, batches_per_epoch: int, max_steps: in
         steps = None if end is None else end.steps
         if end is not None and end.epochs is not None:
             steps = max(1, round(end.epochs * batches_per_epoch))
-        stages.append(Stage(name, steps, None if end is None else end.patience))
+        stages.append(TrainingStage(name, steps, None if end is None else end.patience))
     used = sum(stage.steps or 0 for stage in stages)
     if used >= max_steps:
         raise UsageError(

@@ -20,6 +20,7 @@ from recsys.datasets.online_retail.files import transaction_times
 from recsys.errors import UsageError
 from recsys.evaluation.predictions import Predictions, load_predictions
 from recsys.files import ensure_writable, fingerprint_of, write_text_atomically
+from recsys.locks import held_lock
 from recsys.progress import Progress
 from recsys.run import prepare, pretrain, train
 from recsys.run.folder import CHECKPOINTS, DAILY, PREDICTIONS, RunIdentity, load_result, read_record
@@ -27,7 +28,6 @@ from recsys.run.result_keys import code_of, rows_of, settings_of
 from recsys.run.serving import MODEL
 from recsys.run.streams import RANKING_TEST, TEST, TRAIN, VALIDATION
 from recsys.scheduling.promotion import Champion, ChampionFile, Decision, Difference, decide
-from recsys.scheduling.stage import held_lock
 from recsys.scheduling.window import Readiness, Window, complete_days, readiness, window_before
 
 _LEVEL = 0.05

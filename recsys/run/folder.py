@@ -68,13 +68,13 @@ class RunResult:
     Attributes:
         metrics: final scores under their tracked names.
         scores: every final score as "<metric>/<segment>", "all" being every row.
-        frozen_proof: per frozen part, that it stood still; {} where nothing was frozen.
+        frozen_proof: per frozen part, that it is unchanged; {} where nothing was frozen.
         train_seconds: of all parts of a run that was stopped and resumed.
         learning_parameters: numbers that some optimizer steps, tables included.
         cost: of its training, as `recsys.monitoring.cost.Cost`.
         baselines: the baselines' scores on the same rows, by name, as `scores`.
-        optimizers: for each stage that this process trained, who stepped what: "stage", "mode", "rows" (cells as
-            `recsys.training.contract.SUMMARY_HEADER` heads them) and "shared", sentences on shared parameters.
+        optimizers: for each stage that this process trained, which optimizer steps what: "stage", "mode", "rows" (cells
+            under `optimizer_contract.SUMMARY_HEADER`) and "shared", sentences on shared parameters.
         record: what a study checks its pairs by, as `recsys.ablation.pairing.RunRecord`.
     """
 

@@ -105,7 +105,7 @@ def _rates(mode: TrainingModeConfig) -> list[str]:
 
 
 def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, float]:
-    """Name one report's numbers; a part that stands still has rate and gradient norm 0, so that all charts line up.
+    """Name one report's numbers; a frozen part has rate and gradient norm 0, so that all charts line up.
 
     Args:
         rates: of the parts that there are, as `RankerOptimizers.learning_rates` names them.

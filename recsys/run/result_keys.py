@@ -70,6 +70,8 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 LIBRARIES_WITHOUT_EFFECT: Mapping[str, str] = {
     "fsspec": "carries bytes",
     "mlflow": "holds what is served",
+    "pydantic": "checks settings",
+    "pydantic_core": "checks settings",
     "safetensors": "carries bytes",
     "threadpoolctl": "the last digits alone",
     "yaml": "carries settings",

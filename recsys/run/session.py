@@ -102,7 +102,7 @@ class Session:
         stages = self._assembly.stages
         stages.go_to(saved.facts["stages"])  # first, since it says which optimizer state there is
         held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
-        state = snapshot.give_back(held, self._wrapped, self._assembly.optimizers, self._stream, self._best)
+        state = snapshot.load_state_dict(held, self._wrapped, self._assembly.optimizers, self._stream, self._best)
         stages.confirm()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
         self._watched.seen = saved.facts["first_batches"]
@@ -154,7 +154,7 @@ class Session:
         return self._meter.read()
 
     def finish(self, tracked: TrackedRun, cost: Cost, progress: Progress) -> RunResult:
-        """Prove that what was frozen stood still, measure the best weights, and write the result."""
+        """Prove that what was frozen is unchanged, measure the best weights, and write the result."""
         proof = restore_proven(tracked, lambda: self._assembly.stages.record(self._state.step), self._best)
         config, encoded, folder = self._config, self._encoded, self._identity.folder
         stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
@@ -228,7 +228,9 @@ class Session:
         attach_calibration(tracked, self._identity.name, evaluation)
 
     def _save_checkpoint(self, state: LoopState) -> None:
-        held = snapshot.take(self._wrapped, self._assembly.optimizers, self._stream, self._best, state.to_document())
+        held = snapshot.state_dict(
+            self._wrapped, self._assembly.optimizers, self._stream, self._best, state.to_document()
+        )
         facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._assembly.stages.to_document()}
         facts |= {"spool": self._spool, "first_batches": self._watched.seen, "cost": self._meter.read().to_document()}
         folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints

@@ -15,7 +15,7 @@ from typing import Any
 
 from recsys.errors import BusyError, DataError, UsageError
 from recsys.files import write_text_atomically
-from recsys.scheduling.stage import held_lock
+from recsys.locks import held_lock
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -108,6 +109,24 @@ def stop_processes() -> None:
     """Leave the process group; a no-op where none stands."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def gathered(mine: Any) -> list[Any]:
+    """Return what every process passed, by rank; the own one alone where no group stands. Every process calls it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [mine]
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def any_process(is_so: bool, context: ProcessContext) -> bool:
+    """Return whether it is so in any process. Every process calls it."""
+    if context.world_size == 1:
+        return is_so
+    flag = torch.tensor(int(is_so))  # on the CPU: the host knows it, and the device need not be waited for
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
 
 
 def _keep_freed_memory() -> None:

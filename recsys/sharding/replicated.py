@@ -30,7 +30,7 @@ class ReplicatedTables(EmbeddingBagCollection):
         self.rule = rule
 
     def weight(self, table: str) -> nn.Parameter:
-        """Return one table."""
+        """Return one table, (rows, width)."""
         weight = self.embedding_bags[table].weight
         assert isinstance(weight, nn.Parameter)
         return weight

@@ -19,8 +19,8 @@ from recsys.features.policy import Policy
 from recsys.features.scaling import scaled
 from recsys.features.schema import Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW
+from recsys.streaming.column_views import ListView, view_of
 from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT
-from recsys.streaming.views import ListView, view_of
 
 # float32 keeps 24 bits: a bound that was scaled and rounded like the values may still differ in the last one.
 _ROUNDING = 2.0**-22

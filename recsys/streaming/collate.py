@@ -13,10 +13,10 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.batch import Batch
 from recsys.features.schema import FeatureSchema
+from recsys.streaming.column_views import ListView, numbers
 from recsys.streaming.memory import HostMemory
 from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT
 from recsys.streaming.pools import Rows
-from recsys.streaming.views import ListView, numbers
 
 
 class Collator:

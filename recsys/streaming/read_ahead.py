@@ -17,7 +17,8 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.streaming.parquet import Fetched, RowGroup
+from recsys.streaming.parquet import Fetched
+from recsys.streaming.row_groups import RowGroup
 from recsys.streaming.storage import Folder
 
 # Of rows whose bytes, about 100 each, wait to be decoded: a quarter of a second of decoding on two cores, which hides
@@ -35,7 +36,7 @@ ColumnsOf: TypeAlias = Callable[[PurePath], Sequence[str]]
 
 
 class ReadAhead:
-    """Fetches row groups in the order of a plan and hands each over when it is asked for; see `reading_ahead`."""
+    """Fetches row groups in the order of a plan, ahead of the calls of `get`; see `reading_ahead`."""
 
     def __init__(
         self, folder: Folder, columns: ColumnsOf, plan: Iterable[RowGroup], threads: ThreadPoolExecutor
@@ -48,7 +49,7 @@ class ReadAhead:
         self._footers: dict[PurePath, Future[pq.FileMetaData]] = {}
         self._begin_more()
 
-    def take(self, group: RowGroup) -> Fetched:
+    def get(self, group: RowGroup) -> Fetched:
         """Return a row group's bytes, waiting for them where they are still on their way.
 
         Raises:

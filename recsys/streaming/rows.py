@@ -2,7 +2,7 @@
 
 There are two kinds. Encoded rows, as `recsys prepare` writes them, are checked and handed on without a copy. Raw rows,
 as a user's own systems write them, are encoded as they are read, through the vocabularies of data that were prepared
-before. Both may lie in a local folder or behind a URI, and both keep account of what the schema's policies did.
+before. Both may lie in a local folder or behind a URI, and what the schema's policies did is counted for both.
 """
 
 import os
@@ -28,17 +28,15 @@ from recsys.streaming.checks import ValueChecks
 from recsys.streaming.dropping import IS_DROPPED
 from recsys.streaming.parquet import (
     Fetched,
-    RowGroup,
     encoded_columns,
     layout_fingerprint,
-    part_of,
     read_row_group,
     require_columns,
     row_groups_of_split,
 )
-from recsys.streaming.parts import PartReader
 from recsys.streaming.raw_columns import RawColumns
 from recsys.streaming.read_ahead import reading_ahead
+from recsys.streaming.row_groups import PartReader, RowGroup
 from recsys.streaming.storage import Folder, open_folder
 
 ReadRows: TypeAlias = Callable[[RowGroup], dict[str, pa.Array]]
@@ -68,7 +66,7 @@ class SplitRows:
         layout: a fingerprint of files and row groups; a position means the same rows only under it.
     """
 
-    def __init__(self, columns: "_Columns", folder: Folder, split: str, days: Collection[str], schema: FeatureSchema):
+    def __init__(self, columns: "_RowFormat", folder: Folder, split: str, days: Collection[str], schema: FeatureSchema):
         self._columns, self._folder = columns, folder
         self.groups = row_groups_of_split(folder, split, columns.paths(folder, split), days, columns.check)
         self.layout = layout_fingerprint(self.groups, folder.root)
@@ -93,15 +91,14 @@ class SplitRows:
             plan: the row groups in the order in which they will be asked for. Remote ones are fetched ahead in it.
         """
         if self._folder.is_local:
-            parts = PartReader(part for group in plan if (part := part_of(group)) is not None)
-            with closing(parts):
+            with closing(PartReader(plan)) as parts:
                 yield partial(self._read, parts=parts)
             return
         with reading_ahead(self._folder, self._columns.names, plan) as ahead:
 
             def read(group: RowGroup) -> dict[str, pa.Array]:
                 try:
-                    fetched = ahead.take(group)
+                    fetched = ahead.get(group)
                 except (OSError, pa.ArrowException) as error:
                     raise DataError(
                         f"{group}: cannot be fetched from {self._folder.shown} ({error}). Check that the file still "
@@ -162,14 +159,14 @@ def open_rows(
     """
     if isinstance(rows, RawRows):
         folder = open_folder(rows.where)
-        columns: _Columns = RawColumns(contract, rows.vocabularies, extras, folder)
+        columns: _RowFormat = RawColumns(contract, rows.vocabularies, extras, folder)
     else:
         folder = open_folder(rows)
-        columns = EncodedColumns(contract, extras)
+        columns = _EncodedColumns(contract, extras)
     return SplitRows(columns, folder, split, days, contract.schema)
 
 
-class EncodedColumns:
+class _EncodedColumns:
     """Rows as `recsys prepare` writes them."""
 
     def __init__(self, contract: FeatureContract, extras: Sequence[str]) -> None:
@@ -179,27 +176,22 @@ class EncodedColumns:
         self.invalid = self._checks.invalid
 
     def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
-        """See `_Columns`."""
         return folder.files(f"split={split}", ".parquet")
 
     def check(self, path: PurePath, found: pa.Schema) -> None:
-        """See `_Columns`."""
         require_columns(path, found, self._types)
 
     def names(self, path: PurePath) -> Sequence[str]:
-        """See `_Columns`."""
         return self._names
 
     def as_dictionaries(self, path: PurePath) -> Sequence[str]:
-        """See `_Columns`."""
         return ()
 
     def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]:
-        """See `_Columns`."""
         return self._checks.checked(columns, account)
 
 
-class _Columns(Protocol):
+class _RowFormat(Protocol):
     """What one kind of rows has on disk, and how it becomes encoded columns."""
 
     @property

@@ -17,6 +17,7 @@ from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
 from recsys.files import ensure_writable, write_text_atomically, writing
+from recsys.locks import held_lock
 from recsys.progress import Progress
 from recsys.run import prepare
 from recsys.run.assemble import with_ranker_budget
@@ -25,7 +26,6 @@ from recsys.run.fitted_baselines import shortfall
 from recsys.run.record import CUTOFF, FOLLOWED, STUDY, open_store, study_params
 from recsys.run.session import RANKING_EXTRAS
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_stream, started
-from recsys.scheduling.stage import held_lock
 from recsys.sharding.processes import device_kind
 from recsys.study.evidence_of_arms import Origin, gather
 from recsys.study.execute import check_pairs, finish_arms

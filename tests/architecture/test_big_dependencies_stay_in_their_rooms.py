@@ -16,6 +16,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pyarrow": (
         "recsys.datasets",
         "recsys.streaming",
+        "recsys.inspection",
         "recsys.evaluation",
         "recsys.features.vocabulary",
         "recsys.features.raw",
@@ -28,6 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.artifacts.scorer",
         "recsys.artifacts.scoring",
     ),
+    "filelock": ("recsys.locks",),
     "fsspec": ("recsys.streaming.storage",),
     "pandas": (
         "recsys.datasets",
@@ -52,7 +54,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "fbgemm_gpu": ("recsys.sharding",),
     "matplotlib": ("recsys.tracking", "recsys.ablation"),
     "rich": ("pipelines",),
-    "pydantic": ("recsys.config",),
+    "pydantic": (
+        "recsys.config",
+        "recsys.features.declaration",
+        "recsys.features.schema",
+        "recsys.datasets.declared_history",
+        "recsys.datasets.table_forms",
+        "recsys.datasets.table_layout",
+    ),
     "optuna": ("recsys.ablation.tuning",),
     # What a user hands over is read in one file, without tags and aliases; `tracking` edits MLflow's own descriptions.
     "yaml": ("recsys.features.plain_yaml", "recsys.tracking"),

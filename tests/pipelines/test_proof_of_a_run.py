@@ -46,7 +46,7 @@ def test_a_run_prints_and_keeps_who_steps_what_and_its_proof(
     client = mlflow.MlflowClient(open_store(compose_config(small_world)).uri)
     kept = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert {"optimizer_contract.md", "optimizer_contract.json", "frozen_proof.json"} <= kept
-    assert run.data.tags["frozen_proof"] == "stood still"
+    assert run.data.tags["frozen_proof"] == "unchanged"
     proof = json.loads(Path(client.download_artifacts(run.info.run_id, "frozen_proof.json")).read_text())
     (process,) = proof["embedding_tower"]["processes"]
     assert process["digest_before"] == process["digest_after"]
@@ -89,11 +89,11 @@ def test_a_frozen_tower_that_moved_fails_the_run_with_70_and_says_so_on_its_page
 
     assert main(["train", *small_world, *FROZEN, "training.seed=1"]) == 70
 
-    assert "The frozen part `embedding_tower` did not stand still: `embedding_tower." in capsys.readouterr().err
+    assert "The frozen part `embedding_tower` is not proven unchanged: `embedding_tower." in capsys.readouterr().err
     run = newest_run(small_world)
     assert run.info.status == "FAILED"
-    assert "did not stand still: `embedding_tower." in run.data.tags["end_reason"]
-    assert run.data.tags["frozen_proof"] == "did not stand still"
+    assert "is not proven unchanged: `embedding_tower." in run.data.tags["end_reason"]
+    assert run.data.tags["frozen_proof"] == "changed"
     (folder,) = folders(small_world) - before
     assert not (folder / "result.json").exists()
 
@@ -120,7 +120,7 @@ def test_a_resumed_run_whose_checkpoint_holds_another_tower_ends_with_70_before_
     assert main(["train", "--resume", str(folder), *small_world]) == 70
 
     captured = capsys.readouterr()
-    assert "`embedding_tower.user_side.0.0.weight` moved" in captured.err
+    assert "`embedding_tower.user_side.0.0.weight` changed" in captured.err
 
 
 def test_a_parameter_that_no_optimizer_steps_ends_the_run_with_70_before_its_first_step(

@@ -51,7 +51,7 @@ def test_a_staged_run_follows_its_stages_and_keeps_the_contract_and_the_proof_of
         "embedding_tower.user_side": (3, 5),
         "embedding_tower.item_side": (3, 5),
     }
-    assert all(each["stood_still"] for each in proof.values())
+    assert all(each["is_unchanged"] for each in proof.values())
 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import BusyError, DataError, UsageError
+from recsys.locks import held_lock
 from recsys.scheduling.promotion import ChampionFile, Difference, decide
-from recsys.scheduling.stage import held_lock
 
 BETTER = Difference(0.004, 0.001, 0.007)
 UNDEFINED = Difference(math.nan, math.nan, math.nan)

@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import DataError
-from recsys.streaming import inspection as module
-from recsys.streaming import parquet, plan
-from recsys.streaming.inspection import Column, Inspection, inspect_parquet, text_of
-from recsys.streaming.plan import plan_loading
+from recsys.inspection import footers as module
+from recsys.inspection.advice import plan_loading
+from recsys.inspection.footers import ColumnFacts, inspect_parquet
+from recsys.streaming import row_groups
 from tests.streaming.rows import open_stream, write_layout
 
 
@@ -22,8 +21,9 @@ def written(path: Path, columns: dict[str, Any], **options: Any) -> Path:
     return path
 
 
-def column_of(found: Inspection, path: str) -> Column:
-    return next(column for column in found.columns if column.path == path)
+def only_column(path: Path) -> ColumnFacts:
+    (column,) = inspect_parquet(path).columns
+    return column
 
 
 def test_rows_row_groups_and_partitions_are_counted_in_the_order_of_the_days(tmp_path: Path):
@@ -31,8 +31,9 @@ def test_rows_row_groups_and_partitions_are_counted_in_the_order_of_the_days(tmp
         written(tmp_path / "split=train" / f"day={day}" / "part.parquet", {"id": range(rows)}, row_group_size=2)
     found = inspect_parquet(tmp_path)
     assert (found.rows, len(found.files)) == (8, 2)
-    assert [group.rows for group in found.groups] == [2, 2, 1, 2, 1]
-    assert found.partitions == {"split": ("train",), "day": ("10", "9")}
+    assert found.group_rows == [2, 2, 1, 2, 1]
+    assert found.summary()["partitions"] == {"split": ["train"], "day": ["10", "9"]}
+    assert found.splits == {"train": [2, 2, 1, 2, 1]}
     assert found.middle_group_rows == 2
 
 
@@ -47,41 +48,32 @@ def test_links_are_followed_round_no_circle(tmp_path: Path):
     (tmp_path / "rows" / "day=1").symlink_to(elsewhere.parent)
     (tmp_path / "rows" / "circle").symlink_to(tmp_path / "rows")
     found = inspect_parquet(tmp_path / "rows")
-    assert (found.rows, found.partitions) == (2, {"day": ("1",)})
+    assert (found.rows, found.summary()["partitions"]) == (2, {"day": ["1"]})
 
 
-def test_a_column_is_told_over_all_row_groups(tmp_path: Path):
+def test_a_column_has_its_codec_and_its_bytes_over_all_row_groups(tmp_path: Path):
     values = pa.array([3, None, 7, 1, 1, None], pa.int32())
     path = written(tmp_path / "rows.parquet", {"id": values}, row_group_size=3, compression="gzip")
-    (column,) = inspect_parquet(path).columns
-    assert (column.nulls, column.minimum, column.maximum) == (2, 1, 7)
-    assert (column.physical, column.type, column.codec) == ("INT32", "int32", "GZIP")
-    # The first of two groups of the same size: 3, null, 7; the second: 1, 1, null.
-    assert column.dictionary_values == 1
+    column = only_column(path)
+    assert (column.type, column.codec) == ("int32", "GZIP")
     stored = sum(pq.read_metadata(path).row_group(i).column(0).total_compressed_size for i in range(2))
     assert column.bytes_per_row == stored / 6
 
 
-def test_row_groups_that_follow_each_other_in_a_column_are_seen(tmp_path: Path):
-    ids = {"sorted": [1, 1, 2, 3], "mixed": [1, 3, 2, 4], "constant": [5, 5, 5, 5]}
-    found = inspect_parquet(written(tmp_path / "rows.parquet", ids, row_group_size=2))
-    assert [column.path for column in found.columns if column.in_order] == ["sorted"]
-
-
-def test_what_a_footer_does_not_tell_is_not_made_up(tmp_path: Path):
-    path = written(tmp_path / "rows.parquet", {"id": [1, 2], "nan": [np.nan, np.nan]}, write_statistics=False)
-    assert {(column.nulls, column.minimum, column.maximum) for column in inspect_parquet(path).columns} == {
-        (None, None, None)
-    }
-    path = written(tmp_path / "rows.parquet", {"half": pa.array(np.array([-1, 2], np.float16))})
-    assert inspect_parquet(path).columns[0].minimum is None
-
-
-def test_a_row_group_without_values_does_not_hide_the_bounds_of_the_others(tmp_path: Path):
-    lists = pa.array([[], [], [4, 9], []], pa.list_(pa.int64()))
-    path = written(tmp_path / "rows.parquet", {"recent": lists}, row_group_size=2)
-    column = column_of(inspect_parquet(path), "recent.list.element")
-    assert (column.minimum, column.maximum, column.nulls) == (4, 9, 3)
+@pytest.mark.parametrize(
+    ("options", "encodings"),
+    [
+        ({}, ("RLE_DICTIONARY",)),
+        ({"use_dictionary": False}, ("PLAIN",)),
+        ({"use_dictionary": False, "column_encoding": {"id": "DELTA_BINARY_PACKED"}}, ("DELTA_BINARY_PACKED",)),
+    ],
+)
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_the_encoding_is_that_of_the_values(
+    tmp_path: Path, options: dict[str, Any], encodings: tuple[str, ...], version: str
+):
+    path = written(tmp_path / "rows.parquet", {"id": [1, None, 2]}, data_page_version=version, **options)
+    assert only_column(path).encodings == encodings
 
 
 def test_every_leaf_of_a_nested_column_has_its_own_type(tmp_path: Path):
@@ -109,25 +101,24 @@ def test_files_with_other_columns_are_left_aside_and_named(tmp_path: Path):
     assert [file.path for file in found.other_files] == [other]
 
 
-def test_vocabularies_and_hidden_files_are_no_rows_of_an_encoded_folder(tmp_path: Path):
+def test_hidden_files_are_no_rows(tmp_path: Path):
     write_layout(tmp_path, [[4]])
-    (tmp_path / "contract.json").write_text("{}")
-    for name in ("vocabulary/user_id.parquet", "_staging/rows.parquet", "split=train/.hidden.parquet"):
+    for name in ("_staging/rows.parquet", "split=train/.hidden.parquet"):
         written(tmp_path / name, {"id": range(100)})
     assert inspect_parquet(tmp_path).rows == 4
 
 
-def test_of_very_many_row_groups_all_are_counted_and_some_are_looked_into(
+def test_of_very_many_files_all_are_counted_and_the_columns_of_some_are_looked_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(module, "_MOST_FILES_WITH_STATISTICS", 3)
-    monkeypatch.setattr(module, "_MOST_GROUPS_WITH_STATISTICS", 4)
+    monkeypatch.setattr(module, "_MOST_FILES_WITH_COLUMNS", 3)
     for number in range(10):
-        written(tmp_path / f"part-{number}.parquet", {"id": [number, number]}, row_group_size=1)
+        codec = "none" if number % 4 == 0 else "zstd"
+        written(tmp_path / f"part-{number}.parquet", {"id": [number, number]}, row_group_size=1, compression=codec)
     found = inspect_parquet(tmp_path)
-    assert (found.rows, len(found.groups), found.groups_with_statistics) == (20, 20, 4)
-    # The first and the last are among them.
-    assert (found.columns[0].minimum, found.columns[0].maximum) == (0, 9)
+    assert (found.rows, len(found.group_rows)) == (20, 20)
+    # Those of the files 0, 4 and 8.
+    assert found.columns[0].codec == "UNCOMPRESSED"
 
 
 def test_a_damaged_footer_is_refused_with_its_file(tmp_path: Path):
@@ -152,38 +143,28 @@ def test_files_without_rows_are_refused(tmp_path: Path):
         inspect_parquet(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(-0.0, "0"), (1 / 3, "0.333333"), (b"\xff\x00", "0xff00"), ("x" * 30, "x" * 17 + "..."), (12, "12")],
-)
-def test_values_are_told_in_few_letters(value: Any, text: str):
-    assert text_of(value) == text
-
-
 @pytest.mark.parametrize("decode_threads", [0, 1, 3])
 @pytest.mark.parametrize("shuffle_buffer_rows", [4, 16])
 def test_the_plan_is_what_the_loader_does(tmp_path: Path, decode_threads: int, shuffle_buffer_rows: int):
     layout = [[10] * 20, [7] * 10]
     settings = {"batch_size": 4, "shuffle_buffer_rows": shuffle_buffer_rows, "decode_threads": decode_threads}
     stream = open_stream(write_layout(tmp_path, layout), **settings)
-    groups = [group.rows for group in inspect_parquet(tmp_path).groups]
-    planned = plan_loading(groups, **settings, decoded_bytes_per_row=100.0)
+    planned = plan_loading(inspect_parquet(tmp_path).splits["train"], **settings, bytes_per_row=100.0)
     assert (planned.rows, planned.batches, planned.most_rows) == (stream.num_rows, stream.num_batches, stream.most_rows)
     assert planned.most_bytes == 100 * stream.most_rows
     assert planned.groups_alone == (30 if shuffle_buffer_rows == 4 else 0)
 
 
 def test_a_huge_row_group_is_planned_in_parts_as_the_loader_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(parquet, "ROWS_OF_A_PART", 10)
-    monkeypatch.setattr(plan, "ROWS_OF_A_PART", 10)
+    monkeypatch.setattr(row_groups, "ROWS_OF_A_PART", 10)
     settings = {"batch_size": 4, "shuffle_buffer_rows": 9, "decode_threads": 2}
     stream = open_stream(write_layout(tmp_path, [[7, 95]]), **settings)
-    planned = plan_loading([7, 95], **settings, decoded_bytes_per_row=1.0)
+    planned = plan_loading([7, 95], **settings, bytes_per_row=1.0)
     assert (planned.most_rows, planned.batches) == (stream.most_rows, stream.num_batches)
     # Nine parts of ten rows are larger than the buffer, the tenth of five is not.
     assert (planned.row_groups, planned.groups_in_parts, planned.groups_alone) == (2, 1, 9)
 
 
 def test_no_more_rows_are_planned_in_memory_than_there_are():
-    planned = plan_loading([5], batch_size=4, shuffle_buffer_rows=100, decode_threads=1, decoded_bytes_per_row=8.0)
+    planned = plan_loading([5], batch_size=4, shuffle_buffer_rows=100, decode_threads=1, bytes_per_row=8.0)
     assert (planned.most_rows, planned.most_bytes) == (5, 40)

@@ -11,17 +11,17 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv
 
 from recsys.errors import TrainingError
-from recsys.sharding.fused import dense_parameters
+from recsys.sharding.inventory import inventory_of
 from recsys.sharding.wrap import TableOptimizer, _collections_by_part, _plan, wrap_ranker
-from recsys.training.contract import (
+from recsys.training.modes import apply_training_mode
+from recsys.training.optimizer import DenseOptimizer, RankerOptimizers
+from recsys.training.optimizer_contract import (
     ParameterContract,
     contract_document,
     contract_summary,
     optimizer_contract,
     shared_parameters,
 )
-from recsys.training.modes import apply_training_mode
-from recsys.training.optimizer import DenseOptimizer, RankerOptimizers
 from tests.training.small_run import CONSTANT, PARTS, SmallRun, gated_ranker, small_run
 
 ROWWISE = TableOptimizer("rowwise_adagrad", 0.1)
@@ -119,7 +119,7 @@ def test_a_fused_table_without_an_optimizer_is_refused_because_its_kernel_learns
         sharders=[EmbeddingBagCollectionSharder()],
         init_data_parallel=False,
     )
-    optimizer = torch.optim.AdamW([p for p in dense_parameters(wrapped).values() if p.requires_grad])
+    optimizer = torch.optim.AdamW([p for p in inventory_of(wrapped).dense_parameters().values() if p.requires_grad])
     others = dict.fromkeys(("interaction_network", "head"), TableOptimizer("sgd", 0.1))
 
     with pytest.raises(

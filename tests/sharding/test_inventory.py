@@ -1,4 +1,4 @@
-"""Whole tables and their accumulators go into the kernels and come out again, under the plain module's names."""
+"""Whole tables and accumulators go into the kernels and come out again, under the plain module's names."""
 
 import copy
 
@@ -8,15 +8,13 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocati
 from torchrec.modules.embedding_configs import PoolingType
 
 from recsys.errors import DataError, UsageError
-from recsys.sharding.fused import (
-    dense_parameters,
-    fused_kernels,
+from recsys.sharding.inventory import inventory_of, take_inventory
+from recsys.sharding.whole_state import (
     load_table_optimizer_state,
     load_table_weights,
     load_whole_state,
     table_optimizer_state,
     table_weights,
-    tables,
     whole_state,
 )
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
@@ -69,7 +67,7 @@ def test_dense_parameters_are_those_that_are_no_table(context):
 
     expected = {f"{part}.linear.{kind}" for part in OPTIMIZERS for kind in ("weight", "bias")}
 
-    assert set(dense_parameters(wrapped)) == expected == set(dense_parameters(plain))
+    assert set(inventory_of(wrapped).dense_parameters()) == expected == set(inventory_of(plain).dense_parameters())
 
 
 def test_rowwise_adagrad_keeps_the_mean_square_of_each_rows_gradient(context):
@@ -102,14 +100,14 @@ def test_a_part_without_optimizer_has_no_accumulators_and_does_not_move(context)
 
     assert not [name for name in table_optimizer_state(wrapped) if name.startswith("embedding_tower")]
     assert torch.equal(table_weights(wrapped)[ITEMS], plain.state_dict()[ITEMS])
-    assert {rule.optimizer for name, rule in tables(wrapped).items() if "tower" in name} == {"exact_sgd"}
+    assert {rule.optimizer for name, rule in inventory_of(wrapped).tables.items() if "tower" in name} == {"exact_sgd"}
 
 
 def test_the_rate_of_a_kernel_holds_for_the_next_backward_pass(context):
     _, wrapped = wrapped_parts(context)
     before = table_weights(wrapped)
 
-    for kernel in fused_kernels(wrapped.module.embedding_tower):
+    for kernel in inventory_of(wrapped.module.embedding_tower).fused:
         kernel.set_learning_rate(0.0)
     loss_of(wrapped, keyed_ids(BAGS[0])).backward()
 
@@ -146,14 +144,13 @@ def test_an_id_outside_its_table_stops_the_run(context):
 
 def test_tables_of_which_a_cache_holds_other_rows_than_the_weights_are_refused_by_name(context):
     _, wrapped = wrapped_parts(context)
-    kernel = fused_kernels(wrapped)[0].module
+    kernel = inventory_of(wrapped).fused[0].module
     kernel.embedding_specs = [
         (*spec[:2], EmbeddingLocation.MANAGED_CACHING, *spec[3:]) for spec in kernel.embedding_specs
     ]
 
-    for reads in (fused_kernels, table_weights, table_optimizer_state):
-        with pytest.raises(UsageError, match="The tables item_rows, brand_rows lie behind a cache"):
-            reads(wrapped)
+    with pytest.raises(UsageError, match="The tables item_rows, brand_rows lie behind a cache"):
+        take_inventory(wrapped.module)
 
 
 def whole_state_in_two(context):

@@ -1,4 +1,4 @@
-"""Row groups too large to be decoded whole: decoded a part at a time, from files that stay open in between.
+"""Row groups, and the parts in which huge ones are decoded, from files that stay open in between.
 
 A page of Parquet is found only behind the pages before it, so the parts of a row group come in their order. What is in
 memory meanwhile is one page of each column and the part: neither the size of the row group nor of the file matters.
@@ -19,14 +19,46 @@ import pyarrow.parquet as pq
 _READ_BYTES = 1 << 17
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Rows [first, first + rows) of one row group of a file."""
+# Rows of which a few fit into memory whatever their columns, and enough that decoding them costs no more than whole.
+ROWS_OF_A_PART = 1 << 17
 
-    path: PurePath
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """One row group of one file, or a part of a huge one, with its number of rows.
+
+    Attributes:
+        folder, name: where the file lies. Apart, since a path of its own would be most of what a small file's row group
+            takes, and a hundred thousand of them are held for as long as the stream lives.
+        index: from 0 inside the file.
+        first: of a part: the row of the row group at which it begins.
+    """
+
+    folder: PurePath
+    name: str
     index: int
-    first: int
     rows: int
+    first: int | None = None
+
+    @property
+    def path(self) -> PurePath:
+        """The file."""
+        return self.folder / self.name
+
+    def __str__(self) -> str:
+        behind = f", rows from {self.first}" if self.first else ""
+        return f"{self.path}, row group {self.index}{behind}"
+
+
+def parts_of(rows: int) -> list[tuple[int | None, int]]:
+    """Return (first row, rows) of each part in which a local row group of so many rows is read; (None, rows) if whole.
+
+    >>> parts_of(300_000)
+    [(0, 131072), (131072, 131072), (262144, 37856)]
+    """
+    if rows <= 2 * ROWS_OF_A_PART:
+        return [(None, rows)]
+    return [(first, min(ROWS_OF_A_PART, rows - first)) for first in range(0, rows, ROWS_OF_A_PART)]
 
 
 class OpenRowGroup:
@@ -48,7 +80,7 @@ class OpenRowGroup:
         self.position = 0
         """The row of the row group that comes next."""
 
-    def take(self, first: int, rows: int) -> pa.Table:
+    def rows(self, first: int, rows: int) -> pa.Table:
         """Return rows [first, first + rows), or fewer where the row group ends; `first` must not lie behind."""
         while self.position < first and self._next(first - self.position) is not None:
             pass
@@ -84,33 +116,34 @@ class PartReader:
     """Reads parts from any number of threads, which must begin them in the order of a plan.
 
     Args:
-        plan: the parts that will be asked for.
+        plan: the row groups that will be asked for, parts and whole ones.
     """
 
-    def __init__(self, plan: Iterable[Part]) -> None:
+    def __init__(self, plan: Iterable[RowGroup]) -> None:
         self._todo: dict[tuple[PurePath, int], deque[int]] = {}
         for part in plan:
-            self._todo.setdefault((part.path, part.index), deque()).append(part.first)
+            if part.first is not None:
+                self._todo.setdefault((part.path, part.index), deque()).append(part.first)
         self._open: dict[tuple[PurePath, int], OpenRowGroup] = {}
         self._turn = threading.Condition()
 
-    def read(self, part: Part, columns: Sequence[str], **reading: Any) -> pa.Table:
+    def read(self, part: RowGroup, columns: Sequence[str], **reading: Any) -> pa.Table:
         """Return a part, once those that come before it in its row group are done.
 
         Raises:
             OSError, pa.ArrowException: the file cannot be opened or decoded.
         """
-        group = part.path, part.index
+        group, first = (part.path, part.index), part.first or 0
         todo = self._todo[group]
         with self._turn:
-            self._turn.wait_for(lambda: todo[0] == part.first)
+            self._turn.wait_for(lambda: todo[0] == first)
         try:
             # Only the thread whose turn it is touches the row group's open file.
             opened = self._open.get(group)
-            if opened is None or opened.position > part.first:
+            if opened is None or opened.position > first:
                 self._close(group)
                 opened = self._open[group] = OpenRowGroup(*group, columns, part.rows, **reading)
-            return opened.take(part.first, part.rows)
+            return opened.rows(first, part.rows)
         except (OSError, pa.ArrowException):
             self._close(group)
             raise

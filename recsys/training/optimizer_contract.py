@@ -12,14 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import TrainingError
-from recsys.sharding.fused import dense_parameters, table_kernels, tables, unwrapped
-from recsys.sharding.wrap import TableOptimizer
+from recsys.sharding.inventory import Inventory, inventory_of
+from recsys.sharding.wrap import RULE_NAMES, TableOptimizer
 
 NOBODY = "none"
 """Stands for the optimizer of a parameter that none steps."""
-
-# What fbgemm calls the rules, by what the configuration calls them.
-_KERNEL_RULES = {"rowwise_adagrad": "exact_row_wise_adagrad", "adagrad": "exact_adagrad", "sgd": "exact_sgd"}
 
 
 @dataclass(frozen=True)
@@ -44,29 +41,34 @@ class ParameterContract:
 
 
 def optimizer_contract(
-    ranker: nn.Module,
+    ranker: nn.Module | Inventory,
     optimizers: Mapping[str, torch.optim.Optimizer],
     table_optimizers: Mapping[str, TableOptimizer | None],
 ) -> list[ParameterContract]:
     """Return who steps what, every parameter and table of the ranker once.
 
     Args:
-        ranker: as `wrap_ranker` returned it.
+        ranker: as `wrap_ranker` returned it, or its inventory.
         optimizers: of the dense parameters, by the name to print. A group's `base_rate`, if it has one, is its rate
             before the schedule's factor.
-        table_optimizers: by part; None or no entry for one whose tables stand still.
+        table_optimizers: by part; None or no entry for one whose tables are frozen.
 
     Raises:
         TrainingError: the contract does not hold; names the parameter.
     """
-    module = unwrapped(ranker)
-    stepped = _stepped(optimizers)
-    lines = [*_dense_lines(module, stepped), *_table_lines(module, table_optimizers)]
+    inventory, stepped = inventory_of(ranker), _stepped(optimizers)
+    if not inventory.is_current():
+        raise TrainingError(
+            "The model's tables were replaced after it was wrapped: no kernel updates the new ones. Wrap the model "
+            "after its last change."
+        )
+    dense = inventory.dense_parameters()
+    lines = [*_dense_lines(inventory.module, dense, stepped), *_table_lines(inventory, table_optimizers)]
     for line in lines:
         _require_one_or_none(line)
-    _require_no_strangers(module, stepped)
-    _require_own_memory(module)
-    _require_kernels_as_declared(module, table_optimizers)
+    _require_no_strangers(dense, stepped)
+    _require_own_memory(dense)
+    _require_kernels_as_declared(inventory, table_optimizers)
     return lines
 
 
@@ -91,18 +93,20 @@ def _stepped(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[int, list[
     return found
 
 
-def _dense_lines(module: nn.Module, stepped: Mapping[int, Sequence[_Step]]) -> Iterable[ParameterContract]:
+def _dense_lines(
+    module: nn.Module, dense: Mapping[str, nn.Parameter], stepped: Mapping[int, Sequence[_Step]]
+) -> Iterable[ParameterContract]:
     frozen = _frozen_modules(module)
     aliases: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
-    for name, parameter in dense_parameters(module).items():
+    for name, parameter in dense.items():
         names = aliases[id(parameter)]
-        standing = [alias for alias in names if f"{alias}.".startswith(frozen)]
-        if standing and len(standing) < len(names):
-            learning = next(alias for alias in names if alias not in standing)
+        still = [alias for alias in names if f"{alias}.".startswith(frozen)]
+        if still and len(still) < len(names):
+            learning = next(alias for alias in names if alias not in still)
             raise TrainingError(
-                f"`{standing[0]}` and `{learning}` are one parameter, and the first belongs to a frozen part while the "
+                f"`{still[0]}` and `{learning}` are one parameter, and the first belongs to a frozen part while the "
                 "second learns: whichever holds, the other's promise is broken. Give each a parameter of its own."
             )
         steps = stepped.get(id(parameter), [])
@@ -111,7 +115,7 @@ def _dense_lines(module: nn.Module, stepped: Mapping[int, Sequence[_Step]]) -> I
             parameter=name,
             elements=parameter.numel(),
             is_table=False,
-            is_trainable=parameter.requires_grad and not standing,
+            is_trainable=parameter.requires_grad and not still,
             optimizer=" and ".join(step.optimizer for step in steps) or NOBODY,
             learning_rate=steps[0].learning_rate if steps else 0.0,
             weight_decay=steps[0].weight_decay if steps else 0.0,
@@ -120,10 +124,10 @@ def _dense_lines(module: nn.Module, stepped: Mapping[int, Sequence[_Step]]) -> I
 
 
 def _table_lines(
-    module: nn.Module, table_optimizers: Mapping[str, TableOptimizer | None]
+    inventory: Inventory, table_optimizers: Mapping[str, TableOptimizer | None]
 ) -> Iterable[ParameterContract]:
-    frozen = _frozen_modules(module)
-    for name, table in tables(module).items():
+    frozen = _frozen_modules(inventory.module)
+    for name, table in inventory.tables.items():
         part = name.split(".")[0]
         optimizer = table_optimizers.get(part)
         yield ParameterContract(
@@ -162,8 +166,8 @@ def _require_one_or_none(line: ParameterContract) -> None:
         )
 
 
-def _require_no_strangers(module: nn.Module, stepped: Mapping[int, Sequence[_Step]]) -> None:
-    known = {id(parameter) for parameter in dense_parameters(module).values()}
+def _require_no_strangers(dense: Mapping[str, nn.Parameter], stepped: Mapping[int, Sequence[_Step]]) -> None:
+    known = {id(parameter) for parameter in dense.values()}
     for key, steps in stepped.items():
         if key not in known:
             raise TrainingError(
@@ -173,10 +177,10 @@ def _require_no_strangers(module: nn.Module, stepped: Mapping[int, Sequence[_Ste
             )
 
 
-def _require_own_memory(module: nn.Module) -> None:
+def _require_own_memory(dense: Mapping[str, nn.Parameter]) -> None:
     """Two parameters over one memory are stepped twice, although each of them is stepped once."""
     owners: dict[int, str] = {}
-    for name, parameter in dense_parameters(module).items():
+    for name, parameter in dense.items():
         if parameter.numel() and owners.setdefault(parameter.data_ptr(), name) != name:
             raise TrainingError(
                 f"`{owners[parameter.data_ptr()]}` and `{name}` are two parameters over the same memory: one step "
@@ -184,24 +188,23 @@ def _require_own_memory(module: nn.Module) -> None:
             )
 
 
-def _require_kernels_as_declared(module: nn.Module, table_optimizers: Mapping[str, TableOptimizer | None]) -> None:
+def _require_kernels_as_declared(inventory: Inventory, table_optimizers: Mapping[str, TableOptimizer | None]) -> None:
     """A kernel is never without an update rule: one that was given none learns by fbgemm's default."""
-    for part, child in module.named_children():
+    for kernel in inventory.kernels():
+        table = kernel.tables[0]
+        part = table.split(".")[0]
         optimizer = table_optimizers.get(part)
-        expected = _KERNEL_RULES[optimizer.name] if optimizer else "exact_sgd"
-        for kernel in table_kernels(child):
-            table = f"{part}.{kernel.tables[0]}"
-            if optimizer is None and kernel.learning_rate != 0.0:
-                raise TrainingError(
-                    f"`{table}` has no optimizer, yet its kernel learns by {kernel.optimizer} at rate "
-                    f"{kernel.learning_rate:g}, which is what it does unless told otherwise: it ignores "
-                    f"`requires_grad`. Wrap the model by `wrap_ranker`, with None for part `{part}`."
-                )
-            if optimizer is not None and kernel.optimizer != expected:
-                raise TrainingError(
-                    f"`{table}` is to learn by {optimizer.name}, but its kernel does so by {kernel.optimizer}. Give "
-                    "`wrap_ranker` and the optimizers the same table optimizers."
-                )
+        if optimizer is None and kernel.learning_rate != 0.0:
+            raise TrainingError(
+                f"`{table}` has no optimizer, yet its kernel learns by {kernel.optimizer} at rate "
+                f"{kernel.learning_rate:g}, which is fbgemm's default: it ignores `requires_grad`. Wrap the model by "
+                f"`wrap_ranker`, with None for part `{part}`."
+            )
+        if optimizer is not None and kernel.optimizer != RULE_NAMES[optimizer.name]:
+            raise TrainingError(
+                f"`{table}` is to learn by {optimizer.name}, but its kernel does so by {kernel.optimizer}. Give "
+                "`wrap_ranker` and the optimizers the same table optimizers."
+            )
 
 
 def contract_summary(lines: Sequence[ParameterContract]) -> list[tuple[str, ...]]:

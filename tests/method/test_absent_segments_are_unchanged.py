@@ -21,8 +21,9 @@ from recsys.composition.conditional import (
 )
 from recsys.composition.parallel import ConcatJoin
 from recsys.features.column_names import SEGMENT_KEY
-from recsys.sharding.fused import dense_buffers, dense_parameters, table_optimizer_state, table_weights
+from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
+from recsys.sharding.whole_state import table_optimizer_state, table_weights
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
 from recsys.training.loss import click_objective
 from tests.method.absent_designs import (
@@ -88,13 +89,13 @@ class LoneRowNorm(nn.BatchNorm1d):
 
 def everything_dense(ranker: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """A copy of every dense parameter, buffer and number of optimizer state, by name."""
-    parameters = dense_parameters(ranker)
+    parameters = inventory_of(ranker).dense_parameters()
     state = {
         f"{name} {key}": torch.as_tensor(value)
         for name, parameter in parameters.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
-    tensors = {**parameters, **dense_buffers(ranker), **state}
+    tensors = {**parameters, **inventory_of(ranker).dense_buffers(), **state}
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
@@ -108,7 +109,7 @@ def step(ranker: nn.Module, optimizer: torch.optim.Optimizer, rows: Sequence[Row
     """One step as the loop takes it: gradients forgotten, averaged over processes, stepped."""
     optimizer.zero_grad(set_to_none=True)
     click_objective(ranker, batch_of(rows)).backward()
-    average_dense_gradients(list(dense_parameters(ranker).values()), context)
+    average_dense_gradients(list(inventory_of(ranker).dense_parameters().values()), context)
     optimizer.step()
 
 
@@ -117,7 +118,7 @@ def step(ranker: nn.Module, optimizer: torch.optim.Optimizer, rows: Sequence[Row
 def test_what_belongs_to_an_absent_segment_keeps_every_bit(composition, optimizer_name, context) -> None:
     ranker = ranker_of(composition)
     _, own = COMPOSITIONS[composition]
-    optimizer = OPTIMIZERS[optimizer_name](list(dense_parameters(ranker).values()))
+    optimizer = OPTIMIZERS[optimizer_name](list(inventory_of(ranker).dense_parameters().values()))
     begin = everything_dense(ranker, optimizer)
     for _ in range(3):
         step(ranker, optimizer, ROWS, context)
@@ -179,13 +180,13 @@ def test_the_projects_loop_leaves_an_absent_segment_out_of_every_step(precision,
     run = small_run(context, weight_decay=0.5)
     run.train(3)
     run.stream = Batches([batch_of(WITHOUT_LIGHT)] * 3)
-    weights, state = dict(dense_parameters(run.ranker)), run.optimizers.state()
+    weights, state = dict(inventory_of(run.ranker).dense_parameters()), run.optimizers.state_dict()
     before = {**{name: p.detach().clone() for name, p in weights.items()}, **state}
 
     every_step = {"norms_every": 1, "segment_view_every": 1, "segments": SEGMENTS}
     run.train(9, validate_every=2, max_gradient_norm=0.1, precision=precision, **every_step)
 
-    after = {**{name: p.detach().clone() for name, p in weights.items()}, **run.optimizers.state()}
+    after = {**{name: p.detach().clone() for name, p in weights.items()}, **run.optimizers.state_dict()}
     changed = moved(before, after)
     assert not [name for name in changed if name.startswith("composition.segments.1.")]
     assert [name for name in changed if name.startswith("composition.segments.0.")]
@@ -212,7 +213,7 @@ def outcome(optimizer_name: str, context: ProcessContext, steps: Sequence[Sequen
         part: TableOptimizer("rowwise_adagrad", 0.01) for part in ("embedding_tower", "interaction_network", "head")
     }
     ranker = wrap_ranker(ranker_of("routes and experts", with_statistics=False), still, context).module
-    optimizer = OPTIMIZERS[optimizer_name](list(dense_parameters(ranker).values()))
+    optimizer = OPTIMIZERS[optimizer_name](list(inventory_of(ranker).dense_parameters().values()))
     seen = [everything_dense(ranker, optimizer)]
     for rows in steps:
         step(ranker, optimizer, rows, context)
@@ -220,7 +221,7 @@ def outcome(optimizer_name: str, context: ProcessContext, steps: Sequence[Sequen
     _, own = COMPOSITIONS["routes and experts"]
     return {
         "moved": [len([n for n in moved(a, b) if n.startswith(own)]) for a, b in pairwise(seen)],
-        "end": {name: p.detach().flatten().tolist() for name, p in dense_parameters(ranker).items()},
+        "end": {name: p.detach().flatten().tolist() for name, p in inventory_of(ranker).dense_parameters().items()},
     }
 
 
@@ -293,6 +294,6 @@ def test_a_projection_without_rows_has_no_gradient_rather_than_a_zero_one() -> N
 
     click_objective(ranker, batch_of(WITHOUT_LIGHT)).backward()
 
-    gradients = {name: p.grad for name, p in dense_parameters(ranker).items()}
+    gradients = {name: p.grad for name, p in inventory_of(ranker).dense_parameters().items()}
     without = {name for name, gradient in gradients.items() if gradient is None}
     assert without == {n for n in gradients if n.startswith((*TOWER_DENSE, "composition.experts.1."))}

@@ -9,7 +9,8 @@ import torch
 
 from recsys.errors import TrainingError
 from recsys.monitoring.frozen_proof import FrozenProof
-from recsys.sharding.fused import table_shards, whole_state
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import whole_state
 from tests.restless_tower import restless_ranker
 from tests.training.small_run import gated_ranker, small_run
 
@@ -30,7 +31,7 @@ def test_a_frozen_tower_keeps_every_bit_while_the_others_learn(context):
     moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {"interaction_network", "composition", "head"}
     record = proof.record()["embedding_tower"]
-    assert record["stood_still"]
+    assert record["is_unchanged"]
     assert record["digest_before"] == record["digest_after"]
     assert [report.gradient_norms["embedding_tower"] for report in reports] == [0.0] * STEPS
 
@@ -58,7 +59,7 @@ def test_a_tower_frozen_after_training_does_not_move_by_what_training_left(conte
 
     run.train(STEPS)
 
-    assert proof.record()["embedding_tower"]["stood_still"]
+    assert proof.record()["embedding_tower"]["is_unchanged"]
 
 
 def test_no_optimizer_state_is_kept_for_a_frozen_tower(context):
@@ -66,7 +67,7 @@ def test_no_optimizer_state_is_kept_for_a_frozen_tower(context):
 
     run.train(STEPS)
 
-    assert not [name for name in run.optimizers.state() if name.startswith("embedding_tower")]
+    assert not [name for name in run.optimizers.state_dict() if name.startswith("embedding_tower")]
 
 
 def test_both_modes_start_from_the_same_logits(context):
@@ -89,7 +90,7 @@ def move_a_buffer(run) -> None:
 
 
 def move_a_table_row(run) -> None:
-    table_shards(run.ranker.module.embedding_tower)[0].weight[0, 0] += 1e-6
+    inventory_of(run.ranker.module.embedding_tower).shards()[0].weight[0, 0] += 1e-6
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_the_proof_fails_and_names_what_moved(context, violate, named):
 
     violate(run)
 
-    with pytest.raises(TrainingError, match=rf"`embedding_tower` did not stand still.*`{named}`"):
+    with pytest.raises(TrainingError, match=rf"`embedding_tower` is not proven unchanged.*`{named}`"):
         proof.record()
 
 
