@@ -24,22 +24,26 @@ from recsys.config import (
     COMPOSITIONS,
     NETWORKS,
     CompositionConfig,
-    CrossConfig,
-    DotConfig,
-    GatedConfig,
-    LowRankCrossConfig,
-    MlpConfig,
     NetworkConfig,
-    ParallelConditionalConfig,
-    ParallelConfig,
-    ParallelMaskConfig,
-    RoutedConfig,
-    SequentialConfig,
-    SerialMaskConfig,
     TrainingConfig,
     TrainingModeConfig,
     register_variant,
     with_own_knobs,
+)
+from recsys.config.compositions import (
+    GatedConfig,
+    ParallelConditionalConfig,
+    ParallelConfig,
+    RoutedConfig,
+    SequentialConfig,
+)
+from recsys.config.networks import (
+    CrossConfig,
+    DotConfig,
+    LowRankCrossConfig,
+    MlpConfig,
+    ParallelMaskConfig,
+    SerialMaskConfig,
 )
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract

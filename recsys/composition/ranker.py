@@ -29,9 +29,9 @@ class Head(nn.Module):
         self.first_order = first_order
 
     def start_from(self, intercept: float, dense: Sequence[float], ids: Mapping[str, Tensor]) -> None:
-        """Begin as a fitted logistic regression, to which what is joined adds what untrained layers say: little.
+        """Start as a fitted logistic regression; the layers, still untrained, add almost nothing to its logit.
 
-        Call it before the tables are sharded; a head without a first-order path stays as it is.
+        Call it before the tables are sharded; a head without a first-order path is left unchanged.
 
         Args:
             dense: one weight per dense feature of the schema, in its order.

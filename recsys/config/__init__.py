@@ -6,27 +6,10 @@ here are types, ranges and checks. `compose.py` makes a `RunConfig` of the files
 """
 
 from recsys.config.ablation import AblationConfig, TuneConfig
-from recsys.config.compositions import (
-    COMPOSITIONS,
-    CompositionConfig,
-    GatedConfig,
-    ParallelConditionalConfig,
-    ParallelConfig,
-    RoutedConfig,
-    SequentialConfig,
-)
+from recsys.config.compositions import COMPOSITIONS, CompositionConfig
 from recsys.config.data import DataConfig, MovielensData, OnlineRetailData, SimulatedData, TableData
 from recsys.config.knobs import checked_dataclass
-from recsys.config.networks import (
-    NETWORKS,
-    CrossConfig,
-    DotConfig,
-    LowRankCrossConfig,
-    MlpConfig,
-    NetworkConfig,
-    ParallelMaskConfig,
-    SerialMaskConfig,
-)
+from recsys.config.networks import NETWORKS, NetworkConfig
 from recsys.config.recorded import with_own_knobs
 from recsys.config.run_config import (
     KINDS,
@@ -49,26 +32,15 @@ __all__ = [
     "NETWORKS",
     "AblationConfig",
     "CompositionConfig",
-    "CrossConfig",
     "DailyConfig",
     "DataConfig",
-    "DotConfig",
     "EvaluationConfig",
-    "GatedConfig",
     "ImportedTowerConfig",
-    "LowRankCrossConfig",
-    "MlpConfig",
     "MovielensData",
     "NetworkConfig",
     "OnlineRetailData",
-    "ParallelConditionalConfig",
-    "ParallelConfig",
-    "ParallelMaskConfig",
-    "RoutedConfig",
     "RunConfig",
     "RuntimeConfig",
-    "SequentialConfig",
-    "SerialMaskConfig",
     "SimulatedData",
     "StageEndConfig",
     "TableData",

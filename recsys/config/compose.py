@@ -28,7 +28,7 @@ from recsys.files import home_expanded
 from recsys.resources import CONF
 
 # Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
-_OWN_KEYS = ("ablation.grid=", "ablation.tune.ranges=")
+_OWN_KEYS = re.compile(r"(ablation\.grid|ablation\.tune\.ranges|training_mode\.stages\.\w+)=\s*{")
 
 
 def compose_config(overrides: Sequence[str], values: Sequence[str] = ()) -> RunConfig:
@@ -232,4 +232,4 @@ def _offer_registered(overrides: Sequence[str]) -> None:
 
 
 def _replacing(word: str) -> tuple[str, ...]:
-    return (f"~{word.partition('=')[0]}", f"+{word}") if word.startswith(_OWN_KEYS) else (word,)
+    return (f"{word.partition('=')[0]}=null", word) if _OWN_KEYS.match(word) else (word,)

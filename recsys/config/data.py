@@ -32,7 +32,7 @@ class OnlineRetailData:
 
 @checked_dataclass
 class TableData:
-    """Rows that the user already has; the schema's `table:` block says how to read them."""
+    """Rows that the user already has; the schema's `table:` block describes how they are read."""
 
     source: Literal["table"]
     name: Name

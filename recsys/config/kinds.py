@@ -75,6 +75,11 @@ class Kinds(Generic[_Base]):
         }
         return own | {"name": name}
 
+    @property
+    def every_knob(self) -> list[str]:
+        """The knobs of all kinds, each once."""
+        return list(dict.fromkeys(key for name in self._variants for key in self.knobs(name)))
+
     def origin(self, name: object) -> dict[str, str]:
         """What is recorded beside a kind's knobs: the module of the user's that registers it, if one does."""
         return {MODULE: self._variants[name].__module__} if name in self._sources else {}

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from recsys.all_segments import ALL
-from recsys.config import RunConfig, TrainingModeConfig, config_document
+from recsys.config import KINDS, RunConfig, TrainingModeConfig, config_document
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import Evaluation
 from recsys.evaluation.ranking import RankingEvaluation
@@ -56,6 +56,9 @@ def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] 
         without: keys, or groups, of what the run does not do: all runs have the same params, and there they say "none".
     """
     document = config_document(config)
+    for kinds in KINDS:
+        # The knobs of the other kinds as well, so that a table of runs has its columns whatever they compare.
+        document[kinds.group] = dict.fromkeys(kinds.every_knob) | document[kinds.group]
     # In one param each, so that runs of all modes have the same params.
     document["training_mode"] |= {"stages": _stages(config.training_mode), "rates": _rates(config.training_mode)}
     if arm != STUDY:

@@ -13,7 +13,8 @@ import torch
 from recsys.artifacts.export import export_ranker
 from recsys.build import build_ranker, describe_ranker
 from recsys.composition.ranker import Ranker
-from recsys.config import CrossConfig, GatedConfig
+from recsys.config.compositions import GatedConfig
+from recsys.config.networks import CrossConfig
 from recsys.datasets.decode import example_rows
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import open_encoded

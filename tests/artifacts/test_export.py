@@ -12,7 +12,8 @@ import torch
 from recsys.artifacts.export import export_ranker, load_served
 from recsys.build import build_ranker, describe_ranker
 from recsys.composition.ranker import Ranker
-from recsys.config import CrossConfig, GatedConfig
+from recsys.config.compositions import GatedConfig
+from recsys.config.networks import CrossConfig
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.errors import DataError, UsageError
 from recsys.features.raw import raw_to_batch

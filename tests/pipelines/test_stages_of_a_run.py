@@ -17,8 +17,8 @@ from tests.pipelines.test_proof_of_a_run import folders, newest_run
 # The small world's epoch has about a dozen steps.
 STAGED = [
     "training_mode=staged_tables_first",
-    "training_mode.stages.frozen_tower={steps: 3, epochs: null}",
-    "training_mode.stages.tower_tables={steps: 2, epochs: null}",
+    "training_mode.stages.frozen_tower={steps: 3}",
+    "training_mode.stages.tower_tables={steps: 2}",
 ]
 
 
