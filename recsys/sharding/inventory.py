@@ -12,7 +12,6 @@ A table's name is its parameter's name in the plain, unwrapped module, such as
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -60,25 +59,6 @@ class TableEntry:
     is_sharded: bool
 
 
-class TableKernel(Protocol):
-    """Whatever updates tables in this process: a fused kernel, or the optimizer of replicated tables."""
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """The names of the tables that it updates, whole or shards of them."""
-
-    @property
-    def optimizer(self) -> str:
-        """Its update rule by fbgemm's word, such as "exact_row_wise_adagrad"."""
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate of the next update."""
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Set the rate of the updates from now on."""
-
-
 @dataclass(frozen=True)
 class FusedKernel:
     """One fused kernel of this process and the table shards in it, in the kernel's order.
@@ -112,6 +92,10 @@ class FusedKernel:
         for table, (row, column), weight, state in zip(self.tables, self.offsets, weights, states, strict=True):
             rows, columns = slice(row, row + weight.shape[0]), slice(column, column + weight.shape[1])
             yield TableShard(table, rows, columns, weight, next(iter(state), None))
+
+
+TableKernel = FusedKernel | ReplicatedKernel
+"""Whatever updates tables in this process: the names of its `tables`, its `optimizer` and its `learning_rate`."""
 
 
 @dataclass(frozen=True)

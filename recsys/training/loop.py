@@ -166,17 +166,18 @@ def train_steps(
                     report = loop.report(stream.epoch, speed, validation)
                     with throughput.paused():
                         yield report
-                loop.advance(stages, validation)
+                if stages is not None and stages.advance(state.step, validation):
+                    state.validations_without_gain = 0
                 if state.ended or state.step % settings.checkpoint_every == 0:
                     with throughput.paused():
-                        loop.read_counts()
+                        loop.stepper.read()
                         checkpoint(state)
                 if state.ended:
                     break
     except (RuntimeError, MemoryError) as error:
         raise_explained(error, f"after step {state.step}", _BETWEEN_STEPS, context.device)
     finally:
-        loop.close()
+        loop.stepper.close()
 
 
 def _epoch(stream: TrainingStream, state: LoopState) -> Iterator[Batch]:
@@ -190,7 +191,11 @@ def _epoch(stream: TrainingStream, state: LoopState) -> Iterator[Batch]:
 
 
 class _Loop:
-    """A run's steps, and the state that they bring forward."""
+    """A run's steps, and the state that they bring forward.
+
+    Attributes:
+        stepper: takes the steps; brings the state's counts up to date when it reads.
+    """
 
     def __init__(
         self,
@@ -201,7 +206,7 @@ class _Loop:
         context: ProcessContext,
         state: LoopState,
     ) -> None:
-        self._stepper = Stepper(ranker, optimizers, objective, settings, context, state)
+        self.stepper = Stepper(ranker, optimizers, objective, settings, context, state)
         self._module, self._optimizers = unwrapped(ranker), optimizers
         self._settings, self._context, self._state = settings, context, state
 
@@ -221,7 +226,7 @@ class _Loop:
     def train_on(self, batch: Batch) -> None:
         """Take one step."""
         with_norms, with_segments = self._readings()
-        self._stepper.take_step(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
+        self.stepper.take_step(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
         self._state.step += 1
         self._state.rows_seen += len(batch) * self._context.world_size
 
@@ -249,19 +254,19 @@ class _Loop:
 
     def report(self, epoch: int, speed: tuple[float, float], validation: dict[str, float] | None) -> StepReport:
         """Read the numbers of this step and begin to count anew."""
-        self.read_counts()
+        self.stepper.read()
         state = self._state
         sums = torch.tensor([state.loss_sum, state.losses], dtype=torch.float64)
         if self._context.world_size > 1:
             dist.all_reduce(sums)
-        self._stepper.forget_losses()
-        view = self._stepper.view()
+        self.stepper.forget_losses()
+        view = self.stepper.view()
         return StepReport(
             step=state.step,
             epoch=epoch,
             rows_seen=state.rows_seen,
             loss=(sums[0] / sums[1]).item() if sums[1] else None,
-            gradient_norms=_with_segment_names(self._stepper.norms(), self._settings.segments),
+            gradient_norms=_with_segment_names(self.stepper.norms(), self._settings.segments),
             segment_shares={} if view is None else _by_name(view.shares, self._settings.segments),
             segment_cosines={} if view is None else _by_name(view.cosines, self._settings.segments),
             learning_rates=self._optimizers.learning_rates(),
@@ -270,19 +275,6 @@ class _Loop:
             non_finite_batches=state.non_finite_batches,
             validation=validation,
         )
-
-    def advance(self, stages: TrainingStages | None, validation: dict[str, float] | None) -> None:
-        """Go to the next stage if it is time; early stopping counts anew there."""
-        if stages is not None and stages.advance(self._state.step, validation):
-            self._state.validations_without_gain = 0
-
-    def read_counts(self) -> None:
-        """Bring the device's counts into the state."""
-        self._stepper.read()
-
-    def close(self) -> None:
-        """Leave the ranker as it was found."""
-        self._stepper.close()
 
 
 def _by_name(values: Mapping[int, float], segments: tuple[str, ...]) -> dict[str, float]:
