@@ -24,7 +24,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from recsys.sharding.cached_rows import refuse_cached_rows
 from recsys.sharding.replicated import ReplicatedKernel, ReplicatedTables
 
-Collection = ShardedEmbeddingBagCollection | EmbeddingBagCollection
+_COLLECTIONS = (ShardedEmbeddingBagCollection, EmbeddingBagCollection)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Inventory:
 
     module: nn.Module
     path: str
-    collections: Mapping[str, Collection]
+    collections: Mapping[str, nn.Module]
     fused: tuple[FusedKernel, ...]
     tables: Mapping[str, TableEntry]
 
@@ -148,7 +148,7 @@ class Inventory:
         """Return the table shards that this process holds; of a table that is not sharded, the whole."""
         shards = [shard for kernel in self.fused for shard in kernel.shards()]
         for path, child in self.collections.items():
-            if isinstance(child, ShardedEmbeddingBagCollection):
+            if not isinstance(child, EmbeddingBagCollection):
                 continue
             for config in child.embedding_bag_configs():
                 weight = child.embedding_bags[config.name].weight.detach()
@@ -224,8 +224,8 @@ def take_inventory(module: nn.Module) -> Inventory:
     return Inventory(module, "", collections, tuple(kernels), tables)
 
 
-def _collections(module: nn.Module, prefix: str = "") -> dict[str, Collection]:
-    return {path: child for path, child in module.named_modules(prefix=prefix) if isinstance(child, Collection)}
+def _collections(module: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+    return {path: child for path, child in module.named_modules(prefix=prefix) if isinstance(child, _COLLECTIONS)}
 
 
 def _kernels(path: str, collection: ShardedEmbeddingBagCollection) -> Iterator[FusedKernel]:
