@@ -1,6 +1,6 @@
 """The training loop: a plain generator of reports. It logs nothing and writes nothing.
 
-What one step does is in `step.py`. Here stand the turns of the run: when to report, to validate and to keep a
+What one step does is in `step.py`. Here is the order of the run: when to report, to validate and to keep a
 checkpoint, and when to end.
 """
 
@@ -35,7 +35,7 @@ class LoopSettings(StepSettings):
 
     Attributes:
         validates_start: whether the first weights are measured too, and kept where no later ones are better by more
-            than the `LEAST_GAIN` that validation tells. For a model that starts as something fitted.
+            than the `LEAST_GAIN` that validation returns. For a model that starts as something fitted.
         patience: validations in a row without a better log loss that end the run.
         norms_every: steps from one reading of the gradient norms to the next; such a step is reported too, as is one
             that reads the tower's gradient by segment.
@@ -52,7 +52,7 @@ class LoopSettings(StepSettings):
 
 @dataclass
 class LoopState(Counts):
-    """Where the loop stands; plain numbers, so that a checkpoint can carry it.
+    """How far the loop is; plain numbers, so that a checkpoint can carry it.
 
     Attributes:
         step: batches taken, bad ones included.
@@ -134,7 +134,7 @@ def train_steps(
 ) -> Iterator[StepReport]:
     """Train until the budget is spent, validation stops improving, or `should_stop` says so; yield reports on the way.
 
-    The weights at the end are the last ones; `best.restore()` brings back the best. `state` moves on in place: a fresh
+    The weights at the end are the last ones; `best.restore()` brings back the best. `state` advances in place: a fresh
     one begins a run, a loaded one goes on, also where it was asked to stop or the budget grew.
 
     Args:
@@ -142,7 +142,7 @@ def train_steps(
         validate: returns `log_loss` and other figures, the same in every process; may leave evaluation mode on.
         checkpoint: called every `checkpoint_every` steps and at the end, after the step's report was taken.
         should_stop: asked after every step, which is still reported and checkpointed.
-        stages: asked after a step's report and before its checkpoint, which so stands in the stage that follows.
+        stages: asked after a step's report and before its checkpoint, which so is of the stage that follows.
 
     Raises:
         TrainingError: memory ran out, or three batches in a row gave a loss or gradient that is not finite.
@@ -288,7 +288,7 @@ def _with_segment_names(norms: Mapping[str, float], segments: tuple[str, ...]) -
 
 
 def _end(state: LoopState, settings: LoopSettings, stages: TrainingStages | None, *, asked: bool) -> str | None:
-    """Return why the run ends where it stands, or None."""
+    """Return why the run ends after this step, or None."""
     if state.step >= settings.max_steps:
         return "budget"
     if state.validations_without_gain >= settings.patience and (stages is None or stages.is_last):

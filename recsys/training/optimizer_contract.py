@@ -1,7 +1,7 @@
 """The optimizer contract: every parameter that learns is stepped by exactly one optimizer, every frozen one by none.
 
-It is read off what stands in memory (the optimizers' groups, the kernels' update rules and rates), never off what was
-asked for: an optimizer that holds the parameters of a model that was thrown away was asked for correctly, too.
+It is read off what is in memory (the optimizers' groups, the kernels' update rules and rates), never off what was
+asked for: an optimizer that holds the parameters of a model that was replaced was asked for correctly, too.
 """
 
 from collections import Counter
