@@ -33,7 +33,7 @@ class Cost:
     energy_source: str
 
     def __add__(self, later: "Cost") -> "Cost":
-        """Both parts of a run that was broken off: what adds up is added, of peaks the higher one stands.
+        """Both parts of a run that was broken off: what adds up is added, of peaks the higher one counts.
 
         >>> first = Cost(10.0, 20.0, 500, None, 30.0, "NVML")
         >>> both = first + Cost(1.0, 2.0, 700, None, 3.0, "NVML")

@@ -1,6 +1,6 @@
 """The flow audit: does the loss of every segment's rows reach every part that it should, and no other?
 
-One small batch per segment is passed forward and backward through the ranker as it stands. Found and named are
+One small batch per segment is passed forward and backward through the ranker as it is. Found and named are
 
 - dead: a parameter or table that should get a gradient and gets none;
 - blocked: a graph that ends early, by a stray `detach()` or `no_grad`, with the module in whose forward it does;

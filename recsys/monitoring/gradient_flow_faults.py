@@ -165,10 +165,10 @@ def leaking(done: Pass) -> Iterator[FlowFinding]:
             yield done.finding(FlowFault.LEAKING, place, reason, *touched)
     for gradient in done.gradients:
         is_elsewhere = not lies_in(gradient.name, done.probe.reaches) and not lies_in(gradient.name, done.frozen)
-        # No process may skip a sharded table: rows that pass elsewhere bring it zeros, by which no row moves.
+        # No process may skip a sharded table: rows that pass elsewhere bring it zeros, which change no row.
         came = gradient.squared_norm if gradient.is_table else gradient.squared_norm is not None
         if is_elsewhere and came:
-            zero = ", of zeros, by which momentum and decay still move it" if not gradient.squared_norm else ""
+            zero = ", of zeros, by which momentum and decay still change it" if not gradient.squared_norm else ""
             reason = f"rows of this segment do not pass it, and their gradient reaches it{zero}"
             yield done.finding(FlowFault.LEAKING, _apart(gradient.module, done.probe.reaches), reason, gradient)
     for part, way in done.probe.only_through:
@@ -178,9 +178,9 @@ def leaking(done: Pass) -> Iterator[FlowFinding]:
 
 
 def zero(first: Pass, again: Pass, explained: Collection[str]) -> Iterator[FlowFinding]:
-    """Find gradients that are all zeros: errors where they stay so with weights a little elsewhere, else notes.
+    """Find gradients that are all zeros: errors where other weights near by give zeros too, else notes.
 
-    A zero that goes away with the weights is that of a factor which starts at zero, or of errors that cancel: it learns
+    A zero that other weights do not have is that of a factor which starts at zero, or of errors that cancel: it learns
     from the second step on. One that stays is a product with zero, or a layer whose every ReLU is closed on all rows.
 
     Args:
@@ -192,7 +192,7 @@ def zero(first: Pass, again: Pass, explained: Collection[str]) -> Iterator[FlowF
         if gradient.name in explained:
             continue
         if (closed := still.get(gradient.name)) is None:
-            reason = "the gradient is zero where the weights stand, and not beside it"
+            reason = "the gradient is zero at these weights, and not at others near by"
             yield first.finding(FlowFault.ZERO, gradient.module, reason, gradient, severity=Severity.NOTE)
         else:
             place = again.trace.first_bad(lambda arrival: arrival.is_zero, closed.sources)
@@ -230,7 +230,7 @@ def non_finite_weights(inventory: Inventory) -> Iterator[FlowFinding]:
 
 
 def training_where_frozen(ranker: nn.Module, frozen: Collection[str]) -> Iterator[FlowFinding]:
-    """Find frozen parts that `train()` puts into training mode: statistics and dropout need no gradient to move."""
+    """Find frozen parts that `train()` puts into training mode: statistics and dropout need no gradient to change."""
     for part in frozen:
         module = dict(ranker.named_modules()).get(part)
         if module is not None and module.training:

@@ -84,7 +84,7 @@ class Trace:
     """
 
     def __init__(self, inventory: Inventory) -> None:
-        self.calls: list[Call] = []  # by their ends: inner calls stand before those around them
+        self.calls: list[Call] = []  # by their ends: inner calls come before those around them
         self.arrivals: list[Arrival] = []  # by their time
         self._open: list[Call] = []
         self._clock = itertools.count()

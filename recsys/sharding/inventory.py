@@ -12,7 +12,6 @@ A table's name is its parameter's name in the plain, unwrapped module, such as
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
@@ -25,7 +24,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from recsys.sharding.cached_rows import refuse_cached_rows
 from recsys.sharding.replicated import ReplicatedKernel, ReplicatedTables
 
-Collection = ShardedEmbeddingBagCollection | EmbeddingBagCollection
+_COLLECTIONS = (ShardedEmbeddingBagCollection, EmbeddingBagCollection)
 
 
 @dataclass(frozen=True)
@@ -58,25 +57,6 @@ class TableEntry:
     dtype: torch.dtype
     optimizer: str | None
     is_sharded: bool
-
-
-class TableKernel(Protocol):
-    """Whatever updates tables in this process: a fused kernel, or the optimizer of replicated tables."""
-
-    @property
-    def tables(self) -> tuple[str, ...]:
-        """The names of the tables that it updates, whole or shards of them."""
-
-    @property
-    def optimizer(self) -> str:
-        """Its update rule by fbgemm's word, such as "exact_row_wise_adagrad"."""
-
-    @property
-    def learning_rate(self) -> float:
-        """The rate of the next update."""
-
-    def set_learning_rate(self, rate: float) -> None:
-        """Set the rate of the updates from now on."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +94,10 @@ class FusedKernel:
             yield TableShard(table, rows, columns, weight, next(iter(state), None))
 
 
+TableKernel = FusedKernel | ReplicatedKernel
+"""Whatever updates tables in this process: the names of its `tables`, its `optimizer` and its `learning_rate`."""
+
+
 @dataclass(frozen=True)
 class Inventory:
     """The tables under a module, and what of the module is no table.
@@ -130,7 +114,7 @@ class Inventory:
 
     module: nn.Module
     path: str
-    collections: Mapping[str, Collection]
+    collections: Mapping[str, nn.Module]
     fused: tuple[FusedKernel, ...]
     tables: Mapping[str, TableEntry]
 
@@ -164,7 +148,7 @@ class Inventory:
         """Return the table shards that this process holds; of a table that is not sharded, the whole."""
         shards = [shard for kernel in self.fused for shard in kernel.shards()]
         for path, child in self.collections.items():
-            if isinstance(child, ShardedEmbeddingBagCollection):
+            if not isinstance(child, EmbeddingBagCollection):
                 continue
             for config in child.embedding_bag_configs():
                 weight = child.embedding_bags[config.name].weight.detach()
@@ -240,8 +224,8 @@ def take_inventory(module: nn.Module) -> Inventory:
     return Inventory(module, "", collections, tuple(kernels), tables)
 
 
-def _collections(module: nn.Module, prefix: str = "") -> dict[str, Collection]:
-    return {path: child for path, child in module.named_modules(prefix=prefix) if isinstance(child, Collection)}
+def _collections(module: nn.Module, prefix: str = "") -> dict[str, nn.Module]:
+    return {path: child for path, child in module.named_modules(prefix=prefix) if isinstance(child, _COLLECTIONS)}
 
 
 def _kernels(path: str, collection: ShardedEmbeddingBagCollection) -> Iterator[FusedKernel]:

@@ -44,7 +44,7 @@ class ProcessContext:
 
 
 def start_processes(wished: str) -> ProcessContext:
-    """Join torchrun's process group, or start a group of one; a group that already stands is used as it is.
+    """Join torchrun's process group, or start a group of one; a group that there is already is used as it is.
 
     NCCL where a GPU computes, gloo otherwise.
 
@@ -106,13 +106,13 @@ def device_name(device: torch.device) -> str:
 
 
 def stop_processes() -> None:
-    """Leave the process group; a no-op where none stands."""
+    """Leave the process group; a no-op where there is none."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def gathered(mine: Any) -> list[Any]:
-    """Return what every process passed, by rank; the own one alone where no group stands. Every process calls it."""
+    """Return what every process passed, by rank; its own alone where there is no group. Every process calls it."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return [mine]
     everyone = [None] * dist.get_world_size()

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.errors import DataError
-from recsys.sharding.inventory import Inventory, TableEntry, inventory_of
+from recsys.sharding.inventory import Inventory, TableEntry, TableShard, inventory_of
 
 # Integers as wide as a number of so many bytes.
 _BIT_VIEWS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -24,11 +24,11 @@ def table_weights(module: nn.Module | Inventory) -> dict[str, Tensor]:
     With several processes every one must call it, and every one receives the whole tables.
     """
     inventory = inventory_of(module)
-    shards = inventory.shards()
-    whole = {}
-    for name, table in inventory.tables.items():
-        pieces = [(shard.rows, shard.columns, shard.weight) for shard in shards if shard.table == name]
-        whole[name] = _joined(table.shape, table.dtype, pieces, is_sharded=table.is_sharded)
+    whole = {name: torch.zeros(entry.shape, dtype=entry.dtype) for name, entry in inventory.tables.items()}
+    for shard in inventory.shards():
+        _own(whole[shard.table], shard).copy_(shard.weight)
+    for name, entry in inventory.tables.items():
+        _join(whole[name], entry)
     return whole
 
 
@@ -42,7 +42,7 @@ def load_table_weights(module: nn.Module | Inventory, weights: Mapping[str, Tens
     for name, table in inventory.tables.items():
         _require_shape(weights, name, table.shape)
     for shard in inventory.shards():
-        shard.weight.copy_(weights[shard.table][shard.rows, shard.columns])
+        shard.weight.copy_(_own(weights[shard.table], shard))
 
 
 def table_optimizer_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
@@ -52,17 +52,13 @@ def table_optimizer_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
     process calls it and receives all.
     """
     inventory = inventory_of(module)
-    shards = inventory.shards()
-    whole = {}
-    for name, table in inventory.tables.items():
-        shape = _state_shape(table)
-        if shape is not None:
-            pieces = [
-                (shard.rows, shard.columns, shard.state)
-                for shard in shards
-                if shard.table == name and shard.state is not None
-            ]
-            whole[f"{name}.sum"] = _joined(shape, torch.float32, pieces, is_sharded=table.is_sharded)
+    with_state = {f"{name}.sum": entry for name, entry in inventory.tables.items() if _state_shape(entry) is not None}
+    whole = {name: torch.zeros(_state_shape(entry) or (), dtype=torch.float32) for name, entry in with_state.items()}
+    for shard in inventory.shards():
+        if shard.state is not None:
+            _own(whole[f"{shard.table}.sum"], shard).copy_(shard.state)
+    for name, entry in with_state.items():
+        _join(whole[name], entry)
     return whole
 
 
@@ -79,8 +75,7 @@ def load_table_optimizer_state(module: nn.Module | Inventory, state: Mapping[str
             _require_shape(state, f"{name}.sum", shape)
     for shard in inventory.shards():
         if shard.state is not None:
-            whole = state[f"{shard.table}.sum"]
-            shard.state.copy_(whole[shard.rows] if shard.state.dim() == 1 else whole[shard.rows, shard.columns])
+            shard.state.copy_(_own(state[f"{shard.table}.sum"], shard))
 
 
 def whole_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
@@ -125,18 +120,17 @@ def _state_shape(table: TableEntry) -> tuple[int, ...] | None:
     return table.shape[:1] if table.optimizer == "exact_row_wise_adagrad" else table.shape
 
 
-def _joined(
-    shape: tuple[int, ...], dtype: torch.dtype, pieces: list[tuple[slice, slice, Tensor]], *, is_sharded: bool
-) -> Tensor:
-    """Return the whole of which the processes hold disjoint pieces."""
-    whole = torch.zeros(shape, dtype=dtype)
-    for rows, columns, piece in pieces:
-        (whole[rows] if piece.dim() == 1 else whole[rows, columns]).copy_(piece)
-    if is_sharded and dist.is_initialized() and dist.get_world_size() > 1:
+def _own(whole: Tensor, shard: TableShard) -> Tensor:
+    """Return the shard's view of a whole table, (rows, columns), or of its accumulator, which may be (rows,)."""
+    return whole[shard.rows] if whole.dim() == 1 else whole[shard.rows, shard.columns]
+
+
+def _join(whole: Tensor, entry: TableEntry) -> None:
+    """Fill in, in place, what other processes hold of it."""
+    if entry.is_sharded and dist.is_initialized() and dist.get_world_size() > 1:
         # Summed as integers: where one process has the bits and all others have zeros, the sum is those very bits,
         # a negative zero's too.
         dist.all_reduce(whole.view(_BIT_VIEWS[whole.element_size()]))
-    return whole
 
 
 def _require_shape(state: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> None:

@@ -6,9 +6,9 @@ vector. What is missing is computed for those rows alone. The tower's own digest
 written to and their bits differ, everything is forgotten.
 
 The numbers are those of the live tower to 1e-6, and on a CPU the very same bits where every layer is wider than eight:
-a matrix product then gives a row the same numbers whatever stands beside it (measured over 47 input widths; a few rows
+a matrix product then gives a row the same numbers whatever is beside it (measured over 47 input widths; a few rows
 alone are the exception, and are padded). On a CPU the cache is exact or not at all: where the first batch shows a bit
-of difference it steps aside, so that a resumed run still equals an unbroken one bit for bit.
+of difference it closes itself, so that a resumed run still equals an unbroken one bit for bit.
 """
 
 from collections.abc import Callable, Sequence

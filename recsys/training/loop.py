@@ -1,6 +1,6 @@
 """The training loop: a plain generator of reports. It logs nothing and writes nothing.
 
-What one step does is in `step.py`. Here stand the turns of the run: when to report, to validate and to keep a
+What one step does is in `step.py`. Here is the order of the run: when to report, to validate and to keep a
 checkpoint, and when to end.
 """
 
@@ -35,7 +35,7 @@ class LoopSettings(StepSettings):
 
     Attributes:
         validates_start: whether the first weights are measured too, and kept where no later ones are better by more
-            than the `LEAST_GAIN` that validation tells. For a model that starts as something fitted.
+            than the `LEAST_GAIN` that validation returns. For a model that starts as something fitted.
         patience: validations in a row without a better log loss that end the run.
         norms_every: steps from one reading of the gradient norms to the next; such a step is reported too, as is one
             that reads the tower's gradient by segment.
@@ -52,7 +52,7 @@ class LoopSettings(StepSettings):
 
 @dataclass
 class LoopState(Counts):
-    """Where the loop stands; plain numbers, so that a checkpoint can carry it.
+    """How far the loop is; plain numbers, so that a checkpoint can carry it.
 
     Attributes:
         step: batches taken, bad ones included.
@@ -134,7 +134,7 @@ def train_steps(
 ) -> Iterator[StepReport]:
     """Train until the budget is spent, validation stops improving, or `should_stop` says so; yield reports on the way.
 
-    The weights at the end are the last ones; `best.restore()` brings back the best. `state` moves on in place: a fresh
+    The weights at the end are the last ones; `best.restore()` brings back the best. `state` advances in place: a fresh
     one begins a run, a loaded one goes on, also where it was asked to stop or the budget grew.
 
     Args:
@@ -142,7 +142,7 @@ def train_steps(
         validate: returns `log_loss` and other figures, the same in every process; may leave evaluation mode on.
         checkpoint: called every `checkpoint_every` steps and at the end, after the step's report was taken.
         should_stop: asked after every step, which is still reported and checkpointed.
-        stages: asked after a step's report and before its checkpoint, which so stands in the stage that follows.
+        stages: asked after a step's report and before its checkpoint, which so is of the stage that follows.
 
     Raises:
         TrainingError: memory ran out, or three batches in a row gave a loss or gradient that is not finite.
@@ -166,17 +166,18 @@ def train_steps(
                     report = loop.report(stream.epoch, speed, validation)
                     with throughput.paused():
                         yield report
-                loop.advance(stages, validation)
+                if stages is not None and stages.advance(state.step, validation):
+                    state.validations_without_gain = 0
                 if state.ended or state.step % settings.checkpoint_every == 0:
                     with throughput.paused():
-                        loop.read_counts()
+                        loop.stepper.read()
                         checkpoint(state)
                 if state.ended:
                     break
     except (RuntimeError, MemoryError) as error:
         raise_explained(error, f"after step {state.step}", _BETWEEN_STEPS, context.device)
     finally:
-        loop.close()
+        loop.stepper.close()
 
 
 def _epoch(stream: TrainingStream, state: LoopState) -> Iterator[Batch]:
@@ -190,7 +191,11 @@ def _epoch(stream: TrainingStream, state: LoopState) -> Iterator[Batch]:
 
 
 class _Loop:
-    """A run's steps, and the state that they bring forward."""
+    """A run's steps, and the state that they bring forward.
+
+    Attributes:
+        stepper: takes the steps; brings the state's counts up to date when it reads.
+    """
 
     def __init__(
         self,
@@ -201,7 +206,7 @@ class _Loop:
         context: ProcessContext,
         state: LoopState,
     ) -> None:
-        self._stepper = Stepper(ranker, optimizers, objective, settings, context, state)
+        self.stepper = Stepper(ranker, optimizers, objective, settings, context, state)
         self._module, self._optimizers = unwrapped(ranker), optimizers
         self._settings, self._context, self._state = settings, context, state
 
@@ -221,7 +226,7 @@ class _Loop:
     def train_on(self, batch: Batch) -> None:
         """Take one step."""
         with_norms, with_segments = self._readings()
-        self._stepper.take_step(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
+        self.stepper.take_step(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
         self._state.step += 1
         self._state.rows_seen += len(batch) * self._context.world_size
 
@@ -249,19 +254,19 @@ class _Loop:
 
     def report(self, epoch: int, speed: tuple[float, float], validation: dict[str, float] | None) -> StepReport:
         """Read the numbers of this step and begin to count anew."""
-        self.read_counts()
+        self.stepper.read()
         state = self._state
         sums = torch.tensor([state.loss_sum, state.losses], dtype=torch.float64)
         if self._context.world_size > 1:
             dist.all_reduce(sums)
-        self._stepper.forget_losses()
-        view = self._stepper.view()
+        self.stepper.forget_losses()
+        view = self.stepper.view()
         return StepReport(
             step=state.step,
             epoch=epoch,
             rows_seen=state.rows_seen,
             loss=(sums[0] / sums[1]).item() if sums[1] else None,
-            gradient_norms=_with_segment_names(self._stepper.norms(), self._settings.segments),
+            gradient_norms=_with_segment_names(self.stepper.norms(), self._settings.segments),
             segment_shares={} if view is None else _by_name(view.shares, self._settings.segments),
             segment_cosines={} if view is None else _by_name(view.cosines, self._settings.segments),
             learning_rates=self._optimizers.learning_rates(),
@@ -270,19 +275,6 @@ class _Loop:
             non_finite_batches=state.non_finite_batches,
             validation=validation,
         )
-
-    def advance(self, stages: TrainingStages | None, validation: dict[str, float] | None) -> None:
-        """Go to the next stage if it is time; early stopping counts anew there."""
-        if stages is not None and stages.advance(self._state.step, validation):
-            self._state.validations_without_gain = 0
-
-    def read_counts(self) -> None:
-        """Bring the device's counts into the state."""
-        self._stepper.read()
-
-    def close(self) -> None:
-        """Leave the ranker as it was found."""
-        self._stepper.close()
 
 
 def _by_name(values: Mapping[int, float], segments: tuple[str, ...]) -> dict[str, float]:
@@ -296,7 +288,7 @@ def _with_segment_names(norms: Mapping[str, float], segments: tuple[str, ...]) -
 
 
 def _end(state: LoopState, settings: LoopSettings, stages: TrainingStages | None, *, asked: bool) -> str | None:
-    """Return why the run ends where it stands, or None."""
+    """Return why the run ends after this step, or None."""
     if state.step >= settings.max_steps:
         return "budget"
     if state.validations_without_gain >= settings.patience and (stages is None or stages.is_last):

@@ -161,7 +161,7 @@ class RankerOptimizers:
         return {name: rate * self._schedule.factor(self._step, self._since.get(name, 0)) for name, rate in full.items()}
 
     def contract(self) -> list[ParameterContract]:
-        """Return who steps what, every parameter and table of the ranker once, as it stands now.
+        """Return who steps what, every parameter and table of the ranker once, as it is now.
 
         Raises:
             TrainingError: a parameter that learns is not stepped by exactly one, or a frozen one by some; names it.
@@ -251,7 +251,7 @@ class RankerOptimizers:
 
 
 def _tables_of(part: str) -> str:
-    """The name of a part's tables beside the part's own, which stands for its dense half."""
+    """The name of a part's tables among the rates; the part's own name is that of its dense half."""
     return f"{part}_tables"
 
 

@@ -1,17 +1,19 @@
 """The optimizer contract: every parameter that learns is stepped by exactly one optimizer, every frozen one by none.
 
-It is read off what stands in memory (the optimizers' groups, the kernels' update rules and rates), never off what was
-asked for: an optimizer that holds the parameters of a model that was thrown away was asked for correctly, too.
+It is read off what is in memory (the optimizers' groups, the kernels' update rules and rates), never off what was
+asked for: an optimizer that holds the parameters of a model that was replaced was asked for correctly, too.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from recsys.errors import TrainingError
+from recsys.monitoring.frozen_proof import frozen_modules
 from recsys.sharding.inventory import Inventory, inventory_of
 from recsys.sharding.wrap import RULE_NAMES, TableOptimizer
 
@@ -72,8 +74,7 @@ def optimizer_contract(
     return lines
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     """One entry of one optimizer's group."""
 
     parameter: Tensor
@@ -96,7 +97,7 @@ def _stepped(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[int, list[
 def _dense_lines(
     module: nn.Module, dense: Mapping[str, nn.Parameter], stepped: Mapping[int, Sequence[_Step]]
 ) -> Iterable[ParameterContract]:
-    frozen = _frozen_modules(module)
+    frozen = tuple(f"{path}." for path in frozen_modules(module))
     aliases: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
@@ -126,7 +127,7 @@ def _dense_lines(
 def _table_lines(
     inventory: Inventory, table_optimizers: Mapping[str, TableOptimizer | None]
 ) -> Iterable[ParameterContract]:
-    frozen = _frozen_modules(inventory.module)
+    frozen = tuple(f"{path}." for path in frozen_modules(inventory.module))
     for name, table in inventory.tables.items():
         part = name.split(".")[0]
         optimizer = table_optimizers.get(part)
@@ -141,11 +142,6 @@ def _table_lines(
             learning_rate=0.0 if optimizer is None else optimizer.learning_rate,
             weight_decay=0.0,
         )
-
-
-def _frozen_modules(module: nn.Module) -> tuple[str, ...]:
-    """Return the paths of the modules whose `is_frozen` is set, each with a dot after it."""
-    return tuple(f"{path}." for path, child in module.named_modules() if path and getattr(child, "is_frozen", False))
 
 
 def _require_one_or_none(line: ParameterContract) -> None:
@@ -217,8 +213,7 @@ def contract_summary(lines: Sequence[ParameterContract]) -> list[tuple[str, ...]
     parameters: Counter[tuple[str, ...]] = Counter()
     elements: Counter[tuple[str, ...]] = Counter()
     for line in lines:
-        learns = "yes" if line.is_trainable else "no"
-        key = line.part, learns, line.optimizer, f"{line.learning_rate:g}", f"{line.weight_decay:g}"
+        key = line.part, *_cells(line)
         parameters[key] += 1
         elements[key] += line.elements
     order = sorted(parameters, key=lambda key: [line.part for line in lines].index(key[0]))
@@ -239,17 +234,7 @@ def shared_parameters(lines: Sequence[ParameterContract]) -> list[str]:
 
 def contract_document(lines: Sequence[ParameterContract]) -> str:
     """Return the contract as Markdown: the summary, what is shared, then every parameter."""
-    each = [
-        (
-            f"`{line.parameter}`",
-            f"{line.elements:,}",
-            "yes" if line.is_trainable else "no",
-            line.optimizer,
-            f"{line.learning_rate:g}",
-            f"{line.weight_decay:g}",
-        )
-        for line in lines
-    ]
+    each = [(f"`{line.parameter}`", f"{line.elements:,}", *_cells(line)) for line in lines]
     shared = [f"- {sentence}" for sentence in shared_parameters(lines)] or ["No parameter has two names."]
     return "\n".join(
         [
@@ -270,6 +255,11 @@ def contract_document(lines: Sequence[ParameterContract]) -> str:
             "",
         ]
     )
+
+
+def _cells(line: ParameterContract) -> tuple[str, ...]:
+    learns = "yes" if line.is_trainable else "no"
+    return learns, line.optimizer, f"{line.learning_rate:g}", f"{line.weight_decay:g}"
 
 
 def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

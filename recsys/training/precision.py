@@ -44,7 +44,7 @@ class Precision:
 
     Args:
         name: "float32", "bfloat16" or "float16".
-        scale, clean_steps: where the run stands; `START_SCALE` and 0 at its beginning.
+        scale, clean_steps: so far; `START_SCALE` and 0 at its beginning.
     """
 
     def __init__(self, name: str, scale: float, clean_steps: int, device: torch.device) -> None:

@@ -21,7 +21,7 @@ from recsys.training.optimizer import RankerOptimizers
 
 
 class Stream(Protocol):
-    """A source of batches that knows where it stands; `state_dict` is plain JSON."""
+    """A source of batches that knows its position; `state_dict` is plain JSON."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the stream was consumed."""

@@ -45,7 +45,7 @@ class TrainingStage:
 
 @dataclass
 class StagesState:
-    """Where a run stands among its stages; plain numbers, so that a checkpoint can carry it.
+    """Which stage a run is in; plain numbers, so that a checkpoint can carry it.
 
     Attributes:
         stage: counted from 0.
@@ -125,8 +125,7 @@ class TrainingStages:
         self._ranker, self._optimizers, self._stages = ranker, optimizers, tuple(stages)
         self._dense, self._tables = dense, tables
         self.state = StagesState()
-        self.proof = FrozenProof(ranker, optimizers.local_state)
-        self.state.fingerprints = self._fingerprints()
+        self._begin()
 
     @property
     def current(self) -> TrainingStage:
@@ -161,8 +160,7 @@ class TrainingStages:
         thawed_at = state.thawed_at | {names[half]: step for half in learning_halves(following) if half not in before}
         self.state = StagesState(stage=state.stage + 1, since=step, thawed_at=thawed_at, proofs=proofs)
         self._enter()
-        self.proof = FrozenProof(self._ranker, self._optimizers.local_state)
-        self.state.fingerprints = self._fingerprints()
+        self._begin()
         return True
 
     def to_document(self) -> dict[str, Any]:
@@ -219,6 +217,11 @@ class TrainingStages:
         mode = self.current.mode
         apply_training_mode(self._ranker, mode)
         self._optimizers.assign(*optimizers_in(mode, self._dense, self._tables), self.state.thawed_at)
+
+    def _begin(self) -> None:
+        """Watch what is frozen in the present stage, from its first step on."""
+        self.proof = FrozenProof(self._ranker, self._optimizers.local_state)
+        self.state.fingerprints = self._fingerprints()
 
     def _note(self, log_loss: float) -> None:
         state = self.state

@@ -2,7 +2,7 @@
 
 Rates, forward, backward up to the tables' outputs, average over processes, unscale, judge, measure, clip, step. The
 gate before the tables (`sharding/gate.py`) lets a step be judged before any of it is done: where the loss or any
-gradient is not finite, no weight, no accumulator and no moment of any parameter moves. On a GPU the host does not wait
+gradient is not finite, no weight, accumulator or moment of any parameter changes. On a GPU the host does not wait
 for the verdict; it reads the count of bad batches, like everything else, when a report is due.
 """
 
@@ -76,7 +76,7 @@ class Stepper:
 
     Args:
         ranker: as `wrap_ranker` returned it.
-        counts: where the run stands; `read` brings them up to date.
+        counts: so far; `read` brings them up to date.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A run shows who steps what before its first step, and fails, for all to see, where something frozen moved."""
+"""A run shows who steps what before its first step, and fails, for all to see, where something frozen changed."""
 
 import json
 from pathlib import Path
@@ -53,8 +53,8 @@ def test_a_run_prints_and_keeps_who_steps_what_and_its_proof(
     assert process["optimizer_state_tensors"] == 0
 
 
-def move_the_tower(proof: FrozenProof) -> None:
-    tower = proof._ranker.embedding_tower
+def change_the_tower(proof: FrozenProof) -> None:
+    tower = proof._inventory.module.embedding_tower
     next(iter(parameter for parameter in tower.parameters() if parameter.dim() == 2)).data[0, 0] += 1e-6
 
 
@@ -62,11 +62,11 @@ def fail_after_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something writes to the tower while the run learns."""
     record = FrozenProof.record
 
-    def moved(proof: FrozenProof) -> dict:
-        move_the_tower(proof)
+    def changed(proof: FrozenProof) -> dict:
+        change_the_tower(proof)
         return record(proof)
 
-    monkeypatch.setattr(FrozenProof, "record", moved)
+    monkeypatch.setattr(FrozenProof, "record", changed)
 
 
 def fail_by_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def fail_by_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("fault", [fail_after_training, fail_by_the_best_weights])
-def test_a_frozen_tower_that_moved_fails_the_run_with_70_and_says_so_on_its_page(
+def test_a_frozen_tower_that_changed_fails_the_run_with_70_and_says_so_on_its_page(
     small_world: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault
 ) -> None:
     before = folders(small_world)
