@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 
-from pipelines.console import console, show_table
-from pipelines.recording import AUC, recorded_store
 from recsys.config import RunConfig
 from recsys.errors import UsageError
+from recsys.run.record import AUC, recorded_store
 from recsys.tracking import names
 from recsys.tracking.studies import RecordedRun, RecordedStudy, find_study
+
+from .console import console, show_table
 
 _LOG_LOSS = names.score(names.TEST, "log_loss")
 Document = Mapping[str, Any]

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.console import console, progress_bars, show_table
-from pipelines.fitting import with_budget
 from recsys.config import RunConfig
 from recsys.datasets.encoded import open_encoded
 from recsys.datasets.manifest import CONTRACT_NAME
 from recsys.progress import Progress, silent
+from recsys.run.assemble import with_budget
 from recsys.streaming.advice import Advised, advise
 from recsys.streaming.inspection import Column, Group, Inspection, inspect_parquet, text_of
 from recsys.streaming.parquet import encoded_columns

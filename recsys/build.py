@@ -20,12 +20,7 @@ from recsys.composition.conditional import (
 from recsys.composition.parallel import ConcatJoin, GateJoin, Join, ParallelComposition, ProductJoin, SumJoin
 from recsys.composition.ranker import Head, Ranker
 from recsys.composition.sequential import SequentialComposition
-from recsys.config import (
-    CompositionConfig,
-    NetworkConfig,
-    TrainingConfig,
-)
-from recsys.config_training_mode import TrainingModeConfig
+from recsys.config import CompositionConfig, NetworkConfig, TrainingConfig, TrainingModeConfig
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
 from recsys.interactions.base import Crossing
@@ -38,6 +33,7 @@ from recsys.interactions.mlp import FlatCrossing
 from recsys.interactions.network import InteractionNetwork
 from recsys.sharding.wrap import TableOptimizer
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.training.modes import learning_halves
 from recsys.training.optimizer import DenseOptimizer
 from recsys.training.stages import Stage
 
@@ -118,7 +114,7 @@ def build_stages(mode: TrainingModeConfig, batches_per_epoch: int, max_steps: in
         UsageError: the stages before the last one use up the budget.
     """
     stages = []
-    for name, end in mode.stages_in_order():
+    for name, end in sorted(mode.stages.items(), key=lambda stage: len(learning_halves(stage[0]))):
         steps = None if end is None else end.steps
         if end is not None and end.epochs is not None:
             steps = max(1, round(end.epochs * batches_per_epoch))

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from pipelines.compose import CONF, choices, compose_config
 from recsys.build import build_ranker, build_rates, build_stages
 from recsys.composition.ranker import Ranker
 from recsys.config import TwoTowerConfig, config_document, config_from
+from recsys.config.compose import CONF, choices, compose_config
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
 from recsys.features.schema import FeatureSchema

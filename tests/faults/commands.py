@@ -89,8 +89,8 @@ class Commands:
 def _serve() -> None:
     import torch
 
-    for name in ("ablate", "cli", "train", "sync"):
-        importlib.import_module(f"pipelines.{name}")
+    for name in ("recsys.study.ablate", "pipelines.cli", "recsys.run.train", "pipelines.sync"):
+        importlib.import_module(name)
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)

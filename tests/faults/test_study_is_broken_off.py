@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
+from recsys.config.compose import compose_config
+from recsys.run.record import open_store
 from recsys.tracking.history import finished_runs
 from tests.faults.commands import Commands
 from tests.pipelines.conftest import small_overrides

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import fitting
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.run_folder import RESULT
+from recsys.config.compose import compose_config
 from recsys.errors import UsageError
+from recsys.run import assemble as fitting
+from recsys.run.folder import RESULT
 from recsys.training.cache import TowerCache
 from tests.pipelines.conftest import runs_folder
 

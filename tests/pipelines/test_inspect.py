@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.prepare import run as prepare
+from recsys.config.compose import compose_config
 from recsys.progress import silent
+from recsys.run.prepare import run as prepare
 
 
 @pytest.fixture

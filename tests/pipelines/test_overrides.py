@@ -7,12 +7,12 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.commands import COMMANDS, RESUMED
-from pipelines.compose import compose_config, keys_of
-from pipelines.overrides import on_top_of
-from pipelines.run_folder import CONFIG, load_config
-from pipelines.study_plan import StudyGrid
 from recsys.config import config_document
+from recsys.config.compose import compose_config, keys_of
+from recsys.config.overrides import on_top_of
 from recsys.errors import UsageError
+from recsys.run.folder import CONFIG, load_config
+from recsys.study.plan import StudyGrid
 from tests.pipelines.own_table import OwnTable
 
 NAMES = [

@@ -9,10 +9,10 @@ import torch
 
 import pipelines.console
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
-from pipelines.run_folder import CHECKPOINTS, RESULT
+from recsys.config.compose import compose_config
 from recsys.monitoring.frozen_proof import FrozenProof
+from recsys.run.folder import CHECKPOINTS, RESULT
+from recsys.run.record import open_store
 from recsys.training.optimizer import RankerOptimizers
 from recsys.training.snapshot import BestWeights
 from tests.pipelines.conftest import runs_folder

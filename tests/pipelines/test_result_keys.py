@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from pipelines import prepare, pretrain, result_keys
-from pipelines.compose import CONF, compose_config
-from pipelines.result_keys import (
+from recsys.config import SimulatedData, config_document
+from recsys.config.compose import CONF, compose_config
+from recsys.datasets.encoded import EncodedDataset
+from recsys.run import prepare, pretrain, result_keys
+from recsys.run.result_keys import (
     CODE_WITHOUT_EFFECT,
     LIBRARIES_WITHOUT_EFFECT,
     SETTINGS_WITHOUT_EFFECT,
     settings_of,
 )
-from pipelines.study_plan import StudyGrid, StudyPlan
-from recsys.config import SimulatedData, config_document
-from recsys.datasets.encoded import EncodedDataset
 from recsys.scheduling.code_version import PACKAGES, ROOT, reached_code
+from recsys.study.plan import StudyGrid, StudyPlan
 from tests.pipelines.golden_training import Golden, SmallTraining, recorded, small_training
 
 # Another value for each setting that does not count; the number of threads moves the last digits, so it stays.
@@ -282,7 +282,7 @@ def test_every_definition_that_a_step_runs_counts_in_its_key_or_is_declared_not_
     }
     # What a definition leads to that is declared not to count does not count either.
     declared = set(reached_code(CODE_WITHOUT_EFFECT).definitions)
-    own = {f"{__name__}.", "pipelines.result_keys."}
+    own = {f"{__name__}.", "recsys.run.result_keys."}
     for step, entry in entry_of.items():
         ran = executed.by_step[step]
         assert len(ran & counting[entry]) > 10, step
@@ -290,7 +290,7 @@ def test_every_definition_that_a_step_runs_counts_in_its_key_or_is_declared_not_
 
 
 def test_every_exception_is_met_and_has_its_reason(training: SmallTraining, encoded: EncodedDataset) -> None:
-    entries = ["pipelines.train.run", "pipelines.prepare.run", "pipelines.tuning.tune", "pipelines.daily.run"]
+    entries = ["recsys.run.train.run", "recsys.run.prepare.run", "recsys.study.tuning.tune", "recsys.nightly.run"]
     reached = reached_code(entries, CODE_WITHOUT_EFFECT)
     assert reached.left_out == set(CODE_WITHOUT_EFFECT)
     assert set(LIBRARIES_WITHOUT_EFFECT) - reached.libraries == set()

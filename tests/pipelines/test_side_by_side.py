@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import side_by_side
-from pipelines.side_by_side import Failure, Piece, free_processes, run_side_by_side
 from recsys.errors import DataError
 from recsys.progress import Progress, silent
+from recsys.study import workers as side_by_side
+from recsys.study.workers import Failure, Piece, free_processes, run_side_by_side
 from tests.faults.commands import ROOT
 
 STATE = {"pieces": 0}
@@ -90,7 +90,7 @@ def test_a_module_of_the_users_working_folder_takes_no_librarys_place(tmp_path: 
         "import sys\n"
         f"sys.path.append({str(ROOT)!r})\n"
         "from pathlib import Path\n"
-        "from pipelines.side_by_side import Piece, run_side_by_side\n"
+        "from recsys.study.workers import Piece, run_side_by_side\n"
         "from recsys.progress import silent\n"
         "def work(progress):\n    print('worked')\n"
         "if __name__ == '__main__':\n"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import ablate
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
+from recsys.config.compose import compose_config
 from recsys.errors import TrainingError
 from recsys.progress import silent
+from recsys.run.record import open_store
+from recsys.study import ablate
 from recsys.tracking import names
 from recsys.tracking.history import finished_runs, metric_history
 from recsys.tracking.studies import find_study

@@ -5,12 +5,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.console import console, show_table
 from recsys.errors import TrainingError
 from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
 from recsys.training.contract import (
-    SUMMARY_HEADER,
     contract_document,
     contract_summary,
     shared_parameters,
@@ -24,13 +22,13 @@ class StageContracts:
     """Attaches the optimizer contract of each stage of a run, once, for people and for programs.
 
     Attributes:
-        is_shown: whether its summary is printed too.
+        summaries: one a stage, as `RunResult.optimizers` keeps them.
     """
 
     def __init__(self, stages: TrainingStages, optimizers: RankerOptimizers) -> None:
         self._stages, self._optimizers = stages, optimizers
         self._attached: int | None = None
-        self.is_shown = False
+        self.summaries: list[dict[str, Any]] = []
 
     def attach(self, tracked: TrackedRun) -> None:
         """Attach the present stage's, unless it was; that of a stage after the first has its number in its name."""
@@ -39,13 +37,11 @@ class StageContracts:
             return
         self._attached = stage
         lines = self._optimizers.contract()
-        suffix, since = (f"_stage_{stage}", f" in stage {stage}: {self._stages.current.mode}") if stage else ("", "")
+        suffix = f"_stage_{stage}" if stage else ""
         tracked.attach(f"optimizer_contract{suffix}.md", contract_document(lines))
         tracked.attach(f"optimizer_contract{suffix}.json", json.dumps([asdict(line) for line in lines], indent=1))
-        if self.is_shown:
-            show_table(f"Who steps what{since}", SUMMARY_HEADER, contract_summary(lines))
-            for sentence in shared_parameters(lines):
-                console.print(f"Shared: {sentence}", markup=False)
+        mode, rows = self._stages.current.mode, [list(row) for row in contract_summary(lines)]
+        self.summaries.append({"stage": stage, "mode": mode, "rows": rows, "shared": shared_parameters(lines)})
 
 
 def restore_proven(tracked: TrackedRun, record: Callable[[], dict[str, Any]], best: BestWeights) -> dict[str, Any]:

@@ -6,18 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines import baselines, prepare, pretrain
-from pipelines.baselines import validation_of
-from pipelines.fitting import (
-    cached_tower,
-    fitted_ranker,
-    loop_settings,
-    ranker_stream,
-    started,
-    with_ranker_budget,
-)
-from pipelines.run_folder import read_record
-from pipelines.stopping import StopRequest, stoppable
 from recsys.ablation.page import Table
 from recsys.ablation.tuning import Ranges, Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document, config_from
@@ -26,6 +14,13 @@ from recsys.errors import TrainingError
 from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import write_text_atomically
 from recsys.progress import Progress, silent
+from recsys.run import fitted_baselines as baselines
+from recsys.run import prepare, pretrain
+from recsys.run.assemble import assemble_ranker, cached_tower, loop_settings, with_ranker_budget
+from recsys.run.fitted_baselines import validation_of
+from recsys.run.folder import read_record
+from recsys.run.stopping import StopRequest, stoppable
+from recsys.run.streams import ranker_stream, started
 from recsys.towers.artifact import TowerArtifact
 from recsys.training.loop import LoopState, train_steps
 from recsys.training.loss import click_objective
@@ -177,24 +172,26 @@ def _fit(
     config = with_ranker_budget(config, encoded)
     context = started(config)
     stream = ranker_stream(config, encoded, context)
-    fitted = fitted_ranker(config, artifact, start, encoded, stream.num_batches, context)
+    assembly = assemble_ranker(config, artifact, start, encoded, stream.num_batches, context)
     segments = encoded.contract.schema.segments
     settings = loop_settings(config.training, stream.num_batches, segments)
     # Nobody looks at a trial's gradients.
     settings = replace(settings, norms_every=settings.max_steps + 1, segment_view_every=0)
-    with cached_tower(fitted.wrapped, config.training_mode.cache_megabytes, encoded, context, lambda name, text: None):
+    with cached_tower(
+        assembly.wrapped, config.training_mode.cache_megabytes, encoded, context, lambda name, text: None
+    ):
         for _ in train_steps(
-            fitted.wrapped,
-            fitted.optimizers,
+            assembly.wrapped,
+            assembly.optimizers,
             stream,
             click_objective,
             settings,
             context,
             state=state,
-            best=BestWeights(fitted.wrapped),
-            validate=validation_of(fitted.wrapped, start, config, encoded, context),
+            best=BestWeights(assembly.wrapped),
+            validate=validation_of(assembly.wrapped, start, config, encoded, context),
             checkpoint=lambda _: None,
             should_stop=request,
-            stages=fitted.stages,
+            stages=assembly.stages,
         ):
             pass

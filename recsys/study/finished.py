@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.run_folder import PREDICTIONS, QUERIES, RunResult
 from recsys.ablation.arms import Arm
 from recsys.ablation.resampling import ArmPredictions, MeasuredArm, QueryValues, UserResamples, measure_arm
 from recsys.ablation.tables import ArmResult
@@ -16,6 +15,7 @@ from recsys.evaluation.ranking import load_ranking
 from recsys.files import write_text_atomically
 from recsys.monitoring.cost import Cost
 from recsys.progress import Progress
+from recsys.run.folder import PREDICTIONS, QUERIES, RunResult
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from recsys.config_types import STRICT, Name, PositiveFloat, PositiveInt, Width
+from recsys.config.ranges import STRICT, Name, PositiveFloat, PositiveInt, Width
 
 StageName = Literal["frozen_tower", "tower_tables", "tower_dense", "end_to_end"]
 RateName = Literal[

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from recsys.config_types import STRICT, Name, NonNegativeInt, PositiveFloat, PositiveInt, Processes, Seed
+from recsys.config.ranges import STRICT, Name, NonNegativeInt, PositiveFloat, PositiveInt, Processes, Seed
 
 GridValue = str | int | float | bool | None | tuple[int, ...]
 

@@ -23,8 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from recsys.config import RunConfig, config_from
 from recsys.errors import UsageError
 from recsys.files import home_expanded
+from recsys.resources import CONF
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 # Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
 _OWN_KEYS = ("ablation.grid=", "ablation.tune.ranges=")
 
@@ -39,25 +39,11 @@ def compose_config(overrides: Sequence[str], values: Sequence[str] = ()) -> RunC
     Raises:
         UsageError: an override names no known key or choice, or a value has the wrong type or range.
     """
-    _require_clone()
     words, texts = _without_texts(overrides)
     words = [*words, *values]
     for word in words:
         _require_one_value(word)
     return config_from(_with_texts(_compose(words), texts))
-
-
-def _require_clone() -> None:
-    """Refuse to run from what `pip` installs: it has the code, and not the values and schemas that the commands need.
-
-    A folder `conf` of somebody else's may lie beside it.
-    """
-    if not (CONF / "run.yaml").is_file():
-        raise UsageError(
-            f"This copy of recsys, in {CONF.parent}, was installed without its configuration: there is no "
-            f"{CONF / 'run.yaml'}. This version runs from a clone of its repository: clone it, run `make setup` there, "
-            "and use the clone's .venv/bin/recsys."
-        )
 
 
 def choices(group: str) -> list[str]:
@@ -167,6 +153,11 @@ def _text_keys(owner: type, prefix: str = "") -> Iterator[tuple[str, tuple[Any, 
 
 
 _TEXT_KEYS = dict(_text_keys(RunConfig))
+
+
+def is_text(key: str) -> bool:
+    """Whether a config key's value is a path or a text, which is taken as it is typed."""
+    return key in _TEXT_KEYS
 
 
 def _nearest_key(unknown: str, overrides: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """One run while it lasts: its steps, its checkpoints, its measurement and its record."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,33 +9,6 @@ from typing import Any
 
 from torch import nn
 
-from pipelines.baselines import evaluated, validation_of
-from pipelines.console import warn
-from pipelines.evidence import StageContracts, restore_proven
-from pipelines.fitting import (
-    RANKING_TEST,
-    TEST,
-    Fitted,
-    dataset_uses,
-    loop_settings,
-    scoring_memory,
-    scoring_stream,
-)
-from pipelines.recording import (
-    CUTOFF,
-    Curves,
-    attach_calibration,
-    attach_gradient_norms,
-    attach_learning_curves,
-    cost_metrics,
-    ranking_metrics,
-    step_metrics,
-    test_metrics,
-)
-from pipelines.run_folder import ARM, CHECKPOINTS, CURVES, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
-from pipelines.run_record import StartOfRun, WatchedStream
-from pipelines.serving import export_run
-from pipelines.stopping import StopRequest
 from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
@@ -47,6 +21,25 @@ from recsys.evaluation.scores import ranker_score
 from recsys.files import canonical_json, write_text_atomically
 from recsys.monitoring.cost import Cost, CostMeter
 from recsys.progress import Progress
+from recsys.run.assemble import Assembly, loop_settings
+from recsys.run.curves import CurveFile, load_curves
+from recsys.run.evidence import StageContracts, restore_proven
+from recsys.run.fitted_baselines import evaluated, validation_of
+from recsys.run.folder import ARM, CHECKPOINTS, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
+from recsys.run.provenance import StartOfRun, WatchedStream
+from recsys.run.record import (
+    CUTOFF,
+    attach_calibration,
+    attach_gradient_norms,
+    attach_learning_curves,
+    cost_metrics,
+    ranking_metrics,
+    step_metrics,
+    test_metrics,
+)
+from recsys.run.serving import export_run
+from recsys.run.stopping import StopRequest
+from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_memory, scoring_stream
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact
@@ -59,11 +52,12 @@ from recsys.training.loss import click_objective
 from recsys.training.snapshot import BestWeights
 
 _MODEL_NAME = "ranker"
+logger = logging.getLogger("recsys.run")
 TEST_EXTRAS = ("user_key", "true_probability")
 RANKING_EXTRAS = ("query", "user_key", "is_new_to_user", "log_sampling_rate")
 
 
-class Job:
+class Session:
     """One run's parts while it lasts."""
 
     def __init__(
@@ -73,23 +67,23 @@ class Job:
         encoded: EncodedDataset,
         spec: TowerSpec,
         context: ProcessContext,
-        fitted: Fitted,
+        assembly: Assembly,
         stream: BatchStream,
         baselines: Mapping[str, LogisticRanker],
     ) -> None:
         self._baselines = baselines
         self._config, self._identity, self._encoded, self._context = config, identity, encoded, context
         self._spec = spec
-        self._fitted, self._stream = fitted, stream
-        self._state, self._best, self._curves = LoopState(), BestWeights(fitted.wrapped), Curves()
-        self._spool, self._contracts = "", StageContracts(fitted.stages, fitted.optimizers)
-        self._start, self._watched = StartOfRun(fitted.wrapped, stream), WatchedStream(stream)
+        self._assembly, self._stream = assembly, stream
+        self._state, self._best = LoopState(), BestWeights(assembly.wrapped)
+        self._spool, self._contracts = "", StageContracts(assembly.stages, assembly.optimizers)
+        self._start, self._watched = StartOfRun(assembly.wrapped, stream), WatchedStream(stream)
         self._spent: Cost | None = None  # by the parts of the run before this one
         self._meter = CostMeter(context.device)
 
     @property
     def _wrapped(self) -> nn.Module:
-        return self._fitted.wrapped
+        return self._assembly.wrapped
 
     def load_checkpoint(self) -> str:
         """Go to the newest complete checkpoint of the run's folder; return the id of its tracked run.
@@ -100,18 +94,17 @@ class Job:
             DataError: there is none, and the run is no arm.
         """
         folder = self._identity.folder / CHECKPOINTS
-        saved = load_latest_complete(folder, self._encoded.contract, warn)
+        saved = load_latest_complete(folder, self._encoded.contract, logger.warning)
         if saved is None:
             if self._identity.kind == ARM:
                 return ""
             raise DataError(f"{folder} holds no checkpoint to resume from. Start the run afresh without --resume.")
-        stages = self._fitted.stages
+        stages = self._assembly.stages
         stages.go_to(saved.facts["stages"])  # first, since it says which optimizer state there is
         held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
-        state = snapshot.give_back(held, self._wrapped, self._fitted.optimizers, self._stream, self._best)
+        state = snapshot.give_back(held, self._wrapped, self._assembly.optimizers, self._stream, self._best)
         stages.confirm()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
-        self._curves.restore(saved.facts["curves"])
         self._watched.seen = saved.facts["first_batches"]
         self._spent = Cost(**saved.facts["cost"])
         spool: str = saved.facts["spool"]
@@ -121,8 +114,6 @@ class Job:
         """Attach what the run is made of."""
         self._spool = tracked.spool_id
         tracked.attach("config.json", json.dumps(config_document(self._config), indent=2))
-        # A study's arms would print them a dozen times; there they stand with each arm's run.
-        self._contracts.is_shown = self._identity.kind == "train" and self._context.is_first
         self._contracts.attach(tracked)
         tracked.attach("tower_provenance.json", json.dumps(dict(artifact.provenance), indent=2, default=str))
         tracked.attach("contract.json", self._encoded.contract.to_json())
@@ -133,14 +124,15 @@ class Job:
         """Take the steps; return what they cost, those before the checkpoint that this run goes on from included."""
         segments = self._encoded.contract.schema.segments
         settings = loop_settings(self._config.training, self._stream.num_batches, segments)
-        stages = self._fitted.stages
+        stages = self._assembly.stages
         start = self._baselines[LOGISTIC]
         validate = validation_of(self._wrapped, start, self._config, self._encoded, self._context)
         self._meter = CostMeter(self._context.device, self._spent)
+        curves = CurveFile(self._identity.folder, self._state.step)
         label = f"training {self._identity.name}"
         for report in train_steps(
             self._wrapped,
-            self._fitted.optimizers,
+            self._assembly.optimizers,
             self._watched,
             click_objective,
             settings,
@@ -154,15 +146,16 @@ class Job:
         ):
             progress(label, report.step, settings.max_steps)
             self._contracts.attach(tracked)
-            tracked.log_step(report.step, step_metrics(report) | {names.STAGE: float(stages.state.stage)})
-            self._curves.add(report)
+            metrics = step_metrics(report) | {names.STAGE: float(stages.state.stage)}
+            tracked.log_step(report.step, metrics)
+            curves.add(report.step, metrics)
         if self._state.ended != "asked":
             progress(label, settings.max_steps, settings.max_steps)
         return self._meter.read()
 
     def finish(self, tracked: TrackedRun, cost: Cost, progress: Progress) -> RunResult:
         """Prove that what was frozen stood still, measure the best weights, and write the result."""
-        proof = restore_proven(tracked, lambda: self._fitted.stages.record(self._state.step), self._best)
+        proof = restore_proven(tracked, lambda: self._assembly.stages.record(self._state.step), self._best)
         config, encoded, folder = self._config, self._encoded, self._identity.folder
         stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
         with scoring_memory(config, self._context):
@@ -175,7 +168,7 @@ class Job:
             save_ranking(ranking, folder / QUERIES)
             ranked = ranking_metrics(ranking)
             scores |= ranking.flat_metrics("")
-        lines = self._fitted.optimizers.contract()
+        lines = self._assembly.optimizers.contract()
         budget = loop_settings(config.training, self._stream.num_batches).max_steps
         result = RunResult(
             name=self._identity.name,
@@ -190,11 +183,11 @@ class Job:
             learning_parameters=sum(line.elements for line in lines if line.is_trainable),
             cost=cost.to_document(),
             record=self._start.record(self._watched, budget, self._state).to_document(),
+            optimizers=self._contracts.summaries,
             baselines=evaluated(self._baselines, config, encoded, TEST, self._context),
         )
         save_predictions(predictions, folder / PREDICTIONS)
         write_text_atomically(folder / "evaluation.json", evaluation.to_json())
-        self._curves.save(folder / CURVES)
         progress(f"exporting {self._identity.name}", 0, 0)
         model = export_run(folder, config, self._spec, self._wrapped, encoded)
         self._record(tracked, result, evaluation, ranked, model)
@@ -229,16 +222,15 @@ class Job:
             tracked.attach("data_counts.json", canonical_json(counts))
         tracked.attach("evaluation.json", evaluation.to_json())
         name = self._identity.name
-        curves = self._curves.curves()
+        curves = load_curves(self._identity.folder)
         attach_learning_curves(tracked, {curve: {name: points} for curve, points in curves.items()})
         attach_gradient_norms(tracked, curves)
         attach_calibration(tracked, self._identity.name, evaluation)
 
     def _save_checkpoint(self, state: LoopState) -> None:
-        held = snapshot.take(self._wrapped, self._fitted.optimizers, self._stream, self._best, state.to_document())
-        facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._fitted.stages.to_document()}
-        facts |= {"spool": self._spool, "curves": self._curves.curves()}
-        facts |= {"first_batches": self._watched.seen, "cost": self._meter.read().to_document()}
+        held = snapshot.take(self._wrapped, self._assembly.optimizers, self._stream, self._best, state.to_document())
+        facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._assembly.stages.to_document()}
+        facts |= {"spool": self._spool, "first_batches": self._watched.seen, "cost": self._meter.read().to_document()}
         folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
         if self._context.is_first:
             save_checkpoint(folder, state.step, held.tensors, facts, self._encoded.contract, keep)

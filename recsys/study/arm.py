@@ -1,10 +1,10 @@
 """One arm of a study, in a process of its own."""
 
-from pipelines import train
-from pipelines.run_folder import CHECKPOINTS, RunIdentity, load_result
 from recsys.config import RunConfig
 from recsys.locks import held_lock
 from recsys.progress import Progress
+from recsys.run import train
+from recsys.run.folder import CHECKPOINTS, RunIdentity, load_result
 
 # An arm of a study that was killed notices that with its next step, and holds its own lock until then.
 _PATIENCE_SECONDS = 60.0

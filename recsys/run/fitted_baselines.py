@@ -6,22 +6,22 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipelines.console import show_table, warn
-from pipelines.fitting import TRAIN, VALIDATION, scoring_stream, started
-from pipelines.recording import validation_figures
-from pipelines.result_keys import code_of, rows_of
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import CONSTANT, LOGISTIC, LogisticRanker, fit_baselines, gain_error
 from recsys.evaluation.evaluate import evaluate, predict
 from recsys.features.batch import Batch
 from recsys.progress import Progress
+from recsys.run.record import validation_figures
+from recsys.run.result_keys import code_of, rows_of
+from recsys.run.streams import TRAIN, VALIDATION, scoring_stream, started
 from recsys.scheduling.stage import Stage, run_stage
 from recsys.sharding.processes import ProcessContext
 from recsys.training.stages import LEAST_GAIN
 
 _AUC, _ENTROPY = "auc/all", "normalised_entropy/all"
-_COMPARED = {_AUC: "AUC", "log_loss/all": "log loss", _ENTROPY: "normalised entropy"}
+COMPARED = {_AUC: "AUC", "log_loss/all": "log loss", _ENTROPY: "normalised entropy"}
+"""What a ranker and the baselines are compared in: flat name and label."""
 # The newest days of training with at most so many rows: more would tell three kinds of weights nothing new.
 _MOST_ROWS = 500_000
 
@@ -84,21 +84,11 @@ def evaluated(
     }
 
 
-def show_beside(name: str, scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> None:
-    """Print a ranker's scores over those of the baselines on the same rows, and warn where it does not beat them."""
-    shown = {name: scores, **{f"baseline: {word}": found for word, found in baselines.items()}}
-    rows = [(who, *(_figure(found, metric) for metric in _COMPARED)) for who, found in shown.items()]
-    show_table("Beside the baselines", ("", *(words for words in _COMPARED.values())), rows)
-    for word, found in baselines.items():
-        if told := shortfall(name, scores, word, found):
-            warn(told)
-
-
 def shortfall(name: str, scores: Mapping[str, float], baseline: str, beside: Mapping[str, float]) -> str:
     """Say where a ranker is no better than a baseline; empty where it is better throughout."""
     worse = [
-        f"{words} {_figure(scores, metric)} against {_figure(beside, metric)}"
-        for metric, words in _COMPARED.items()
+        f"{words} {figure_of(scores, metric)} against {figure_of(beside, metric)}"
+        for metric, words in COMPARED.items()
         if metric != _ENTROPY and metric in scores and metric in beside and not _beats(metric, scores, beside)
     ]
     if not worse:
@@ -113,7 +103,8 @@ def _beats(metric: str, scores: Mapping[str, float], beside: Mapping[str, float]
     return scores[metric] > beside[metric] if metric == _AUC else scores[metric] < beside[metric]
 
 
-def _figure(scores: Mapping[str, float], metric: str) -> str:
+def figure_of(scores: Mapping[str, float], metric: str) -> str:
+    """A score to four digits, a dash where there is none."""
     return f"{scores[metric]:.4f}" if metric in scores else "-"
 
 

@@ -6,16 +6,17 @@ from importlib.metadata import version
 
 import numpy as np
 
-from pipelines.recording import Curves
-from pipelines.run_folder import CURVES, read_record
-from pipelines.study import FinishedArm
 from recsys.ablation.report import Evidence
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.evaluate import Evaluation, evaluation_from_json
+from recsys.run.curves import load_curves
+from recsys.run.folder import read_record
+from recsys.run.record import FOLLOWED
+from recsys.study.finished import FinishedArm
 from recsys.tracking import names
 from recsys.tracking.figures import Curve
 
-_PANELS = {"train_loss": "Training loss", "valid_log_loss": "Validation log loss", "valid_auc": "Validation AUC"}
+_PANELS = dict(zip(FOLLOWED, ("Training loss", "Validation log loss", "Validation AUC"), strict=True))
 _LIBRARIES = ("torch", "torchrec", "pyarrow", "mlflow")
 BySeed = dict[str, dict[str, list[Curve]]]
 
@@ -55,9 +56,10 @@ def gather(
     """Read every arm's curves and evaluation back."""
     curves = _curves_by_condition(finished)
     prefix = names.grad_norm("")
+    parts = [name for name in curves if name.startswith(prefix) and name != names.grad_norm(names.WHOLE)]
     return Evidence(
         curves={title: curves[name] for name, title in _PANELS.items() if name in curves},
-        norms={name.removeprefix(prefix): found for name, found in curves.items() if name.startswith(prefix)},
+        norms={name.removeprefix(prefix): found for name, found in curves.items() if name in parts},
         calibration=_calibration(finished),
         auc_by_segment=auc_by_segment,
         held_equal=held_equal,
@@ -70,7 +72,7 @@ def _curves_by_condition(finished: Sequence[FinishedArm]) -> BySeed:
     """Curve -> condition -> one a seed."""
     found: BySeed = {}
     for each in finished:
-        for name, curve in Curves.load(each.folder / CURVES).items():
+        for name, curve in load_curves(each.folder).items():
             found.setdefault(name, {}).setdefault(each.arm.condition, []).append(curve)
     return found
 

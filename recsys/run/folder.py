@@ -1,8 +1,10 @@
 """What a run is called, where it keeps what it leaves behind, and how that is read back."""
 
 import json
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,10 +13,10 @@ from recsys.errors import DataError, UsageError
 from recsys.tracking import names
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
-PREDICTIONS, QUERIES, CURVES = "predictions", "queries", "curves.json"
+PREDICTIONS, QUERIES = "predictions", "queries"
 _Record = TypeVar("_Record")
-ARM, DAILY = "arm", "daily"
-"""The kind of a run that belongs to a study; and of a scheduled one."""
+ARM, DAILY, TRAIN = "arm", "daily", "train"
+"""The kind of a run that belongs to a study; of a scheduled one; and of one that stands alone."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,16 @@ class RunIdentity:
         return tags | ({names.TAG_COLOUR: self.colour} if self.colour else {})
 
 
+def new_run(config: RunConfig) -> RunIdentity:
+    """Return the name and the folder, which does not exist yet, of a run outside of any study that begins now."""
+    arm = f"{config.training_mode.name}/{config.composition.name}"
+    name = names.run_name(arm, seed=config.training.seed)
+    # Two that start within one second must not write into one folder.
+    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    folder = config.runtime.runs / config.data.name / f"{stamp}-{name.replace('/', '-')}"
+    return RunIdentity(folder, name, arm, TRAIN)
+
+
 @dataclass(frozen=True)
 class RunResult:
     """What a finished run left behind, as `result.json` keeps it.
@@ -61,6 +73,8 @@ class RunResult:
         learning_parameters: numbers that some optimizer steps, tables included.
         cost: of its training, as `recsys.monitoring.cost.Cost`.
         baselines: the baselines' scores on the same rows, by name, as `scores`.
+        optimizers: for each stage that this process trained, who stepped what: "stage", "mode", "rows" (cells as
+            `recsys.training.contract.SUMMARY_HEADER` heads them) and "shared", sentences on shared parameters.
         record: what a study checks its pairs by, as `recsys.ablation.pairing.RunRecord`.
     """
 
@@ -77,6 +91,7 @@ class RunResult:
     cost: dict[str, Any]
     record: dict[str, Any]
     baselines: dict[str, dict[str, float]]
+    optimizers: list[dict[str, Any]]
 
 
 def load_result(folder: Path) -> RunResult | None:

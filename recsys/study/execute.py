@@ -4,20 +4,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pipelines import baselines, pretrain
-from pipelines.arm import train_arm
-from pipelines.recording import open_store
-from pipelines.run_folder import ARM, RunIdentity, read_record
-from pipelines.side_by_side import Piece, free_processes, run_side_by_side
-from pipelines.study import FinishedArm
-from pipelines.study_plan import PlannedArm, StudyPlan
-from pipelines.tuning import Search, load_trials, trials_table, tune
 from recsys.ablation.pairing import HeldEqual, PairedRun, RunRecord, held_equal
 from recsys.ablation.tuning import at_an_edge
 from recsys.config import RunConfig
 from recsys.errors import RecsysError
 from recsys.files import write_text_atomically
 from recsys.progress import Progress
+from recsys.run import fitted_baselines as baselines
+from recsys.run import pretrain
+from recsys.run.folder import ARM, RunIdentity, read_record
+from recsys.run.record import open_store
+from recsys.study.arm import train_arm
+from recsys.study.finished import FinishedArm
+from recsys.study.plan import PlannedArm, StudyPlan
+from recsys.study.tuning import Search, load_trials, trials_table, tune
+from recsys.study.workers import Piece, free_processes, run_side_by_side
 from recsys.tracking.figures import arm_colours
 
 _CONDITIONS = "conditions.json"

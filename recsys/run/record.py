@@ -1,17 +1,12 @@
 """How this project's runs are recorded: the store, the names of a report's numbers, an evaluation's, and the plots."""
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
-from pipelines.run_folder import read_record
-from recsys.config import RunConfig, config_document
-from recsys.config_training_mode import TrainingModeConfig
+from recsys.config import RunConfig, TrainingModeConfig, config_document
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import Evaluation
 from recsys.evaluation.ranking import SCOPES, RankingEvaluation
-from recsys.files import write_text_atomically
 from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.tracking import figures, names
@@ -20,6 +15,8 @@ from recsys.tracking.store import TrackingStore
 from recsys.training.loop import StepReport
 
 AUC, CUTOFF = "auc", 20
+FOLLOWED = (names.TRAIN_LOSS, names.score(names.VALIDATION, "log_loss"), names.auc(names.VALIDATION))
+"""The curves of a run that its learning is judged by."""
 STUDY = "study"
 """The arm, and the kind, of a study's own run."""
 RATES = ("embedding_tower", "embedding_tower_tables", "interaction_network", "interaction_network_tables")
@@ -183,93 +180,20 @@ def cost_metrics(cost: Cost) -> dict[str, float]:
     return {name: float(value) for name, value in named.items() if value is not None}
 
 
-class Curves:
-    """A run's curves by step: "train_loss", "valid_log_loss", "valid_auc", and under their tracked names the gradient
-    norms other than the whole's, and the segments' shares, cosines and validation AUC.
-    """
-
-    def __init__(self) -> None:
-        self._points: dict[str, dict[int, float]] = {}
-
-    def add(self, report: StepReport) -> None:
-        """Keep what one report says."""
-        validation = report.validation or {}
-        values = {
-            "train_loss": report.loss,
-            "valid_log_loss": validation.get("log_loss"),
-            "valid_auc": validation.get(AUC),
-        }
-        norms = {names.grad_norm(part): norm for part, norm in report.gradient_norms.items() if part != WHOLE}
-        aucs = {
-            names.auc(names.VALIDATION, name.removeprefix(f"{AUC}/")): value
-            for name, value in validation.items()
-            if name.startswith(f"{AUC}/")
-        }
-        for name, value in (values | norms | aucs | _by_segment(report)).items():
-            if value is not None:
-                self._points.setdefault(name, {})[report.step] = value
-
-    def restore(self, curves: Mapping[str, figures.Curve]) -> None:
-        """Go on from what `curves` returned, plain lists as JSON gives them back included."""
-        self._points = {
-            name: {int(step): value for step, value in zip(steps, values, strict=True)}
-            for name, (steps, values) in curves.items()
-        }
-
-    def curves(self) -> dict[str, figures.Curve]:
-        """Every curve as its steps and its values."""
-        return {name: (list(points), list(points.values())) for name, points in self._points.items()}
-
-    def save(self, path: Path) -> None:
-        """Write the curves as JSON."""
-        write_text_atomically(path, json.dumps(self.curves()) + "\n")
-
-    @staticmethod
-    def load(path: Path) -> dict[str, figures.Curve]:
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: the file is damaged or of another version.
-        """
-        return read_record(
-            path, lambda text: {name: (steps, values) for name, (steps, values) in json.loads(text).items()}
-        )
-
-
-def charted_values(arms: Iterable[Mapping[str, figures.Curve]]) -> dict[str, list[float]]:
-    """What the arms' losses and AUCs ever were, under their tracked names, for `study_views`.
-
-    Args:
-        arms: each one's `Curves.curves()`.
-    """
-    tracked = {
-        "train_loss": names.TRAIN_LOSS,
-        "valid_log_loss": names.score(names.VALIDATION, "log_loss"),
-        "valid_auc": names.auc(names.VALIDATION),
-    }
-    section = names.auc(names.VALIDATION, "")
-    found: dict[str, list[float]] = {}
-    for curves in arms:
-        for name, (_, values) in curves.items():
-            if name in tracked or name.startswith(section):
-                found.setdefault(tracked.get(name, name), []).extend(values)
-    return found
-
-
 def attach_learning_curves(run: TrackedRun, curves: Mapping[str, Mapping[str, figures.Curve]]) -> None:
     """Draw the learning curves of every label and attach them to the run.
 
     Args:
         curves: curve name -> label (a run or a condition) -> curve.
     """
-    losses, log_losses, aucs = (curves.get(name, {}) for name in ("train_loss", "valid_log_loss", "valid_auc"))
+    losses, log_losses, aucs = (curves.get(name, {}) for name in FOLLOWED)
     run.attach(names.LEARNING_CURVES_FILE, figures.learning_curves(losses, log_losses, aucs))
 
 
 def attach_gradient_norms(run: TrackedRun, curves: Mapping[str, figures.Curve]) -> None:
     """Draw one run's gradient norms by part and attach them to it."""
-    prefix = names.grad_norm("")
-    norms = {name.removeprefix(prefix): curve for name, curve in curves.items() if name.startswith(prefix)}
+    parts = {names.part_of_norm(name): curve for name, curve in curves.items()}
+    norms = {part: curve for part, curve in parts.items() if part not in ("", WHOLE) and "/" not in part}
     run.attach(names.GRADIENT_NORMS_FILE, figures.gradient_norms(norms))
 
 

@@ -1,29 +1,44 @@
-"""Overrides that would change nothing are refused by name; what each command takes stands in `pipelines.commands`."""
+"""Overrides on top of a recorded configuration, and those that would change nothing, which are refused by name."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pipelines.commands import COMMANDS, Command
-from pipelines.compose import compose_config, key_of, keys_of
 from recsys.config import RunConfig, config_document, config_from
+from recsys.config.compose import compose_config, is_text, key_of, keys_of
 from recsys.errors import UsageError
 
+_BARE_WORD = re.compile(r"[A-Za-z_][\w./+-]*")
 
-def require_effect(command: Command, overrides: Sequence[str]) -> None:
-    """Refuse an override that bears on nothing that the command does.
 
-    Raises:
-        UsageError: names the override, what the command takes, and the commands that take this one.
+def override(key: str, value: Any) -> str:
+    """Return the override that gives a key this value, whatever it holds.
+
+    >>> override("training.epochs", 2), override("network", "dot"), override("data.raw", Path("a, b"))
+    ('training.epochs=2', 'network=dot', 'data.raw=a, b')
+    >>> override("ablation.grid", {"training_mode": ["end_to_end"], "training.max_gradient_norm": [None, 1.0]})
+    'ablation.grid={training_mode:[end_to_end],training.max_gradient_norm:[null,1.0]}'
     """
-    for word in overrides:
-        keys = keys_of(word)
-        if any(_is_taken(key, command.takes) for key in keys):
-            continue
-        others = [f"`recsys {each.name}`" for each in COMMANDS if any(_is_taken(key, each.takes) for key in keys)]
-        raise UsageError(
-            f"`{word}` has no effect on `recsys {command.name}`, which takes {_listed(command.takes)}. "
-            + (f"It is for {', '.join(others)}." if others else "No command takes it.")
-        )
+    return f"{key}={value if isinstance(value, str | Path) and is_text(key) else literal(value)}"
+
+
+def literal(value: Any) -> str:
+    """Return a value as Hydra's override grammar reads it back with its type."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case Mapping():
+            return f"{{{','.join(f'{key}:{literal(each)}' for key, each in value.items())}}}"
+        case list() | tuple():
+            return f"[{','.join(map(literal, value))}]"
+        case str() | Path():
+            text = str(value)
+            is_word = _BARE_WORD.fullmatch(text) and text.lower() not in ("null", "true", "false", "nan", "inf")
+            return text if is_word else "'" + text.replace("'", "\\'") + "'"
+    return repr(value)
 
 
 def on_top_of(recorded: RunConfig, overrides: Sequence[str], takes: Sequence[str], what: str) -> RunConfig:
@@ -47,7 +62,7 @@ def on_top_of(recorded: RunConfig, overrides: Sequence[str], takes: Sequence[str
             elif found != wanted:
                 raise UsageError(
                     f"`{word}` has no effect on {what}: its configuration has `{key}` {found!r}, and the override "
-                    f"stands for {wanted!r}. What may differ is {_listed(takes)}; leave this one out."
+                    f"stands for {wanted!r}. What may differ is {listed(takes)}; leave this one out."
                 )
     return config_from(document)
 
@@ -66,7 +81,12 @@ def require_unset(overrides: Sequence[str], keys: Sequence[str], what: str) -> N
             raise UsageError(f"`{word}` has no effect: {what}.")
 
 
-def _is_taken(key: str, takes: Sequence[str]) -> bool:
+def is_taken(key: str, takes: Sequence[str]) -> bool:
+    """Whether a config key is one of `takes`, lies in one of them, or holds one.
+
+    >>> is_taken("training.epochs", ["training"]), is_taken("runtime", ["runtime.runs"])
+    (True, True)
+    """
     # A part that is given whole (`runtime={...}`) holds keys that are taken.
     return any(_lies_in(key, part) or _lies_in(part, key) for part in takes)
 
@@ -75,7 +95,8 @@ def _lies_in(key: str, part: str) -> bool:
     return key == part or key.startswith(f"{part}.")
 
 
-def _listed(takes: Sequence[str]) -> str:
+def listed(takes: Sequence[str]) -> str:
+    """The keys and groups that may be set, for a message."""
     return ", ".join(takes) if takes else "no overrides"
 
 

@@ -1,40 +1,35 @@
-"""What pre-training and training share: streams, one model in TorchRec's engine, and the settings of the loop."""
+"""A model ready to learn: in TorchRec's engine, with optimizers and stages; and the budget and settings of its loop."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from recsys.build import build_ranker, build_rates, build_stages
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import LogisticRanker
-from recsys.interactions.fields import require_features
 from recsys.monitoring.frozen_proof import frozen_parts
 from recsys.monitoring.out_of_memory import out_of_memory_told
-from recsys.sharding.processes import ProcessContext, start_processes
+from recsys.run.streams import TRAIN, VALIDATION, divided_days
+from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import wrap_ranker
-from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
-from recsys.tracking.run import DatasetUse
 from recsys.training.budget import budget_for
 from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopSettings
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
-from recsys.training.precision import set_single_products
 from recsys.training.stages import Stage, TrainingStages, optimizers_in
 
 _LARGEST_BATCH, _ROWS_SEEN = 2048, 200_000  # of a ranker whose budget follows the rows
 _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
-TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_test"
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Assembly:
     """A model ready to learn: sharded, with its optimizers, and in the first of its stages."""
 
     wrapped: nn.Module
@@ -42,14 +37,14 @@ class Fitted:
     stages: TrainingStages
 
 
-def prepare_to_fit(
+def assemble(
     model: nn.Module,
     training: TrainingConfig,
     stages: Sequence[Stage],
     rates: Mapping[str, float],
     total_steps: int,
     context: ProcessContext,
-) -> Fitted:
+) -> Assembly:
     """Shard the model, put it into its first stage, and give every part that learns its optimizers.
 
     Args:
@@ -73,17 +68,17 @@ def prepare_to_fit(
     with out_of_memory_told("while the tables were placed", widths, context.device):
         wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
-    return Fitted(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
+    return Assembly(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
 
 
-def fitted_ranker(
+def assemble_ranker(
     config: RunConfig,
     artifact: TowerArtifact,
     start: LogisticRanker,
     encoded: EncodedDataset,
     batches_per_epoch: int,
     context: ProcessContext,
-) -> Fitted:
+) -> Assembly:
     """Build the configured ranker around its pre-trained tower, ready to learn in the first stage of its training mode.
 
     Args:
@@ -106,7 +101,7 @@ def fitted_ranker(
     steps = loop_settings(training, batches_per_epoch).max_steps
     rates = {str(name): share for name, share in mode.rates.items()}
     stages = build_stages(mode, batches_per_epoch, steps)
-    return prepare_to_fit(ranker, training, stages, rates, steps, context)
+    return assemble(ranker, training, stages, rates, steps, context)
 
 
 @contextmanager
@@ -183,130 +178,3 @@ def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tu
 def _often_enough(every: int, steps: int, points: int) -> int:
     """Return `every`, or less where the run is too short to give a chart that many points; 0 stays 0."""
     return min(every, max(1, steps // points))
-
-
-def ranker_stream(config: RunConfig, encoded: EncodedDataset, context: ProcessContext) -> BatchStream:
-    """The days of the training split that the ranker learns from, in the order of `training.row_order`."""
-    return training_stream(config, encoded, context, divided_days(encoded, config.training.tower_day_share)[1])
-
-
-def training_stream(
-    config: RunConfig, encoded: EncodedDataset, context: ProcessContext, days: Sequence[str]
-) -> BatchStream:
-    """Some days of the training split: shuffled by the run's seed, or by time, several processes in step."""
-    training = config.training
-    assert training.batch_size is not None  # settled by `with_budget`
-    return BatchStream(
-        encoded.root,
-        TRAIN,
-        encoded.contract,
-        batch_size=training.batch_size,
-        seed=training.seed,
-        shuffle=training.row_order == "shuffled",
-        in_step=training.row_order == "time",
-        shuffle_buffer_rows=training.shuffle_buffer_rows,
-        decode_threads=training.decode_threads,
-        device=context.device,
-        days=days,
-        rank=context.rank,
-        world_size=context.world_size,
-    )
-
-
-def divided_days(encoded: EncodedDataset, share: float) -> tuple[list[str], list[str]]:
-    """Divide the training days: the earliest, with `share` of the rows, for the tower, the rest for the ranker.
-
-    A tower that was pre-trained on the ranker's own rows knows their labels by heart: the ranker learns to trust it as
-    no later row will bear out. With a share of 0 nothing is set apart, and both get every day.
-    """
-    days = encoded.days(TRAIN)
-    if share == 0 or len(days) < 2:
-        return list(days), list(days)
-    passed, border = 0, 0
-    for rows in days.values():
-        if passed >= share * encoded.rows(TRAIN):
-            break
-        passed, border = passed + rows, border + 1
-    border = min(border, len(days) - 1)
-    return list(days)[:border], list(days)[border:]
-
-
-def scoring_stream(
-    config: RunConfig,
-    encoded: EncodedDataset,
-    split: str,
-    context: ProcessContext,
-    extras: Sequence[str] = (),
-    days: Sequence[str] = (),
-) -> BatchStream:
-    """A split, or some of its days, in the order of its files, with those of `extras` that the data have."""
-    return BatchStream(
-        encoded.root,
-        split,
-        encoded.contract,
-        batch_size=config.evaluation.batch_size,
-        seed=0,
-        shuffle=False,
-        shuffle_buffer_rows=config.training.shuffle_buffer_rows,
-        decode_threads=config.training.decode_threads,
-        device=context.device,
-        extras=[name for name in extras if name in encoded.contract.extras],
-        days=days,
-        rank=context.rank,
-        world_size=context.world_size,
-    )
-
-
-def started(config: RunConfig) -> ProcessContext:
-    """Join the process group and keep to the configured device, precision of products and number of threads.
-
-    Raises:
-        UsageError: see `start_processes`.
-    """
-    torch.set_num_threads(config.runtime.cores)
-    context = start_processes(config.runtime.device)
-    set_single_products(config.training.precision, context.device)
-    return context
-
-
-def scoring_memory(config: RunConfig, context: ProcessContext) -> AbstractContextManager[None]:
-    """Within it, a lack of memory says that `evaluation.batch_size` would have to be lower."""
-    rows = f"while rows were scored, {config.evaluation.batch_size} at a time"
-    return out_of_memory_told(rows, "`evaluation.batch_size`", context.device)
-
-
-def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
-    """Refuse data that lack one of the splits, or all that a ranker reads, before any work is spent on the rest.
-
-    Raises:
-        DataError: names the split, and those that have rows.
-        UsageError: the schema has no feature for the interaction network.
-    """
-    for split in splits:
-        encoded.days(split)
-    require_features(encoded.contract.schema)
-
-
-def dataset_uses(
-    encoded: EncodedDataset, name: str, splits: Sequence[str], train_days: Sequence[str] = ()
-) -> list[DatasetUse]:
-    """Say which data a run reads, as its page shows it.
-
-    Args:
-        train_days: those of the training split that are read; () for all.
-    """
-    days = {split: train_days if split == TRAIN and train_days else encoded.days(split) for split in splits}
-    schema = encoded.contract.schema
-    columns = {feature.name: "double" for feature in schema.dense} | {feature.name: "long" for feature in schema.sparse}
-    return [
-        DatasetUse(
-            name=f"{name}-{split}",
-            context=split,
-            digest=encoded.digest(split, list(days[split])),
-            source=str(encoded.root),
-            columns=columns,
-            rows=sum(encoded.days(split)[day] for day in days[split]),
-            details={"contract": encoded.contract.fingerprint},
-        )
-        for split in splits
-    ]

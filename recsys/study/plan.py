@@ -11,20 +11,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines import pretrain
-from pipelines.compose import compose_config
-from pipelines.fitting import RANKING_TEST, TEST, TRAIN, VALIDATION
-from pipelines.overrides import require_unset
-from pipelines.result_keys import code_of, rows_of, settings_of
-from pipelines.run_folder import RunResult, load_result
-from pipelines.train import fit_and_measure
-from pipelines.tuning import Search, load_trials, ranges_of, try_values, with_values
 from recsys.ablation.arms import Arm, Contrast, contrasts, expand_grid, study_id
 from recsys.ablation.tuning import Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document
+from recsys.config.compose import compose_config
+from recsys.config.overrides import require_unset
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import UsageError
 from recsys.files import fingerprint_of
+from recsys.run import pretrain
+from recsys.run.folder import RunResult, load_result
+from recsys.run.result_keys import code_of, rows_of, settings_of
+from recsys.run.streams import RANKING_TEST, TEST, TRAIN, VALIDATION
+from recsys.run.train import fit_and_measure
+from recsys.study.tuning import Search, load_trials, ranges_of, try_values, with_values
 
 SEED_KEY = "training.seed"
 TUNING = "tuning"

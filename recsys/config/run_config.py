@@ -13,188 +13,25 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 from pydantic.type_adapter import TypeAdapter
 from pydantic_core import ErrorDetails
 
-from recsys.config_ablation import AblationConfig
-from recsys.config_training_mode import TrainingModeConfig
-from recsys.config_types import (
+from recsys.config.ablation import AblationConfig
+from recsys.config.compositions import CompositionConfig
+from recsys.config.data import DataConfig
+from recsys.config.networks import NetworkConfig
+from recsys.config.ranges import (
     STRICT,
-    Day,
     Days,
     Fraction,
-    Layers,
     MemoryLimit,
-    Name,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Processes,
     Seed,
-    Width,
-    require_exactly,
 )
+from recsys.config.tower import TowerConfig
+from recsys.config.training_mode import TrainingModeConfig
 from recsys.errors import UsageError
-
-
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
-class OnlineRetailData:
-    """Invoices of an online shop; dates are half-open boundaries (UTC days).
-
-    `ranking_baselines` are rules to rank candidates by without a model: name -> columns, the first one decides, the
-    next breaks its ties.
-    """
-
-    source: Literal["online_retail"]
-    name: Name
-    schema_path: Path
-    raw: Path
-    train_start: Day
-    validation_start: Day
-    test_start: Day
-    test_end: Day
-    negatives_per_positive: PositiveInt
-    ranking_validation_invoices: PositiveInt
-    ranking_baselines: dict[str, tuple[str, ...]]
-    seed: Seed
-
-
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
-class TableData:
-    """Rows that the user already has; the schema's `table:` block says how to read them."""
-
-    source: Literal["table"]
-    name: Name
-    schema_path: Path
-    raw: Path
-
-
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
-class MovielensData:
-    """A MovieLens release in its publisher's layout."""
-
-    source: Literal["movielens"]
-    name: Name
-    schema_path: Path
-    raw: Path
-
-
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
-class SimulatedData:
-    """A simulated world; `world_seed` draws the world, `seed` the rows in it."""
-
-    source: Literal["simulated"]
-    name: Name
-    schema_path: Path
-    raw: Path
-    rows: PositiveInt
-    users: PositiveInt
-    items: PositiveInt
-    days: Days
-    seed: Seed
-    world_seed: Seed
-
-
-DataConfig = Annotated[OnlineRetailData | TableData | MovielensData | SimulatedData, Field(discriminator="source")]
-
-
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
-class TwoTowerConfig:
-    """A tower that is pre-trained here, on the training split; `batch_size` and `epochs` as in `TrainingConfig`.
-
-    `width` is each side's vector, `table_dimension` each id's; `temperature` divides the scores of the softmax.
-    """
-
-    kind: Literal["two_tower"]
-    name: Name
-    width: Width
-    table_dimension: Width
-    hidden_widths: tuple[Width, ...]
-    temperature: PositiveFloat
-    batch_size: PositiveInt | None
-    epochs: PositiveInt | None
-    learning_rate: PositiveFloat
-    table_learning_rate: PositiveFloat
-    seed: Seed
-
-
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
-class ImportedTowerConfig:
-    """Vectors made elsewhere, by item id; reduced to `width` numbers by principal components."""
-
-    kind: Literal["imported"]
-    name: Name
-    width: Width
-    vectors: Path
-    id_column: str
-    vector_column: str
-
-
-TowerConfig = Annotated[TwoTowerConfig | ImportedTowerConfig, Field(discriminator="kind")]
-
-
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
-class NetworkConfig:
-    """An interaction network over fields of `field_width` numbers each.
-
-    `first_order` adds to the logit one weight per id and per number, beside all that is crossed. `layers` counts cross
-    layers or mask blocks, `rank` the low-rank cross's inner width, `mask_ratio` a mask's hidden width over its
-    output's; each must be null where the crossing has no such thing.
-    """
-
-    name: Literal["cross", "cross_low_rank", "dot", "mask_parallel", "mask_serial", "mlp"]
-    field_width: Width
-    hidden_widths: tuple[Width, ...]
-    dropout: Fraction
-    first_order: bool
-    layers: Layers | None
-    rank: Width | None
-    mask_ratio: Annotated[float, Field(gt=0, le=1000)] | None
-
-    def __post_init__(self) -> None:
-        """Refuse a knob that the named crossing does not have, or lacks."""
-        require_exactly(
-            f"network `{self.name}`",
-            {"layers": self.layers, "rank": self.rank, "mask_ratio": self.mask_ratio},
-            needed={
-                "cross": {"layers"},
-                "cross_low_rank": {"layers", "rank"},
-                "dot": set(),
-                "mask_parallel": {"layers", "mask_ratio"},
-                "mask_serial": {"layers", "mask_ratio"},
-                "mlp": set(),
-            }[self.name],
-        )
-
-
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
-class CompositionConfig:
-    """How tower and interaction network are joined.
-
-    `width` is that of both branches where they meet. `join` is how the parallel kinds join them. The conditional kind
-    either weighs them by a learned gate per segment (`routing: gate`) or lets each segment's rows pass only the
-    branches of its route (`routing: route`, `routes: {segment: [branches]}`, every segment once). `expert_hidden` are
-    the hidden widths of each segment's expert, null for none. A knob that the kind does not have must be null.
-    """
-
-    name: Literal["sequential", "parallel", "conditional", "parallel_conditional"]
-    width: Width | None
-    join: Literal["concat", "sum", "product", "gate"] | None
-    routing: Literal["gate", "route"] | None
-    routes: dict[str, tuple[Literal["embedding_tower", "interaction_network"], ...]] | None
-    expert_hidden: tuple[Width, ...] | None
-    head_hidden: tuple[Width, ...]
-
-    def __post_init__(self) -> None:
-        """Refuse a knob that the named composition does not have, or lacks."""
-        knobs = {"width": self.width, "join": self.join, "routing": self.routing, "routes": self.routes}
-        needed = {
-            "sequential": set(),
-            "parallel": {"width", "join"},
-            "conditional": {"width", "routing"} | ({"routes"} if self.routing == "route" else set()),
-            "parallel_conditional": {"width", "join"},
-        }[self.name]
-        require_exactly(f"composition `{self.name}`", knobs, needed)
-        if self.expert_hidden is not None and "conditional" not in self.name:
-            raise ValueError(f"composition `{self.name}` has no experts; set `expert_hidden` to null")
 
 
 @checked_dataclass(frozen=True, config=STRICT, kw_only=True)

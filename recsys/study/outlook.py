@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from pipelines import prepare
-from pipelines.run_folder import CONFIG, RESULT, read_record
-from pipelines.study_plan import PlannedArm, StudyGrid, StudyPlan
-from pipelines.study_runs import processes_of, threads_of
-from pipelines.tuning import load_trials
 from recsys.ablation.page import Table
+from recsys.run import prepare
+from recsys.run.folder import CONFIG, RESULT, read_record
+from recsys.study.execute import processes_of, threads_of
+from recsys.study.plan import PlannedArm, StudyGrid, StudyPlan
+from recsys.study.tuning import load_trials
 
 _NEWEST = 20  # runs to learn from: older ones may have been of another size
 
