@@ -23,7 +23,7 @@ from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.comparison import Comparison, Rules, compare
 from recsys.ablation.pairing import HeldEqual
 from recsys.ablation.report import study_report
-from recsys.ablation.tables import ArmResult, arms_table, mean_costs
+from recsys.ablation.study_tables import ArmResult, arms_table, mean_costs
 from recsys.ablation.verdict import verdict_paragraph
 from recsys.all_segments import ALL
 from recsys.config import RunConfig
@@ -40,8 +40,8 @@ from recsys.progress import Progress
 from recsys.scheduling.stage import held_lock
 from recsys.sharding.processes import device_kind
 from recsys.tracking import names
+from recsys.tracking.chart_views import study_views
 from recsys.tracking.run import start_run
-from recsys.tracking.views import study_views
 
 DECISIVE = AUC.name
 _LEVEL = 0.05

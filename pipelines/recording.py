@@ -255,20 +255,16 @@ def charted_values(arms: Iterable[Mapping[str, figures.Curve]]) -> dict[str, lis
     return found
 
 
-def attach_learning_curves(run: TrackedRun, curves: Mapping[str, Mapping[str, figures.Curve]]) -> None:
-    """Draw the learning curves of every label and attach them to the run.
-
-    Args:
-        curves: curve name -> label (a run or a condition) -> curve.
-    """
-    losses, log_losses, aucs = (curves.get(name, {}) for name in ("train_loss", "valid_log_loss", "valid_auc"))
-    run.attach(names.LEARNING_CURVES_FILE, figures.learning_curves(losses, log_losses, aucs))
+def attach_learning_curves(run: TrackedRun, label: str, curves: Mapping[str, figures.Curve]) -> None:
+    """Draw one run's learning curves and attach them to it."""
+    of_one_seed = {name: {label: [curve]} for name, curve in curves.items()}
+    run.attach(names.LEARNING_CURVES_FILE, figures.learning_curves(of_one_seed))
 
 
-def attach_gradient_norms(run: TrackedRun, curves: Mapping[str, figures.Curve]) -> None:
+def attach_gradient_norms(run: TrackedRun, label: str, curves: Mapping[str, figures.Curve]) -> None:
     """Draw one run's gradient norms by part and attach them to it."""
     prefix = names.grad_norm("")
-    norms = {name.removeprefix(prefix): curve for name, curve in curves.items() if name.startswith(prefix)}
+    norms = {name.removeprefix(prefix): {label: [curve]} for name, curve in curves.items() if name.startswith(prefix)}
     run.attach(names.GRADIENT_NORMS_FILE, figures.gradient_norms(norms))
 
 

@@ -20,7 +20,7 @@ from pipelines.run_folder import RunResult, load_result
 from pipelines.train import fit_and_measure
 from pipelines.tuning import Search, load_trials, ranges_of, try_values, with_values
 from recsys.ablation.arms import Arm, Contrast, contrasts, expand_grid, study_id
-from recsys.ablation.tuning import Trial, best_trial, next_values
+from recsys.ablation.trial_sampling import Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import UsageError

@@ -15,7 +15,6 @@ from recsys.evaluation.evaluate import Evaluation, evaluation_from_json
 from recsys.tracking import names
 from recsys.tracking.figures import Curve
 
-_PANELS = {"train_loss": "Training loss", "valid_log_loss": "Validation log loss", "valid_auc": "Validation AUC"}
 _LIBRARIES = ("torch", "torchrec", "pyarrow", "mlflow")
 BySeed = dict[str, dict[str, list[Curve]]]
 
@@ -56,7 +55,7 @@ def gather(
     curves = _curves_by_condition(finished)
     prefix = names.grad_norm("")
     return Evidence(
-        curves={title: curves[name] for name, title in _PANELS.items() if name in curves},
+        curves=curves,
         norms={name.removeprefix(prefix): found for name, found in curves.items() if name.startswith(prefix)},
         calibration=_calibration(finished),
         auc_by_segment=auc_by_segment,

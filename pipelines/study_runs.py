@@ -13,7 +13,7 @@ from pipelines.study import FinishedArm
 from pipelines.study_plan import PlannedArm, StudyPlan
 from pipelines.tuning import Search, load_trials, trials_table, tune
 from recsys.ablation.pairing import HeldEqual, PairedRun, RunRecord, held_equal
-from recsys.ablation.tuning import at_an_edge
+from recsys.ablation.trial_sampling import at_an_edge
 from recsys.config import RunConfig
 from recsys.errors import RecsysError
 from recsys.files import write_text_atomically

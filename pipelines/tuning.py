@@ -18,8 +18,8 @@ from pipelines.fitting import (
 )
 from pipelines.run_folder import read_record
 from pipelines.stopping import StopRequest, stoppable
-from recsys.ablation.page import Table
-from recsys.ablation.tuning import Ranges, Trial, best_trial, next_values
+from recsys.ablation.page import ReportTable
+from recsys.ablation.trial_sampling import Ranges, Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document, config_from
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import TrainingError
@@ -129,7 +129,7 @@ def with_values(config: RunConfig, values: Mapping[str, float]) -> RunConfig:
     return config_from(document)
 
 
-def trials_table(trials: Sequence[Trial], ranges: Ranges) -> Table:
+def trials_table(trials: Sequence[Trial], ranges: Ranges) -> ReportTable:
     """A row a trial; the best one is marked."""
     best = best_trial(trials)
     rows = [
@@ -142,7 +142,7 @@ def trials_table(trials: Sequence[Trial], ranges: Ranges) -> Table:
         )
         for number, trial in enumerate(trials)
     ]
-    return Table("Trials", ("trial", *ranges, "validation log loss", "steps", "seconds"), tuple(rows))
+    return ReportTable("Trials", ("trial", *ranges, "validation log loss", "steps", "seconds"), tuple(rows))
 
 
 def try_values(

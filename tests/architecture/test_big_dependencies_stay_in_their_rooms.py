@@ -33,7 +33,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.datasets",
         "recsys.ablation",
         "recsys.features.raw",
-        "recsys.tracking.history",
         "recsys.artifacts.export",
     ),
     "torchrec": (
@@ -53,7 +52,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "matplotlib": ("recsys.tracking", "recsys.ablation"),
     "rich": ("pipelines",),
     "pydantic": ("recsys.config", "recsys.config_types", "recsys.config_training_mode", "recsys.config_ablation"),
-    "optuna": ("recsys.ablation.tuning",),
+    "optuna": ("recsys.ablation.trial_sampling",),
     # What a user hands over is read in one file, without tags and aliases; `tracking` edits MLflow's own descriptions.
     "yaml": ("recsys.features.plain_yaml", "recsys.tracking"),
 }
