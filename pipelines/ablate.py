@@ -3,7 +3,7 @@
 import argparse
 
 from recsys.ablation.comparison import Comparison
-from recsys.ablation.tables import ArmResult, arms_table
+from recsys.ablation.study_tables import ArmResult, arms_table
 from recsys.config import RunConfig
 from recsys.metrics.registry import study_metrics
 from recsys.run.record import CUTOFF

@@ -10,7 +10,7 @@ from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.comparison import Comparison, Rules, compare
 from recsys.ablation.pairing import HeldEqual
 from recsys.ablation.report import study_report
-from recsys.ablation.tables import ArmResult, mean_costs
+from recsys.ablation.study_tables import ArmResult, mean_costs
 from recsys.ablation.verdict import verdict_paragraph
 from recsys.all_segments import ALL
 from recsys.config import RunConfig
@@ -37,8 +37,8 @@ from recsys.study.execute import check_pairs, finish_arms
 from recsys.study.finished import FinishedArm, auc_intervals, measure, write_json
 from recsys.study.plan import StudyGrid, StudyPlan
 from recsys.tracking import names
+from recsys.tracking.chart_views import study_views
 from recsys.tracking.run import start_run
-from recsys.tracking.views import study_views
 
 DECISIVE = AUC.name
 _LEVEL = 0.05

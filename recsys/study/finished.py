@@ -9,7 +9,7 @@ import numpy as np
 
 from recsys.ablation.arms import Arm
 from recsys.ablation.bootstrap import MeasuredArm, UserBootstrap, measure_arm
-from recsys.ablation.tables import ArmResult
+from recsys.ablation.study_tables import ArmResult
 from recsys.evaluation.ranking import load_ranking
 from recsys.evaluation.stored_predictions import load_predictions
 from recsys.files import write_text_atomically

@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys.ablation.comparison import Comparison, Rules
 from recsys.ablation.costs import Costs
-from recsys.ablation.page import Table
+from recsys.ablation.page import ReportTable
 from recsys.all_segments import ALL
 from recsys.metrics.registry import label_of
 
@@ -35,7 +35,7 @@ class ArmResult:
     costs: Mapping[str, float] = field(default_factory=dict)
 
 
-def arms_table(results: Sequence[ArmResult], metrics: Sequence[str], segment: str = ALL) -> Table:
+def arms_table(results: Sequence[ArmResult], metrics: Sequence[str], segment: str = ALL) -> ReportTable:
     """Mean and standard deviation over seeds of each metric, a row per condition in the order of their first arm.
 
     A metric that no arm has is left out; one that a condition lacks is a dash.
@@ -47,10 +47,10 @@ def arms_table(results: Sequence[ArmResult], metrics: Sequence[str], segment: st
         rows.append((condition, str(len(arms)), *found))
     words = map(label_of, names)
     scope = "" if segment == ALL else f", {segment} users"
-    return Table(f"Arms: mean ± standard deviation over seeds{scope}", ("arm", "seeds", *words), tuple(rows))
+    return ReportTable(f"Arms: mean ± standard deviation over seeds{scope}", ("arm", "seeds", *words), tuple(rows))
 
 
-def costs_table(results: Sequence[ArmResult]) -> Table:
+def costs_table(results: Sequence[ArmResult]) -> ReportTable:
     """What each condition cost, means over seeds; conditions without any cost, such as baselines, are left out."""
     names = list(dict.fromkeys(name for result in results for name in result.costs))
     rows = tuple(
@@ -58,12 +58,12 @@ def costs_table(results: Sequence[ArmResult]) -> Table:
         for condition, arms in _by_condition(results).items()
         if any(arm.costs for arm in arms)
     )
-    return Table(
+    return ReportTable(
         "What it costs", ("arm", *(_READABLE.get(name, (name.replace("_", " "), 1))[0] for name in names)), rows
     )
 
 
-def differences_table(comparisons: Sequence[Comparison], metric: str, rules: Rules) -> Table:
+def differences_table(comparisons: Sequence[Comparison], metric: str, rules: Rules) -> ReportTable:
     """Every contrast's paired differences in one metric, overall and per segment, with interval and verdict."""
     word = label_of(metric)
     basis = ("first - second", "segment", "rows", "users", "seeds", f"{word} first", f"{word} second")
@@ -86,7 +86,7 @@ def differences_table(comparisons: Sequence[Comparison], metric: str, rules: Rul
         for entry in comparison.differences
         if entry.metric == metric
     ]
-    return Table(f"Paired differences in {word}", header, tuple(rows))
+    return ReportTable(f"Paired differences in {word}", header, tuple(rows))
 
 
 def mean_costs(results: Sequence[ArmResult]) -> Costs:
