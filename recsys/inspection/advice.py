@@ -58,7 +58,7 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredSample:
     """What reading a sample costs as it is written, in other codecs, and with all of the advice followed."""
 
     cost_now: ReadingCost
@@ -173,7 +173,7 @@ def measure(sample: pa.Table, writings: Sequence[dict[str, Any]]) -> list[Readin
     return [ReadingCost(file.size / rows, 1e6 * spent / rows) for file, spent in zip(files, seconds, strict=True)]
 
 
-def advise(facts: ParquetFacts, sample: pa.Table) -> Measured:
+def advise(facts: ParquetFacts, sample: pa.Table) -> MeasuredSample:
     """Measure a sample, as `read_sample` returned it, in other row groups and codecs, and advise what gains."""
     written, middle = as_written(facts, sample), facts.middle_group_rows
     in_groups: dict[str, Any] = {"row_group_size": GROUP_ROWS}
@@ -196,7 +196,7 @@ def advise(facts: ParquetFacts, sample: pa.Table) -> Measured:
     together = advice[0].after if advice else now
     if len(advice) > 1:
         (together,) = measure(sample, [written | advice[0].writing | advice[1].writing])
-    return Measured(now, dict(zip(_CODECS, costs, strict=True)), advice, together)
+    return MeasuredSample(now, dict(zip(_CODECS, costs, strict=True)), advice, together)
 
 
 def _decode(file: pa.Buffer) -> None:

@@ -36,7 +36,7 @@ class ListView:
 
     @property
     def flat(self) -> npt.NDArray[Any]:
-        """The values of these rows alone."""
+        """(values,) of these rows alone."""
         return self.values[self.offsets[0] : self.offsets[-1]]
 
     def copy(self) -> "ListView":
@@ -71,7 +71,7 @@ def number_view(array: pa.Array) -> npt.NDArray[Any]:
 
 
 def gathered(array: pa.Array, places: pa.Array) -> ColumnView:
-    """Return the array's values at some places, each of which must exist; the array must have no nulls.
+    """Return the array's values at (rows,) places, each of which must exist; the array must have no nulls.
 
     >>> gathered(pa.array([[1, 2], [], [3]], type=pa.list_(pa.int32())), pa.array([2, 0], pa.uint32())).values
     array([3, 1, 2], dtype=int32)
@@ -92,5 +92,5 @@ def gathered(array: pa.Array, places: pa.Array) -> ColumnView:
 
 
 def numbers(columns: Mapping[str, ColumnView], name: str) -> npt.NDArray[Any]:
-    """Return a column that has one number per row; which ones do was settled by the footers."""
+    """Return a column that has one number per row, (rows,): by the footers' types, it is no list."""
     return cast(npt.NDArray[Any], columns[name])

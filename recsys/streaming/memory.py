@@ -26,7 +26,7 @@ class HostMemory(Protocol):
     """Where the tensors of a batch come from."""
 
     def empty(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return a tensor whose values are left over from anything; `role` says what it is in the batch."""
+        """Return a tensor of that shape with arbitrary values; `role` says what it is in the batch."""
         ...
 
 

@@ -8,9 +8,8 @@ in one request, several row groups at once, within a bound on the rows whose byt
 import io
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import PurePath
 from typing import TypeAlias
 
@@ -36,12 +35,15 @@ ColumnsOf: TypeAlias = Callable[[PurePath], Sequence[str]]
 
 
 class ReadAhead:
-    """Fetches row groups in the order of a plan, ahead of the calls of `get`; see `reading_ahead`."""
+    """Fetches row groups in the order of a plan, ahead of the calls of `get`.
 
-    def __init__(
-        self, folder: Folder, columns: ColumnsOf, plan: Iterable[RowGroup], threads: ThreadPoolExecutor
-    ) -> None:
-        self._folder, self._columns, self._threads = folder, columns, threads
+    Args:
+        columns: the columns that are needed of a file.
+    """
+
+    def __init__(self, folder: Folder, columns: ColumnsOf, plan: Iterable[RowGroup]) -> None:
+        self._folder, self._columns = folder, columns
+        self._threads = ThreadPoolExecutor(_GROUPS_AHEAD, thread_name_prefix="recsys-fetch")
         self._todo = deque(plan)
         self._under_way: dict[RowGroup, deque[Future[Fetched]]] = {}
         self._groups_under_way = self._rows_under_way = 0
@@ -67,6 +69,10 @@ class ReadAhead:
         result = self._fetch(group) if fetched is None else fetched.result()
         self._begin_more()
         return result
+
+    def close(self) -> None:
+        """Fetch no more; requests under way are waited for."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _begin_more(self) -> None:
         with self._lock:
@@ -103,20 +109,6 @@ class ReadAhead:
         except BaseException as error:  # whoever waits for the footer gets the error too
             promised.set_exception(error)
         return promised.result()
-
-
-@contextmanager
-def reading_ahead(folder: Folder, columns: ColumnsOf, plan: Iterable[RowGroup]) -> Generator[ReadAhead, None, None]:
-    """Fetch the row groups of a plan, in that order, until the end of the block; requests under way are waited for.
-
-    Args:
-        columns: the columns that are needed of a file.
-    """
-    threads = ThreadPoolExecutor(_GROUPS_AHEAD, thread_name_prefix="recsys-fetch")
-    try:
-        yield ReadAhead(folder, columns, plan, threads)
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
 
 
 def read_footer(file: pa.NativeFile) -> pq.FileMetaData:

@@ -35,7 +35,7 @@ from recsys.streaming.parquet import (
     row_groups_of_split,
 )
 from recsys.streaming.raw_columns import RawColumns
-from recsys.streaming.read_ahead import reading_ahead
+from recsys.streaming.read_ahead import ReadAhead
 from recsys.streaming.row_groups import PartReader, RowGroup
 from recsys.streaming.storage import Folder, open_folder
 
@@ -94,7 +94,7 @@ class SplitRows:
             with closing(PartReader(plan)) as parts:
                 yield partial(self._read, parts=parts)
             return
-        with reading_ahead(self._folder, self._columns.names, plan) as ahead:
+        with closing(ReadAhead(self._folder, self._columns.names, plan)) as ahead:
 
             def read(group: RowGroup) -> dict[str, pa.Array]:
                 try:

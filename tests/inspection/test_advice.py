@@ -13,7 +13,7 @@ import pytest
 
 from recsys.errors import DataError
 from recsys.inspection import advice as module
-from recsys.inspection.advice import Measured, ReadingCost, advise, as_written, measure, read_sample, write
+from recsys.inspection.advice import MeasuredSample, ReadingCost, advise, as_written, measure, read_sample, write
 from recsys.inspection.footers import inspect_parquet
 
 ROWS = 40_000
@@ -46,7 +46,7 @@ def costs_without_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "measure", by_bytes)
 
 
-def advised(path: Path) -> Measured:
+def advised(path: Path) -> MeasuredSample:
     facts = inspect_parquet(path)
     return advise(facts, read_sample(facts))
 
