@@ -309,7 +309,7 @@ def test_every_exception_is_met_and_has_its_reason(training: SmallTraining, enco
         ("recsys/streaming/shuffle.py", "_ROW_DRAW = ", "_ROW_DRAW = 1 + ", {"tower", "trial", "arm"}),
         ("recsys/datasets/partitions.py", "_ROW_HASH = ", "_ROW_HASH = 1 and ", {"rows"}),
         ("recsys/datasets/movielens.py", "_TRAIN_SHARE", "_TRAINING_SHARE", set()),
-        ("recsys/datasets/online_retail/source.py", '"""', '"""Of ours. ', set()),
+        ("recsys/datasets/online_retail/retail_source.py", '"""', '"""Of ours. ', set()),
         ("recsys/inspection/advice.py", '"""', '"""Better advice. ', set()),
         ("recsys/inspection/advice.py", "\ndef ", "\ndef _more() -> None:\n    pass\n\n\ndef ", set()),
         ("pipelines/console.py", "\ndef ", "\ndef _more() -> None:\n    pass\n\n\ndef ", set()),
