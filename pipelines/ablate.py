@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +14,7 @@ from pipelines.fitting import RANKING_TEST, TEST, dataset_uses, scoring_stream, 
 from pipelines.job import RANKING_EXTRAS
 from pipelines.recording import CUTOFF, STUDY, Curves, charted_values, open_store, study_params
 from pipelines.run_folder import CURVES
-from pipelines.study import FinishedArm, auc_intervals, measure, write_json
+from pipelines.study import FinishedArm, auc_intervals, by_condition, measure, write_json
 from pipelines.study_outlook import outlook
 from pipelines.study_plan import StudyGrid, StudyPlan
 from pipelines.study_report import Origin, gather
@@ -23,7 +23,7 @@ from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.comparison import Comparison, Rules, compare
 from recsys.ablation.pairing import HeldEqual
 from recsys.ablation.report import study_report
-from recsys.ablation.study_tables import ArmResult, arms_table, mean_costs
+from recsys.ablation.study_tables import BySeed, arms_table, mean_costs
 from recsys.ablation.verdict import verdict_paragraph
 from recsys.all_segments import ALL
 from recsys.config import RunConfig
@@ -55,15 +55,16 @@ class Study:
     id: str
     folder: Path
     arms: tuple[FinishedArm, ...]
-    baselines: tuple[ArmResult, ...]
+    baselines: Mapping[str, Mapping[str, float]]
     comparisons: tuple[Comparison, ...]
     rules: Rules
     verdict: str
 
     @property
-    def results(self) -> list[ArmResult]:
-        """The rows of its table: arms, then baselines."""
-        return [*(each.figures() for each in self.arms), *self.baselines]
+    def scores(self) -> BySeed:
+        """The rows of its table: each condition's seeds, then baselines."""
+        beside = {name: [scores] for name, scores in self.baselines.items()}
+        return {**by_condition(self.arms, lambda each: each.result.scores), **beside}
 
 
 def run(overrides: Sequence[str], progress: Progress) -> Study:
@@ -94,21 +95,19 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study
     measured = measure(finished, segments, ablation.resamples, progress)
     rules = Rules(level=_LEVEL, margins={DECISIVE: ablation.margin, GROUPED_AUC.name: ablation.margin})
     comparisons = tuple(compare(question, measured, rules) for question in plan.grid.questions)
-    costs = mean_costs([each.figures() for each in finished])
+    costs = mean_costs(by_condition(finished, FinishedArm.costs))
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
     # Fitted on the rows that all arms have, so any arm's will do.
-    beside = [ArmResult(f"baseline: {name}", 0, scores) for name, scores in finished[0].result.baselines.items()]
-    beside += _ranking_baselines(config, encoded, progress)
-    study = Study(plan.id, plan.folder, tuple(finished), tuple(beside), comparisons, rules, verdict)
+    beside = {f"baseline: {name}": scores for name, scores in finished[0].result.baselines.items()}
+    beside |= _ranking_baselines(config, encoded, progress)
+    study = Study(plan.id, plan.folder, tuple(finished), beside, comparisons, rules, verdict)
     _record(plan, study, measured, held, overrides)
     return study
 
 
 def show(study: Study) -> None:
     """Print the study's tables and verdict; what is too wide for a terminal stands in the report."""
-    table = arms_table(
-        [ArmResult(each.condition, each.seed, each.metrics) for each in study.results], study_metrics(CUTOFF)
-    )
+    table = arms_table(study.scores, study_metrics(CUTOFF))
     # Seeds are the second column, the same for every arm.
     rows = [(row[0], *(cell.replace(" ± ", "±") for cell in row[2:])) for row in table.rows]
     show_table(table.title, (table.header[0], *table.header[2:]), rows)
@@ -153,16 +152,16 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     console.print("Next: recsys ui")
 
 
-def _ranking_baselines(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> list[ArmResult]:
-    """Rank the test candidates by the plain columns that the data's configuration names."""
+def _ranking_baselines(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> dict[str, dict[str, float]]:
+    """Rank the test candidates by the plain columns that the data's configuration names; scores by the rule's name."""
     rules = getattr(config.data, "ranking_baselines", {})
     if not rules or not config.evaluation.ranking or not encoded.rows(RANKING_TEST):
-        return []
+        return {}
     dense = tuple(feature.name for feature in encoded.contract.schema.dense)
     scores = {name: column_score(dense, *columns) for name, columns in rules.items()}
     stream = scoring_stream(config, encoded, RANKING_TEST, started(config), RANKING_EXTRAS)
     ranked = evaluate_ranking(scores, stream, encoded.contract.schema.segments, CUTOFF, progress)
-    return [ArmResult(name, 0, ranking.flat_metrics("")) for name, ranking in ranked.items()]
+    return {name: ranking.flat_metrics("") for name, ranking in ranked.items()}
 
 
 def _shortfalls(study: Study) -> list[str]:
@@ -196,8 +195,8 @@ def _record(
     title = f"{config.ablation.name} on {config.data.name}"
     intervals = auc_intervals(measured, (ALL, *encoded.contract.schema.segments))
     origin = Origin(encoded, plan.code, typed, config.ablation.seeds)
-    evidence = gather(study.arms, intervals, [line.sentence() for line in held], origin)
-    report = study_report(title, study.comparisons, study.results, study_metrics(CUTOFF), study.rules, evidence)
+    evidence = gather(study.arms, study.scores, intervals, [line.sentence() for line in held], origin)
+    report = study_report(title, study.comparisons, study_metrics(CUTOFF), study.rules, evidence)
     markdown = report.to_markdown()
     comparisons = [comparison.to_document() for comparison in study.comparisons]
     tags = {
@@ -208,7 +207,7 @@ def _record(
     }
     arms = [with_ranker_budget(each.config, encoded) for each in plan.planned()]
     # Its arms have learnt; the study itself compares what they say of the test rows, and ranks by its plain rules.
-    has_ranked = any(f"{name_at(RECALL.name, CUTOFF)}/{ALL}" in each.metrics for each in study.baselines)
+    has_ranked = any(f"{name_at(RECALL.name, CUTOFF)}/{ALL}" in scores for scores in study.baselines.values())
     uses = dataset_uses(encoded, config.data.name, (TEST, RANKING_TEST) if has_ranked else (TEST,))
     with start_run(open_store(config), f"study/{study.id}", study_params(config, arms), tags, uses) as tracked:
         for picture in report.pictures:

@@ -8,7 +8,7 @@ import numpy as np
 
 from pipelines.recording import Curves
 from pipelines.run_folder import CURVES, read_record
-from pipelines.study import FinishedArm
+from pipelines.study import FinishedArm, by_condition
 from recsys.ablation.report import Evidence
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.evaluate import Evaluation, evaluation_from_json
@@ -47,6 +47,7 @@ class Origin:
 
 def gather(
     finished: Sequence[FinishedArm],
+    scores: Mapping[str, Sequence[Mapping[str, float]]],
     auc_by_segment: Mapping[str, Mapping[str, tuple[float, float, float]]],
     held_equal: Sequence[str],
     origin: Origin,
@@ -55,6 +56,8 @@ def gather(
     curves = _curves_by_condition(finished)
     prefix = names.grad_norm("")
     return Evidence(
+        scores=scores,
+        costs=by_condition(finished, FinishedArm.costs),
         curves=curves,
         norms={name.removeprefix(prefix): found for name, found in curves.items() if name.startswith(prefix)},
         calibration=_calibration(finished),

@@ -12,7 +12,7 @@ from pipelines.side_by_side import Piece, free_processes, run_side_by_side
 from pipelines.study import FinishedArm
 from pipelines.study_plan import PlannedArm, StudyPlan
 from pipelines.tuning import Search, load_trials, trials_table, tune
-from recsys.ablation.pairing import HeldEqual, PairedRun, RunRecord, held_equal
+from recsys.ablation.pairing import HeldEqual, held_equal
 from recsys.ablation.trial_sampling import at_an_edge
 from recsys.config import RunConfig
 from recsys.errors import RecsysError
@@ -75,13 +75,9 @@ def check_pairs(plan: StudyPlan, finished: Sequence[FinishedArm]) -> tuple[HeldE
     Raises:
         TrainingError: two were none.
     """
-    runs = [
-        PairedRun(each.arm.name, each.arm.condition, each.arm.seed, each.arm.choices, RunRecord(**each.result.record))
-        for each in finished
-    ]
     encoded = plan.encoded
     data = f"contract {encoded.contract.fingerprint}, {encoded.rows('train'):,} rows of the training split"
-    return (HeldEqual("Data", True, data), *held_equal(runs), *_tuned(plan))
+    return (HeldEqual("Data", True, data), *held_equal(finished), *_tuned(plan))
 
 
 def _tuned(plan: StudyPlan) -> list[HeldEqual]:
