@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from recsys.ablation.comparison import Comparison, Rules, Verdict
 from recsys.ablation.forest_plot import COLOURS, forest_plot
 from recsys.ablation.page import Block, Code, Finding, Picture, Points, Report, ReportTable, Section
-from recsys.ablation.study_tables import ArmResult, arms_table, costs_table, differences_table, mean_costs
+from recsys.ablation.study_tables import BySeed, arms_table, costs_table, differences_table, mean_costs
 from recsys.ablation.verdict import verdict_points
 from recsys.metrics.registry import label_of
 from recsys.tracking import names
@@ -15,9 +15,11 @@ from recsys.tracking.figures import SeedCurves, auc_by_segment, calibration, gra
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a finished study left behind beside its comparisons and results.
+    """What a finished study left behind beside its comparisons.
 
     Attributes:
+        scores: condition, and name of a baseline -> each seed's scores as "auc/all".
+        costs: condition -> what each seed cost.
         curves: tracked name -> condition -> a curve a seed.
         norms: part of the ranker -> condition -> a curve a seed.
         calibration: condition -> (predicted, observed, weight) a bin.
@@ -27,6 +29,8 @@ class Evidence:
         facts: what it was made of: (name, value) each.
     """
 
+    scores: BySeed
+    costs: BySeed
     curves: Mapping[str, SeedCurves]
     norms: Mapping[str, SeedCurves]
     calibration: Mapping[str, Sequence[tuple[float, float, float]]]
@@ -39,7 +43,6 @@ class Evidence:
 def study_report(
     title: str,
     comparisons: Sequence[Comparison],
-    results: Sequence[ArmResult],
     metrics: Sequence[str],
     rules: Rules,
     evidence: Evidence,
@@ -53,17 +56,17 @@ def study_report(
     tables = [differences_table(comparisons, metric, rules) for metric in metrics if metric in compared]
     sections = [
         _differences_section(comparisons, metrics[0], rules, tables[:1]),
-        _arms_section(results, metrics, evidence),
+        _arms_section(metrics, evidence),
         _learning_section(evidence),
         _calibration_section(evidence),
-        Section("What it costs", tuple(table for table in [costs_table(results)] if table.rows)),
+        Section("What it costs", tuple(table for table in [costs_table(evidence.costs)] if table.rows)),
         Section("What was held equal", (Points(tuple(evidence.held_equal)),) if evidence.held_equal else ()),
         Section("The other metrics", tuple(table for table in tables[1:] if table.rows), is_folded=True),
         Section(
             "Do it again", (Code(evidence.reproduce), ReportTable("Made of", ("what", "value"), tuple(evidence.facts)))
         ),
     ]
-    verdict = verdict_points(comparisons, metrics[0], rules, mean_costs(results))
+    verdict = verdict_points(comparisons, metrics[0], rules, mean_costs(evidence.costs))
     findings = tuple(_finding(comparison, metrics[0], rules) for comparison in comparisons)
     return Report(title, verdict, findings, tuple(section for section in sections if section.blocks))
 
@@ -88,8 +91,8 @@ def _differences_section(
     return Section("Differences by user segment", (forest, *tables, _how_to_read(rules)))
 
 
-def _arms_section(results: Sequence[ArmResult], metrics: Sequence[str], evidence: Evidence) -> Section:
-    blocks: list[Block] = [arms_table(results, metrics)]
+def _arms_section(metrics: Sequence[str], evidence: Evidence) -> Section:
+    blocks: list[Block] = [arms_table(evidence.scores, metrics)]
     if evidence.auc_by_segment:
         caption = "AUC of every arm by user segment; whiskers are 95 % intervals of the mean over seeds."
         blocks.append(Picture(names.AUC_BY_SEGMENT_FILE, caption, auc_by_segment(evidence.auc_by_segment)))

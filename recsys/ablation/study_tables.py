@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,47 +19,31 @@ _READABLE = {
 }
 
 
-@dataclass(frozen=True)
-class ArmResult:
-    """Figures of one finished arm, or of a baseline under its own name as condition.
-
-    Attributes:
-        metrics: flat names as "auc/all", without a prefix.
-        costs: "seconds_per_step", "trained_parameters", ...
-    """
-
-    condition: str
-    seed: int
-    metrics: Mapping[str, float]
-    costs: Mapping[str, float] = field(default_factory=dict)
+BySeed = Mapping[str, Sequence[Mapping[str, float]]]
+"""Condition, or a baseline's name -> for each seed, name -> value: scores as "auc/all", or costs."""
 
 
-def arms_table(results: Sequence[ArmResult], metrics: Sequence[str], segment: str = ALL) -> ReportTable:
-    """Mean and standard deviation over seeds of each metric, a row per condition in the order of their first arm.
+def arms_table(scores: BySeed, metrics: Sequence[str]) -> ReportTable:
+    """Mean and standard deviation over seeds of each metric on all rows, a row per condition.
 
     A metric that no arm has is left out; one that a condition lacks is a dash.
     """
-    names = [name for name in metrics if any(f"{name}/{segment}" in result.metrics for result in results)]
+    names = [name for name in metrics if any(f"{name}/{ALL}" in seed for seeds in scores.values() for seed in seeds)]
     rows = []
-    for condition, arms in _by_condition(results).items():
-        found = [_mean_and_deviation([arm.metrics.get(f"{name}/{segment}") for arm in arms]) for name in names]
-        rows.append((condition, str(len(arms)), *found))
-    words = map(label_of, names)
-    scope = "" if segment == ALL else f", {segment} users"
-    return ReportTable(f"Arms: mean ± standard deviation over seeds{scope}", ("arm", "seeds", *words), tuple(rows))
+    for condition, seeds in scores.items():
+        found = [_mean_and_deviation([seed.get(f"{name}/{ALL}") for seed in seeds]) for name in names]
+        rows.append((condition, str(len(seeds)), *found))
+    header = ("arm", "seeds", *map(label_of, names))
+    return ReportTable("Arms: mean ± standard deviation over seeds", header, tuple(rows))
 
 
-def costs_table(results: Sequence[ArmResult]) -> ReportTable:
-    """What each condition cost, means over seeds; conditions without any cost, such as baselines, are left out."""
-    names = list(dict.fromkeys(name for result in results for name in result.costs))
-    rows = tuple(
-        (condition, *(_cost(name, [arm.costs.get(name) for arm in arms]) for name in names))
-        for condition, arms in _by_condition(results).items()
-        if any(arm.costs for arm in arms)
-    )
-    return ReportTable(
-        "What it costs", ("arm", *(_READABLE.get(name, (name.replace("_", " "), 1))[0] for name in names)), rows
-    )
+def costs_table(costs: BySeed) -> ReportTable:
+    """What each condition cost, means over seeds; conditions without any cost are left out."""
+    means = {condition: found for condition, found in mean_costs(costs).items() if found}
+    names = list(dict.fromkeys(name for found in means.values() for name in found))
+    header = ("arm", *(_READABLE.get(name, (name.replace("_", " "), 1))[0] for name in names))
+    rows = tuple((condition, *(_cost(name, found.get(name)) for name in names)) for condition, found in means.items())
+    return ReportTable("What it costs", header, rows)
 
 
 def differences_table(comparisons: Sequence[Comparison], metric: str, rules: Rules) -> ReportTable:
@@ -89,20 +72,15 @@ def differences_table(comparisons: Sequence[Comparison], metric: str, rules: Rul
     return ReportTable(f"Paired differences in {word}", header, tuple(rows))
 
 
-def mean_costs(results: Sequence[ArmResult]) -> Costs:
-    """Condition -> each cost's mean over its arms that have it."""
+def mean_costs(costs: BySeed) -> Costs:
+    """Condition -> each cost's mean over its seeds that have it."""
     return {
         condition: {
-            name: float(np.mean([arm.costs[name] for arm in arms if name in arm.costs]))
-            for name in dict.fromkeys(name for arm in arms for name in arm.costs)
+            name: float(np.mean([seed[name] for seed in seeds if name in seed]))
+            for name in dict.fromkeys(name for seed in seeds for name in seed)
         }
-        for condition, arms in _by_condition(results).items()
+        for condition, seeds in costs.items()
     }
-
-
-def _by_condition(results: Sequence[ArmResult]) -> dict[str, list[ArmResult]]:
-    conditions = dict.fromkeys(result.condition for result in results)
-    return {name: [result for result in results if result.condition == name] for name in conditions}
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:
@@ -112,12 +90,11 @@ def _mean_and_deviation(values: Sequence[float | None]) -> str:
     return f"{np.mean(known):.4f}" + (f" ± {np.std(known, ddof=1):.4f}" if len(known) > 1 else "")
 
 
-def _cost(name: str, values: Sequence[float | None]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
+def _cost(name: str, mean: float | None) -> str:
+    if mean is None:
         return "-"
-    mean = float(np.mean(known)) * _READABLE.get(name, (name, 1))[1]
-    return f"{mean:,.0f}" if abs(mean) >= 1000 or mean == math.floor(mean) else f"{mean:.4g}"
+    shown = mean * _READABLE.get(name, (name, 1))[1]
+    return f"{shown:,.0f}" if abs(shown) >= 1000 or shown == math.floor(shown) else f"{shown:.4g}"
 
 
 def _p_value(value: float) -> str:

@@ -302,7 +302,12 @@ def test_every_exception_is_met_and_has_its_reason(training: SmallTraining, enco
     [
         ("recsys/run/streams.py", "passed >= share", "passed > share", {"tower", "trial", "arm"}),
         ("recsys/run/assemble.py", "batches_per_epoch * training.epochs", "training.epochs", {"tower", "trial", "arm"}),
-        ("recsys/run/session.py", "click_objective,\n            settings", "click_objective and None,\n settings", {"arm"}),
+        (
+            "recsys/run/session.py",
+            "click_objective,\n            settings",
+            "click_objective and None,\n settings",
+            {"arm"},
+        ),
         ("recsys/run/train.py", "training_stream(config, encoded", "training_stream(config, None or encoded", {"arm"}),
         ("recsys/monitoring/gradient_norms.py", "def norms_of_squares(", "def norms_of_squares(*, ", None),
         ("recsys/monitoring/frozen_proof.py", "hexdigest()", "hexdigest()[1:]", None),

@@ -117,7 +117,7 @@ def test_an_arms_costs_stand_in_its_result_its_row_and_its_run(study, arms):
         assert 0 < cost["cpu_seconds"] < 10 * cost["wall_seconds"]
         assert cost["peak_memory_bytes"] > 10**8
         assert cost["energy_joules"] is not None or cost["energy_source"].startswith("absent: ")
-        assert each.figures().costs["peak_memory_bytes"] == cost["peak_memory_bytes"]
+        assert each.costs()["peak_memory_bytes"] == cost["peak_memory_bytes"]
         assert arms.loc[each.arm.name, "metric.cost/cpu_seconds"] == pytest.approx(cost["cpu_seconds"])
 
 
