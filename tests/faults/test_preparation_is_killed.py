@@ -3,19 +3,12 @@
 import hashlib
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.commands import Commands, Moment
 from tests.pipelines.conftest import small_overrides
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    with Commands() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

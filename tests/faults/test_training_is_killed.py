@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ from tests.recorded import metric_history, recorded_table
 
 # Thirteen steps of 256 rows: checkpoints after steps 4, 8, 12 and 13, two validations.
 SMALL = ["training.checkpoint_every=4", "training.validations_per_epoch=2", "training.keep_checkpoints=2"]
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    with Commands() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
