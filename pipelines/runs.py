@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 
 from recsys.all_segments import ALL
 from recsys.config import RunConfig
+from recsys.metrics.auc import AUC
 from recsys.metrics.log_loss import LOG_LOSS
 from recsys.run.record import recorded_store
 from recsys.tracking import names
 from recsys.tracking.studies import RecordedRun, find_study, recorded_runs
 
-from .compare import run_document
 from .console import console, show_table
 
 _SHOWN = 30
@@ -30,7 +30,7 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     study = find_study(store, arguments.study).ablation_id if arguments.study else ""
     runs = recorded_runs(store, study)
     if arguments.json:
-        print(json.dumps([run_document(each) for each in runs], indent=2))
+        print(json.dumps([each.to_document() for each in runs], indent=2))
         return
     shown = runs[:_SHOWN]
     for experiment in dict.fromkeys(each.experiment for each in shown):
@@ -54,7 +54,7 @@ def _row(each: RecordedRun) -> tuple[str, ...]:
     info, metrics = each.run.info, each.run.data.metrics
     return (
         info.run_name,
-        _figure(each.scores().get(ALL)),
+        _figure(each.scores().get(f"{AUC.name}/{ALL}")),
         _figure(metrics.get(_LOG_LOSS)),
         info.status.lower(),
         "-" if each.seconds is None else f"{each.seconds:,.0f}",

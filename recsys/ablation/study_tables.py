@@ -28,13 +28,24 @@ def arms_table(scores: BySeed, metrics: Sequence[str]) -> ReportTable:
 
     A metric that no arm has is left out; one that a condition lacks is a dash.
     """
-    names = [name for name in metrics if any(f"{name}/{ALL}" in seed for seeds in scores.values() for seed in seeds)]
-    rows = []
-    for condition, seeds in scores.items():
-        found = [_mean_and_deviation([seed.get(f"{name}/{ALL}") for seed in seeds]) for name in names]
-        rows.append((condition, str(len(seeds)), *found))
-    header = ("arm", "seeds", *map(label_of, names))
-    return ReportTable("Arms: mean ± standard deviation over seeds", header, tuple(rows))
+    names = {f"{name}/{ALL}": label_of(name) for name in metrics}
+    return _arms_table("Arms: mean ± standard deviation over seeds", scores, names)
+
+
+def segments_table(scores: BySeed, metric: str, segments: Sequence[str]) -> ReportTable:
+    """The same of one metric, a column per segment."""
+    names = {f"{metric}/{segment}": segment for segment in segments}
+    return _arms_table(f"{label_of(metric)} by segment", scores, names)
+
+
+def _arms_table(title: str, scores: BySeed, headings: Mapping[str, str]) -> ReportTable:
+    known = {name for seeds in scores.values() for seed in seeds for name in seed}
+    names = [name for name in headings if name in known]
+    rows = [
+        (condition, str(len(seeds)), *(_mean_and_deviation([seed.get(name) for seed in seeds]) for name in names))
+        for condition, seeds in scores.items()
+    ]
+    return ReportTable(title, ("arm", "seeds", *(headings[name] for name in names)), tuple(rows))
 
 
 def costs_table(costs: BySeed) -> ReportTable:

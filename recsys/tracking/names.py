@@ -248,6 +248,21 @@ def baseline_metrics(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, 
     }
 
 
+def baselines_of(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Return what `baseline_metrics` named, among other metrics.
+
+    >>> baselines_of({"test_baseline/logistic_auc": 0.7, "test/log_loss": 0.4})
+    {'logistic': {'auc/all': 0.7}}
+    """
+    found: dict[str, dict[str, float]] = {}
+    for metric in (AUC.name, LOG_LOSS.name):
+        for name, value in metrics.items():
+            baseline = name.removeprefix(f"{TEST}_baseline/").removesuffix(f"_{metric}")
+            if name == f"{TEST}_baseline/{baseline}_{metric}":
+                found.setdefault(baseline, {})[f"{metric}/{ALL}"] = value
+    return found
+
+
 def run_name(*differences: object, seed: int) -> str:
     """Join what differs between runs, most telling first, as the run list cuts long names.
 

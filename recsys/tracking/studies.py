@@ -2,8 +2,9 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,7 +12,11 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunStatus
 
+from recsys.all_segments import ALL
 from recsys.errors import DataError, UsageError
+from recsys.metrics.auc import AUC
+from recsys.metrics.ranked_lists import SCOPES, name_at
+from recsys.metrics.registry import ranking_metrics, row_metrics
 from recsys.tracking import names
 from recsys.tracking.store import TrackingStore
 
@@ -43,13 +48,38 @@ class RecordedRun:
         """A tag's value; empty where the run has none."""
         return str(self.run.data.tags.get(name, ""))
 
-    def scores(self, split: str = names.TEST) -> dict[str, float]:
-        """AUC on the split: "all" and each segment that has one."""
-        section = names.auc(split, "")
-        return {
-            names.unescaped(name.removeprefix(section)): value
-            for name, value in self.run.data.metrics.items()
+    def scores(self) -> dict[str, float]:
+        """Its scores on the test split, as "auc/all", "auc/<segment>", "log_loss/all", "recall_20/all"."""
+        recorded, section = self.run.data.metrics, names.auc(names.TEST, "")
+        found = {
+            f"{AUC.name}/{names.unescaped(name.removeprefix(section))}": value
+            for name, value in recorded.items()
             if name.startswith(section)
+        }
+        for metric in row_metrics():
+            if (value := recorded.get(names.score(names.TEST, metric.name))) is not None:
+                found[f"{metric.name}/{ALL}"] = value
+        for metric, scope in product(ranking_metrics(), SCOPES):
+            stem = re.compile(re.escape(names.ranking(metric.name, scope)).replace("_", r"(\d+)_", 1))
+            for name, value in recorded.items():
+                if cutoff := stem.fullmatch(name):
+                    found[f"{name_at(metric.name, int(cutoff[1]), scope)}/{ALL}"] = value
+        return found
+
+    def to_document(self) -> dict[str, Any]:
+        """Who it is, how it ended, what it scored."""
+        info, data = self.run.info, self.run.data
+        return {
+            "run_id": info.run_id,
+            "name": info.run_name,
+            "experiment": self.experiment,
+            "kind": self.tag(names.TAG_KIND) or None,
+            "study": self.tag(names.TAG_ABLATION_ID) or None,
+            "status": info.status,
+            "started": info.start_time / 1000,
+            "seconds": self.seconds,
+            "params": {name: data.params[name] for name in names.GROUPING_PARAMS if name in data.params},
+            "metrics": dict(sorted(data.metrics.items())),
         }
 
 
@@ -80,6 +110,27 @@ class RecordedStudy:
     def verdict(self) -> str:
         """The paragraph; empty where there is none yet."""
         return self.own.tag(names.TAG_VERDICT) if self.own else ""
+
+    @property
+    def scores(self) -> dict[str, list[dict[str, float]]]:
+        """Arm -> the scores of each seed that has finished, then the baselines'."""
+        finished = [each for each in self.arms if each.is_finished]
+        found: dict[str, list[dict[str, float]]] = {}
+        for each in finished:
+            found.setdefault(each.tag(names.TAG_ARM), []).append(each.scores())
+        # Fitted on the rows that all arms have, so any arm's will do.
+        baselines = names.baselines_of(finished[0].run.data.metrics) if finished else {}
+        return found | {f"baseline: {name}": [scores] for name, scores in baselines.items()}
+
+    def to_document(self, comparisons: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """All that its tables are made of, in the numbers' full length."""
+        return {
+            "study": self.ablation_id,
+            "experiment": self.experiment,
+            "verdict": self.verdict or None,
+            "arms": [each.to_document() for each in self.arms],
+            "comparisons": list(comparisons),
+        }
 
     def comparisons(self, store: TrackingStore) -> list[dict[str, Any]]:
         """Every comparison as `Comparison.to_document` gave it; none where the study has not finished.

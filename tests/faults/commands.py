@@ -1,8 +1,8 @@
 """Commands in processes of their own that die, stop or run out of disk at a chosen moment.
 
 A server process imports everything once and forks for every command, so that a test of a kill costs the command and no
-start of Python; what a study forks its arms from is such a fork as well. Pictures are not drawn: how they look is tested
-elsewhere. It is run as `python -m tests.faults.commands`, with one JSON request a line, and so is one answer.
+start of Python; what a study forks its arms from is such a fork as well. Pictures are not drawn: how they look is
+tested elsewhere. It is run as `python -m tests.faults.commands`, with one JSON request a line, and so is one answer.
 """
 
 import importlib
