@@ -73,8 +73,22 @@ _compositions: dict[type, Callable[[Any, BranchShape], Composition]] = {}
 def register_network(variant: type[_Network], build: Callable[[_Network, int], Crossing]) -> None:
     """Offer an interaction network under the `name` of its variant, in the way that the built-in ones are.
 
-    Call it where a module of your own is imported: served models, arms of a study and recorded configurations import
-    that module again, by its name.
+    Call it at the top level of a module of your own: recorded configurations, served models and the processes of a
+    study import that module by its name. A file `my_kinds.py` on Python's path may hold
+
+        @checked_dataclass
+        class PowersConfig(NetworkConfig):
+            name: Literal["powers"]
+            degree: int = 2
+
+        class Powers(Crossing): ...
+
+        register_network(PowersConfig, lambda knobs, num_fields: Powers(num_fields, knobs.field_width, knobs.degree))
+
+    and `recsys train network=my_kinds.powers network.degree=3` trains it, as a grid's `network: [cross,
+    my_kinds.powers]` does; once the module is imported, `network=powers` is enough. Knobs without a default take the
+    value of the default choice in `conf/`, where that has them. Result keys count the module's file, or all files of
+    the package that it lies in.
 
     Args:
         variant: a `checked_dataclass` with a name of its own; its knobs may have defaults.

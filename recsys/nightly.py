@@ -17,7 +17,7 @@ from recsys.artifacts.export import load_scorer
 from recsys.config import OnlineRetailData, RunConfig
 from recsys.datasets.decode import raw_rows
 from recsys.datasets.encoded import EncodedDataset
-from recsys.datasets.online_retail.files import transaction_times
+from recsys.datasets.online_retail.transactions import transaction_times
 from recsys.errors import UsageError
 from recsys.evaluation.stored_predictions import load_predictions
 from recsys.files import ensure_writable, fingerprint_of, write_text_atomically
@@ -29,7 +29,7 @@ from recsys.run.folder import CHECKPOINTS, DAILY, PREDICTIONS, RunIdentity, load
 from recsys.run.result_keys import code_of, rows_of, settings_of
 from recsys.run.serving import MODEL
 from recsys.run.streams import RANKING_TEST, TEST, TRAIN, VALIDATION
-from recsys.scheduling.promotion import Champion, ChampionFile, Decision, Difference, decide
+from recsys.scheduling.promotion import AucDifference, Champion, ChampionFile, Decision, decide
 from recsys.scheduling.window import Readiness, Window, complete_days, readiness, window_before
 
 _LEVEL = 0.05
@@ -177,8 +177,8 @@ def _against(
     segments = encoded.contract.schema.segments
     first, second = (measure_arm(name, 0, rows, {}, segments, bootstrap) for name, rows in both.items())
     found = compare_fixed(first, second, AUC.name, _LEVEL)
-    differences = {name: Difference(each.value, each.low, each.high) for name, each in found.items()}
-    nothing = Difference(float("nan"), float("nan"), float("nan"))
+    differences = {name: AucDifference(each.value, each.low, each.high) for name, each in found.items()}
+    nothing = AucDifference(float("nan"), float("nan"), float("nan"))
     overall = differences.pop(ALL, nothing)
     by_segment = {segment: differences.get(segment, nothing) for segment in segments}
     return decide(overall, by_segment, config.daily.segment_margin)

@@ -124,10 +124,9 @@ class Study:
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per arm and baseline: its seeds, and over them mean and standard deviation of each metric."""
-        results = self.study.results
         rows = {}
-        for arm in dict.fromkeys(each.condition for each in results):
-            scores = pd.DataFrame([each.metrics for each in results if each.condition == arm])
+        for arm, seeds in self.study.scores.items():
+            scores = pd.DataFrame(seeds)
             rows[arm] = {"seeds": len(scores)} | {
                 column: value
                 for name in study_metrics(CUTOFF)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from recsys.datasets.history import HistoryFeature, HistoryKind, HistoryScope
+from recsys.datasets.history_features import HistoryFeature, HistoryKind, HistoryScope
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Named, Text
 from recsys.features.schema import FeatureKind, FeatureSchema

@@ -11,7 +11,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import epoch_us, fetch_one, store
-from recsys.datasets.history import (
+from recsys.datasets.history_features import (
     CONTRIBUTES,
     MOMENT,
     ROW,
@@ -63,8 +63,8 @@ class TableSource:
         counts = {"rows outside every split": int(outside), **_repeated(connection, kept), **counts}
         if self.layout.history.features:
             kept = store(connection, "table_kept", kept)
-            told = [_by_own_names(feature) for feature in self.layout.history.counted]
-            kept = add_history(connection, kept, told, schema.label, progress)
+            features = [_by_own_names(feature) for feature in self.layout.history.counted]
+            kept = add_history(connection, kept, features, schema.label, progress)
         return SourceRows(
             rows=kept,
             extras=("user_key",),
@@ -102,7 +102,7 @@ def _repeated(connection: Backend, rows: ir.Table) -> dict[str, int]:
 def _stored(connection: Backend, shape: TableShape) -> tuple[ir.Table, dict[str, int]]:
     """The shaped rows, run once, and how often values occur that the layout declares."""
     occurrences = shape.occurrences()
-    # Told of beside the rows, as another look at the files would parse them again.
+    # Columns beside the rows, as another pass over the files would parse them again.
     marks = {f"{OWN_PREFIX}declared_{number}": is_there for number, is_there in enumerate(occurrences.values())}
     try:
         rows = store(connection, "table_rows", shape.raw.select(**_shaped(shape), **marks))

@@ -148,7 +148,7 @@ class RowReader:
 
 
 def _readable(form: pa.DataType, empty: pa.DataType) -> pa.DataType:
-    """The type as DuckDB would have read it from a file; `empty` in place of one that tells nothing.
+    """The type as DuckDB would have read it from a file; `empty` in place of the null type.
 
     A few rows may all lack a value that the files have.
     """

@@ -1,9 +1,9 @@
-"""What a table's columns are declared to be used for, which decides how text is read: CSV files tell no types."""
+"""What a table's columns are declared to be used for, which decides how text is read: CSV files have no types."""
 
 from collections.abc import Iterator
 from enum import IntEnum
 
-from recsys.datasets.history import HistoryKind
+from recsys.datasets.history_features import HistoryKind
 from recsys.datasets.table_forms import TIMESTAMP
 from recsys.datasets.table_layout import TableLayout
 from recsys.features.schema import FeatureKind, FeatureSchema

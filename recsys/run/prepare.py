@@ -18,7 +18,7 @@ from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.datasets.movielens import MovielensSource
 from recsys.datasets.online_retail.examples import Sampling
-from recsys.datasets.online_retail.source import OnlineRetailSource
+from recsys.datasets.online_retail.retail_source import OnlineRetailSource
 from recsys.datasets.simulator import SimulatorSource, simulate
 from recsys.datasets.source import Source
 from recsys.datasets.split import TimeSplit

@@ -182,20 +182,17 @@ def cost_metrics(cost: Cost) -> dict[str, float]:
     return {name: float(value) for name, value in named.items() if value is not None}
 
 
-def attach_learning_curves(run: TrackedRun, curves: Mapping[str, Mapping[str, figures.Curve]]) -> None:
-    """Draw the learning curves of every label and attach them to the run.
-
-    Args:
-        curves: curve name -> label (a run or a condition) -> curve.
-    """
-    losses, log_losses, aucs = (curves.get(name, {}) for name in FOLLOWED)
-    run.attach(names.LEARNING_CURVES_FILE, figures.learning_curves(losses, log_losses, aucs))
+def attach_learning_curves(run: TrackedRun, label: str, curves: Mapping[str, figures.Curve]) -> None:
+    """Draw one run's learning curves and attach them to it."""
+    of_one_seed = {name: {label: [curve]} for name, curve in curves.items()}
+    run.attach(names.LEARNING_CURVES_FILE, figures.learning_curves(of_one_seed))
 
 
-def attach_gradient_norms(run: TrackedRun, curves: Mapping[str, figures.Curve]) -> None:
+def attach_gradient_norms(run: TrackedRun, label: str, curves: Mapping[str, figures.Curve]) -> None:
     """Draw one run's gradient norms by part and attach them to it."""
     parts = {names.part_of_norm(name): curve for name, curve in curves.items()}
-    norms = {part: curve for part, curve in parts.items() if part not in ("", WHOLE) and "/" not in part}
+    shown = {part: curve for part, curve in parts.items() if part not in ("", WHOLE) and "/" not in part}
+    norms = {part: {label: [curve]} for part, curve in shown.items()}
     run.attach(names.GRADIENT_NORMS_FILE, figures.gradient_norms(norms))
 
 

@@ -223,8 +223,8 @@ class Session:
         tracked.attach("evaluation.json", evaluation.to_json())
         name = self._identity.name
         curves = load_curves(self._identity.folder)
-        attach_learning_curves(tracked, {curve: {name: points} for curve, points in curves.items()})
-        attach_gradient_norms(tracked, curves)
+        attach_learning_curves(tracked, name, curves)
+        attach_gradient_norms(tracked, name, curves)
         attach_calibration(tracked, self._identity.name, evaluation)
 
     def _save_checkpoint(self, state: LoopState) -> None:

@@ -1,7 +1,7 @@
 """A study: every arm through `train.run`, the paired comparison, the verdict."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -10,7 +10,7 @@ from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.comparison import Comparison, Rules, compare
 from recsys.ablation.pairing import HeldEqual
 from recsys.ablation.report import study_report
-from recsys.ablation.tables import ArmResult, mean_costs
+from recsys.ablation.study_tables import BySeed, mean_costs
 from recsys.ablation.verdict import verdict_paragraph
 from recsys.all_segments import ALL
 from recsys.config import RunConfig
@@ -34,11 +34,11 @@ from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_stream,
 from recsys.sharding.processes import device_kind
 from recsys.study.evidence_of_arms import Origin, gather
 from recsys.study.execute import check_pairs, finish_arms
-from recsys.study.finished import FinishedArm, auc_intervals, measure, write_json
+from recsys.study.finished import FinishedArm, auc_intervals, by_condition, measure, write_json
 from recsys.study.plan import StudyGrid, StudyPlan
 from recsys.tracking import names
+from recsys.tracking.chart_views import study_views
 from recsys.tracking.run import start_run
-from recsys.tracking.views import study_views
 
 DECISIVE = AUC.name
 _LEVEL = 0.05
@@ -52,15 +52,16 @@ class Study:
     id: str
     folder: Path
     arms: tuple[FinishedArm, ...]
-    baselines: tuple[ArmResult, ...]
+    baselines: Mapping[str, Mapping[str, float]]
     comparisons: tuple[Comparison, ...]
     rules: Rules
     verdict: str
 
     @property
-    def results(self) -> list[ArmResult]:
-        """The rows of its table: arms, then baselines."""
-        return [*(each.figures() for each in self.arms), *self.baselines]
+    def scores(self) -> BySeed:
+        """The rows of its table: each condition's seeds, then baselines."""
+        beside = {name: [scores] for name, scores in self.baselines.items()}
+        return {**by_condition(self.arms, lambda each: each.result.scores), **beside}
 
     def shortfalls(self) -> list[str]:
         """Where a condition's mean over seeds is no better than a baseline that predicts for the same rows."""
@@ -101,26 +102,26 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study
     measured = measure(finished, segments, ablation.resamples, progress)
     rules = Rules(level=_LEVEL, margins={DECISIVE: ablation.margin, GROUPED_AUC.name: ablation.margin})
     comparisons = tuple(compare(question, measured, rules) for question in plan.grid.questions)
-    costs = mean_costs([each.figures() for each in finished])
+    costs = mean_costs(by_condition(finished, FinishedArm.costs))
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
     # Fitted on the rows that all arms have, so any arm's will do.
-    beside = [ArmResult(f"baseline: {name}", 0, scores) for name, scores in finished[0].result.baselines.items()]
-    beside += _ranking_baselines(config, encoded, progress)
-    study = Study(plan.id, plan.folder, tuple(finished), tuple(beside), comparisons, rules, verdict)
+    beside = {f"baseline: {name}": scores for name, scores in finished[0].result.baselines.items()}
+    beside |= _ranking_baselines(config, encoded, progress)
+    study = Study(plan.id, plan.folder, tuple(finished), beside, comparisons, rules, verdict)
     _record(plan, study, measured, held, overrides)
     return study
 
 
-def _ranking_baselines(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> list[ArmResult]:
-    """Rank the test candidates by the plain columns that the data's configuration names."""
+def _ranking_baselines(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> dict[str, dict[str, float]]:
+    """Rank the test candidates by the plain columns that the data's configuration names; scores by the rule's name."""
     rules = getattr(config.data, "ranking_baselines", {})
     if not rules or not config.evaluation.ranking or not encoded.rows(RANKING_TEST):
-        return []
+        return {}
     dense = tuple(feature.name for feature in encoded.contract.schema.dense)
     scores = {name: column_score(dense, *columns) for name, columns in rules.items()}
     stream = scoring_stream(config, encoded, RANKING_TEST, started(config), RANKING_EXTRAS)
     ranked = evaluate_ranking(scores, stream, encoded.contract.schema.segments, CUTOFF, progress)
-    return [ArmResult(name, 0, ranking.flat_metrics("")) for name, ranking in ranked.items()]
+    return {name: ranking.flat_metrics("") for name, ranking in ranked.items()}
 
 
 def _charted(study: Study) -> list[str]:
@@ -145,8 +146,8 @@ def _record(
     title = f"{config.ablation.name} on {config.data.name}"
     intervals = auc_intervals(measured, (ALL, *encoded.contract.schema.segments))
     origin = Origin(encoded, plan.code, typed, config.ablation.seeds)
-    evidence = gather(study.arms, intervals, [line.sentence() for line in held], origin)
-    report = study_report(title, study.comparisons, study.results, study_metrics(CUTOFF), study.rules, evidence)
+    evidence = gather(study.arms, study.scores, intervals, [line.sentence() for line in held], origin)
+    report = study_report(title, study.comparisons, study_metrics(CUTOFF), study.rules, evidence)
     markdown = report.to_markdown()
     comparisons = [comparison.to_document() for comparison in study.comparisons]
     tags = {
@@ -157,7 +158,7 @@ def _record(
     }
     arms = [with_ranker_budget(each.config, encoded) for each in plan.planned()]
     # Its arms have learnt; the study itself compares what they say of the test rows, and ranks by its plain rules.
-    has_ranked = any(f"{name_at(RECALL.name, CUTOFF)}/{ALL}" in each.metrics for each in study.baselines)
+    has_ranked = any(f"{name_at(RECALL.name, CUTOFF)}/{ALL}" in scores for scores in study.baselines.values())
     uses = dataset_uses(encoded, config.data.name, (TEST, RANKING_TEST) if has_ranked else (TEST,))
     with start_run(open_store(config), f"study/{study.id}", study_params(config, arms), tags, uses) as tracked:
         for picture in report.pictures:

@@ -11,12 +11,10 @@ from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.evaluate import Evaluation, evaluation_from_json
 from recsys.run.curves import load_curves
 from recsys.run.folder import read_record
-from recsys.run.record import FOLLOWED
-from recsys.study.finished import FinishedArm
+from recsys.study.finished import FinishedArm, by_condition
 from recsys.tracking import names
 from recsys.tracking.figures import Curve
 
-_PANELS = dict(zip(FOLLOWED, ("Training loss", "Validation log loss", "Validation AUC"), strict=True))
 _LIBRARIES = ("torch", "torchrec", "pyarrow", "mlflow")
 BySeed = dict[str, dict[str, list[Curve]]]
 
@@ -49,6 +47,7 @@ class Origin:
 
 def gather(
     finished: Sequence[FinishedArm],
+    scores: Mapping[str, Sequence[Mapping[str, float]]],
     auc_by_segment: Mapping[str, Mapping[str, tuple[float, float, float]]],
     held_equal: Sequence[str],
     origin: Origin,
@@ -58,7 +57,9 @@ def gather(
     prefix = names.grad_norm("")
     parts = [name for name in curves if name.startswith(prefix) and name != names.grad_norm(names.WHOLE)]
     return Evidence(
-        curves={title: curves[name] for name, title in _PANELS.items() if name in curves},
+        scores=scores,
+        costs=by_condition(finished, FinishedArm.costs),
+        curves=curves,
         norms={name.removeprefix(prefix): found for name, found in curves.items() if name in parts},
         calibration=_calibration(finished),
         auc_by_segment=auc_by_segment,

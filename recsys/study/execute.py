@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from recsys.ablation.pairing import HeldEqual, PairedRun, RunRecord, held_equal
-from recsys.ablation.tuning import at_an_edge
+from recsys.ablation.pairing import HeldEqual, held_equal
+from recsys.ablation.trial_sampling import at_an_edge
 from recsys.config import RunConfig
 from recsys.errors import RecsysError
 from recsys.files import write_text_atomically
@@ -76,13 +76,9 @@ def check_pairs(plan: StudyPlan, finished: Sequence[FinishedArm]) -> tuple[HeldE
     Raises:
         TrainingError: two were none.
     """
-    runs = [
-        PairedRun(each.arm.name, each.arm.condition, each.arm.seed, each.arm.choices, RunRecord(**each.result.record))
-        for each in finished
-    ]
     encoded = plan.encoded
     data = f"contract {encoded.contract.fingerprint}, {encoded.rows('train'):,} rows of the training split"
-    return (HeldEqual("Data", True, data), *held_equal(runs), *_tuned(plan))
+    return (HeldEqual("Data", True, data), *held_equal(finished), *_tuned(plan))
 
 
 def _tuned(plan: StudyPlan) -> list[HeldEqual]:

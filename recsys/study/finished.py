@@ -1,15 +1,16 @@
 """A study's arms on disk: what each left behind, read back in the form that comparisons take."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from recsys.ablation.arms import Arm
 from recsys.ablation.bootstrap import MeasuredArm, UserBootstrap, measure_arm
-from recsys.ablation.tables import ArmResult
+from recsys.ablation.pairing import RunRecord
 from recsys.evaluation.ranking import load_ranking
 from recsys.evaluation.stored_predictions import load_predictions
 from recsys.files import write_text_atomically
@@ -18,6 +19,8 @@ from recsys.metrics.predictions import Predictions, QueryValues
 from recsys.monitoring.cost import Cost
 from recsys.progress import Progress
 from recsys.run.folder import PREDICTIONS, QUERIES, RunResult
+
+_Figure = TypeVar("_Figure")
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,18 @@ class FinishedArm:
     folder: Path
     result: RunResult
 
-    def figures(self) -> ArmResult:
-        """The arm's row of the study's table."""
-        costs = {
+    @property
+    def record(self) -> RunRecord:
+        """What its pairs are checked by."""
+        return RunRecord(**self.result.record)
+
+    def costs(self) -> dict[str, float]:
+        """What it cost, as the study's table shows it."""
+        return {
             "seconds_per_step": self.result.train_seconds / max(1, self.result.steps),
             "trained_parameters": float(self.result.learning_parameters),
             **Cost(**self.result.cost).figures(),
         }
-        return ArmResult(self.arm.condition, self.arm.seed, self.result.scores, costs)
 
     def predictions(self) -> Predictions:
         """What the arm said about every test row."""
@@ -44,6 +51,14 @@ class FinishedArm:
     def queries(self) -> dict[str, QueryValues]:
         """Ranking metric -> its value for every query; empty where no candidates were ranked."""
         return load_ranking(self.folder / QUERIES).by_query() if (self.folder / QUERIES).is_dir() else {}
+
+
+def by_condition(finished: Sequence[FinishedArm], figure: Callable[[FinishedArm], _Figure]) -> dict[str, list[_Figure]]:
+    """Condition -> a figure of each of its arms, both in the order of the arms."""
+    found: dict[str, list[_Figure]] = {}
+    for each in finished:
+        found.setdefault(each.arm.condition, []).append(figure(each))
+    return found
 
 
 def measure(

@@ -36,7 +36,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.datasets",
         "recsys.ablation",
         "recsys.features.raw",
-        "recsys.tracking.history",
         "recsys.artifacts.export",
         "recsys.run.frames",
         "recsys.results",
@@ -65,7 +64,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.datasets.table_forms",
         "recsys.datasets.table_layout",
     ),
-    "optuna": ("recsys.ablation.tuning",),
+    "optuna": ("recsys.ablation.trial_sampling",),
     # What a user hands over is read in one file, without tags and aliases; `tracking` edits MLflow's own descriptions.
     "yaml": ("recsys.features.plain_yaml", "recsys.tracking"),
 }

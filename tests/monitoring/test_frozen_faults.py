@@ -67,6 +67,15 @@ def test_a_part_in_training_mode_is_refused_before_the_first_step(run) -> None:
         proof_of(run)
 
 
+def test_tables_put_in_the_place_of_the_frozen_ones_fail_the_proof(run) -> None:
+    proof = proof_of(run)
+
+    tower_of(run).ebc = restless_ranker().embedding_tower.ebc.requires_grad_(False).eval()
+
+    with pytest.raises(TrainingError, match="the tables of `embedding_tower` were replaced"):
+        proof.record()
+
+
 def test_batch_statistics_that_moved_unwatched_fail_the_proof(run) -> None:
     proof = proof_of(run)
     normalisation = tower_of(run).restless[0]

@@ -39,7 +39,7 @@ def test_a_run_prints_and_keeps_who_steps_what_and_its_proof(
     assert main(["train", *small_world, *FROZEN]) == 0
 
     printed, run = capsys.readouterr().out, newest_run(small_world)
-    summary = printed.partition("Who steps what")[2].partition("training frozen_tower")[0]
+    summary = printed.partition("Which optimizer steps what")[2].partition("the best weights")[0]
     row = next(line for line in summary.splitlines() if "embedding_tower" in line)
     assert [cell.strip() for cell in row.strip("│ ").split("│")][3:] == ["no", "none", "0", "0"]
     assert "rowwise_adagrad" in summary

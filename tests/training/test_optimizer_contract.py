@@ -59,6 +59,10 @@ def replace_a_frozen_layer(run: SmallRun) -> None:
     run.ranker.module.head.output = nn.Linear(old.in_features, 1).requires_grad_(False)
 
 
+def replace_the_tables(run: SmallRun) -> None:
+    run.ranker.module.embedding_tower.ebc = gated_ranker().embedding_tower.ebc
+
+
 def share_memory(run: SmallRun) -> None:
     segments = run.ranker.module.composition.segments
     segments[1][0].logits.data = segments[0][0].logits.data
@@ -76,6 +80,7 @@ def tie_a_frozen_to_a_learning_one(run: SmallRun) -> None:
         (put_a_frozen_one_into_a_group, r"`embedding_tower\.user_side\.0\.0\.weight` is frozen, but adamw steps it"),
         (add_a_parameter, r"`head\.temperature` learns, but no optimizer steps it.*make the optimizers after it"),
         (replace_a_frozen_layer, r"adamw steps a parameter of shape \(1[, \d]*\) that the model does not have"),
+        (replace_the_tables, "The model's tables were replaced after it was wrapped"),
         (
             share_memory,
             r"`composition\.segments\.0\.0\.logits` and `composition\.segments\.1\.0\.logits` are two param",

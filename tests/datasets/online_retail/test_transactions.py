@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.datasets.database import fetch, temporary_database
-from recsys.datasets.online_retail import files as files_module
-from recsys.datasets.online_retail.files import COLUMNS, read_transactions
+from recsys.datasets.online_retail import transactions
+from recsys.datasets.online_retail.transactions import COLUMNS, read_transactions
 from recsys.errors import DataError
 from recsys.progress import silent
 from tests.datasets.online_retail.shop import line, write_transactions
@@ -218,7 +218,7 @@ def test_a_damaged_archive_is_refused(tmp_path, name):
 
 
 def test_an_archive_that_declares_too_much_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(files_module, "MAX_UNPACKED_BYTES", 1_000_000)
+    monkeypatch.setattr(transactions, "MAX_UNPACKED_BYTES", 1_000_000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.csv", b"0" * 2_000_000)
 
@@ -233,7 +233,7 @@ def test_a_bomb_inside_the_workbook_inside_the_zip_is_refused(tmp_path, monkeypa
         archive.writestr("xl/worksheets/sheet1.xml", b"0" * 2_000_000)
     with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
         archive.write(tmp_path / "a.xlsx", "a.xlsx")
-    monkeypatch.setattr(files_module, "MAX_UNPACKED_BYTES", 1_000_000)
+    monkeypatch.setattr(transactions, "MAX_UNPACKED_BYTES", 1_000_000)
 
     assert "declares 2000000 bytes unpacked" in refusal(tmp_path / "outer.zip", tmp_path)
 

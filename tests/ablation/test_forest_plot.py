@@ -1,7 +1,7 @@
 """What the forest plot promises: every difference of every contrast, with its verdict, on one scale."""
 
 from recsys.ablation.comparison import Verdict
-from recsys.ablation.figures import COLOURS, forest_plot
+from recsys.ablation.forest_plot import COLOURS, forest_plot
 from tests.ablation.studies_by_hand import RULES, comparison, difference
 
 

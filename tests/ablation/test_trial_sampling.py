@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from recsys.ablation.tuning import Trial, at_an_edge, best_trial, next_values
+from recsys.ablation.trial_sampling import Trial, at_an_edge, best_trial, next_values
 from recsys.errors import TrainingError, UsageError
 
 RANGES = {"rate": (1e-4, 1e-1), "table_rate": (1e-2, 1.0)}

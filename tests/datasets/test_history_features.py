@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from recsys.datasets.database import load, temporary_database
-from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, UNIT, HistoryFeature, HistoryKind, add_history
+from recsys.datasets.history_features import CONTRIBUTES, MOMENT, ROW, UNIT, HistoryFeature, HistoryKind, add_history
 from recsys.progress import silent
 
 # Two rows at moment 1, two at moment 2, two at moment 3.

@@ -34,7 +34,7 @@ _FOLD = f"{OWN_PREFIX}history_fold"
 
 
 class HistoryKind(StrEnum):
-    """What is told of the past."""
+    """What is computed from the past."""
 
     MEAN = "mean"
     COUNT = "count"
@@ -58,7 +58,7 @@ class HistoryFeature:
         of: `mean`: the column that is averaged; `recent`: the column that is listed; `count`: empty.
         prior_rows: `mean`: how many rows of the mean over the whole past are added to a group's own.
         length: `recent`: how many of the last rows with label 1 are listed, oldest first.
-        folds: `mean` and `count`: 0 counts the past; otherwise into how many folds the users are dealt, and a row that
+        folds: `mean` and `count`: 0 counts the past; otherwise into how many folds the users are split, and a row that
             contributes sees those of the other folds whatever their time, any other row all that contribute.
     """
 
@@ -88,22 +88,22 @@ def add_history(
 
     def past(by: tuple[str, ...], of: str, folds: int) -> ir.Table:
         if (by, of, folds) not in sums:
-            told = _other_folds_sums(rows, by, rows[of], folds) if folds else _past_sums(rows, by, rows[of])
-            sums[by, of, folds] = store(connection, f"{rows.get_name()}_past_{len(sums)}", told)
+            counted = _other_folds_sums(rows, by, rows[of], folds) if folds else _past_sums(rows, by, rows[of])
+            sums[by, of, folds] = store(connection, f"{rows.get_name()}_past_{len(sums)}", counted)
         return sums[by, of, folds]
 
     parts = []
     for number, feature in enumerate(features):
         progress("counting the past", number, len(features))
         if feature.kind is HistoryKind.RECENT:
-            told = _recent(rows, feature, label)
+            column = _recent(rows, feature, label)
         elif feature.kind is HistoryKind.COUNT:
             table = past(feature.by, label, feature.folds)
-            told = table.select(ROW, **{feature.name: table["past_rows"]})
+            column = table.select(ROW, **{feature.name: table["past_rows"]})
         else:
             group, everything = (past(by, feature.of, feature.folds) for by in (feature.by, ()))
-            told = _smoothed_mean(group, everything, feature)
-        parts.append(store(connection, f"{rows.get_name()}_history_{number}", told))
+            column = _smoothed_mean(group, everything, feature)
+        parts.append(store(connection, f"{rows.get_name()}_history_{number}", column))
     for part in parts:
         rows = rows.left_join(part, ROW).drop(f"{ROW}_right")
     return rows
@@ -125,7 +125,7 @@ def _past_sums(rows: ir.Table, by: tuple[str, ...], of: ir.Value) -> ir.Table:
 
 def _other_folds_sums(rows: ir.Table, by: tuple[str, ...], of: ir.Value, folds: int) -> ir.Table:
     """As `_past_sums`, but of the rows of other folds; a row that does not contribute is in no fold and sees all."""
-    # By hash, so that a user's fold depends on no other user, and users who arrived together are dealt apart.
+    # By hash, so that a user's fold depends on no other user, and users who arrived together lie in different folds.
     fold = ((rows[UNIT].hash() & ibis.literal(2**62 - 1)) % folds).name(_FOLD)
     keyed, keys = _keyed(rows.mutate(fold), by, of, _FOLD)
     lines = keyed.group_by([*keys, _FOLD]).aggregate(own_rows=keyed["counted"].sum(), own_sum=keyed["value"].sum())
@@ -152,8 +152,8 @@ def _keyed(rows: ir.Table, by: tuple[str, ...], of: ir.Value, place: str) -> tup
 
 def _per_row(rows: ir.Table, joined: ir.Table, past_rows: ir.Value, past_sum: ir.Value) -> ir.Table:
     """Add up what the values of a list key brought; a row that has no key at all has 0."""
-    told = joined.group_by(ROW).aggregate(past_rows=past_rows.sum(), past_sum=past_sum.sum())
-    whole = rows.select(ROW).left_join(told, ROW)
+    sums = joined.group_by(ROW).aggregate(past_rows=past_rows.sum(), past_sum=past_sum.sum())
+    whole = rows.select(ROW).left_join(sums, ROW)
     return whole.select(ROW, past_rows=whole["past_rows"].fill_null(0), past_sum=whole["past_sum"].fill_null(0.0))
 
 
@@ -180,10 +180,10 @@ def _recent(rows: ir.Table, feature: HistoryFeature, label: str) -> ir.Table:
     liked = keyed.filter(keyed[CONTRIBUTES] & keyed["is_liked"])
     # The value itself breaks ties of time, so that equal data gives equal lists.
     order = [liked[MOMENT], liked["value"]]
-    shelves = liked.group_by([*keys]).aggregate(values=liked["value"].collect(order_by=order))
-    # A shelf is in time order, so what a row may see of it is its first `past_sum` values.
+    listed = liked.group_by([*keys]).aggregate(values=liked["value"].collect(order_by=order))
+    # A group's list is in time order, so what a row may see of it is its first `past_sum` values.
     seen = _past_sums(rows, feature.by, is_liked.ifelse(1, 0))
-    joined = keyed.select(ROW, *keys).left_join(shelves, [*keys]).inner_join(seen, ROW)
+    joined = keyed.select(ROW, *keys).left_join(listed, [*keys]).inner_join(seen, ROW)
     end = joined["past_sum"].cast("int64")
     chosen = joined["values"][ibis.greatest(end - feature.length, 0) : end]
     empty = ibis.literal([], type=joined["values"].type())

@@ -17,7 +17,7 @@ from recsys.datasets.online_retail.features import (
     pair_features,
     product_features,
 )
-from recsys.datasets.online_retail.files import read_transactions
+from recsys.datasets.online_retail.transactions import read_transactions
 from recsys.datasets.source import DAY, SPLIT, SourceRows
 from recsys.datasets.split import TimeSplit
 from recsys.errors import DataError

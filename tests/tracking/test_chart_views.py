@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from recsys.tracking import names
+from recsys.tracking.chart_views import study_views
 from recsys.tracking.run import start_run
 from recsys.tracking.store import TrackingStore
-from recsys.tracking.views import study_views
 
 METRICS = [
     "cost/train_seconds",

@@ -1,7 +1,7 @@
 """What an unfinished preparation has finished: one line for every partition that stands whole.
 
-A killed preparation leaves its folder behind. The next one believes a line of the journal only where the partition's
-bytes have the digest that the line names; everything else in the folder is thrown away.
+A killed preparation leaves its folder behind. The next one takes over a partition only where the
+file's bytes have the digest that its line names; everything else in the folder is removed.
 """
 
 import json
@@ -10,7 +10,7 @@ import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from recsys.datasets.manifest import JOURNAL_NAME, FileEntry
+from recsys.datasets.manifest import FINISHED_PARTS_NAME, FileEntry
 from recsys.files import sha256_of_file, write_text_atomically
 
 
@@ -23,15 +23,15 @@ class FinishedPart:
     counts: dict[str, int]
 
 
-class Journal:
-    """The journal of the folder `work`, made under the contract with that fingerprint.
+class FinishedParts:
+    """The list of finished partitions in the folder `work`, made under the contract with that fingerprint.
 
-    Opening it removes every file that it does not vouch for, so a partition stands under its final name only if it is
+    Opening it removes every file that it does not list, so a partition stands under its final name only if it is
     whole.
     """
 
     def __init__(self, work: Path, contract: str) -> None:
-        self._path, self._contract = work / JOURNAL_NAME, contract
+        self._path, self._contract = work / FINISHED_PARTS_NAME, contract
         self._lock = threading.Lock()
         self.parts = {part.path: part for part in self._believed(work)}
         for file in [path for path in work.glob("split=*/**/*") if path.is_file()]:
