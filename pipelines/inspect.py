@@ -60,15 +60,14 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     _show("Columns", {column.pop("path"): {**column, "is_read": str(column["is_read"])} for column in found["columns"]})
     settings = ", ".join(f"{name}={value}" for name, value in found["settings"].items())
     _show(f"An epoch of the loader (training: {settings}); memory at most", found["loader"])
-    costs = {"as it is": found["cost_now"], **found["cost_by_codec"]}
+    costs = {"as it is": found["cost_now"]}
     for number, advice in enumerate(found["advice"], start=1):
         _say(f"{number}. {advice['subject']}: {advice['found']}.\n   Mend: {advice['do']}.")
-        costs[f"advice {number}"] = advice["after"]
-    if found["advice"]:
-        costs["all advice"] = found["cost_with_all_advice"]
-    else:
+        costs[f"advice 1 to {number}" if number > 1 else "advice 1"] = advice["after"]
+    if not found["advice"]:
         _say("Nothing to advise: the rows are written well.")
-    _show(f"The same {found['sample_rows']:,} rows written in other ways, decoded here in one thread", costs)
+    title = f"The same {found['sample_rows']:,} rows, decoded here in one thread; every codec in the row groups advised"
+    _show(title, costs | found["cost_by_codec"])
 
 
 def _say(text: str) -> None:

@@ -48,7 +48,7 @@ class ReadingCost:
 
 @dataclass(frozen=True)
 class Advice:
-    """One thing to change, the options that say so to `write_table`, and what reading costs with it alone."""
+    """One change, the options that say so to `write_table`, and what reading costs after it and those before it."""
 
     subject: str
     found: str
@@ -59,12 +59,11 @@ class Advice:
 
 @dataclass(frozen=True)
 class MeasuredSample:
-    """What reading a sample costs as it is written, in other codecs, and with all of the advice followed."""
+    """What reading a sample costs as it is written, and in every codec, in the row groups that are advised."""
 
     cost_now: ReadingCost
     cost_by_codec: Mapping[str, ReadingCost]
     advice: Sequence[Advice]
-    cost_with_all_advice: ReadingCost
 
 
 @dataclass(frozen=True)
@@ -175,10 +174,9 @@ def measure(sample: pa.Table, writings: Sequence[dict[str, Any]]) -> list[Readin
 
 def advise(facts: ParquetFacts, sample: pa.Table) -> MeasuredSample:
     """Measure a sample, as `read_sample` returned it, in other row groups and codecs, and advise what gains."""
-    written, middle = as_written(facts, sample), facts.middle_group_rows
-    in_groups: dict[str, Any] = {"row_group_size": GROUP_ROWS}
-    in_codecs: list[dict[str, Any]] = [{"compression": codec} for codec in _CODECS]
-    now, grouped, *costs = measure(sample, [written, *(written | change for change in (in_groups, *in_codecs))])
+    writing, middle = as_written(facts, sample), facts.middle_group_rows
+    in_groups = {"row_group_size": GROUP_ROWS}
+    now, grouped = measure(sample, [writing, writing | in_groups])
     advice = []
     is_huge = len(parts_of(middle)) > 1
     is_small = middle < _SMALL_GROUP and facts.rows > 2 * middle
@@ -188,15 +186,15 @@ def advise(facts: ParquetFacts, sample: pa.Table) -> MeasuredSample:
         why = ", which are read in parts, one after the other" if is_huge else ""
         do = f"write row groups of {GROUP_ROWS:,} rows" + ("; join files that are smaller" if is_small else "")
         advice.append(Advice("row groups", found + why, do, in_groups, grouped))
-    better = [(cost, change) for cost, change in zip(costs, in_codecs, strict=True) if cost.is_better_than(now)]
+        writing |= in_groups  # which codec is best depends on how much it sees at a time
+    in_codecs: list[dict[str, Any]] = [{"compression": codec} for codec in _CODECS]
+    before, *costs = measure(sample, [writing, *(writing | change for change in in_codecs)])
+    better = [(cost, change) for cost, change in zip(costs, in_codecs, strict=True) if cost.is_better_than(before)]
     if better:
         cost, change = min(better, key=lambda pair: pair[0].decode_us_per_row * pair[0].bytes_per_row)
-        found = f"compressed by {', '.join(sorted(set(written['compression'].values())))}"
+        found = f"compressed by {', '.join(sorted(set(writing['compression'].values())))}"
         advice.append(Advice("codec", found, f"write with compression={change['compression']!r}", change, cost))
-    together = advice[0].after if advice else now
-    if len(advice) > 1:
-        (together,) = measure(sample, [written | advice[0].writing | advice[1].writing])
-    return MeasuredSample(now, dict(zip(_CODECS, costs, strict=True)), advice, together)
+    return MeasuredSample(now, dict(zip(_CODECS, costs, strict=True)), advice)
 
 
 def _decode(file: pa.Buffer) -> None:

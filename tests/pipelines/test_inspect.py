@@ -48,7 +48,7 @@ def test_the_same_is_told_to_a_machine(rows: Path, capsys: pytest.CaptureFixture
     assert (user["type"], user["codec"], user["is_read"]) == ("int64", "UNCOMPRESSED", True)
     assert price["bytes_per_row"] < user["bytes_per_row"]
     assert "row groups" in [advice["subject"] for advice in printed["advice"]]
-    assert printed["cost_with_all_advice"]["bytes_per_row"] < printed["cost_now"]["bytes_per_row"]
+    assert printed["advice"][-1]["after"]["bytes_per_row"] < printed["cost_now"]["bytes_per_row"]
 
 
 def test_of_an_encoded_folder_only_what_the_loader_reads_is_judged(
