@@ -214,7 +214,7 @@ def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) ->
     """Build the ranker that `describe_ranker` described; its weights are to be loaded from elsewhere.
 
     Raises:
-        UsageError: the network or the composition is of a module that cannot be imported; names it.
+        UnknownKindError: the network or the composition is of a module that cannot be imported; names it.
     """
     description = with_own_knobs(description)
     return build_ranker(

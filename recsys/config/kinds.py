@@ -24,6 +24,10 @@ _Base = TypeVar("_Base")
 _Variant = TypeVar("_Variant")
 
 
+class UnknownKindError(UsageError):
+    """A kind of a user's module that cannot be imported here, or no longer registers it."""
+
+
 class Kinds(Generic[_Base]):
     """The variants of one group, by the `name` that chooses among them.
 
@@ -92,13 +96,13 @@ class Kinds(Generic[_Base]):
         """Return a recorded kind's knobs, with the module imported that registers it.
 
         Raises:
-            UsageError: it cannot be imported, or registers no such kind.
+            UnknownKindError: it cannot be imported, or registers no such kind.
         """
         module, name = recorded.get(MODULE), recorded.get("name")
         if module is not None and (name not in self._variants or self.origin(name) != {MODULE: module}):
             import_kinds(str(module), f"`{self.group}={name}`")
             if name not in self._variants:
-                raise UsageError(
+                raise UnknownKindError(
                     f"`{self.group}={name}` was registered by `{module}`, which registers no such kind when it is "
                     f"imported now. Expected a call of `register_{self.group}` in it."
                 )
@@ -108,7 +112,7 @@ class Kinds(Generic[_Base]):
         """Return a recorded kind, typed.
 
         Raises:
-            UsageError: its module cannot be imported.
+            UnknownKindError: its module cannot be imported.
             ValidationError: it has a knob that its kind does not have, lacks one, or a value is out of range.
         """
         knobs = self.imported(recorded)
@@ -128,7 +132,7 @@ def import_kinds(module: str, what: str) -> None:
         what: is registered by it, for the message.
 
     Raises:
-        UsageError: it cannot be imported; says how it can.
+        UnknownKindError: it cannot be imported; says how it can.
     """
     try:
         importlib.import_module(module)
@@ -136,7 +140,7 @@ def import_kinds(module: str, what: str) -> None:
         raise
     except Exception as error:
         # Whatever the user's own code may raise.
-        raise UsageError(
+        raise UnknownKindError(
             f"{what} is registered by the module `{module}`, which cannot be imported ({type(error).__name__}: "
             f"{error}). Put the folder that holds it on Python's path (PYTHONPATH=<folder>), or import it before."
         ) from error

@@ -15,7 +15,7 @@ def with_own_knobs(document: Mapping[str, Any]) -> dict[str, Any]:
     which of two it was; and there was no first-order path. Whatever else the document holds stays as it is.
 
     Raises:
-        UsageError: a kind is of a module that cannot be imported.
+        UnknownKindError: a kind is of a module that cannot be imported.
     """
     network, composition = dict(document["network"]), dict(document["composition"])
     network.setdefault("first_order", False)

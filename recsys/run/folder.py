@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recsys.config import RunConfig, config_from, with_own_knobs
+from recsys.config.kinds import UnknownKindError
 from recsys.errors import DataError, UsageError
 from recsys.tracking import names
 
@@ -122,9 +123,12 @@ def read_record(path: Path, read: Callable[[str], _Record]) -> _Record:
 
     Raises:
         DataError: the file cannot be read, is torn, or was written by another version; names it.
+        UnknownKindError: a kind in it is of a user's module that cannot be imported.
     """
     try:
         return read(path.read_text(encoding="utf-8"))
+    except UnknownKindError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, UsageError) as error:
         raise DataError(
             f"{path} cannot be used ({type(error).__name__}: {error}). It is damaged, or another version wrote it: put "

@@ -17,6 +17,7 @@ from recsys.config import COMPOSITIONS, NETWORKS, NetworkConfig, checked_datacla
 from recsys.config.compose import choices, compose_config, keys_of
 from recsys.config.kinds import Kinds
 from recsys.errors import UsageError
+from recsys.run.folder import load_config
 from recsys.run.result_keys import settings_of
 from recsys.sharding.processes import ProcessContext
 from recsys.study.plan import StudyGrid
@@ -128,8 +129,7 @@ def test_the_code_of_an_own_module_counts_where_its_kinds_do(own_module: Path) -
     assert settings(["network=own_kinds.powers"]) == first
 
 
-@pytest.mark.usefixtures("own_module")
-def test_a_recorded_kind_whose_module_is_gone_or_changed_says_what_to_import() -> None:
+def test_a_recorded_kind_whose_module_is_gone_or_changed_says_what_to_import(own_module: Path) -> None:
     document = config_document(compose_config(["network=own_kinds.powers"]))
     for module, words in {
         "no_such_module": r"`network=powers` is registered by the module `no_such_module`, which cannot be imported "
@@ -141,6 +141,12 @@ def test_a_recorded_kind_whose_module_is_gone_or_changed_says_what_to_import() -
             config_from(document | {"network": document["network"] | {"name": name, "module": module}})
     with pytest.raises(UsageError, match="`network=powers` is registered by the module `no_such_module`"):
         compose_config(["network=no_such_module.powers"])
+
+    # The run's record is sound: what is missing is the module.
+    gone = document | {"network": document["network"] | {"module": "no_such_module"}}
+    (own_module / "config.json").write_text(json.dumps(gone))
+    with pytest.raises(UsageError, match="`network=powers` is registered by the module `no_such_module`"):
+        load_config(own_module)
 
 
 @checked_dataclass
