@@ -19,6 +19,7 @@ from tests.architecture.sources import REPOSITORY, imports, sources
 DISTRIBUTIONS = {
     "hydra": "hydra-core",
     "ibis": "ibis-framework",
+    "pynvml": "nvidia-ml-py",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
     "omegaconf": "hydra-core",
