@@ -9,8 +9,9 @@ with its reason.
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, pairwise
-from typing import Any
+from typing import Any, Protocol
 
+from recsys.ablation.arms import Arm
 from recsys.errors import TrainingError
 
 # Part of the ranker -> the groups of the configuration that its first weights follow from, beside the seed.
@@ -51,15 +52,16 @@ class RunRecord:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class PairedRun:
-    """A run of a study as the check sees it."""
+class PairedArm(Protocol):
+    """A finished arm as the check sees it."""
 
-    name: str
-    condition: str
-    seed: int
-    choices: Mapping[str, Any]
-    record: RunRecord
+    @property
+    def arm(self) -> Arm:
+        """What it was planned as."""
+
+    @property
+    def record(self) -> RunRecord:
+        """What its run kept."""
 
 
 @dataclass(frozen=True)
@@ -84,15 +86,15 @@ class HeldEqual:
         return f"{self.what}{': ' if self.is_equal else ' differ: '}{self.detail}."
 
 
-def held_equal(runs: Sequence[PairedRun]) -> tuple[HeldEqual, ...]:
+def held_equal(runs: Sequence[PairedArm]) -> tuple[HeldEqual, ...]:
     """Check what arms of one seed must share, and say what they shared and what not.
 
     Raises:
         TrainingError: a pair is none: names the two arms and in what they differ without cause.
     """
-    by_seed: dict[int, list[PairedRun]] = {}
+    by_seed: dict[int, list[PairedArm]] = {}
     for run in runs:
-        by_seed.setdefault(run.seed, []).append(run)
+        by_seed.setdefault(run.arm.seed, []).append(run)
     pairs = [(first, other) for group in by_seed.values() for first, other in pairwise(group)]
     for first, other in pairs:
         _require_equal_budget(first, other)
@@ -100,36 +102,38 @@ def held_equal(runs: Sequence[PairedRun]) -> tuple[HeldEqual, ...]:
     return (_budgets(runs), _rows(runs), *_weights(by_seed), _steps(runs))
 
 
-def _require_equal_budget(first: PairedRun, other: PairedRun) -> None:
+def _require_equal_budget(first: PairedArm, other: PairedArm) -> None:
     mine, theirs = first.record.budget_steps, other.record.budget_steps
     if mine != theirs:
         raise TrainingError(
-            f"{first.name} was given {mine} steps and {other.name} {theirs}: the longer would win by that alone. Keep "
-            "`training.epochs` and `training.batch_size` out of the grid, or compare such arms in a study of their own."
+            f"{first.arm.name} was given {mine} steps and {other.arm.name} {theirs}: the longer would win by that "
+            "alone. Keep `training.epochs` and `training.batch_size` out of the grid, or compare such arms in a study "
+            "of their own."
         )
 
 
-def _require_equal_rows(first: PairedRun, other: PairedRun) -> None:
+def _require_equal_rows(first: PairedArm, other: PairedArm) -> None:
     if first.record.rows != other.record.rows:
         raise TrainingError(
-            f"{first.name} and {other.name} did not read the same rows in the same order: their streams have the "
-            f"fingerprints {first.record.rows} and {other.record.rows}. Remove both folders, so that they are trained "
-            "anew from the same prepared data."
+            f"{first.arm.name} and {other.arm.name} did not read the same rows in the same order: their streams have "
+            f"the fingerprints {first.record.rows} and {other.record.rows}. Remove both folders, so that they are "
+            "trained anew from the same prepared data."
         )
     both = zip(first.record.first_batches, other.record.first_batches, strict=False)
     for number, (mine, theirs) in enumerate(both):
         if mine != theirs:
             raise TrainingError(
-                f"{first.name} and {other.name} got different rows in step {number + 1}, though their streams are the "
-                f"same by their settings (digests {mine} and {theirs}). This is a bug of ours; please report it."
+                f"{first.arm.name} and {other.arm.name} got different rows in step {number + 1}, though their streams "
+                f"are the same by their settings (digests {mine} and {theirs}). This is a bug of ours; please report "
+                "it."
             )
 
 
-def _budgets(runs: Sequence[PairedRun]) -> HeldEqual:
+def _budgets(runs: Sequence[PairedArm]) -> HeldEqual:
     return HeldEqual("Budget", True, f"{runs[0].record.budget_steps:,} steps for every arm")
 
 
-def _rows(runs: Sequence[PairedRun]) -> HeldEqual:
+def _rows(runs: Sequence[PairedArm]) -> HeldEqual:
     checked = min(len(run.record.first_batches) for run in runs)
     return HeldEqual(
         "Rows and their order",
@@ -139,7 +143,7 @@ def _rows(runs: Sequence[PairedRun]) -> HeldEqual:
     )
 
 
-def _weights(by_seed: Mapping[int, Sequence[PairedRun]]) -> list[HeldEqual]:
+def _weights(by_seed: Mapping[int, Sequence[PairedArm]]) -> list[HeldEqual]:
     """A line per part of the ranker: the same in all arms of each seed, or which keys it follows from."""
     lines = []
     parts = dict.fromkeys(name.split(".")[0] for group in by_seed.values() for name in group[0].record.weights)
@@ -167,7 +171,7 @@ def _fewest(causes: set[tuple[str, ...]]) -> list[str]:
     return keys
 
 
-def _compared(part: str, first: PairedRun, other: PairedRun) -> tuple[int, tuple[str, ...]]:
+def _compared(part: str, first: PairedArm, other: PairedArm) -> tuple[int, tuple[str, ...]]:
     """How many tensors of the part are the same in both, and the keys that account for others that are not.
 
     Raises:
@@ -184,19 +188,19 @@ def _compared(part: str, first: PairedRun, other: PairedRun) -> tuple[int, tuple
     groups = _FOLLOWS_FROM.get(part, ())
     if all(name.startswith(_ADAPTER) for name in differing):
         groups = (*groups, "training_mode")
-    varied = [key for key in first.choices if first.choices[key] != other.choices.get(key)]
+    varied = [key for key, value in first.arm.choices.items() if value != other.arm.choices.get(key)]
     causes = [key for key in varied if key.split(".")[0] in groups]
     if not causes:
         shown = ", ".join(differing[:_NAMES_SHOWN]) + (", ..." if len(differing) > _NAMES_SHOWN else "")
         raise TrainingError(
-            f"{first.name} and {other.name} did not start from the same weights: {len(differing)} tensors of `{part}` "
-            f"differ ({shown}), and none of {', '.join(varied) or 'their choices'} accounts for it. Remove both "
-            "folders, so that they are trained anew; if it happens again, it is a bug of ours."
+            f"{first.arm.name} and {other.arm.name} did not start from the same weights: {len(differing)} tensors of "
+            f"`{part}` differ ({shown}), and none of {', '.join(varied) or 'their choices'} accounts for it. Remove "
+            "both folders, so that they are trained anew; if it happens again, it is a bug of ours."
         )
     return same, tuple(causes)
 
 
-def _steps(runs: Sequence[PairedRun]) -> HeldEqual:
+def _steps(runs: Sequence[PairedArm]) -> HeldEqual:
     """Every arm took its whole budget, or the early ones are named."""
     budget = runs[0].record.budget_steps
     early = [run for run in runs if run.record.ended == "patience"]
@@ -204,7 +208,7 @@ def _steps(runs: Sequence[PairedRun]) -> HeldEqual:
         rows = sorted({run.record.rows_seen for run in runs})
         seen = " or ".join(f"{number:,}" for number in rows)
         return HeldEqual("Steps and rows seen", True, f"{budget:,} steps over {seen} rows each")
-    named = ", ".join(f"{run.name} after {run.record.steps:,} ({run.record.rows_seen:,} rows)" for run in early)
+    named = ", ".join(f"{run.arm.name} after {run.record.steps:,} ({run.record.rows_seen:,} rows)" for run in early)
     return HeldEqual(
         "Steps and rows seen",
         False,

@@ -1,24 +1,31 @@
 """Arms that were not compared like with like are refused by name; what may differ is named with its reason."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
-from recsys.ablation.pairing import PairedRun, RunRecord, held_equal
+from recsys.ablation.arms import Arm
+from recsys.ablation.pairing import RunRecord, held_equal
 from recsys.errors import TrainingError
 
 WEIGHTS = {"embedding_tower.ebc.t": "(3, 4) aa", "composition.gate": "(2,) bb", "head.weight": "(1, 4) cc"}
 RECORD = RunRecord(WEIGHTS, "rows-s0", ("b1", "b2", "b3"), budget_steps=80, steps=80, rows_seen=800, ended="budget")
 
 
-def run(mode: str, composition: str = "parallel", seed: int = 0, **record: Any) -> PairedRun:
+@dataclass(frozen=True)
+class TrainedArm:
+    arm: Arm
+    record: RunRecord
+
+
+def run(mode: str, composition: str = "parallel", seed: int = 0, **record: Any) -> TrainedArm:
     name = f"{mode}/{composition}"
     choices = {"training_mode": mode, "composition": composition}
-    return PairedRun(f"{name}/s{seed}", name, seed, choices, replace(RECORD, **record))
+    return TrainedArm(Arm(f"{name}/s{seed}", name, choices, seed), replace(RECORD, **record))
 
 
-def table(*runs: PairedRun) -> dict[str, tuple[bool, str]]:
+def table(*runs: TrainedArm) -> dict[str, tuple[bool, str]]:
     return {line.what: (line.is_equal, line.detail) for line in held_equal(runs)}
 
 
@@ -71,7 +78,7 @@ def test_the_keys_that_a_part_follows_from_are_named_once_each():
         return {**WEIGHTS, "composition.gate": f"(2,) {composition}{tower}"}
 
     runs = [
-        PairedRun(f"{c}/{t}/s0", f"{c}/{t}", 0, {"composition": c, "tower": t, "training_mode": "x"}, record)
+        TrainedArm(Arm(f"{c}/{t}/s0", f"{c}/{t}", {"composition": c, "tower": t, "training_mode": "x"}, 0), record)
         for c in ("parallel", "conditional")
         for t in ("small", "big")
         for record in [replace(RECORD, weights=weights(c, t))]

@@ -1,27 +1,29 @@
 """What the report promises: every figure of a study in tables that read the same in a terminal and in Markdown."""
 
-import math
 import re
 
 import pytest
 
 from recsys.ablation.comparison import Verdict
-from recsys.ablation.curve_figures import together
-from recsys.ablation.page import Report, Table
+from recsys.ablation.page import Report, ReportTable
 from recsys.ablation.report import Evidence, study_report
-from recsys.ablation.tables import ArmResult, arms_table, costs_table, differences_table, mean_costs
+from recsys.ablation.study_tables import arms_table, costs_table, differences_table, mean_costs
+from recsys.tracking import names
 from tests.ablation.studies_by_hand import RULES, comparison, difference
 
-RESULTS = [
-    ArmResult("frozen", 0, {"auc/all": 0.70, "auc/cold": 0.6}, {"seconds_per_step": 0.012, "trained_parameters": 1e6}),
-    ArmResult("frozen", 1, {"auc/all": 0.72}, {"seconds_per_step": 0.014, "trained_parameters": 1e6}),
-    ArmResult("end_to_end", 0, {"auc/all": 0.68, "ndcg_20/all": 0.25}),
-    ArmResult("popular, 14 days", 0, {"ndcg_20/all": 0.0981}),
-]
+SCORES = {
+    "frozen": [{"auc/all": 0.70, "auc/cold": 0.6}, {"auc/all": 0.72}],
+    "end_to_end": [{"auc/all": 0.68, "ndcg_20/all": 0.25}],
+    "popular, 14 days": [{"ndcg_20/all": 0.0981}],
+}
+COSTS = {
+    "frozen": [{"seconds_per_step": seconds, "trained_parameters": 1e6} for seconds in (0.012, 0.014)],
+    "end_to_end": [{}],
+}
 
 
 def test_the_arms_table_gives_mean_and_deviation_over_seeds_and_a_dash_for_what_is_missing():
-    table = arms_table(RESULTS, ["auc", "ndcg_20", "recall_20"])
+    table = arms_table(SCORES, ["auc", "ndcg_20", "recall_20"])
     assert table.header == ("arm", "seeds", "AUC", "ndcg 20")
     assert table.rows == (
         ("frozen", "2", "0.7100 ± 0.0141", "-"),
@@ -31,15 +33,9 @@ def test_the_arms_table_gives_mean_and_deviation_over_seeds_and_a_dash_for_what_
 
 
 def test_the_costs_table_leaves_out_what_cost_nothing():
-    table = costs_table(RESULTS)
+    table = costs_table(COSTS)
     assert table.header == ("arm", "ms per step", "trained parameters")
     assert table.rows == (("frozen", "13", "1,000,000"),)
-
-
-def test_the_arms_table_of_a_segment_says_whose_it_is():
-    table = arms_table(RESULTS, ["auc"], segment="cold")
-    assert table.title.endswith("cold users")
-    assert table.rows[0][2] == "0.6000"
 
 
 def test_the_differences_table_has_a_row_for_each_segment_with_interval_p_value_and_verdict():
@@ -55,17 +51,19 @@ def test_the_differences_table_has_a_row_for_each_segment_with_interval_p_value_
 
 
 def test_markdown_escapes_what_would_break_a_table():
-    assert "a\\|b" in Table("t", ("x",), (("a|b",),)).to_markdown()
+    assert "a\\|b" in ReportTable("t", ("x",), (("a|b",),)).to_markdown()
 
 
 def test_costs_are_means_over_the_arms_that_have_them():
-    assert mean_costs(RESULTS)["frozen"]["seconds_per_step"] == pytest.approx(0.013)
-    assert mean_costs(RESULTS)["end_to_end"] == {}
+    assert mean_costs(COSTS)["frozen"]["seconds_per_step"] == pytest.approx(0.013)
+    assert mean_costs(COSTS)["end_to_end"] == {}
 
 
 CURVE = ([0, 10, 20], [0.7, 0.6, 0.5])
 EVIDENCE = Evidence(
-    curves={"Training loss": {"frozen": [CURVE, ([0, 10], [0.8, 0.7])], "end_to_end": [CURVE]}},
+    scores=SCORES,
+    costs=COSTS,
+    curves={names.TRAIN_LOSS: {"frozen": [CURVE, ([0, 10], [0.8, 0.7])], "end_to_end": [CURVE]}},
     norms={"embedding_tower": {"frozen": [([0, 10], [0.0, 0.0])], "end_to_end": [CURVE]}},
     calibration={"frozen": [(0.1, 0.12, 50.0), (0.4, 0.38, 50.0)]},
     auc_by_segment={"frozen": {"all": (0.7, 0.69, 0.71)}},
@@ -78,7 +76,7 @@ EVIDENCE = Evidence(
 def written() -> Report:
     """A study whose answer is that freezing is better, as a report."""
     study = comparison(difference(Verdict.BETTER, 0.001, 0.007))
-    return study_report("Frozen or fine-tuned?", [study], RESULTS, ["auc", "ndcg_20"], RULES, EVIDENCE)
+    return study_report("Frozen or fine-tuned?", [study], ["auc", "ndcg_20"], RULES, EVIDENCE)
 
 
 def test_the_report_puts_the_verdict_first_then_what_bears_it_out_then_how_to_do_it_again():
@@ -123,11 +121,3 @@ def test_what_a_user_typed_is_shown_on_the_page_and_never_run():
 
 def test_the_page_is_the_same_text_every_time_it_is_made():
     assert written().to_html() == written().to_html()
-
-
-def test_arms_that_stopped_early_still_have_a_band_where_the_others_go_on():
-    steps, values = together([CURVE, ([0, 10], [0.8, 0.7])])
-    assert list(steps) == [0, 10, 20]
-    assert values[0].tolist() == [0.7, 0.6, 0.5]
-    assert values[1][:2].tolist() == [0.8, 0.7]
-    assert math.isnan(values[1][2])

@@ -18,25 +18,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import fitting, pretrain
-from pipelines.compose import CONF, compose_config
-from pipelines.result_keys import code_of
 from recsys.ablation.arms import Contrast
+from recsys.ablation.bootstrap import UserBootstrap, measure_arm
 from recsys.ablation.comparison import Comparison, Rules, Verdict, compare
-from recsys.ablation.resampling import ArmPredictions, UserResamples, measure_arm
 from recsys.config import RunConfig
+from recsys.config.compose import CONF, compose_config
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.datasets.simulator import SimulatorSource, simulate
 from recsys.datasets.world import World
 from recsys.evaluation.baselines import LogisticRanker
 from recsys.evaluation.evaluate import predict
-from recsys.evaluation.metrics import log_loss
-from recsys.evaluation.predictions import Predictions, load_predictions, save_predictions
+from recsys.evaluation.stored_predictions import load_predictions, save_predictions
 from recsys.features.batch import Batch
 from recsys.features.schema import load_schema
 from recsys.files import fingerprint_of
+from recsys.metrics.log_loss import log_loss
+from recsys.metrics.predictions import Predictions
 from recsys.progress import silent
+from recsys.run import assemble as fitting
+from recsys.run import pretrain
+from recsys.run.result_keys import code_of
 from recsys.sharding.processes import start_processes
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact
@@ -162,7 +164,7 @@ class Laboratory:
 
     def code(self) -> str:
         """Changes with anything that an arm's predictions follow from."""
-        code = code_of(simulate, encode, pretrain.run, fitting.fitted_ranker, train_steps, predict)
+        code = code_of(simulate, encode, pretrain.run, fitting.assemble_ranker, train_steps, predict)
         return fingerprint_of([asdict(self.size), _SETTINGS, _MODES, code])
 
 
@@ -176,16 +178,16 @@ class Workshop:
     def study(self, number: int, seeds: int) -> Comparison:
         """Train what is not trained yet of the study's arms, and compare them."""
         contrast, segments = self._world.contrast, self._pools.segments
-        arms = [
-            ArmPredictions(condition, seed, rows.logit, rows.label, rows.segment, rows.weight, rows.extra["user_key"])
+        arms = {
+            (condition, seed): self._predictions(number, condition, seed)
             for condition in (contrast.first, contrast.second)
             for seed in range(seeds)
-            for rows in [self._predictions(number, condition, seed)]
-        ]
+        }
         config = self._laboratory.config()
         rules = Rules(level=0.05, margins={"auc": config.ablation.margin})
-        draws = UserResamples(arms[0], _RESAMPLES, seed=number)
-        return compare(contrast, [measure_arm(arm, segments, draws) for arm in arms], rules)
+        bootstrap = UserBootstrap(arms[contrast.first, 0], {}, _RESAMPLES, seed=number)
+        measured = [measure_arm(*arm, rows, {}, segments, bootstrap) for arm, rows in arms.items()]
+        return compare(contrast, measured, rules)
 
     def _predictions(self, number: int, condition: str, seed: int) -> Predictions:
         folder = self._arms / f"{number}-{condition}-s{seed}"
@@ -218,7 +220,7 @@ class Workshop:
         context = start_processes("cpu")
         stream = MemoryStream(train, config.training.batch_size, luck)
         start = LogisticRanker(pools.encoded.contract)  # which a ranker without a first-order path does not read
-        fitted = fitting.fitted_ranker(config, self._tower, start, pools.encoded, stream.num_batches, context)
+        fitted = fitting.assemble_ranker(config, self._tower, start, pools.encoded, stream.num_batches, context)
 
         def validate() -> dict[str, float]:
             rows = predict(fitted.wrapped, in_order(validation))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from recsys.composition.base import BranchProjection
+from recsys.composition.branches import BranchProjection
 from recsys.composition.conditional import (
     ParallelConditionalComposition,
     SegmentGatedComposition,

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from pipelines.audit import modules_frozen_in
 from recsys.composition.ranker import Ranker
 from recsys.monitoring.gradient_flow import FlowReport, audit_flow
 from recsys.monitoring.gradient_flow_faults import FlowFinding, Probe
+from recsys.run.audit import modules_frozen_in
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loss import click_objective

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.audit import REPORT, make_probes, modules_frozen_in, run
 from pipelines.cli import main
-from pipelines.compose import choices, compose_config
+from recsys.config.compose import choices, compose_config
 from recsys.errors import TrainingError
 from recsys.interactions.cross import CrossNetwork
 from recsys.progress import silent
+from recsys.run.audit import REPORT, make_probes, modules_frozen_in, run
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
 from tests.composition.test_compositions import ranker_with
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, SEGMENTS, batch_of

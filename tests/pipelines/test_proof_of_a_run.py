@@ -9,10 +9,10 @@ import torch
 
 import pipelines.console
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
-from pipelines.run_folder import CHECKPOINTS, RESULT
+from recsys.config.compose import compose_config
 from recsys.monitoring.frozen_proof import FrozenProof
+from recsys.run.folder import CHECKPOINTS, RESULT
+from recsys.run.record import open_store
 from recsys.training.optimizer import RankerOptimizers
 from recsys.training.snapshot import BestWeights
 from tests.pipelines.conftest import runs_folder
@@ -39,7 +39,7 @@ def test_a_run_prints_and_keeps_who_steps_what_and_its_proof(
     assert main(["train", *small_world, *FROZEN]) == 0
 
     printed, run = capsys.readouterr().out, newest_run(small_world)
-    summary = printed.partition("Who steps what")[2].partition("training frozen_tower")[0]
+    summary = printed.partition("Which optimizer steps what")[2].partition("the best weights")[0]
     row = next(line for line in summary.splitlines() if "embedding_tower" in line)
     assert [cell.strip() for cell in row.strip("│ ").split("│")][3:] == ["no", "none", "0", "0"]
     assert "rowwise_adagrad" in summary

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import ablate
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
+from recsys.config.compose import compose_config
 from recsys.errors import TrainingError
 from recsys.progress import silent
+from recsys.run.record import open_store
+from recsys.study import ablate
 from recsys.tracking import names
-from recsys.tracking.history import finished_runs, metric_history
 from recsys.tracking.studies import find_study
+from tests.recorded import metric_history, recorded_table
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def study(small_world: list[str]) -> ablate.Study:
 
 @pytest.fixture(scope="module")
 def arms(small_world: list[str], study: ablate.Study):
-    return finished_runs(open_store(compose_config(small_world)), study.id).set_index("name")
+    return recorded_table(open_store(compose_config(small_world)), study.id).set_index("name")
 
 
 def test_every_arm_of_the_grid_is_a_finished_run_of_its_own_with_the_studys_id(arms):
@@ -61,7 +61,7 @@ def test_the_frozen_arms_carry_the_proof_that_their_tower_is_unchanged(study):
 
 
 def test_the_studys_own_run_tells_the_verdict_and_holds_the_report(small_world, study):
-    runs = finished_runs(open_store(compose_config(small_world)), study.id, kind="study")
+    runs = recorded_table(open_store(compose_config(small_world)), study.id, kind="study")
     assert len(runs) == 1
     assert runs["tag.verdict"][0] == study.verdict
     assert study.verdict
@@ -117,7 +117,7 @@ def test_an_arms_costs_stand_in_its_result_its_row_and_its_run(study, arms):
         assert 0 < cost["cpu_seconds"] < 10 * cost["wall_seconds"]
         assert cost["peak_memory_bytes"] > 10**8
         assert cost["energy_joules"] is not None or cost["energy_source"].startswith("absent: ")
-        assert each.figures().costs["peak_memory_bytes"] == cost["peak_memory_bytes"]
+        assert each.costs()["peak_memory_bytes"] == cost["peak_memory_bytes"]
         assert arms.loc[each.arm.name, "metric.cost/cpu_seconds"] == pytest.approx(cost["cpu_seconds"])
 
 

@@ -14,13 +14,13 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run
 
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.prepare import run as prepare
-from pipelines.recording import open_store
-from pipelines.run_folder import PREDICTIONS
+from recsys.config.compose import compose_config
 from recsys.datasets.decode import raw_rows
-from recsys.evaluation.predictions import load_predictions
+from recsys.evaluation.stored_predictions import load_predictions
 from recsys.progress import silent
+from recsys.run.folder import PREDICTIONS
+from recsys.run.prepare import run as prepare
+from recsys.run.record import open_store
 from recsys.tracking import names
 
 MODES = {"frozen_tower": "conditional", "end_to_end": "parallel"}
