@@ -162,8 +162,7 @@ def train_steps(
                     validation = loop.validate(validate, best) if is_validating else None
                 state.ended = _end(state, settings, stages, asked=asked)
                 if is_reporting or state.ended:
-                    speed = throughput.read(state.rows_seen, stream.wait_seconds)
-                    report = loop.report(stream.epoch, speed, validation)
+                    report = loop.report(stream, throughput, validation)
                     with throughput.paused():
                         yield report
                 if stages is not None and stages.advance(state.step, validation):
@@ -252,10 +251,11 @@ class _Loop:
             best.keep()
         return figures
 
-    def report(self, epoch: int, speed: tuple[float, float], validation: dict[str, float] | None) -> StepReport:
+    def report(self, stream: TrainingStream, throughput: Throughput, validation: dict[str, float] | None) -> StepReport:
         """Read the numbers of this step and begin to count anew."""
-        self.stepper.read()
         state = self._state
+        rows_per_second, data_wait_share = throughput.read(state.rows_seen, stream.wait_seconds)
+        self.stepper.read()
         sums = torch.tensor([state.loss_sum, state.losses], dtype=torch.float64)
         if self._context.world_size > 1:
             dist.all_reduce(sums)
@@ -263,15 +263,15 @@ class _Loop:
         view = self.stepper.view()
         return StepReport(
             step=state.step,
-            epoch=epoch,
+            epoch=stream.epoch,
             rows_seen=state.rows_seen,
             loss=(sums[0] / sums[1]).item() if sums[1] else None,
             gradient_norms=_with_segment_names(self.stepper.norms(), self._settings.segments),
             segment_shares={} if view is None else _by_name(view.shares, self._settings.segments),
             segment_cosines={} if view is None else _by_name(view.cosines, self._settings.segments),
             learning_rates=self._optimizers.learning_rates(),
-            rows_per_second=speed[0],
-            data_wait_share=speed[1],
+            rows_per_second=rows_per_second,
+            data_wait_share=data_wait_share,
             non_finite_batches=state.non_finite_batches,
             validation=validation,
         )

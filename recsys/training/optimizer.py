@@ -86,7 +86,7 @@ class RankerOptimizers:
         schedule: RateSchedule,
     ) -> None:
         self._inventory = inventory_of(ranker)
-        self._parts = dict(self._inventory.module.named_children())
+        self._parts = [name for name, _ in self._inventory.module.named_children()]
         self._schedule = schedule
         self._step = 0
         self._adamw: torch.optim.AdamW | None = None
@@ -112,7 +112,9 @@ class RankerOptimizers:
         self._dense = {part: optimizer for part, optimizer in dense.items() if optimizer}
         self._table_rates = {part: optimizer.learning_rate for part, optimizer in table_optimizers.items() if optimizer}
         for part in (*self._dense, *self._table_rates):
-            self._require_part(part)
+            if part not in self._parts:
+                parts = ", ".join(self._parts)
+                raise UsageError(f"An optimizer is given for `{part}`, but the model's parts are {parts}.")
         by_part = [(kernel.tables[0].split(".")[0], kernel) for kernel in self._inventory.kernels()]
         self._kernels = [(part, kernel) for part, kernel in by_part if part in self._table_rates]
         for part, kernel in by_part:
@@ -216,10 +218,6 @@ class RankerOptimizers:
             if shard.state is not None
         }
         return self._adamw_state() | pieces
-
-    def _require_part(self, part: str) -> None:
-        if part not in self._parts:
-            raise UsageError(f"An optimizer is given for `{part}`, but the model's parts are {', '.join(self._parts)}.")
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return AdamW's groups: the parameters that share rate, decay and beginning; each group costs a kernel."""

@@ -65,7 +65,11 @@ def optimizer_contract(
             "after its last change."
         )
     dense = inventory.dense_parameters()
-    lines = [*_dense_lines(inventory.module, dense, stepped), *_table_lines(inventory, table_optimizers)]
+    frozen = tuple(f"{path}." for path in frozen_modules(inventory.module))
+    lines = [
+        *_dense_lines(inventory.module, dense, stepped, frozen),
+        *_table_lines(inventory, table_optimizers, frozen),
+    ]
     for line in lines:
         _require_one_or_none(line)
     _require_no_strangers(dense, stepped)
@@ -95,9 +99,11 @@ def _stepped(optimizers: Mapping[str, torch.optim.Optimizer]) -> dict[int, list[
 
 
 def _dense_lines(
-    module: nn.Module, dense: Mapping[str, nn.Parameter], stepped: Mapping[int, Sequence[_Step]]
+    module: nn.Module,
+    dense: Mapping[str, nn.Parameter],
+    stepped: Mapping[int, Sequence[_Step]],
+    frozen: tuple[str, ...],
 ) -> Iterable[ParameterContract]:
-    frozen = tuple(f"{path}." for path in frozen_modules(module))
     aliases: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         aliases.setdefault(id(parameter), []).append(name)
@@ -125,9 +131,8 @@ def _dense_lines(
 
 
 def _table_lines(
-    inventory: Inventory, table_optimizers: Mapping[str, TableOptimizer | None]
+    inventory: Inventory, table_optimizers: Mapping[str, TableOptimizer | None], frozen: tuple[str, ...]
 ) -> Iterable[ParameterContract]:
-    frozen = tuple(f"{path}." for path in frozen_modules(inventory.module))
     for name, table in inventory.tables.items():
         part = name.split(".")[0]
         optimizer = table_optimizers.get(part)

@@ -22,6 +22,7 @@ from tests.pipelines.conftest import small_overrides
 DISTRIBUTIONS = {
     "hydra": "hydra-core",
     "ibis": "ibis-framework",
+    "pynvml": "nvidia-ml-py",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
     "omegaconf": "hydra-core",
