@@ -3,8 +3,10 @@
 import argparse
 
 from recsys.ablation.comparison import Comparison
-from recsys.ablation.tables import ArmResult, arms_table
+from recsys.ablation.study_tables import ArmResult, arms_table
 from recsys.config import RunConfig
+from recsys.metrics.registry import study_metrics
+from recsys.run.record import CUTOFF
 from recsys.study import ablate
 from recsys.study.outlook import outlook
 
@@ -21,7 +23,9 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
 
 def show(study: ablate.Study) -> None:
     """Print the study's tables and verdict; what is too wide for a terminal stands in the report."""
-    table = arms_table([ArmResult(each.condition, each.seed, each.metrics) for each in study.results], ablate.SHOWN)
+    table = arms_table(
+        [ArmResult(each.condition, each.seed, each.metrics) for each in study.results], study_metrics(CUTOFF)
+    )
     # Seeds are the second column, the same for every arm.
     rows = [(row[0], *(cell.replace(" ± ", "±") for cell in row[2:])) for row in table.rows]
     show_table(table.title, (table.header[0], *table.header[2:]), rows)

@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 
+from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.errors import UsageError
-from recsys.run.record import AUC, recorded_store
+from recsys.metrics.log_loss import LOG_LOSS
+from recsys.metrics.registry import label_of
+from recsys.run.record import recorded_store
 from recsys.tracking import names
 from recsys.tracking.studies import RecordedRun, RecordedStudy, find_study
 
 from .console import console, show_table
 
-_LOG_LOSS = names.score(names.TEST, "log_loss")
+_LOG_LOSS = names.score(names.TEST, LOG_LOSS.name)
 Document = Mapping[str, Any]
 
 
@@ -86,7 +89,7 @@ def show_arms(study: RecordedStudy, segments: Sequence[str]) -> None:
         (
             arm,
             str(len(found)),
-            *(_mean([scores.get(segment) for scores in found]) for segment in (names.ALL, *segments)),
+            *(_mean([scores.get(segment) for scores in found]) for segment in (ALL, *segments)),
             _mean(losses[arm]),
         )
         for arm, found in scored.items()
@@ -97,8 +100,9 @@ def show_arms(study: RecordedStudy, segments: Sequence[str]) -> None:
 def _show_comparison(comparison: Document, metric: str) -> None:
     contrast = comparison["contrast"]
     held = ", ".join(map(str, contrast["held"].values()))
-    word = metric.upper() if metric == AUC else metric.replace("_", " ")
-    title = f"{contrast['first_value']} minus {contrast['second_value']}, {word}{f' ({held})' if held else ''}"
+    title = (
+        f"{contrast['first_value']} minus {contrast['second_value']}, {label_of(metric)}{f' ({held})' if held else ''}"
+    )
     rows = [
         (
             entry["segment"],
@@ -118,7 +122,7 @@ def _segments(comparisons: Sequence[Document], study: RecordedStudy) -> list[str
     ordered = dict.fromkeys(entry["segment"] for each in comparisons for entry in each["differences"])
     scored = {segment for each in study.arms for segment in each.scores()}
     rest = sorted(scored - set(ordered))
-    return [segment for segment in (*ordered, *rest) if segment in scored and segment != names.ALL]
+    return [segment for segment in (*ordered, *rest) if segment in scored and segment != ALL]
 
 
 def _mean(values: Sequence[float | None]) -> str:

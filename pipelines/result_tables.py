@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from recsys.run.fitted_baselines import COMPARED, figure_of, shortfall
-from recsys.training.contract import SUMMARY_HEADER
+from recsys.training.optimizer_contract import SUMMARY_HEADER
 
 from .console import console, show_table, warn
 

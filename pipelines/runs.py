@@ -5,7 +5,9 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from recsys.all_segments import ALL
 from recsys.config import RunConfig
+from recsys.metrics.log_loss import LOG_LOSS
 from recsys.run.record import recorded_store
 from recsys.tracking import names
 from recsys.tracking.studies import RecordedRun, find_study, recorded_runs
@@ -14,7 +16,7 @@ from .compare import run_document
 from .console import console, show_table
 
 _SHOWN = 30
-_LOG_LOSS = names.score(names.TEST, "log_loss")
+_LOG_LOSS = names.score(names.TEST, LOG_LOSS.name)
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -52,7 +54,7 @@ def _row(each: RecordedRun) -> tuple[str, ...]:
     info, metrics = each.run.info, each.run.data.metrics
     return (
         info.run_name,
-        _figure(each.scores().get(names.ALL)),
+        _figure(each.scores().get(ALL)),
         _figure(metrics.get(_LOG_LOSS)),
         info.status.lower(),
         "-" if each.seconds is None else f"{each.seconds:,.0f}",

@@ -36,5 +36,5 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     for part, proof in result.frozen_proof.items():
         when = f"from step {proof['from_step']} to {proof['to_step']}"
         digests = f"digest {proof['digest_before']} before and {proof['digest_after']} after"
-        console.print(f"{part} is unchanged {when}: {digests}", soft_wrap=True)
+        console.print(f"{part} was unchanged {when}: {digests}", soft_wrap=True)
     console.print(f"Run folder: {identity.folder}\nNext: recsys ui", soft_wrap=True, markup=False)

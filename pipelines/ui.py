@@ -13,9 +13,9 @@ import psutil
 from recsys.config import RunConfig
 from recsys.errors import BusyError, DataError, ServiceError, UsageError
 from recsys.run.record import recorded_store
+from recsys.tracking.chart_views import study_views
 from recsys.tracking.store import TrackingStore
 from recsys.tracking.studies import find_study
-from recsys.tracking.views import study_views
 
 from .console import console, warn
 

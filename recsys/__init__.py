@@ -11,9 +11,33 @@ below are described in their own `__init__.py`. Nothing heavy is imported before
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recsys.api import Data, Run, Schema, Study, Tower, ablate, prepare, pretrain, train
+    from recsys.api import (
+        Data,
+        Run,
+        Schema,
+        Study,
+        Tower,
+        ablate,
+        prepare,
+        pretrain,
+        register_composition,
+        register_network,
+        train,
+    )
 
-__all__ = ["Data", "Run", "Schema", "Study", "Tower", "ablate", "prepare", "pretrain", "train"]
+__all__ = [
+    "Data",
+    "Run",
+    "Schema",
+    "Study",
+    "Tower",
+    "ablate",
+    "prepare",
+    "pretrain",
+    "register_composition",
+    "register_network",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

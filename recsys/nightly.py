@@ -10,17 +10,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.ablation.bootstrap import UserBootstrap, measure_arm
 from recsys.ablation.comparison import compare_fixed
-from recsys.ablation.resampling import ALL, ArmPredictions, UserResamples, measure_arm
+from recsys.all_segments import ALL
 from recsys.artifacts.export import load_scorer
 from recsys.config import OnlineRetailData, RunConfig
 from recsys.datasets.decode import raw_rows
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.online_retail.transactions import transaction_times
 from recsys.errors import UsageError
-from recsys.evaluation.predictions import Predictions, load_predictions
+from recsys.evaluation.stored_predictions import load_predictions
 from recsys.files import ensure_writable, fingerprint_of, write_text_atomically
 from recsys.locks import held_lock
+from recsys.metrics.auc import AUC
 from recsys.progress import Progress
 from recsys.run import prepare, pretrain, train
 from recsys.run.folder import CHECKPOINTS, DAILY, PREDICTIONS, RunIdentity, load_result, read_record
@@ -170,14 +172,11 @@ def _against(
     """Compare both on the challenger's test rows, which neither was trained on."""
     challenger = load_predictions(folder / PREDICTIONS)
     logit = _champion_logits(champions.folder(champion) / MODEL, encoded, progress)
-    arms = [
-        _arm("challenger", challenger, challenger.logit),
-        _arm("champion", challenger, logit),
-    ]
-    draws = UserResamples(arms[0], config.ablation.resamples, seed=0)
+    both = {"challenger": challenger, "champion": dataclasses.replace(challenger, logit=logit)}
+    bootstrap = UserBootstrap(challenger, {}, config.ablation.resamples, seed=0)
     segments = encoded.contract.schema.segments
-    first, second = (measure_arm(arm, segments, draws) for arm in arms)
-    found = compare_fixed(first, second, "auc", _LEVEL)
+    first, second = (measure_arm(name, 0, rows, {}, segments, bootstrap) for name, rows in both.items())
+    found = compare_fixed(first, second, AUC.name, _LEVEL)
     differences = {name: AucDifference(each.value, each.low, each.high) for name, each in found.items()}
     nothing = AucDifference(float("nan"), float("nan"), float("nan"))
     overall = differences.pop(ALL, nothing)
@@ -201,8 +200,3 @@ def _logit(probability: NDArray[np.float64]) -> NDArray[np.float64]:
     """The logit, finite also where a probability was rounded to 0 or 1."""
     kept = np.clip(probability, np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
     return np.log(kept) - np.log1p(-kept)
-
-
-def _arm(condition: str, rows: Predictions, logit: NDArray[np.float64]) -> ArmPredictions:
-    user = rows.extra.get("user_key")
-    return ArmPredictions(condition, 0, logit, rows.label, rows.segment, rows.weight, user)

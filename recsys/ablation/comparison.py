@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from recsys.ablation.arms import Contrast
+from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.intervals import Spread, holm, spread_of
 from recsys.ablation.planning import seeds_to_settle
-from recsys.ablation.resampling import ALL, MeasuredArm
+from recsys.all_segments import ALL
 from recsys.errors import DataError, UsageError
-
-LOWER_IS_BETTER = frozenset({"log_loss", "normalised_entropy"})
+from recsys.metrics.registry import is_gain
 
 
 class Verdict(StrEnum):
@@ -262,5 +262,5 @@ def _judged(difference: Difference, rules: Rules) -> Difference:
         return replace(difference, verdict=Verdict.EQUIVALENT)
     if p_value >= rules.level:
         return difference
-    is_gain = (difference.difference > 0) != (difference.metric in LOWER_IS_BETTER)
-    return replace(difference, verdict=Verdict.BETTER if is_gain else Verdict.WORSE)
+    first_wins = is_gain(difference.metric, difference.difference)
+    return replace(difference, verdict=Verdict.BETTER if first_wins else Verdict.WORSE)

@@ -11,7 +11,7 @@ _NOTICEABLE = 0.1
 
 
 @dataclass(frozen=True)
-class Figure:
+class CostFigure:
     """One kind of cost.
 
     Attributes:
@@ -40,11 +40,11 @@ def _joules(value: float) -> str:
 
 _STEP = "seconds_per_step"
 _OF_A_RUN = {
-    "wall_seconds": Figure("time by the clock", _seconds, decides=False),
-    "cpu_seconds": Figure("processor time", _seconds),
-    "peak_memory_bytes": Figure("memory", _megabytes, decides=False),
-    "peak_gpu_memory_bytes": Figure("GPU memory", _megabytes),
-    "energy_joules": Figure("energy", _joules),
+    "wall_seconds": CostFigure("time by the clock", _seconds, decides=False),
+    "cpu_seconds": CostFigure("processor time", _seconds),
+    "peak_memory_bytes": CostFigure("memory", _megabytes, decides=False),
+    "peak_gpu_memory_bytes": CostFigure("GPU memory", _megabytes),
+    "energy_joules": CostFigure("energy", _joules),
 }
 _DECIDING = (_STEP, *(name for name, figure in _OF_A_RUN.items() if figure.decides))
 

@@ -15,7 +15,7 @@ _TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """A heading, column names, and rows of as many texts."""
 
     title: str
@@ -25,7 +25,7 @@ class Table:
     def to_markdown(self) -> str:
         """A Markdown table; its first column is aligned left, the others right.
 
-        >>> print(Table("Arms", ("arm", "AUC"), (("frozen", "0.71"),)).to_markdown())
+        >>> print(ReportTable("Arms", ("arm", "AUC"), (("frozen", "0.71"),)).to_markdown())
         | arm | AUC |
         |:---|---:|
         | frozen | 0.71 |
@@ -67,7 +67,7 @@ class Points:
     sentences: tuple[str, ...]
 
 
-Block = str | Table | Picture | Code | Points
+Block = str | ReportTable | Picture | Code | Points
 """A plain text is a paragraph."""
 
 
@@ -125,7 +125,7 @@ class Report:
 
 def _markdown(block: Block) -> str:
     match block:
-        case Table():
+        case ReportTable():
             return f"### {block.title}\n\n{block.to_markdown()}"
         case Picture():
             return f"![{block.caption}]({block.file})"

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recsys.ablation.comparison import Comparison, Rules, Verdict
-from recsys.ablation.curve_figures import SeedCurves, gradient_norms, learning_curves
-from recsys.ablation.figures import COLOURS, forest_plot
-from recsys.ablation.page import Block, Code, Finding, Picture, Points, Report, Section, Table
-from recsys.ablation.tables import ArmResult, arms_table, costs_table, differences_table, mean_costs
-from recsys.ablation.verdict import METRIC_WORDS, verdict_points
+from recsys.ablation.forest_plot import COLOURS, forest_plot
+from recsys.ablation.page import Block, Code, Finding, Picture, Points, Report, ReportTable, Section
+from recsys.ablation.study_tables import ArmResult, arms_table, costs_table, differences_table, mean_costs
+from recsys.ablation.verdict import verdict_points
+from recsys.metrics.registry import label_of
 from recsys.tracking import names
-from recsys.tracking.figures import auc_by_segment, calibration
+from recsys.tracking.figures import SeedCurves, auc_by_segment, calibration, gradient_norms, learning_curves
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Evidence:
     """What a finished study left behind beside its comparisons and results.
 
     Attributes:
-        curves: title of a panel -> condition -> a curve a seed.
+        curves: tracked name -> condition -> a curve a seed.
         norms: part of the ranker -> condition -> a curve a seed.
         calibration: condition -> (predicted, observed, weight) a bin.
         auc_by_segment: condition -> segment -> (AUC, low, high).
@@ -59,7 +59,9 @@ def study_report(
         Section("What it costs", tuple(table for table in [costs_table(results)] if table.rows)),
         Section("What was held equal", (Points(tuple(evidence.held_equal)),) if evidence.held_equal else ()),
         Section("The other metrics", tuple(table for table in tables[1:] if table.rows), is_folded=True),
-        Section("Do it again", (Code(evidence.reproduce), Table("Made of", ("what", "value"), tuple(evidence.facts)))),
+        Section(
+            "Do it again", (Code(evidence.reproduce), ReportTable("Made of", ("what", "value"), tuple(evidence.facts)))
+        ),
     ]
     verdict = verdict_points(comparisons, metrics[0], rules, mean_costs(results))
     findings = tuple(_finding(comparison, metrics[0], rules) for comparison in comparisons)
@@ -70,17 +72,17 @@ def _finding(comparison: Comparison, metric: str, rules: Rules) -> Finding:
     contrast, overall = comparison.contrast, comparison.find(metric)
     question = f"{contrast.first} against {contrast.second}".replace("_", " ")
     if overall is None:
-        return Finding(question, "nothing can be said", f"{_word(metric)} is undefined", COLOURS[Verdict.OPEN])
+        return Finding(question, "nothing can be said", f"{label_of(metric)} is undefined", COLOURS[Verdict.OPEN])
     interval = "no interval" if overall.low is None else f"{overall.low:+.4f} to {overall.high:+.4f}"
-    detail = f"{overall.difference:+.4f} {_word(metric)}, {1 - rules.level:.0%} interval {interval}"
+    detail = f"{overall.difference:+.4f} {label_of(metric)}, {1 - rules.level:.0%} interval {interval}"
     return Finding(question, str(overall.verdict), detail, COLOURS[overall.verdict])
 
 
 def _differences_section(
-    comparisons: Sequence[Comparison], metric: str, rules: Rules, tables: Sequence[Table]
+    comparisons: Sequence[Comparison], metric: str, rules: Rules, tables: Sequence[ReportTable]
 ) -> Section:
     caption = (
-        f"Paired differences in {_word(metric)}, overall and by user segment, with {1 - rules.level:.0%} intervals."
+        f"Paired differences in {label_of(metric)}, overall and by user segment, with {1 - rules.level:.0%} intervals."
     )
     forest = Picture("plots/forest.png", caption, forest_plot(comparisons, metric, rules))
     return Section("Differences by user segment", (forest, *tables, _how_to_read(rules)))
@@ -100,7 +102,7 @@ def _learning_section(evidence: Evidence) -> Section:
     if evidence.curves:
         blocks.append(Picture(names.LEARNING_CURVES_FILE, band, learning_curves(evidence.curves)))
     if evidence.norms:
-        caption = f"L2 norm of each part's gradient before clipping; 0 is a part that stands still. {band}"
+        caption = f"L2 norm of each part's gradient before clipping; 0 is a part that is frozen. {band}"
         blocks.append(Picture(names.GRADIENT_NORMS_FILE, caption, gradient_norms(evidence.norms)))
     return Section("How the arms learned", tuple(blocks))
 
@@ -113,7 +115,7 @@ def _calibration_section(evidence: Evidence) -> Section:
 
 
 def _how_to_read(rules: Rules) -> str:
-    margins = ", ".join(f"{value:g} {METRIC_WORDS.get(name, name)}" for name, value in rules.margins.items())
+    margins = ", ".join(f"{value:g} {label_of(name)}" for name, value in rules.margins.items())
     return (
         f"First minus second, paired by seed. The {1 - rules.level:.0%} interval covers both sources of chance: other "
         "seeds (Student's t, which is wide for few seeds) and other test users (users resampled whole). P-values are "
@@ -122,7 +124,3 @@ def _how_to_read(rules: Rules) -> str:
         f"margin ({margins or 'none set'}). *Better* or *worse*: the p-value is below {rules.level:g}. Otherwise there "
         "is *not enough evidence*, which is not the same as no difference."
     )
-
-
-def _word(metric: str) -> str:
-    return METRIC_WORDS.get(metric, metric.replace("_", " "))

@@ -7,13 +7,8 @@ from typing import Any
 from recsys.ablation.comparison import Comparison, Difference, Rules, Verdict
 from recsys.ablation.costs import Costs, cost_sentences, is_cheaper, listed
 from recsys.ablation.planning import MOST_SEEDS
+from recsys.metrics.registry import label_of
 
-METRIC_WORDS = {
-    "auc": "AUC",
-    "grouped_auc": "grouped AUC",
-    "log_loss": "log loss",
-    "normalised_entropy": "normalised entropy",
-}
 _ACTIONS = {"frozen_tower": "freeze the tower", "end_to_end": "fine-tune the tower"}
 
 
@@ -63,7 +58,7 @@ def answer(comparison: Comparison, metric: str, rules: Rules, costs: Costs) -> A
     circumstance = f"with {circumstance}" if circumstance else ""
     overall = comparison.find(metric)
     if overall is None:
-        return Answer(circumstance, "nothing can be said", (f"{_word(metric)} is undefined on these test rows.",))
+        return Answer(circumstance, "nothing can be said", (f"{label_of(metric)} is undefined on these test rows.",))
     cheaper = _cheaper(comparison, costs)
     sentences = [_overall_sentence(comparison, overall, rules)]
     sentences += _segment_sentences(comparison, metric, rules)
@@ -88,19 +83,19 @@ def _overall_sentence(comparison: Comparison, overall: Difference, rules: Rules)
     if overall.verdict is Verdict.EQUIVALENT:
         margin = rules.margins[overall.metric]
         return (
-            f"{contrast.first_value} and {contrast.second_value} are equivalent in {_word(overall.metric)}: the "
+            f"{contrast.first_value} and {contrast.second_value} are equivalent in {label_of(overall.metric)}: the "
             f"difference is {overall.difference:+.4f} ({_interval(overall, rules)}; {basis}), "
             f"all of it within {margin:g} either way."
         )
     if overall.verdict is Verdict.OPEN:
         return (
             f"{contrast.first_value} minus {contrast.second_value} is "
-            f"{overall.difference:+.4f} {_word(overall.metric)} ({_interval(overall, rules)}; {basis}): "
+            f"{overall.difference:+.4f} {label_of(overall.metric)} ({_interval(overall, rules)}; {basis}): "
             f"{_how_near(overall)}{_what_would_settle(overall)}."
         )
     winner, loser = _winner_first(comparison, overall)
     return (
-        f"{winner} is better than {loser} by {abs(overall.difference):.4f} {_word(overall.metric)} "
+        f"{winner} is better than {loser} by {abs(overall.difference):.4f} {label_of(overall.metric)} "
         f"({_interval(overall, rules, as_gain=True)}; {basis})."
     )
 
@@ -170,10 +165,6 @@ def _interval(difference: Difference, rules: Rules, as_gain: bool = False) -> st
 
 def _action(value: Any) -> str:
     return _ACTIONS.get(str(value), f"choose {value}")
-
-
-def _word(metric: str) -> str:
-    return METRIC_WORDS.get(metric, metric.replace("_", " "))
 
 
 def _count(number: int, noun: str) -> str:

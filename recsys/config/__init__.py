@@ -6,10 +6,13 @@ here are types, ranges and checks. `compose.py` makes a `RunConfig` of the files
 """
 
 from recsys.config.ablation import AblationConfig, TuneConfig
-from recsys.config.compositions import CompositionConfig
+from recsys.config.compositions import COMPOSITIONS, CompositionConfig
 from recsys.config.data import DataConfig, MovielensData, OnlineRetailData, SimulatedData, TableData
-from recsys.config.networks import NetworkConfig
+from recsys.config.knobs import checked_dataclass
+from recsys.config.networks import NETWORKS, NetworkConfig
+from recsys.config.recorded import with_own_knobs
 from recsys.config.run_config import (
+    KINDS,
     DailyConfig,
     EvaluationConfig,
     RunConfig,
@@ -18,11 +21,15 @@ from recsys.config.run_config import (
     TrainingConfig,
     config_document,
     config_from,
+    register_variant,
 )
 from recsys.config.tower import ImportedTowerConfig, TowerConfig, TwoTowerConfig
 from recsys.config.training_mode import StageEndConfig, TrainingModeConfig
 
 __all__ = [
+    "COMPOSITIONS",
+    "KINDS",
+    "NETWORKS",
     "AblationConfig",
     "CompositionConfig",
     "DailyConfig",
@@ -43,6 +50,9 @@ __all__ = [
     "TrainingModeConfig",
     "TuneConfig",
     "TwoTowerConfig",
+    "checked_dataclass",
     "config_document",
     "config_from",
+    "register_variant",
+    "with_own_knobs",
 ]

@@ -2,14 +2,12 @@
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass as checked_dataclass
-
-from recsys.config.ranges import STRICT, Name, NonNegativeInt, PositiveFloat, PositiveInt, Processes, Seed
+from recsys.config.knobs import Name, NonNegativeInt, PositiveFloat, PositiveInt, Processes, Seed, checked_dataclass
 
 GridValue = str | int | float | bool | None | tuple[int, ...]
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class TuneConfig:
     """A budget of trials for every condition of the grid, spent on validation before its arms are trained.
 
@@ -42,7 +40,7 @@ class TuneConfig:
         return {key: both for key, both in self.ranges.items() if both is not None}
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class AblationConfig:
     """The grid: config key -> values; every combination is a condition, and an arm of it is trained per seed.
 

@@ -14,19 +14,21 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from recsys.config import RunConfig, config_from
+from recsys.config import KINDS, RunConfig, config_from
+from recsys.config.kinds import MODULE, import_kinds
 from recsys.errors import UsageError
 from recsys.files import home_expanded
 from recsys.resources import CONF
 
 # Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
-_OWN_KEYS = ("ablation.grid=", "ablation.tune.ranges=")
+_OWN_KEYS = re.compile(r"(ablation\.grid|ablation\.tune\.ranges|training_mode\.stages\.\w+)=\s*{")
 
 
 def compose_config(overrides: Sequence[str], values: Sequence[str] = ()) -> RunConfig:
@@ -47,8 +49,9 @@ def compose_config(overrides: Sequence[str], values: Sequence[str] = ()) -> RunC
 
 
 def choices(group: str) -> list[str]:
-    """The words that a group of `conf/` offers, sorted."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    """The words that a group offers, sorted: the files of `conf/`, and the kinds that were registered."""
+    registered = [name for kinds in KINDS if kinds.group == group for name in kinds.from_outside]
+    return sorted([*(path.stem for path in (CONF / group).glob("*.yaml")), *registered])
 
 
 def key_of(word: str) -> str:
@@ -65,7 +68,8 @@ def keys_of(word: str) -> tuple[str, ...]:
     key, choice = key_of(word), word.partition("=")[2]
     file = CONF / key / f"{choice}.yaml"
     if not file.is_file():
-        return (key,)
+        own = [name for kinds in KINDS if kinds.group == key for name in kinds.knobs(choice.rpartition(".")[2])]
+        return tuple(f"{key}.{name}" for name in own) or (key,)
     document = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     assert isinstance(document, dict)
     # Such a file sets keys of any group, and may choose for other groups.
@@ -83,7 +87,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         return _nearest_key(found.group(1), overrides)
     if found := re.search(r"Could not find '([^/]+)/([^']+)'", text):
         group, word = found.groups()
-        return f"`{group}={word}` is none of the choices of `{group}`: {', '.join(choices(group))}."
+        own = " One of your own is chosen as `<module>.<name>`." if group in {kinds.group for kinds in KINDS} else ""
+        return f"`{group}={word}` is none of the choices of `{group}`: {', '.join(choices(group))}.{own}"
     if found := re.search(r"full_key: (\S+)", text.replace("\n", " ")):
         key = found.group(1)
         return f"`{key}` has no value, and no default would fit: give it as `{key}=...`."
@@ -170,7 +175,10 @@ def _nearest_key(unknown: str, overrides: Sequence[str]) -> str:
     near = difflib.get_close_matches(unknown, {*groups, *known}, n=3, cutoff=0.5)
     among = f" with {', '.join(chosen)}" if chosen else ""
     hint = f"; near it: {', '.join(near)}" if near else ""
-    return f"There is no key `{unknown}`{among}{hint}. All keys stand in the files of conf/."
+    group = unknown.partition(".")[0]
+    own = [key.removeprefix(f"{group}.") for key in known if key.startswith(f"{group}.")]
+    has = f" `{group}` has {', '.join(own)}." if group in groups else ""
+    return f"There is no key `{unknown}`{among}{hint}.{has} All keys stand in the files of conf/."
 
 
 def _keys(document: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -192,10 +200,36 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
 def _composed(overrides: Sequence[str]) -> DictConfig:
     # Hydra keeps one global state per process, and a study composes once per arm.
     GlobalHydra.instance().clear()
+    _offer_registered(overrides)
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         words = [part for word in overrides for part in _replacing(word)]
         return compose(config_name="run", overrides=words)
 
 
+def _offer_registered(overrides: Sequence[str]) -> None:
+    """Give Hydra the kinds of users' modules, under `name` and `module.name`; a module that a word names is imported.
+
+    A knob that has no default takes the value of the group's default choice, where that has it.
+    """
+    defaults = {
+        group: word
+        for entry in OmegaConf.load(CONF / "run.yaml").defaults
+        if entry != "_self_"
+        for group, word in entry.items()
+    }
+    for kinds in KINDS:
+        words = [word.partition("=")[2] for word in overrides if key_of(word) == kinds.group]
+        for module, _, name in (word.rpartition(".") for word in words):
+            if module:
+                import_kinds(module, f"`{kinds.group}={name}`")
+        shared = OmegaConf.load(CONF / kinds.group / f"{defaults[kinds.group]}.yaml")
+        for name in kinds.from_outside:
+            values = {
+                key: shared.get(key, value) if value == MISSING else value for key, value in kinds.knobs(name).items()
+            }
+            for choice in (name, f"{kinds.origin(name)[MODULE]}.{name}"):
+                ConfigStore.instance().store(choice, values, group=kinds.group)
+
+
 def _replacing(word: str) -> tuple[str, ...]:
-    return (f"~{word.partition('=')[0]}", f"+{word}") if word.startswith(_OWN_KEYS) else (word,)
+    return (f"{word.partition('=')[0]}=null", word) if _OWN_KEYS.match(word) else (word,)

@@ -1,39 +1,84 @@
-"""The compositions."""
+"""The compositions: one variant per way to join tower and interaction network, with the knobs that it has."""
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic.dataclasses import dataclass as checked_dataclass
+from recsys.config.kinds import Kinds
+from recsys.config.knobs import Width, checked_dataclass
 
-from recsys.config.ranges import STRICT, Width, require_exactly
 
-
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class CompositionConfig:
-    """How tower and interaction network are joined.
+    """What every composition has: `head_hidden`, the hidden widths of the head behind it.
 
-    `width` is that of both branches where they meet. `join` is how the parallel kinds join them. The conditional kind
-    either weighs them by a learned gate per segment (`routing: gate`) or lets each segment's rows pass only the
-    branches of its route (`routing: route`, `routes: {segment: [branches]}`, every segment once). `expert_hidden` are
-    the hidden widths of each segment's expert, null for none. A knob that the kind does not have must be null.
+    `has_tower_field` belongs to the kind: whether the interaction network is built with a field for the tower's vector.
     """
 
-    name: Literal["sequential", "parallel", "conditional", "parallel_conditional"]
-    width: Width | None
-    join: Literal["concat", "sum", "product", "gate"] | None
-    routing: Literal["gate", "route"] | None
-    routes: dict[str, tuple[Literal["embedding_tower", "interaction_network"], ...]] | None
-    expert_hidden: tuple[Width, ...] | None
+    has_tower_field: ClassVar[bool] = False
+
+    name: str
     head_hidden: tuple[Width, ...]
 
-    def __post_init__(self) -> None:
-        """Refuse a knob that the named composition does not have, or lacks."""
-        knobs = {"width": self.width, "join": self.join, "routing": self.routing, "routes": self.routes}
-        needed = {
-            "sequential": set(),
-            "parallel": {"width", "join"},
-            "conditional": {"width", "routing"} | ({"routes"} if self.routing == "route" else set()),
-            "parallel_conditional": {"width", "join"},
-        }[self.name]
-        require_exactly(f"composition `{self.name}`", knobs, needed)
-        if self.expert_hidden is not None and "conditional" not in self.name:
-            raise ValueError(f"composition `{self.name}` has no experts; set `expert_hidden` to null")
+
+COMPOSITIONS = Kinds("composition", CompositionConfig)
+AnyCompositionConfig = Annotated[CompositionConfig, COMPOSITIONS]
+
+JoinName = Literal["concat", "sum", "product", "gate"]
+Route = tuple[Literal["embedding_tower", "interaction_network"], ...]
+
+
+@COMPOSITIONS.add
+@checked_dataclass
+class SequentialConfig(CompositionConfig):
+    """The tower's vector is one more field of the interaction network."""
+
+    has_tower_field: ClassVar[bool] = True
+
+    name: Literal["sequential"]
+
+
+@COMPOSITIONS.add
+@checked_dataclass
+class ParallelConfig(CompositionConfig):
+    """Both branches, brought to one `width` and joined in the same way for every row."""
+
+    name: Literal["parallel"]
+    width: Width
+    join: JoinName
+
+
+@COMPOSITIONS.add
+@checked_dataclass
+class GatedConfig(CompositionConfig):
+    """Both branches, brought to one `width` and weighed by a learned gate per segment.
+
+    `expert_hidden` are the hidden widths of each segment's expert behind its gate, null for none.
+    """
+
+    name: Literal["conditional"]
+    width: Width
+    expert_hidden: tuple[Width, ...] | None
+
+
+@COMPOSITIONS.add
+@checked_dataclass
+class RoutedConfig(CompositionConfig):
+    """Each segment's rows pass only the branches of its route (`routes: {segment: [branches]}`, every segment once).
+
+    `width` and `expert_hidden` as in `GatedConfig`.
+    """
+
+    name: Literal["conditional_route"]
+    width: Width
+    routes: dict[str, Route]
+    expert_hidden: tuple[Width, ...] | None
+
+
+@COMPOSITIONS.add
+@checked_dataclass
+class ParallelConditionalConfig(CompositionConfig):
+    """A join as of `ParallelConfig` and, beside it, gates and experts as of `GatedConfig`."""
+
+    name: Literal["parallel_conditional"]
+    width: Width
+    join: JoinName
+    expert_hidden: tuple[Width, ...] | None

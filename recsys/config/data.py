@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as checked_dataclass
 
-from recsys.config.ranges import STRICT, Day, Days, Name, PositiveInt, Seed
+from recsys.config.knobs import Day, Days, Name, PositiveInt, Seed, checked_dataclass
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class OnlineRetailData:
     """Invoices of an online shop; dates are half-open boundaries (UTC days).
 
@@ -31,9 +30,9 @@ class OnlineRetailData:
     seed: Seed
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class TableData:
-    """Rows that the user already has; the schema's `table:` block says how to read them."""
+    """Rows that the user already has; the schema's `table:` block describes how they are read."""
 
     source: Literal["table"]
     name: Name
@@ -41,7 +40,7 @@ class TableData:
     raw: Path
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class MovielensData:
     """A MovieLens release in its publisher's layout."""
 
@@ -51,7 +50,7 @@ class MovielensData:
     raw: Path
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class SimulatedData:
     """A simulated world; `world_seed` draws the world, `seed` the rows in it."""
 

@@ -1,42 +1,95 @@
-"""The interaction networks."""
+"""The interaction networks: one variant per crossing, with the knobs that it has."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as checked_dataclass
 
-from recsys.config.ranges import STRICT, Fraction, Layers, Width, require_exactly
+from recsys.config.kinds import Kinds
+from recsys.config.knobs import Fraction, Layers, Width, checked_dataclass
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class NetworkConfig:
-    """An interaction network over fields of `field_width` numbers each.
+    """What every interaction network has: fields of `field_width` numbers each, crossed, and layers on top.
 
-    `first_order` adds to the logit one weight per id and per number, beside all that is crossed. `layers` counts cross
-    layers or mask blocks, `rank` the low-rank cross's inner width, `mask_ratio` a mask's hidden width over its
-    output's; each must be null where the crossing has no such thing.
+    `hidden_widths` are those of the layers on top, `dropout` is theirs and the head's. `first_order` adds to the logit
+    one weight per id and per number, beside all that is crossed.
     """
 
-    name: Literal["cross", "cross_low_rank", "dot", "mask_parallel", "mask_serial", "mlp"]
+    name: str
     field_width: Width
     hidden_widths: tuple[Width, ...]
     dropout: Fraction
     first_order: bool
-    layers: Layers | None
-    rank: Width | None
-    mask_ratio: Annotated[float, Field(gt=0, le=1000)] | None
 
-    def __post_init__(self) -> None:
-        """Refuse a knob that the named crossing does not have, or lacks."""
-        require_exactly(
-            f"network `{self.name}`",
-            {"layers": self.layers, "rank": self.rank, "mask_ratio": self.mask_ratio},
-            needed={
-                "cross": {"layers"},
-                "cross_low_rank": {"layers", "rank"},
-                "dot": set(),
-                "mask_parallel": {"layers", "mask_ratio"},
-                "mask_serial": {"layers", "mask_ratio"},
-                "mlp": set(),
-            }[self.name],
-        )
+
+NETWORKS = Kinds("network", NetworkConfig)
+AnyNetworkConfig = Annotated[NetworkConfig, NETWORKS]
+
+
+@NETWORKS.add
+@checked_dataclass
+class CrossConfig(NetworkConfig):
+    """The cross network with full matrices, of so many `layers`."""
+
+    name: Literal["cross"]
+    layers: Layers
+
+
+@NETWORKS.add
+@checked_dataclass
+class LowRankCrossConfig(NetworkConfig):
+    """The cross network whose matrices are products of two, `rank` numbers wide between them."""
+
+    name: Literal["cross_low_rank"]
+    layers: Layers
+    rank: Width
+
+
+@NETWORKS.add
+@checked_dataclass
+class DotConfig(NetworkConfig):
+    """Dot products of all pairs of fields."""
+
+    name: Literal["dot"]
+
+
+@checked_dataclass
+class MaskConfig(NetworkConfig):
+    """So many mask blocks (`layers`), each as wide as the first of `hidden_widths`.
+
+    `mask_ratio` is a mask's hidden width over its output's.
+    """
+
+    hidden_widths: Annotated[tuple[Width, ...], Field(min_length=1)]
+    layers: Layers
+    mask_ratio: Annotated[float, Field(gt=0, le=1000)]
+
+    @property
+    def block_widths(self) -> list[int]:
+        """Of each block's output."""
+        return [self.hidden_widths[0]] * self.layers
+
+
+@NETWORKS.add
+@checked_dataclass
+class ParallelMaskConfig(MaskConfig):
+    """Mask blocks side by side."""
+
+    name: Literal["mask_parallel"]
+
+
+@NETWORKS.add
+@checked_dataclass
+class SerialMaskConfig(MaskConfig):
+    """Mask blocks one after the other."""
+
+    name: Literal["mask_serial"]
+
+
+@NETWORKS.add
+@checked_dataclass
+class MlpConfig(NetworkConfig):
+    """No crossing: the layers on top see the fields side by side."""
+
+    name: Literal["mlp"]

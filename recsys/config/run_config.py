@@ -5,20 +5,21 @@ wrong type or a value out of range is refused before anything runs.
 """
 
 import os
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic.dataclasses import dataclass as checked_dataclass
+from pydantic.dataclasses import rebuild_dataclass
 from pydantic.type_adapter import TypeAdapter
 from pydantic_core import ErrorDetails
 
 from recsys.config.ablation import AblationConfig
-from recsys.config.compositions import CompositionConfig
+from recsys.config.compositions import COMPOSITIONS, AnyCompositionConfig
 from recsys.config.data import DataConfig
-from recsys.config.networks import NetworkConfig
-from recsys.config.ranges import (
-    STRICT,
+from recsys.config.kinds import Kinds
+from recsys.config.knobs import (
     Days,
     Fraction,
     MemoryLimit,
@@ -28,13 +29,15 @@ from recsys.config.ranges import (
     PositiveInt,
     Processes,
     Seed,
+    checked_dataclass,
 )
+from recsys.config.networks import NETWORKS, AnyNetworkConfig
 from recsys.config.tower import TowerConfig
 from recsys.config.training_mode import TrainingModeConfig
 from recsys.errors import UsageError
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class TrainingConfig:
     """The budget and the optimizers: AdamW on dense parameters, row-wise Adagrad on tables.
 
@@ -80,7 +83,7 @@ class TrainingConfig:
     keep_checkpoints: PositiveInt
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class EvaluationConfig:
     """Batch size of scoring, and whether whole candidate lists are ranked where the data has them."""
 
@@ -88,7 +91,7 @@ class EvaluationConfig:
     ranking: bool
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class TrackingConfig:
     """Where runs are recorded; `uri` null is a SQLite store in `runs`."""
 
@@ -97,7 +100,7 @@ class TrackingConfig:
     system_metrics: bool
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class DailyConfig:
     """A scheduled run's window: the days before its date, the last of them held out for validation and test."""
 
@@ -107,7 +110,7 @@ class DailyConfig:
     segment_margin: PositiveFloat
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class RuntimeConfig:
     """Folders and machine limits; `threads` null takes every core, or one for each arm of a study.
 
@@ -127,14 +130,14 @@ class RuntimeConfig:
         return self.threads or len(os.sched_getaffinity(0))
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class RunConfig:
     """One run, whole."""
 
     data: DataConfig
     tower: TowerConfig
-    network: NetworkConfig
-    composition: CompositionConfig
+    network: AnyNetworkConfig
+    composition: AnyCompositionConfig
     training_mode: TrainingModeConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
@@ -144,14 +147,19 @@ class RunConfig:
     runtime: RuntimeConfig
 
 
-def config_from(document: dict[str, Any]) -> RunConfig:
-    """Check plain values and return them typed.
+def config_from(document: Mapping[str, Any]) -> RunConfig:
+    """Check plain values and return them typed; a module that registers a kind of the document's is imported.
 
     Raises:
         UsageError: names each key, what was found and what is expected.
     """
+    known = {
+        kinds.group: kinds.imported(document[kinds.group])
+        for kinds in KINDS
+        if isinstance(document.get(kinds.group), Mapping)
+    }
     try:
-        return _ADAPTER.validate_python(document)
+        return _adapter().validate_python({**document, **known})
     except ValidationError as error:
         lines = [_explain(detail) for detail in error.errors(include_url=False)]
         raise UsageError("The configuration cannot be used:\n  " + "\n  ".join(lines)) from error
@@ -159,19 +167,48 @@ def config_from(document: dict[str, Any]) -> RunConfig:
 
 def config_document(config: RunConfig) -> dict[str, Any]:
     """Return the config as plain JSON values, the way it is recorded with a run."""
-    document: dict[str, Any] = _ADAPTER.dump_python(config, mode="json")
+    document: dict[str, Any] = _adapter().dump_python(config, mode="json")
+    for kinds in KINDS:
+        document[kinds.group] |= kinds.origin(document[kinds.group]["name"])
     return document
 
 
-_ADAPTER = TypeAdapter(RunConfig)
+def register_variant(kinds: Kinds[Any], variant: type) -> None:
+    """Let a run's configuration hold a variant from outside.
+
+    Raises:
+        UsageError: as `Kinds.add`.
+    """
+    kinds.add(variant)
+    # What checks a configuration was made of the variants that there were then.
+    rebuild_dataclass(RunConfig, force=True)  # type: ignore[arg-type]
+    _adapter.cache_clear()
+
+
+KINDS: tuple[Kinds[Any], ...] = (NETWORKS, COMPOSITIONS)
+"""The groups whose kinds a user's own modules can add to."""
+
+# Their values are unions: the tag that tells the variants apart ("two_tower") is a step of pydantic's path, and no key
+# that a user could type.
+_UNIONS = ("data", "tower", *(kinds.group for kinds in KINDS))
+
+
+@cache
+def _adapter() -> TypeAdapter[RunConfig]:
+    return TypeAdapter(RunConfig)
 
 
 def _explain(detail: ErrorDetails) -> str:
-    # The union's tag ("online_retail") is a step of pydantic's path, and no key that a user could type.
-    tags = {"online_retail", "table", "movielens", "simulated", "two_tower", "imported"}
-    key = ".".join(str(step) for step in detail["loc"] if step not in tags)
+    group, *steps = (str(step) for step in detail["loc"])
+    key = ".".join([group, *(steps[1:] if group in _UNIONS else steps)])
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"`{key}` is no known key (found {detail['input']!r}); the keys stand in the files of conf/"
+        kinds = {each.group: each for each in KINDS}.get(group)
+        has = (
+            f"{group} `{steps[0]}` has {', '.join(kinds.knobs(steps[0]))}"
+            if kinds
+            else "the keys stand in the files of conf/"
+        )
+        return f"`{key}` is no known key (found {detail['input']!r}); {has}"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     if detail["type"] in ("missing", "missing_argument"):

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from pydantic.dataclasses import dataclass as checked_dataclass
 
-from recsys.config.ranges import STRICT, Name, PositiveFloat, PositiveInt, Seed, Width
+from recsys.config.knobs import Name, PositiveFloat, PositiveInt, Seed, Width, checked_dataclass
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class TwoTowerConfig:
     """A tower that is pre-trained here, on the training split; `batch_size` and `epochs` as in `TrainingConfig`.
 
@@ -29,7 +28,7 @@ class TwoTowerConfig:
     seed: Seed
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class ImportedTowerConfig:
     """Vectors made elsewhere, by item id; reduced to `width` numbers by principal components."""
 

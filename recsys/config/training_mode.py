@@ -2,9 +2,7 @@
 
 from typing import Literal
 
-from pydantic.dataclasses import dataclass as checked_dataclass
-
-from recsys.config.ranges import STRICT, Name, PositiveFloat, PositiveInt, Width
+from recsys.config.knobs import Name, PositiveFloat, PositiveInt, Width, checked_dataclass
 
 StageName = Literal["frozen_tower", "tower_tables", "tower_dense", "end_to_end"]
 RateName = Literal[
@@ -26,27 +24,26 @@ _LEARNING = {
 }
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class StageEndConfig:
     """When a stage ends, by one of: so many steps or epochs after it began, or so many validations in a row without a
     better log loss than the stage's best.
     """
 
-    steps: PositiveInt | None
-    epochs: PositiveFloat | None
-    patience: PositiveInt | None
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    patience: PositiveInt | None = None
 
     def __post_init__(self) -> None:
         """Refuse two ends, or none."""
         given = [name for name in ("steps", "epochs", "patience") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"a stage ends by one of steps, epochs and patience; found {' and '.join(given) or 'none'}. Set the "
-                "others to null"
+                f"a stage ends by one of steps, epochs and patience; found {' and '.join(given) or 'none'}. Give one"
             )
 
 
-@checked_dataclass(frozen=True, config=STRICT, kw_only=True)
+@checked_dataclass
 class TrainingModeConfig:
     """What of the embedding tower learns, and how fast every part does.
 
@@ -54,8 +51,8 @@ class TrainingModeConfig:
     another from less to more, each until its end; the last one has none (null). `rates` are shares of the training's
     learning rates: of a part, or of its tables or dense layers alone, which goes before the part's; whatever is not
     named has 1 (the discriminative rates of Howard and Ruder, ULMFiT, ACL 2018, section 3.2). `adapter_rank` is that of
-    a low-rank layer on the output of a tower that stands still to the end, null for none. While the whole tower stands
-    still its vectors are kept in up to `cache_megabytes`, null for none.
+    a low-rank layer on the output of a tower that is frozen to the end, null for none. While the whole tower is frozen
+    its vectors are kept in up to `cache_megabytes`, null for none.
     """
 
     name: Name
@@ -84,10 +81,10 @@ class TrainingModeConfig:
             if half in self.rates and last not in learning:
                 raise ValueError(f"`{half}` never learns in training mode `{self.name}`; take its rate out")
         if self.adapter_rank is not None and last != "frozen_tower":
-            raise ValueError("`adapter_rank` is for a tower that stands still to the end; set it to null")
+            raise ValueError("`adapter_rank` is for a tower that is frozen to the end; set it to null")
         if self.cache_megabytes is not None and order[0][0] != "frozen_tower":
             raise ValueError(
-                f"training mode `{self.name}` has no `cache_megabytes`: its tower never stands still; set it to null"
+                f"training mode `{self.name}` has no `cache_megabytes`: its tower is never frozen; set it to null"
             )
 
     def stages_in_order(self) -> list[tuple[str, StageEndConfig | None]]:

@@ -1,5 +1,6 @@
-"""How good a ranker is: pointwise metrics, the same per user segment, and the ranking of whole candidate lists.
+"""How good a ranker is: one pass over a split, its metrics overall and per user segment, and rankings of candidates.
 
-Holds the definitions of every figure that is reported, and the one pass over a split that they come from. It does not
-know how a ranker is built or trained, and it writes to no tracking store.
+Holds what is measured on a split (predictions, evaluation, ranking in two stages) and the simple models that it stands
+beside. What a metric is stands in `metrics/`; how a ranker is built or trained is not known here, and nothing is
+written to a tracking store.
 """

@@ -19,10 +19,10 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from recsys.evaluation.metrics import log_loss, row_losses
-from recsys.evaluation.predictions import Predictions
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
+from recsys.metrics.log_loss import log_loss, row_losses
+from recsys.metrics.predictions import Predictions
 
 CONSTANT, LOGISTIC = "constant", "logistic"
 # scikit-learn's C, which is the variance of the Gaussian prior on every weight, from strict to loose.
@@ -112,7 +112,7 @@ def gain_error(rows: Predictions, others: Predictions) -> float:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class _DesignMatrix:
     """Some rows: one column per dense feature, per known user and per known item; (N,) labels and weights beside."""
 
     matrix: sparse.csr_matrix
@@ -120,7 +120,7 @@ class _Columns:
     weight: NDArray[np.float64]
 
 
-def _columns(batches: Iterable[Batch], ranker: LogisticRanker) -> _Columns:
+def _columns(batches: Iterable[Batch], ranker: LogisticRanker) -> _DesignMatrix:
     dense, label, weight = list[Tensor](), list[Tensor](), list[Tensor]()
     ids: dict[str, list[Tensor]] = {name: [] for name in ranker.names}
     for batch in batches:
@@ -135,7 +135,7 @@ def _columns(batches: Iterable[Batch], ranker: LogisticRanker) -> _Columns:
         for name, weights in zip(ranker.names, (ranker.user, ranker.item), strict=True)
     )
     matrix = sparse.hstack([sparse.csr_matrix(torch.cat(dense).numpy()), *one_hot], format="csr")
-    return _Columns(matrix, torch.cat(label).numpy(), torch.cat(weight).numpy())
+    return _DesignMatrix(matrix, torch.cat(label).numpy(), torch.cat(weight).numpy())
 
 
 def _one_hot(ids: NDArray[np.int64], size: int) -> sparse.csr_matrix:
@@ -143,7 +143,7 @@ def _one_hot(ids: NDArray[np.int64], size: int) -> sparse.csr_matrix:
     return rows[:, 1:]  # row 0 is every unknown id's, of which training tells nothing
 
 
-def _penalty_path(rows: _Columns) -> Iterator[tuple[NDArray[np.float64], float]]:
+def _penalty_path(rows: _DesignMatrix) -> Iterator[tuple[NDArray[np.float64], float]]:
     """Yield coefficients and intercept for each strength of the penalty, each fit starting from the one before."""
     model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
     for variance in _PRIOR_VARIANCES:

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from recsys.all_segments import ALL
 from recsys.errors import TrainingError
 from recsys.evaluation import ranks
-from recsys.evaluation.by_segment import ALL, Measured, Support, measure, measure_by_segment
-from recsys.evaluation.metrics import Column
-from recsys.evaluation.predictions import Predictions, predictions_of
-from recsys.evaluation.reliability import ReliabilityBin, reliability_bins
+from recsys.evaluation.by_segment import Measured, RowCounts, measure, measure_by_segment
 from recsys.features.batch import Batch
+from recsys.metrics.calibration import ReliabilityBin, reliability_bins
+from recsys.metrics.columns import Column
+from recsys.metrics.predictions import Predictions, predictions_of
 from recsys.progress import Progress, silent
 
 # Results stay on the device this many batches, so that it is not waited for after every one.
@@ -36,7 +37,7 @@ class Evaluation:
 
     overall: dict[str, float | None]
     by_segment: dict[str, dict[str, float | None]]
-    support: dict[str, Support]
+    support: dict[str, RowCounts]
     reliability: tuple[ReliabilityBin, ...]
 
     def flat_metrics(self, prefix: str) -> dict[str, float]:
@@ -67,7 +68,7 @@ def evaluation_from_json(text: str) -> Evaluation:
     return Evaluation(
         overall=document["overall"],
         by_segment=document["by_segment"],
-        support={name: Support(**entry) for name, entry in document["support"].items()},
+        support={name: RowCounts(**entry) for name, entry in document["support"].items()},
         reliability=tuple(ReliabilityBin(**entry) for entry in document["reliability"]),
     )
 
@@ -97,7 +98,7 @@ def predict(ranker: nn.Module, stream: Iterable[Batch], progress: Progress = sil
     Raises:
         TrainingError: a logit is not finite.
     """
-    columns = _Columns()
+    columns = _HostColumns()
     total = getattr(stream, "num_batches", 0)
     with evaluation_mode(ranker):
         for done, (batch, is_own) in enumerate(ranks.in_step(stream), start=1):
@@ -126,7 +127,7 @@ def evaluation_mode(ranker: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
-class _Columns:
+class _HostColumns:
     """Columns that grow batch by batch and leave the device in large pieces."""
 
     def __init__(self) -> None:

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from recsys.errors import DataError, TrainingError
 from recsys.evaluation import ranks
-from recsys.evaluation.metrics import Column, Floats
 from recsys.features.batch import Batch
+from recsys.metrics.columns import Column, Floats
 
 _ROWS_BEFORE_A_CUT = 100_000
 

@@ -17,20 +17,22 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from recsys.all_segments import ALL
 from recsys.errors import DataError
 from recsys.evaluation import ranks
-from recsys.evaluation.by_segment import ALL
-from recsys.evaluation.metrics import Column, Floats
 from recsys.evaluation.query_tops import QueryTops, TopRows, query_columns
 from recsys.evaluation.scores import Score
 from recsys.features.batch import Batch
 from recsys.files import published_directory
+from recsys.metrics.columns import Column, Floats
+from recsys.metrics.metric import RankedCandidates
+from recsys.metrics.predictions import QueryValues
+from recsys.metrics.ranked_lists import SCOPES, name_at
+from recsys.metrics.registry import ranking_metrics
 from recsys.progress import Progress, silent
 
 _FILE = "ranking.safetensors"
-
-SCOPES = (ALL, "new_to_user")
-"""All candidates, and those that the user has never bought: bought ones leave candidates and relevant alike."""
+_COLUMNS = ("query", "user", "segment", "queries_left_out")
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,14 @@ class QueryScores:
         query: (Q,) int64.
         user: (Q,) int64 `user_key`, -1 where the data has none.
         segment: (Q,) int64, each in [0, S).
-        recall, ndcg: (Q,) float64 in [0, 1].
+        values: ranking metric -> its value for each query, (Q,) float64.
         queries_left_out: queries of this scope without a relevant candidate.
     """
 
     query: Column
     user: Column
     segment: Column
-    recall: Floats
-    ndcg: Floats
+    values: Mapping[str, Floats]
     queries_left_out: int
 
 
@@ -64,7 +65,7 @@ class RankingEvaluation:
     def mean(self, metric: str, scope: str, segment: str = ALL) -> float | None:
         """Mean of "recall" or "ndcg" over the queries of a segment; None where it has none."""
         scores = self.by_scope[scope]
-        values: Floats = getattr(scores, metric)
+        values = scores.values[metric]
         if segment != ALL:
             values = values[scores.segment == self.segments.index(segment)]
         return float(values.mean()) if len(values) else None
@@ -85,19 +86,19 @@ class RankingEvaluation:
         flat = {name: value for name, value in means.items() if value is not None}
         return flat | {f"{start}queries/{segment}": float(count) for segment, count in support.items()}
 
-    def by_query(self) -> dict[str, tuple[Column, Column, Floats]]:
-        """Metric as in `flat_metrics` ("recall_20", "ndcg_20_new") -> user, segment and value of each query (Q,)."""
+    def by_query(self) -> dict[str, QueryValues]:
+        """Metric as in `flat_metrics` ("recall_20", "ndcg_20_new") -> its value for each query."""
         return {
-            name: (self.by_scope[scope].user, self.by_scope[scope].segment, getattr(self.by_scope[scope], metric))
+            name: QueryValues(scores.user, scores.segment, scores.values[metric])
             for name, (scope, metric) in self._names().items()
+            for scores in [self.by_scope[scope]]
         }
 
     def _names(self) -> dict[str, tuple[str, str]]:
-        suffixes = dict(zip(SCOPES, ("", "_new"), strict=True))
         return {
-            f"{metric}_{self.cutoff}{suffixes[scope]}": (scope, metric)
-            for scope in self.by_scope
-            for metric in ("recall", "ndcg")
+            name_at(metric, self.cutoff, scope): (scope, metric)
+            for scope, scores in self.by_scope.items()
+            for metric in scores.values
         }
 
 
@@ -142,7 +143,7 @@ def save_ranking(ranking: RankingEvaluation, folder: Path) -> None:
     columns = {
         f"{scope}.{name}": np.atleast_1d(np.asarray(value))
         for scope, scores in ranking.by_scope.items()
-        for name, value in vars(scores).items()
+        for name, value in {**{name: getattr(scores, name) for name in _COLUMNS}, **scores.values}.items()
     }
     facts = {"cutoff": str(ranking.cutoff), "segments": json.dumps(ranking.segments)}
     with published_directory(folder) as work:
@@ -169,10 +170,10 @@ def load_ranking(folder: Path) -> RankingEvaluation:
 
 
 def _stored_scores(columns: Mapping[str, Column], scope: str) -> QueryScores:
-    query, user, segment, recall, ndcg, left_out = (
-        columns[f"{scope}.{name}"] for name in ("query", "user", "segment", "recall", "ndcg", "queries_left_out")
-    )
-    return QueryScores(query, user, segment, recall, ndcg, int(left_out[0]))
+    own = {name.removeprefix(f"{scope}."): column for name, column in columns.items() if name.startswith(f"{scope}.")}
+    query, user, segment, left_out = (own.pop(name) for name in _COLUMNS)
+    values = {metric.name: own[metric.name] for metric in ranking_metrics()}
+    return QueryScores(query, user, segment, values, int(left_out[0]))
 
 
 def _summarise(top: QueryTops, segments: tuple[str, ...], cutoff: int) -> RankingEvaluation:
@@ -183,21 +184,18 @@ def _summarise(top: QueryTops, segments: tuple[str, ...], cutoff: int) -> Rankin
 
 
 def _query_scores(top: QueryTops, scope: int, cutoff: int) -> QueryScores:
-    """Recall = hits / relevant; NDCG = sum over hits of 1/log2(place + 2) over the same sum for the best order."""
     relevant = top.relevant_in_scope[scope]
-    discount = 1 / np.log2(np.arange(2, cutoff + 2))
-    is_hit = (top.scope == scope) & top.is_relevant
-    hits, gains = (
-        np.bincount(top.query_index[is_hit], weights=value, minlength=len(relevant))
-        for value in (np.ones(int(is_hit.sum())), discount[top.place[is_hit]])
-    )
-    best = np.concatenate([[0.0], np.cumsum(discount)])[np.minimum(relevant, cutoff)]
     counts = relevant > 0
+    is_hit = (top.scope == scope) & top.is_relevant
+    # A hit's query has a relevant candidate, so it is among those that count, at a place of its own.
+    place_of_query = np.cumsum(counts) - 1
+    ranked = RankedCandidates(
+        cutoff, relevant[counts], place_of_query[top.query_index[is_hit]], hit_place=top.place[is_hit]
+    )
     return QueryScores(
         query=top.query[counts],
         user=top.user[counts],
         segment=top.segment[counts],
-        recall=hits[counts] / relevant[counts],
-        ndcg=gains[counts] / best[counts],
+        values={metric.name: metric.of_queries(ranked) for metric in ranking_metrics() if metric.of_queries},
         queries_left_out=int((~counts).sum()),
     )

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from recsys.errors import DataError
-from recsys.evaluation.metrics import Column
 from recsys.features.batch import Batch
+from recsys.metrics.columns import Column
 
 
 def world_size() -> int:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field
 
+from recsys.all_segments import ALL
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.column_names import ROLES, require_distinct_names
 from recsys.features.declaration import Declaration, Expected, Listed, Name, shown
@@ -52,9 +53,6 @@ EXTRA_TYPES = {
     "true_probability": "float32",
 }
 """The type of each of `EXTRA_COLUMNS`, by the name that Arrow and DuckDB both know."""
-
-EVERY_ROW = "all"
-"""What scores call the rows of all segments together, so that no segment can have this name."""
 
 RESERVED_COLUMNS = (*ROLES, "split", "day", *EXTRA_COLUMNS)
 """Columns that encoded rows have beside the features, whatever the raw columns behind them are called."""
@@ -288,9 +286,9 @@ def _check(schema: FeatureSchema, where: str) -> None:
         )
     if repeated := sorted({name for name in schema.segments if schema.segments.count(name) > 1}):
         raise UsageError(f"{where}: the segment `{repeated[0]}` stands twice in `segments`; each name stands once.")
-    if EVERY_ROW in schema.segments:
+    if ALL in schema.segments:
         raise UsageError(
-            f"{where}: a segment is named `{EVERY_ROW}`, which in scores and charts stands for the rows of all "
+            f"{where}: a segment is named `{ALL}`, which in scores and charts stands for the rows of all "
             "segments together. Give it another name, such as everybody."
         )
     sparse = [feature.name for feature in schema.sparse if feature.kind is FeatureKind.SPARSE]

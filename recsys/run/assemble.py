@@ -12,7 +12,7 @@ from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import LogisticRanker
 from recsys.monitoring.frozen_proof import frozen_parts
-from recsys.monitoring.out_of_memory import out_of_memory_told
+from recsys.monitoring.out_of_memory import out_of_memory_explained
 from recsys.run.streams import TRAIN, VALIDATION, divided_days
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import wrap_ranker
@@ -22,7 +22,7 @@ from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopSettings
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
-from recsys.training.stages import Stage, TrainingStages, optimizers_in
+from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
 
 _LARGEST_BATCH, _ROWS_SEEN = 2048, 200_000  # of a ranker whose budget follows the rows
 _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
@@ -40,7 +40,7 @@ class Assembly:
 def assemble(
     model: nn.Module,
     training: TrainingConfig,
-    stages: Sequence[Stage],
+    stages: Sequence[TrainingStage],
     rates: Mapping[str, float],
     total_steps: int,
     context: ProcessContext,
@@ -65,7 +65,7 @@ def assemble(
     )
     # A kernel's update rule is attached when it is made: tables that thaw later need theirs from the start.
     widths = "the widths of the tower's or the network's vectors, or use more processes"
-    with out_of_memory_told("while the tables were placed", widths, context.device):
+    with out_of_memory_explained("while the tables were placed", widths, context.device):
         wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return Assembly(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))

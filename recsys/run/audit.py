@@ -20,7 +20,7 @@ from recsys.progress import Progress
 from recsys.run import fitted_baselines, prepare, pretrain
 from recsys.run.assemble import Assembly, assemble_ranker, with_ranker_budget
 from recsys.run.streams import TRAIN, ranker_stream, require_rows, started
-from recsys.sharding.fused import unwrapped
+from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
 from recsys.tracking.run import TrackedRun
@@ -74,7 +74,7 @@ def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, 
     )
     probes = make_probes(module, stream, encoded.contract.schema.segments)
     stream.close()
-    frozen = standing_still(module, assembly.stages.current.mode)
+    frozen = modules_frozen_in(module, assembly.stages.current.mode)
     return audit_flow(assembly.wrapped, click_objective, probes, frozen=frozen)
 
 
@@ -88,7 +88,7 @@ def require_flow(tracked: TrackedRun, report: FlowReport) -> None:
     report.require_clean()
 
 
-def standing_still(ranker: nn.Module, mode: str) -> tuple[str, ...]:
+def modules_frozen_in(ranker: nn.Module, mode: str) -> tuple[str, ...]:
     """Return the names of the modules that a training mode holds still, whatever the modules' own flags say."""
     learning = learning_halves(mode)
     if not learning:

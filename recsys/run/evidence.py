@@ -1,4 +1,4 @@
-"""What a run keeps to prove how it learned: who stepped which parameter, and that what was frozen stood still."""
+"""What a run keeps to prove how it learned: who stepped which parameter, and that what was frozen is unchanged."""
 
 import json
 from collections.abc import Callable
@@ -8,12 +8,12 @@ from typing import Any
 from recsys.errors import TrainingError
 from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
-from recsys.training.contract import (
+from recsys.training.optimizer import RankerOptimizers
+from recsys.training.optimizer_contract import (
     contract_document,
     contract_summary,
     shared_parameters,
 )
-from recsys.training.optimizer import RankerOptimizers
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import TrainingStages
 
@@ -58,9 +58,9 @@ def restore_proven(tracked: TrackedRun, record: Callable[[], dict[str, Any]], be
         best.restore()
         proof = record()  # once more: what is measured and served from now on are the weights put back
     except TrainingError:
-        tracked.set_tags({names.TAG_FROZEN_PROOF: "did not stand still"})
+        tracked.set_tags({names.TAG_FROZEN_PROOF: "changed"})
         raise
     if proof:
         tracked.attach("frozen_proof.json", json.dumps(proof, indent=2))
-        tracked.set_tags({names.TAG_FROZEN_PROOF: "stood still"})
+        tracked.set_tags({names.TAG_FROZEN_PROOF: "unchanged"})
     return proof

@@ -6,11 +6,15 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import CONSTANT, LOGISTIC, LogisticRanker, fit_baselines, gain_error
 from recsys.evaluation.evaluate import evaluate, predict
 from recsys.features.batch import Batch
+from recsys.metrics.auc import AUC
+from recsys.metrics.log_loss import LOG_LOSS, NORMALISED_ENTROPY
+from recsys.metrics.registry import is_gain
 from recsys.progress import Progress
 from recsys.run.record import validation_figures
 from recsys.run.result_keys import code_of, rows_of
@@ -19,8 +23,8 @@ from recsys.scheduling.stage import Stage, run_stage
 from recsys.sharding.processes import ProcessContext
 from recsys.training.stages import LEAST_GAIN
 
-_AUC, _ENTROPY = "auc/all", "normalised_entropy/all"
-COMPARED = {_AUC: "AUC", "log_loss/all": "log loss", _ENTROPY: "normalised entropy"}
+_ENTROPY = f"{NORMALISED_ENTROPY.name}/{ALL}"
+COMPARED = {f"{metric.name}/{ALL}": metric.label for metric in (AUC, LOG_LOSS, NORMALISED_ENTROPY)}
 """What a ranker and the baselines are compared in: flat name and label."""
 # The newest days of training with at most so many rows: more would tell three kinds of weights nothing new.
 _MOST_ROWS = 500_000
@@ -89,7 +93,10 @@ def shortfall(name: str, scores: Mapping[str, float], baseline: str, beside: Map
     worse = [
         f"{words} {figure_of(scores, metric)} against {figure_of(beside, metric)}"
         for metric, words in COMPARED.items()
-        if metric != _ENTROPY and metric in scores and metric in beside and not _beats(metric, scores, beside)
+        if metric != _ENTROPY
+        and metric in scores
+        and metric in beside
+        and not is_gain(metric.partition("/")[0], scores[metric] - beside[metric])
     ]
     if not worse:
         return ""
@@ -97,10 +104,6 @@ def shortfall(name: str, scores: Mapping[str, float], baseline: str, beside: Map
         f"{name} does not beat the {baseline} baseline: {', '.join(worse)}. More rows, or features that tell more, may "
         "change that; until then the baseline does as well."
     )
-
-
-def _beats(metric: str, scores: Mapping[str, float], beside: Mapping[str, float]) -> bool:
-    return scores[metric] > beside[metric] if metric == _AUC else scores[metric] < beside[metric]
 
 
 def figure_of(scores: Mapping[str, float], metric: str) -> str:

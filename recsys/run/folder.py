@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recsys.config import RunConfig, config_from
+from recsys.config import RunConfig, config_from, with_own_knobs
 from recsys.errors import DataError, UsageError
 from recsys.tracking import names
 
@@ -68,13 +68,13 @@ class RunResult:
     Attributes:
         metrics: final scores under their tracked names.
         scores: every final score as "<metric>/<segment>", "all" being every row.
-        frozen_proof: per frozen part, that it stood still; {} where nothing was frozen.
+        frozen_proof: per frozen part, that it is unchanged; {} where nothing was frozen.
         train_seconds: of all parts of a run that was stopped and resumed.
         learning_parameters: numbers that some optimizer steps, tables included.
         cost: of its training, as `recsys.monitoring.cost.Cost`.
         baselines: the baselines' scores on the same rows, by name, as `scores`.
-        optimizers: for each stage that this process trained, who stepped what: "stage", "mode", "rows" (cells as
-            `recsys.training.contract.SUMMARY_HEADER` heads them) and "shared", sentences on shared parameters.
+        optimizers: for each stage that this process trained, which optimizer steps what: "stage", "mode", "rows" (cells
+            under `optimizer_contract.SUMMARY_HEADER`) and "shared", sentences on shared parameters.
         record: what a study checks its pairs by, as `recsys.ablation.pairing.RunRecord`.
     """
 
@@ -114,7 +114,7 @@ def load_config(folder: Path) -> RunConfig:
         inside = sorted(folder.glob(f"*/{CONFIG}")) if folder.is_dir() else []
         hint = f" It holds runs, such as {inside[0].parent}: name one of them." if inside else ""
         raise DataError(f"{folder} holds no run. Expected a folder that `recsys train` printed.{hint}")
-    return read_record(folder / CONFIG, lambda text: config_from(json.loads(text)))
+    return read_record(folder / CONFIG, lambda text: config_from(with_own_knobs(json.loads(text))))
 
 
 def read_record(path: Path, read: Callable[[str], _Record]) -> _Record:

@@ -29,8 +29,9 @@ from recsys.run.streams import (
     training_stream,
 )
 from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
-from recsys.sharding.fused import unwrapped, whole_state
+from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import device_name
+from recsys.sharding.whole_state import whole_state
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 from recsys.towers.imported import import_tower
@@ -40,8 +41,7 @@ from recsys.tracking.run import start_run
 from recsys.training.loop import LoopState, train_steps
 from recsys.training.modes import END_TO_END
 from recsys.training.snapshot import BestWeights
-from recsys.training.stages import LOG_LOSS
-from recsys.training.stages import Stage as TrainingStage
+from recsys.training.stages import LOG_LOSS, TrainingStage
 
 _TOWER = "tower"
 _RECALL_AT = 20

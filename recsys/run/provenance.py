@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from recsys.ablation.pairing import RunRecord
 from recsys.features.batch import Batch
 from recsys.files import fingerprint_of
-from recsys.sharding.fused import unwrapped, whole_state
+from recsys.sharding.inventory import unwrapped
+from recsys.sharding.whole_state import whole_state
 from recsys.streaming.loader import BatchStream
 from recsys.training.loop import LoopState
 

@@ -3,10 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from recsys.config import RunConfig, TrainingModeConfig, config_document
+from recsys.all_segments import ALL
+from recsys.config import KINDS, RunConfig, TrainingModeConfig, config_document
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import Evaluation
-from recsys.evaluation.ranking import SCOPES, RankingEvaluation
+from recsys.evaluation.ranking import RankingEvaluation
+from recsys.metrics import registry
+from recsys.metrics.auc import AUC
+from recsys.metrics.log_loss import LOG_LOSS
+from recsys.metrics.ranked_lists import SCOPES
 from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.tracking import figures, names
@@ -14,21 +19,13 @@ from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore
 from recsys.training.loop import StepReport
 
-AUC, CUTOFF = "auc", 20
-FOLLOWED = (names.TRAIN_LOSS, names.score(names.VALIDATION, "log_loss"), names.auc(names.VALIDATION))
+CUTOFF = 20
+FOLLOWED = (names.TRAIN_LOSS, names.score(names.VALIDATION, LOG_LOSS.name), names.auc(names.VALIDATION))
 """The curves of a run that its learning is judged by."""
 STUDY = "study"
 """The arm, and the kind, of a study's own run."""
 RATES = ("embedding_tower", "embedding_tower_tables", "interaction_network", "interaction_network_tables")
 _SLOW = {names.EPOCH, names.ROWS_SEEN, names.SKIPPED_BATCHES, *map(names.learning_rate, RATES)}
-_SCORES = (
-    "log_loss",
-    "normalised_entropy",
-    "calibration",
-    "grouped_auc",
-    "auc_share_of_best",
-    "log_loss_above_best",
-)
 
 
 def open_store(config: RunConfig) -> TrackingStore:
@@ -59,6 +56,9 @@ def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] 
         without: keys, or groups, of what the run does not do: all runs have the same params, and there they say "none".
     """
     document = config_document(config)
+    for kinds in KINDS:
+        # The knobs of the other kinds as well, so that a table of runs has its columns whatever they compare.
+        document[kinds.group] = dict.fromkeys(kinds.every_knob) | document[kinds.group]
     # In one param each, so that runs of all modes have the same params.
     document["training_mode"] |= {"stages": _stages(config.training_mode), "rates": _rates(config.training_mode)}
     if arm != STUDY:
@@ -105,7 +105,7 @@ def _rates(mode: TrainingModeConfig) -> list[str]:
 
 
 def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, float]:
-    """Name one report's numbers; a part that stands still has rate and gradient norm 0, so that all charts line up.
+    """Name one report's numbers; a frozen part has rate and gradient norm 0, so that all charts line up.
 
     Args:
         rates: of the parts that there are, as `RankerOptimizers.learning_rates` names them.
@@ -125,7 +125,7 @@ def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, 
     )
     for name, value in (report.validation or {}).items():
         metric, _, segment = name.partition("/")
-        named = names.auc(names.VALIDATION, segment or names.ALL) if metric == AUC else None
+        named = names.auc(names.VALIDATION, segment or ALL) if metric == AUC.name else None
         measured[named or names.score(names.VALIDATION, metric)] = value
     if not report.gradient_norms and not report.validation:
         measured = {name: value for name, value in measured.items() if name not in _SLOW}
@@ -139,18 +139,19 @@ def _by_segment(report: StepReport) -> dict[str, float]:
 
 def validation_figures(evaluation: Evaluation) -> dict[str, float]:
     """What is followed while a run learns: log loss, AUC, and each segment's AUC as "auc/<segment>"."""
-    figures_of = {name: evaluation.overall[name] for name in ("log_loss", AUC)}
-    figures_of |= {f"{AUC}/{segment}": metrics.get(AUC) for segment, metrics in evaluation.by_segment.items()}
+    figures_of = {name: evaluation.overall[name] for name in (LOG_LOSS.name, AUC.name)}
+    figures_of |= {f"{AUC.name}/{segment}": metrics.get(AUC.name) for segment, metrics in evaluation.by_segment.items()}
     return {name: value for name, value in figures_of.items() if value is not None}
 
 
 def test_metrics(evaluation: Evaluation) -> dict[str, float]:
     """The final scores on the test split; what is undefined is absent."""
-    overall = {name: evaluation.overall.get(name) for name in (AUC, *_SCORES)}
+    recorded = [metric.name for metric in registry.row_metrics() if metric.is_recorded]
+    overall = {name: evaluation.overall.get(name) for name in recorded}
     by_segment = {
-        segment: {AUC: value}
+        segment: {AUC.name: value}
         for segment, metrics in evaluation.by_segment.items()
-        if (value := metrics.get(AUC)) is not None
+        if (value := metrics.get(AUC.name)) is not None
     }
     present = {name: value for name, value in overall.items() if value is not None}
     support = {names.score(names.TEST, "support", s): float(e.rows) for s, e in evaluation.support.items()}
@@ -158,12 +159,13 @@ def test_metrics(evaluation: Evaluation) -> dict[str, float]:
 
 
 def ranking_metrics(ranking: RankingEvaluation) -> dict[str, float]:
-    """Recall and NDCG over whole candidate lists, for each of the scopes."""
+    """Recall, NDCG and what else is registered of whole candidate lists, for each of the scopes."""
     found = {
-        names.ranking(f"{metric}@{ranking.cutoff}", scope): ranking.mean(metric, scope)
+        names.ranking(f"{metric.name}@{ranking.cutoff}", scope): ranking.mean(metric.name, scope)
         for scope in SCOPES
         if scope in ranking.by_scope
-        for metric in ("recall", "ndcg")
+        for metric in registry.ranking_metrics()
+        if metric.is_recorded
     }
     return {name: value for name, value in found.items() if value is not None}
 
@@ -180,20 +182,17 @@ def cost_metrics(cost: Cost) -> dict[str, float]:
     return {name: float(value) for name, value in named.items() if value is not None}
 
 
-def attach_learning_curves(run: TrackedRun, curves: Mapping[str, Mapping[str, figures.Curve]]) -> None:
-    """Draw the learning curves of every label and attach them to the run.
-
-    Args:
-        curves: curve name -> label (a run or a condition) -> curve.
-    """
-    losses, log_losses, aucs = (curves.get(name, {}) for name in FOLLOWED)
-    run.attach(names.LEARNING_CURVES_FILE, figures.learning_curves(losses, log_losses, aucs))
+def attach_learning_curves(run: TrackedRun, label: str, curves: Mapping[str, figures.Curve]) -> None:
+    """Draw one run's learning curves and attach them to it."""
+    of_one_seed = {name: {label: [curve]} for name, curve in curves.items()}
+    run.attach(names.LEARNING_CURVES_FILE, figures.learning_curves(of_one_seed))
 
 
-def attach_gradient_norms(run: TrackedRun, curves: Mapping[str, figures.Curve]) -> None:
+def attach_gradient_norms(run: TrackedRun, label: str, curves: Mapping[str, figures.Curve]) -> None:
     """Draw one run's gradient norms by part and attach them to it."""
     parts = {names.part_of_norm(name): curve for name, curve in curves.items()}
-    norms = {part: curve for part, curve in parts.items() if part not in ("", WHOLE) and "/" not in part}
+    shown = {part: curve for part, curve in parts.items() if part not in ("", WHOLE) and "/" not in part}
+    norms = {part: {label: [curve]} for part, curve in shown.items()}
     run.attach(names.GRADIENT_NORMS_FILE, figures.gradient_norms(norms))
 
 

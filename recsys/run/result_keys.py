@@ -9,7 +9,8 @@ from functools import cache
 from importlib.metadata import version
 from typing import Any
 
-from recsys.config import RunConfig, config_document
+from recsys.config import KINDS, RunConfig, config_document
+from recsys.config.kinds import MODULE
 from recsys.datasets.encoded import EncodedDataset
 from recsys.files import fingerprint_of
 from recsys.scheduling.code_version import reached_code
@@ -69,6 +70,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 LIBRARIES_WITHOUT_EFFECT: Mapping[str, str] = {
     "fsspec": "carries bytes",
     "mlflow": "holds what is served",
+    "pynvml": "reads the counters of a GPU",
     "pydantic": "checks settings",
     "pydantic_core": "checks settings",
     "safetensors": "carries bytes",
@@ -87,6 +89,10 @@ def settings_of(config: RunConfig, without: Collection[str] = ()) -> dict[str, A
     document = config_document(config)
     # `auto` counts as what it comes to: for one seed a GPU draws other numbers, and its kernels round differently.
     document["runtime"]["device"] = device_kind(config.runtime.device)
+    for kinds in KINDS:
+        # What a user's own module says counts, and not what it is called.
+        if MODULE in (kind := document[kinds.group]):
+            kind[MODULE] = kinds.source_of(kind["name"])
     for key in (*SETTINGS_WITHOUT_EFFECT, *without):
         *path, last = key.split(".")
         group = document

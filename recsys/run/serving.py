@@ -13,7 +13,7 @@ from recsys.config import RunConfig
 from recsys.datasets.decode import example_rows
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.table_layout import load_table_layout
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.towers.embedding import TowerSpec
 
 MODEL = "model"

@@ -15,9 +15,9 @@ from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
 from recsys.evaluation.baselines import LOGISTIC, LogisticRanker
 from recsys.evaluation.evaluate import Evaluation, evaluate, predict
-from recsys.evaluation.predictions import save_predictions
 from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking, save_ranking
 from recsys.evaluation.scores import ranker_score
+from recsys.evaluation.stored_predictions import save_predictions
 from recsys.files import canonical_json, write_text_atomically
 from recsys.monitoring.cost import Cost, CostMeter
 from recsys.progress import Progress
@@ -102,7 +102,7 @@ class Session:
         stages = self._assembly.stages
         stages.go_to(saved.facts["stages"])  # first, since it says which optimizer state there is
         held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
-        state = snapshot.give_back(held, self._wrapped, self._assembly.optimizers, self._stream, self._best)
+        state = snapshot.load_state_dict(held, self._wrapped, self._assembly.optimizers, self._stream, self._best)
         stages.confirm()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
         self._watched.seen = saved.facts["first_batches"]
@@ -154,7 +154,7 @@ class Session:
         return self._meter.read()
 
     def finish(self, tracked: TrackedRun, cost: Cost, progress: Progress) -> RunResult:
-        """Prove that what was frozen stood still, measure the best weights, and write the result."""
+        """Prove that what was frozen is unchanged, measure the best weights, and write the result."""
         proof = restore_proven(tracked, lambda: self._assembly.stages.record(self._state.step), self._best)
         config, encoded, folder = self._config, self._encoded, self._identity.folder
         stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
@@ -223,12 +223,14 @@ class Session:
         tracked.attach("evaluation.json", evaluation.to_json())
         name = self._identity.name
         curves = load_curves(self._identity.folder)
-        attach_learning_curves(tracked, {curve: {name: points} for curve, points in curves.items()})
-        attach_gradient_norms(tracked, curves)
+        attach_learning_curves(tracked, name, curves)
+        attach_gradient_norms(tracked, name, curves)
         attach_calibration(tracked, self._identity.name, evaluation)
 
     def _save_checkpoint(self, state: LoopState) -> None:
-        held = snapshot.take(self._wrapped, self._assembly.optimizers, self._stream, self._best, state.to_document())
+        held = snapshot.state_dict(
+            self._wrapped, self._assembly.optimizers, self._stream, self._best, state.to_document()
+        )
         facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._assembly.stages.to_document()}
         facts |= {"spool": self._spool, "first_batches": self._watched.seen, "cost": self._meter.read().to_document()}
         folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints

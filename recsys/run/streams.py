@@ -8,7 +8,7 @@ import torch
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.interactions.fields import require_features
-from recsys.monitoring.out_of_memory import out_of_memory_told
+from recsys.monitoring.out_of_memory import out_of_memory_explained
 from recsys.sharding.processes import ProcessContext, start_processes
 from recsys.streaming.loader import BatchStream
 from recsys.tracking.run import DatasetUse
@@ -104,7 +104,7 @@ def started(config: RunConfig) -> ProcessContext:
 def scoring_memory(config: RunConfig, context: ProcessContext) -> AbstractContextManager[None]:
     """Within it, a lack of memory says that `evaluation.batch_size` would have to be lower."""
     rows = f"while rows were scored, {config.evaluation.batch_size} at a time"
-    return out_of_memory_told(rows, "`evaluation.batch_size`", context.device)
+    return out_of_memory_explained(rows, "`evaluation.batch_size`", context.device)
 
 
 def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:

@@ -6,18 +6,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
+from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.comparison import Comparison, Rules, compare
 from recsys.ablation.pairing import HeldEqual
 from recsys.ablation.report import study_report
-from recsys.ablation.resampling import ALL, MeasuredArm
-from recsys.ablation.tables import ArmResult, mean_costs
+from recsys.ablation.study_tables import ArmResult, mean_costs
 from recsys.ablation.verdict import verdict_paragraph
+from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
 from recsys.files import ensure_writable, write_text_atomically, writing
 from recsys.locks import held_lock
+from recsys.metrics.auc import AUC
+from recsys.metrics.grouped_auc import GROUPED_AUC
+from recsys.metrics.ranked_lists import RECALL, name_at
+from recsys.metrics.registry import study_metrics
 from recsys.progress import Progress
 from recsys.run import prepare
 from recsys.run.assemble import with_ranker_budget
@@ -32,11 +37,10 @@ from recsys.study.execute import check_pairs, finish_arms
 from recsys.study.finished import FinishedArm, auc_intervals, measure, write_json
 from recsys.study.plan import StudyGrid, StudyPlan
 from recsys.tracking import names
+from recsys.tracking.chart_views import study_views
 from recsys.tracking.run import start_run
-from recsys.tracking.views import study_views
 
-DECISIVE = "auc"
-SHOWN = ("auc", "log_loss", "grouped_auc", "recall_20", "ndcg_20", "recall_20_new", "ndcg_20_new")
+DECISIVE = AUC.name
 _LEVEL = 0.05
 _DOTS_PER_INCH = 150
 
@@ -95,7 +99,7 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study
     held = check_pairs(plan, finished)
     segments = encoded.contract.schema.segments
     measured = measure(finished, segments, ablation.resamples, progress)
-    rules = Rules(level=_LEVEL, margins={DECISIVE: ablation.margin, "grouped_auc": ablation.margin})
+    rules = Rules(level=_LEVEL, margins={DECISIVE: ablation.margin, GROUPED_AUC.name: ablation.margin})
     comparisons = tuple(compare(question, measured, rules) for question in plan.grid.questions)
     costs = mean_costs([each.figures() for each in finished])
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
@@ -142,7 +146,7 @@ def _record(
     intervals = auc_intervals(measured, (ALL, *encoded.contract.schema.segments))
     origin = Origin(encoded, plan.code, typed, config.ablation.seeds)
     evidence = gather(study.arms, intervals, [line.sentence() for line in held], origin)
-    report = study_report(title, study.comparisons, study.results, SHOWN, study.rules, evidence)
+    report = study_report(title, study.comparisons, study.results, study_metrics(CUTOFF), study.rules, evidence)
     markdown = report.to_markdown()
     comparisons = [comparison.to_document() for comparison in study.comparisons]
     tags = {
@@ -153,7 +157,7 @@ def _record(
     }
     arms = [with_ranker_budget(each.config, encoded) for each in plan.planned()]
     # Its arms have learnt; the study itself compares what they say of the test rows, and ranks by its plain rules.
-    has_ranked = any(f"recall_{CUTOFF}/{ALL}" in each.metrics for each in study.baselines)
+    has_ranked = any(f"{name_at(RECALL.name, CUTOFF)}/{ALL}" in each.metrics for each in study.baselines)
     uses = dataset_uses(encoded, config.data.name, (TEST, RANKING_TEST) if has_ranked else (TEST,))
     with start_run(open_store(config), f"study/{study.id}", study_params(config, arms), tags, uses) as tracked:
         for picture in report.pictures:

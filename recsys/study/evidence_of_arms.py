@@ -11,12 +11,10 @@ from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.evaluate import Evaluation, evaluation_from_json
 from recsys.run.curves import load_curves
 from recsys.run.folder import read_record
-from recsys.run.record import FOLLOWED
 from recsys.study.finished import FinishedArm
 from recsys.tracking import names
 from recsys.tracking.figures import Curve
 
-_PANELS = dict(zip(FOLLOWED, ("Training loss", "Validation log loss", "Validation AUC"), strict=True))
 _LIBRARIES = ("torch", "torchrec", "pyarrow", "mlflow")
 BySeed = dict[str, dict[str, list[Curve]]]
 
@@ -58,7 +56,7 @@ def gather(
     prefix = names.grad_norm("")
     parts = [name for name in curves if name.startswith(prefix) and name != names.grad_norm(names.WHOLE)]
     return Evidence(
-        curves={title: curves[name] for name, title in _PANELS.items() if name in curves},
+        curves=curves,
         norms={name.removeprefix(prefix): found for name, found in curves.items() if name in parts},
         calibration=_calibration(finished),
         auc_by_segment=auc_by_segment,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from recsys.ablation.pairing import HeldEqual, PairedRun, RunRecord, held_equal
-from recsys.ablation.tuning import at_an_edge
+from recsys.ablation.trial_sampling import at_an_edge
 from recsys.config import RunConfig
 from recsys.errors import RecsysError
 from recsys.files import write_text_atomically

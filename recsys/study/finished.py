@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from recsys.ablation.arms import Arm
-from recsys.ablation.resampling import ArmPredictions, MeasuredArm, QueryValues, UserResamples, measure_arm
-from recsys.ablation.tables import ArmResult
-from recsys.evaluation.predictions import load_predictions
+from recsys.ablation.bootstrap import MeasuredArm, UserBootstrap, measure_arm
+from recsys.ablation.study_tables import ArmResult
 from recsys.evaluation.ranking import load_ranking
+from recsys.evaluation.stored_predictions import load_predictions
 from recsys.files import write_text_atomically
+from recsys.metrics.auc import AUC
+from recsys.metrics.predictions import Predictions, QueryValues
 from recsys.monitoring.cost import Cost
 from recsys.progress import Progress
 from recsys.run.folder import PREDICTIONS, QUERIES, RunResult
@@ -35,49 +37,40 @@ class FinishedArm:
         }
         return ArmResult(self.arm.condition, self.arm.seed, self.result.scores, costs)
 
-    def predictions(self) -> ArmPredictions:
-        """What the arm said about every test row and, where candidates were ranked, about every query."""
-        rows = load_predictions(self.folder / PREDICTIONS)
-        queries: dict[str, QueryValues] = {}
-        if (self.folder / QUERIES).is_dir():
-            ranking = load_ranking(self.folder / QUERIES)
-            queries = {name: QueryValues(*columns) for name, columns in ranking.by_query().items()}
-        return ArmPredictions(
-            condition=self.arm.condition,
-            seed=self.arm.seed,
-            logit=rows.logit,
-            label=rows.label,
-            segment=rows.segment,
-            weight=rows.weight,
-            user=rows.extra.get("user_key"),
-            queries=queries,
-        )
+    def predictions(self) -> Predictions:
+        """What the arm said about every test row."""
+        return load_predictions(self.folder / PREDICTIONS)
+
+    def queries(self) -> dict[str, QueryValues]:
+        """Ranking metric -> its value for every query; empty where no candidates were ranked."""
+        return load_ranking(self.folder / QUERIES).by_query() if (self.folder / QUERIES).is_dir() else {}
 
 
 def measure(
-    finished: Sequence[FinishedArm], segments: Sequence[str], resamples: int, progress: Progress
+    finished: Sequence[FinishedArm], segments: Sequence[str], samples: int, progress: Progress
 ) -> list[MeasuredArm]:
-    """Measure every arm on the same resampled users, one arm in memory at a time."""
+    """Measure every arm on the same bootstrap samples of the users, one arm in memory at a time."""
     measured = []
-    draws: UserResamples | None = None
+    bootstrap: UserBootstrap | None = None
     for done, each in enumerate(finished):
-        progress("resampling users", done, len(finished))
-        predictions = each.predictions()
-        draws = draws or UserResamples(predictions, resamples, seed=0)
-        measured.append(measure_arm(predictions, segments, draws))
-    progress("resampling users", len(finished), len(finished))
+        progress("bootstrapping users", done, len(finished))
+        predictions, queries = each.predictions(), each.queries()
+        bootstrap = bootstrap or UserBootstrap(predictions, queries, samples, seed=0)
+        arm = each.arm
+        measured.append(measure_arm(arm.condition, arm.seed, predictions, queries, segments, bootstrap))
+    progress("bootstrapping users", len(finished), len(finished))
     return measured
 
 
 def auc_intervals(
     measured: Sequence[MeasuredArm], segments: Sequence[str]
 ) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Condition -> segment -> the mean AUC over seeds, and the 95 % interval of that mean over resampled users."""
+    """Condition -> segment -> the mean AUC over seeds, and the 95 % bootstrap interval of that mean over users."""
     found: dict[str, dict[str, tuple[float, float, float]]] = {}
     for condition in dict.fromkeys(arm.condition for arm in measured):
         arms = [arm for arm in measured if arm.condition == condition]
         for segment in segments:
-            values = np.mean([arm.values["auc", segment] for arm in arms], axis=0)
+            values = np.mean([arm.values[AUC.name, segment] for arm in arms], axis=0)
             if np.isfinite(values).all():
                 low, high = np.quantile(values[1:], (0.025, 0.975))
                 found.setdefault(condition, {})[segment] = (float(values[0]), float(low), float(high))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from recsys.ablation.page import Table
+from recsys.ablation.page import ReportTable
 from recsys.run import prepare
 from recsys.run.folder import CONFIG, RESULT, read_record
 from recsys.study.execute import processes_of, threads_of
@@ -20,7 +20,7 @@ _NEWEST = 20  # runs to learn from: older ones may have been of another size
 class Outlook:
     """What a dry run tells: a row an arm, and sentences."""
 
-    arms: Table
+    arms: ReportTable
     sentences: tuple[str, ...]
 
 
@@ -47,7 +47,7 @@ def outlook(overrides: Sequence[str]) -> Outlook:
     if plan is None:
         sentences.append("The data are not prepared yet; what has finished is known once they are.")
     sentences.append(_duration(grid, plan, left, trials))
-    return Outlook(Table("Arms", ("arm", "state"), tuple(rows)), tuple(sentences))
+    return Outlook(ReportTable("Arms", ("arm", "state"), tuple(rows)), tuple(sentences))
 
 
 def _todo(planned: PlannedArm | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.ablation.arms import Arm, Contrast, contrasts, expand_grid, study_id
-from recsys.ablation.tuning import Trial, best_trial, next_values
+from recsys.ablation.trial_sampling import Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document
 from recsys.config.compose import compose_config
 from recsys.config.overrides import require_unset

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recsys.ablation.page import Table
-from recsys.ablation.tuning import Ranges, Trial, best_trial, next_values
+from recsys.ablation.page import ReportTable
+from recsys.ablation.trial_sampling import Ranges, Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document, config_from
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import TrainingError
@@ -124,7 +124,7 @@ def with_values(config: RunConfig, values: Mapping[str, float]) -> RunConfig:
     return config_from(document)
 
 
-def trials_table(trials: Sequence[Trial], ranges: Ranges) -> Table:
+def trials_table(trials: Sequence[Trial], ranges: Ranges) -> ReportTable:
     """A row a trial; the best one is marked."""
     best = best_trial(trials)
     rows = [
@@ -137,7 +137,7 @@ def trials_table(trials: Sequence[Trial], ranges: Ranges) -> Table:
         )
         for number, trial in enumerate(trials)
     ]
-    return Table("Trials", ("trial", *ranges, "validation log loss", "steps", "seconds"), tuple(rows))
+    return ReportTable("Trials", ("trial", *ranges, "validation log loss", "steps", "seconds"), tuple(rows))
 
 
 def try_values(

@@ -21,7 +21,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
 
 from recsys.errors import RecsysError
@@ -91,9 +91,9 @@ def run_side_by_side(
                 running.append(_started(context, waiting.pop(0), _least_used(divided, running)))
             wait([source for each in running for source in (each.pipe, each.process.sentinel)])
             for each in running:
-                _hear(each, progress)
+                _receive(each, progress)
             for each in [each for each in running if each.process.exitcode is not None]:
-                _hear(each, progress)
+                _receive(each, progress)
                 running.remove(each)
                 each.pipe.close()
                 if (failure := _failure(each)) is not None:
@@ -123,11 +123,15 @@ def _environment_of_a_start(gpu: str | None) -> Iterator[None]:
     if not {"", os.getcwd()} & set(sys.path):
         # Python would put the working folder first, and a user's own `random.py` in the place of the library's.
         wanted[_SAFE_PATH] = "1"
-    before = {name: os.environ.get(name) for name in wanted}
+    before, main = {name: os.environ.get(name) for name in wanted}, sys.modules["__main__"]
     os.environ.update(wanted)
+    # A child would run the caller's script again up to the call that started it. It needs nothing of it: what a piece
+    # of work takes stands in modules.
+    sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
     finally:
+        sys.modules["__main__"] = main
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
@@ -168,7 +172,7 @@ def _started(context: ForkServerContext | SpawnContext, piece: Piece, gpu: str |
     return _Running(piece, process, ours, gpu)
 
 
-def _hear(each: _Running, progress: Progress) -> None:
+def _receive(each: _Running, progress: Progress) -> None:
     """Pass on what the piece has said so far."""
     with suppress(EOFError, ConnectionResetError):
         while each.pipe.poll():
@@ -215,7 +219,7 @@ def _await(running: Sequence[_Running], deadline: float) -> None:
             return
         wait([each.process.sentinel for each in alive], timeout=0.1)
         for each in alive:
-            _hear(each, silent)  # a full pipe would hold up the one who ends
+            _receive(each, silent)  # a full pipe would hold up the one who ends
 
 
 def _in_child(pipe: Connection, piece: Piece) -> None:
@@ -226,29 +230,29 @@ def _in_child(pipe: Connection, piece: Piece) -> None:
     for stream in (1, 2):
         os.dup2(log.fileno(), stream)
     sys.stdout = sys.stderr = log
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    threading.Thread(target=_obey, args=(pipe,), daemon=True).start()
+    threading.Thread(target=_forward_signal, args=(pipe,), daemon=True).start()
     try:
-        piece.work(*piece.arguments, lambda *words: _say(pipe, "progress", *words))
-        _say(pipe, "done")
+        piece.work(*piece.arguments, lambda *words: _send(pipe, "progress", *words))
+        _send(pipe, "done")
     except RecsysError as error:
-        _say(pipe, "failed", error.exit_code, str(error))
+        _send(pipe, "failed", error.exit_code, str(error))
     except Exception as error:
         traceback.print_exc()
         fault = machine_fault(error)
         code, message = (fault.exit_code, str(fault)) if fault else (_OUR_BUG, f"{type(error).__name__}: {error}")
-        _say(pipe, "failed", code, message)
+        _send(pipe, "failed", code, message)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
 
-def _say(pipe: Connection, *words: Any) -> None:
-    with suppress(OSError):  # a caller that died no longer listens; `_obey` ends the work
+def _send(pipe: Connection, *words: Any) -> None:
+    with suppress(OSError):  # a caller that died no longer listens; `_forward_signal` ends the work
         pipe.send(words)
 
 
-def _obey(pipe: Connection) -> None:
+def _forward_signal(pipe: Connection) -> None:
     """Pass the caller's signal on to this process; its death counts as SIGTERM."""
     try:
         number = pipe.recv()
@@ -257,5 +261,5 @@ def _obey(pipe: Connection) -> None:
     os.kill(os.getpid(), number)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)

@@ -5,7 +5,7 @@ and line styles differ as well, for print. A figure draws on no screen and holds
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -15,14 +15,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
+from recsys.metrics.log_loss import LOG_LOSS
+from recsys.tracking import names
+
 Curve = tuple[Sequence[float], Sequence[float]]
 """Steps and values, equally many."""
+SeedCurves = Mapping[str, Sequence[Curve]]
+"""Label (a run or a condition) -> one curve a seed."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _LINES = ("-", "--", "-.", ":")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _GREY = "#6b7280"
-STYLE = {
+_STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -41,61 +46,66 @@ STYLE = {
 _SMOOTHED_FROM = 60
 _SMOOTHING_SHARE = 0.04
 _CHANCE = 0.5
+# Tracked name of a curve -> its panel's title, and where its best point is.
+_PANELS: dict[str, tuple[str, Callable[[Sequence[float]], Any] | None]] = {
+    names.TRAIN_LOSS: ("Training loss", None),
+    names.score(names.VALIDATION, LOG_LOSS.name): ("Validation log loss", np.argmin),
+    names.auc(names.VALIDATION): ("Validation AUC", np.argmax),
+}
 
 
-def learning_curves(
-    train_loss: Mapping[str, Curve], valid_log_loss: Mapping[str, Curve], valid_auc: Mapping[str, Curve]
-) -> Figure:
-    """Draw training loss, validation log loss and validation AUC by step, side by side, one line a label.
+def learning_curves(curves: Mapping[str, SeedCurves]) -> Figure:
+    """Draw training loss, validation log loss and validation AUC by step, side by side.
 
     Args:
-        train_loss, valid_log_loss, valid_auc: label (a run or an arm) -> curve. The best validation point is
-            marked, and its value told where at most two labels leave room for it.
+        curves: tracked name -> curves, of the three as far as there are any. Where every label has one seed,
+            the best validation point is marked, and its value written where at most two labels leave room for it.
     """
-    labels = list(dict.fromkeys([*train_loss, *valid_log_loss, *valid_auc]))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(12, 4.0 if len(labels) > 1 else 3.6), layout="constrained")
-        panels = figure.subplots(1, 3)
-        titles = ("Training loss", "Validation log loss", "Validation AUC")
-        best_of = (None, np.argmin, np.argmax)
-        for axes, title, curves, best in zip(
-            panels, titles, (train_loss, valid_log_loss, valid_auc), best_of, strict=True
-        ):
-            for label, (steps, values) in curves.items():
-                _draw_curve(axes, labels.index(label), label, steps, values)
-                if best is not None and len(values):
-                    _mark_best(axes, labels.index(label), steps, values, int(best(values)), tell=len(labels) <= 2)
-            finish_by_step(axes, title)
-            if not curves:
-                _say_nothing_to_show(axes)
+    labels = list(dict.fromkeys(label for name in _PANELS for label in curves.get(name, {})))
+    with mpl.rc_context(_STYLE):
+        figure, panels = _panels(len(_PANELS), height=4.0 if len(labels) > 1 else 3.6)
+        for axes, (name, (title, best)) in zip(panels, _PANELS.items(), strict=True):
+            drawn = curves.get(name, {})
+            for label, seeds in drawn.items():
+                _draw_curve(axes, labels.index(label), label, seeds)
+            if best is not None and all(len(seeds) == 1 for seeds in drawn.values()):
+                for label, [(steps, values)] in drawn.items():
+                    if len(values):
+                        place = int(best(values))
+                        _mark_best(axes, labels.index(label), steps, values, place, with_value=len(labels) <= 2)
+            if not drawn:
+                axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=_GREY)
+            _finish_by_step(axes, title)
         if len(labels) > 1:
-            legend_below(figure, panels[0] if train_loss else panels[1])
+            _legend_below(figure, next((axes for axes in panels if axes.lines), panels[0]))
     return figure
 
 
-def gradient_norms(norms: Mapping[str, Curve]) -> Figure:
-    """Draw the L2 norm of each part's gradient by step on a logarithmic axis that also has a zero.
+def gradient_norms(norms: Mapping[str, SeedCurves]) -> Figure:
+    """Draw the L2 norm of each part's gradient, a panel a part, on logarithmic axes that also have a zero.
 
     Args:
-        norms: part -> curve; a part whose norm is 0 throughout is labelled as standing still.
+        norms: part -> its curves. Panels share their scale, so that parts compare.
     """
-    positive = [value for _, values in norms.values() for value in values if value > 0]
-    # Below the smallest decade seen, the axis is linear down to 0: a frozen tower is a line at the bottom, not a gap.
+    every = [value for part in norms.values() for seeds in part.values() for _, values in seeds for value in values]
+    positive = [value for value in every if value > 0]
+    # Below the smallest decade seen the axis is linear down to 0: a frozen tower is a line at the bottom, not a gap.
     threshold = 10.0 ** math.floor(math.log10(min(positive))) if positive else 1.0
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(8, 4.2), layout="constrained")
-        axes = figure.subplots()
-        axes.set_yscale("symlog", linthresh=threshold, linscale=0.4)
-        for index, (part, (steps, values)) in enumerate(norms.items()):
-            stands_still = len(values) > 0 and not np.any(values)
-            label = f"{_spoken(part)} (0: frozen)" if stands_still else _spoken(part)
-            _draw_curve(axes, index, label, steps, values, width=3.0 if stands_still else 1.8)
-        axes.set_ylim(bottom=-threshold / 4)
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_ylabel("L2 norm before clipping")
-        finish_by_step(axes, "Gradient norm by part of the ranker")
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    labels = list(dict.fromkeys(label for part in norms.values() for label in part))
+    with mpl.rc_context(_STYLE):
+        figure, panels = _panels(len(norms), height=3.6, sharey=True)
+        for axes, (part, by_label) in zip(panels, norms.items(), strict=True):
+            axes.set_yscale("symlog", linthresh=threshold, linscale=0.4)
+            for label, seeds in by_label.items():
+                _draw_curve(axes, labels.index(label), label, seeds)
+            axes.set_ylim(bottom=-threshold / 4)
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_locator(NullLocator())
+            is_frozen = not any(np.any(values) for seeds in by_label.values() for _, values in seeds)
+            _finish_by_step(axes, part.replace("_", " ") + (" (0: frozen)" if is_frozen else ""))
+        panels[0].set_ylabel("L2 norm before clipping")
+        if len(labels) > 1:
+            _legend_below(figure, panels[0])
     return figure
 
 
@@ -105,7 +115,7 @@ def calibration(bins: Mapping[str, Sequence[tuple[float, float, float]]]) -> Fig
     Args:
         bins: label -> (predicted, observed, weight) a bin, as `evaluation.reliability` makes them.
     """
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(5.6, 5.2 + 0.22 * len(bins)), layout="constrained")
         axes = figure.subplots()
         reach = max([0.02, *(max(p, y) for rows in bins.values() for p, y, _ in rows)]) * 1.06
@@ -130,7 +140,7 @@ def calibration(bins: Mapping[str, Sequence[tuple[float, float, float]]]) -> Fig
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(6))
             axis.set_major_formatter(PercentFormatter(1.0))
-        legend_below(figure, axes, columns=2)
+        _legend_below(figure, axes, columns=2)
     return figure
 
 
@@ -143,7 +153,7 @@ def auc_by_segment(scores: Mapping[str, Mapping[str, tuple[float, float, float]]
     """
     segments = list(dict.fromkeys(segment for by_segment in scores.values() for segment in by_segment))
     height = 0.8 / max(len(scores), 1)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(_STYLE):
         rows = len(segments) * max(len(scores), 1)
         figure = Figure(figsize=(8, 1.6 + 0.26 * rows + 0.25 * len(segments)), layout="constrained")
         axes = figure.subplots()
@@ -166,7 +176,7 @@ def auc_by_segment(scores: Mapping[str, Mapping[str, tuple[float, float, float]]
         axes.set_xlabel("AUC (0.5 is chance; whiskers: 95 % interval)")
         axes.set_title("AUC by user segment")
         if len(scores) > 1:
-            legend_below(figure, axes, columns=2)
+            _legend_below(figure, axes, columns=2)
     return figure
 
 
@@ -179,18 +189,37 @@ def arm_colours(arms: Sequence[str]) -> dict[str, str]:
     return {arm: _colour(index) for index, arm in enumerate(arms)}
 
 
-def _draw_curve(
-    axes: Axes, index: int, label: str, steps: Sequence[float], values: Sequence[float], width: float = 1.8
-) -> None:
-    style: dict[str, Any] = {"color": _colour(index), "linestyle": _line(index), "linewidth": width}
-    if len(values) < _SMOOTHED_FROM:
-        axes.plot(steps, values, label=label, marker=".", markersize=5, **style)
-        return
-    axes.plot(steps, values, color=_colour(index), linewidth=0.7, alpha=0.3)
-    axes.plot(steps, running_mean(np.asarray(values, dtype=np.float64)), label=label, **style)
+def _panels(count: int, height: float, **shared: Any) -> tuple[Figure, Sequence[Axes]]:
+    figure = Figure(figsize=(max(5.5, 3.9 * count), height), layout="constrained")
+    return figure, list(figure.subplots(1, max(count, 1), squeeze=False, **shared)[0])
 
 
-def running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _draw_curve(axes: Axes, index: int, label: str, seeds: Sequence[Curve]) -> None:
+    """A line for the mean over seeds, a band from the lowest seed to the highest."""
+    steps, values = aligned(seeds)
+    low, mean, high = np.nanmin(values, axis=0), np.nanmean(values, axis=0), np.nanmax(values, axis=0)
+    style: dict[str, Any] = {"color": _colour(index), "linestyle": _line(index), "linewidth": 1.8}
+    if len(steps) < _SMOOTHED_FROM:
+        style |= {"marker": ".", "markersize": 5}
+    else:
+        if len(seeds) == 1:
+            axes.plot(steps, mean, color=_colour(index), linewidth=0.7, alpha=0.3)
+        low, mean, high = _running_mean(low), _running_mean(mean), _running_mean(high)
+    axes.plot(steps, mean, label=label, **style)
+    if len(seeds) > 1:
+        axes.fill_between(steps, low, high, color=_colour(index), alpha=0.16, linewidth=0)
+
+
+def aligned(seeds: Sequence[Curve]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The steps (T,) that any of the seeds has, and each seed's values there, (seeds, T); NaN where it has none."""
+    steps = np.unique(np.concatenate([np.asarray(curve[0], dtype=np.float64) for curve in seeds]))
+    values = np.full((len(seeds), len(steps)), np.nan)
+    for row, (at, found) in zip(values, seeds, strict=True):
+        row[np.searchsorted(steps, np.asarray(at, dtype=np.float64))] = found
+    return steps, values
+
+
+def _running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Centred, over a window that shrinks at both ends, so that the first and last value are not bent."""
     half = max(1, round(len(values) * _SMOOTHING_SHARE / 2))
     sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -199,7 +228,9 @@ def running_mean(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return (sums[places + reach + 1] - sums[places - reach]) / (2 * reach + 1)
 
 
-def _mark_best(axes: Axes, index: int, steps: Sequence[float], values: Sequence[float], best: int, tell: bool) -> None:
+def _mark_best(
+    axes: Axes, index: int, steps: Sequence[float], values: Sequence[float], best: int, with_value: bool
+) -> None:
     colour, step, value = _colour(index), steps[best], values[best]
     ring: dict[str, Any] = {
         "markersize": 8,
@@ -209,7 +240,7 @@ def _mark_best(axes: Axes, index: int, steps: Sequence[float], values: Sequence[
     }
     axes.plot(step, value, marker="o", linestyle="none", **ring)
     axes.margins(y=0.14)
-    if tell:
+    if with_value:
         is_high = value >= np.mean(values)
         place: dict[str, Any] = {"xytext": (0, 8 if is_high else -8), "va": "bottom" if is_high else "top"}
         axes.annotate(
@@ -217,26 +248,16 @@ def _mark_best(axes: Axes, index: int, steps: Sequence[float], values: Sequence[
         )
 
 
-def finish_by_step(axes: Axes, title: str) -> None:
-    """Give axes their title, and a horizontal axis of whole steps."""
+def _finish_by_step(axes: Axes, title: str) -> None:
     axes.set_title(title)
     axes.set_xlabel("Step")
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
 
 
-def _say_nothing_to_show(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=_GREY)
-
-
-def legend_below(figure: Figure, axes: Axes, columns: int = 4) -> None:
-    """Put the legend of one panel under the whole figure."""
+def _legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, max(len(labels), 1)))
-
-
-def _spoken(part: str) -> str:
-    return part.replace("_", " ")
 
 
 def _colour(index: int) -> str:

@@ -10,7 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from recsys.all_segments import ALL
 from recsys.errors import UsageError
+from recsys.metrics.auc import AUC
+from recsys.metrics.log_loss import LOG_LOSS
 
 TRAIN_LOSS = "train/loss"
 EPOCH = "train/epoch"
@@ -31,7 +34,7 @@ NON_FINITE = "train/non_finite_values"
 
 VALIDATION, TEST = "valid", "test"
 
-WHOLE, ALL = "whole", "all"
+WHOLE = "whole"
 
 NONE, VARIED = "none", "varied"
 """What a param reads that has no part in its run; and one in which the arms of a study differ, in the study's own."""
@@ -156,7 +159,7 @@ def learning_rate(part: str) -> str:
 
 def auc(split: str, segment: str = ALL) -> str:
     """AUC on a split (`VALIDATION` or `TEST`), of one user segment or of all rows."""
-    return f"{split}_auc/{escaped(segment)}"
+    return f"{split}_{AUC.name}/{escaped(segment)}"
 
 
 def score(split: str, metric: str, segment: str = ALL) -> str:
@@ -225,9 +228,10 @@ def evaluation_metrics(
     Other metrics by segment go to the run as a table: as metrics they would bury the charts that people look at.
     A metric that is undefined is absent from its mapping, and stays absent.
     """
-    named = {auc(split) if metric == "auc" else score(split, metric): value for metric, value in overall.items()}
-    named |= {auc(split, segment): metrics["auc"] for segment, metrics in by_segment.items() if "auc" in metrics}
-    return named
+    named = {auc(split) if metric == AUC.name else score(split, metric): value for metric, value in overall.items()}
+    return named | {
+        auc(split, segment): metrics[AUC.name] for segment, metrics in by_segment.items() if AUC.name in metrics
+    }
 
 
 def baseline_metrics(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -239,7 +243,7 @@ def baseline_metrics(baselines: Mapping[str, Mapping[str, float]]) -> dict[str, 
     return {
         checked_key(f"{TEST}_baseline/{name}_{metric}"): scores[f"{metric}/{ALL}"]
         for name, scores in baselines.items()
-        for metric in ("auc", "log_loss")
+        for metric in (AUC.name, LOG_LOSS.name)
         if f"{metric}/{ALL}" in scores
     }
 

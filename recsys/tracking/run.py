@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from recsys.errors import UsageError
 from recsys.files import writing
 from recsys.tracking import names
+from recsys.tracking.chart_views import ChartView
 from recsys.tracking.forwarder import Forwarder
 from recsys.tracking.spool import Spool
 from recsys.tracking.store import TrackingStore
-from recsys.tracking.views import ChartView
 
 _PATIENCE_SECONDS = 60.0
 _LONGEST_REASON = 500

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.ablation.arms import Contrast
+from recsys.ablation.bootstrap import MeasuredArm, UserBootstrap, measure_arm
 from recsys.ablation.comparison import Comparison, Rules, compare
-from recsys.ablation.resampling import ArmPredictions, UserResamples, measure_arm
+from recsys.metrics.predictions import Predictions
 
 SEGMENTS = ("cold", "light", "heavy")
 QUESTION = Contrast("training_mode", "frozen", "end_to_end", "frozen_tower", "end_to_end", {})
@@ -36,8 +37,8 @@ class World:
     handicap: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
-def simulate(world: World, seed: int) -> list[ArmPredictions]:
-    """Both conditions' arms over one sample of users."""
+def simulate(world: World, seed: int) -> dict[tuple[str, int], Predictions]:
+    """What both conditions' arms, by condition and seed, say of one sample of users."""
     rng = np.random.default_rng(seed)
     rows_of_user = rng.geometric(1 / world.rows_per_user, size=world.users)
     user = np.repeat(np.arange(world.users), rows_of_user)
@@ -46,7 +47,7 @@ def simulate(world: World, seed: int) -> list[ArmPredictions]:
     truth = rng.normal(size=len(user)) + rng.normal(size=world.users)[user]
     label = (rng.random(len(user)) < 1 / (1 + np.exp(-truth))).astype(np.float32)
     difficulty = np.exp(0.5 * rng.normal(size=world.users))[user]
-    arms = []
+    arms = {}
     for condition in (QUESTION.first, QUESTION.second):
         handicap = np.array(world.handicap if condition == QUESTION.second else (0.0, 0.0, 0.0))
         taste = np.exp(world.user_taste * rng.normal(size=world.users))[user] if world.user_taste else 1.0
@@ -55,12 +56,16 @@ def simulate(world: World, seed: int) -> list[ArmPredictions]:
             error = rng.normal(size=len(user)) + world.user_error * rng.normal(size=world.users)[user]
             logit = (truth + size * taste * difficulty * error).astype(np.float32)
             weight = np.ones(len(user), np.float32)
-            arms.append(ArmPredictions(condition, arm_seed, logit, label, segment_of_user[user], weight, user))
+            arms[condition, arm_seed] = Predictions(logit, label, segment_of_user[user], weight, {"user_key": user})
     return arms
 
 
-def study(world: World, seed: int, resamples: int, rules: Rules = RULES) -> Comparison:
+def measured(arms: dict[tuple[str, int], Predictions], samples: int, seed: int) -> list[MeasuredArm]:
+    """Every arm on the same bootstrap samples."""
+    bootstrap = UserBootstrap(next(iter(arms.values())), {}, samples, seed)
+    return [measure_arm(*arm, rows, {}, SEGMENTS, bootstrap) for arm, rows in arms.items()]
+
+
+def study(world: World, seed: int, samples: int, rules: Rules = RULES) -> Comparison:
     """Simulate, measure and compare."""
-    arms = simulate(world, seed)
-    users = UserResamples(arms[0], resamples, seed)
-    return compare(QUESTION, [measure_arm(arm, SEGMENTS, users) for arm in arms], rules)
+    return compare(QUESTION, measured(simulate(world, seed), samples, seed), rules)

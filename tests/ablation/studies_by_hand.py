@@ -2,7 +2,7 @@
 
 from recsys.ablation.arms import Contrast
 from recsys.ablation.comparison import Comparison, Difference, Rules, Verdict
-from recsys.ablation.resampling import ALL
+from recsys.all_segments import ALL
 
 RULES = Rules(level=0.05, margins={"auc": 0.002})
 

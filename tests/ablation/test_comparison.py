@@ -7,10 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.comparison import Rules, Verdict, compare, compare_fixed
-from recsys.ablation.resampling import ALL, MeasuredArm, Support, UserResamples, measure_arm
+from recsys.all_segments import ALL
 from recsys.errors import DataError, UsageError
-from tests.ablation.simulated_studies import QUESTION, SEGMENTS, World, simulate, study
+from recsys.metrics.metric import Support
+from recsys.metrics.predictions import predictions_of
+from tests.ablation.simulated_studies import QUESTION, World, measured, simulate, study
 
 RULES = Rules(level=0.05, margins={"auc": 0.002})
 
@@ -163,25 +166,23 @@ def test_two_models_at_hand_must_have_been_measured_on_the_same_rows():
 
 def test_arms_that_were_evaluated_on_other_rows_are_refused_with_what_differs():
     arms = simulate(World(users=20), seed=0)
-    arms[3] = replace(arms[3], label=1 - arms[3].label)
-    users = UserResamples(arms[0], 3, 0)
+    arms["end_to_end", 0] = replace(arms["end_to_end", 0], label=1 - arms["end_to_end", 0].label)
     with pytest.raises(
         DataError, match=r"frozen/s0 and end_to_end/s0 were not evaluated on the same rows.*differ in label"
     ):
-        compare(QUESTION, [measure_arm(arm, SEGMENTS, users) for arm in arms], RULES)
+        compare(QUESTION, measured(arms, 3, 0), RULES)
 
 
 def test_rows_in_another_order_are_other_rows():
     arms = simulate(World(users=20), seed=0)
-    back = {name: getattr(arms[1], name)[::-1] for name in ("logit", "label", "segment", "weight", "user")}
-    arms[1] = replace(arms[1], **back)
-    users = UserResamples(arms[0], 3, 0)
+    columns = arms["frozen", 1].columns()
+    arms["frozen", 1] = predictions_of({name: column[::-1] for name, column in columns.items()})
     with pytest.raises(DataError, match="same rows in the same order"):
-        compare(QUESTION, [measure_arm(arm, SEGMENTS, users) for arm in arms], RULES)
+        compare(QUESTION, measured(arms, 3, 0), RULES)
 
 
 def test_a_comparison_becomes_json_with_its_verdicts_as_words():
-    found = study(World(users=30), seed=0, resamples=10)
+    found = study(World(users=30), seed=0, samples=10)
     document = json.loads(json.dumps(found.to_document()))
     assert document["contrast"]["first"] == "frozen"
     assert document["differences"][0]["verdict"] in set(Verdict)
@@ -196,10 +197,10 @@ def test_a_missing_partner_is_refused_by_name():
         compare(QUESTION, [], RULES)
 
 
-def _verdicts(world: World, studies: int, resamples: int) -> tuple[Counter, Counter]:
+def _verdicts(world: World, studies: int, samples: int) -> tuple[Counter, Counter]:
     overall, segments = Counter(), Counter()
     for seed in range(studies):
-        found = study(world, seed, resamples)
+        found = study(world, seed, samples)
         overall[found.find("auc").verdict] += 1
         segments.update({d.verdict for d in found.of_segments("auc")})
     return overall, segments
@@ -211,7 +212,7 @@ def test_arms_that_differ_in_luck_alone_get_at_most_five_false_verdicts_in_a_hun
     On 1,000 studies 0.7 % were false overall and 0.0 % in any segment. In `World(users=300, luck=0.4)`, where seeds are
     nearly all the chance there is and the interval is Student's own, it is 5.0 % and 3.5 %.
     """
-    overall, segments = _verdicts(World(), studies=200, resamples=40)
+    overall, segments = _verdicts(World(), studies=200, samples=40)
     assert overall[Verdict.BETTER] + overall[Verdict.WORSE] <= 10
     assert segments[Verdict.BETTER] + segments[Verdict.WORSE] <= 10
 
@@ -224,13 +225,13 @@ def test_a_handful_of_users_who_prefer_one_condition_or_the_other_make_no_false_
     AUC were falsely told apart in 0.5 to 4.5 %; where one row in ten is a positive, in 0 to 3.5 %.
     """
     world = World(users=users, seeds=5, luck=0.01, user_error=0.0, user_taste=0.8)
-    overall, _ = _verdicts(world, studies=50, resamples=60)
+    overall, _ = _verdicts(world, studies=50, samples=60)
     assert overall[Verdict.BETTER] + overall[Verdict.WORSE] <= 6  # 2.5 are expected at 5 %, more than 6 in 1 of 80 runs
 
 
 def test_a_planted_difference_is_found_and_never_the_opposite():
     overall, _ = _verdicts(
-        World(users=150, luck=0.05, user_error=0.1, handicap=(1.5, 1.5, 1.5)), studies=40, resamples=40
+        World(users=150, luck=0.05, user_error=0.1, handicap=(1.5, 1.5, 1.5)), studies=40, samples=40
     )
     assert overall[Verdict.BETTER] >= 36
     assert overall[Verdict.WORSE] == 0
@@ -238,20 +239,18 @@ def test_a_planted_difference_is_found_and_never_the_opposite():
 
 def test_a_difference_that_is_planted_in_one_segment_is_found_there():
     world = World(users=400, luck=0.02, user_error=0.1, handicap=(2.0, 0.0, 0.0))
-    found = [study(world, seed, resamples=40) for seed in range(20)]
+    found = [study(world, seed, samples=40) for seed in range(20)]
     assert sum(f.find("auc", "cold").verdict is Verdict.BETTER for f in found) >= 18
     assert sum(f.find("auc", name).verdict is Verdict.BETTER for f in found for name in ("light", "heavy")) <= 2
 
 
-def test_resampling_seeds_as_well_would_raise_false_verdicts_far_above_five_in_a_hundred():
+def test_bootstrapping_seeds_as_well_would_raise_false_verdicts_far_above_five_in_a_hundred():
     """The naive hierarchical bootstrap on the same null studies: why seeds get Student's t instead."""
     world, naive_false, ours_false = World(users=300, luck=0.4), 0, 0
     for seed in range(50):
-        arms = simulate(world, seed)
-        users = UserResamples(arms[0], 30, seed)
-        measured = [measure_arm(arm, SEGMENTS, users) for arm in arms]
-        ours_false += compare(QUESTION, measured, RULES).find("auc").verdict in (Verdict.BETTER, Verdict.WORSE)
-        pairs = np.stack([measured[s].values["auc", ALL] - measured[s + 3].values["auc", ALL] for s in range(3)])
+        arms = measured(simulate(world, seed), 30, seed)
+        ours_false += compare(QUESTION, arms, RULES).find("auc").verdict in (Verdict.BETTER, Verdict.WORSE)
+        pairs = np.stack([arms[s].values["auc", ALL] - arms[s + 3].values["auc", ALL] for s in range(3)])
         rng = np.random.default_rng(seed)
         drawn = np.stack([pairs[rng.integers(3, size=3), 1 + r % 30].mean() for r in range(600)])
         low, high = np.quantile(drawn, [0.025, 0.975])

@@ -1,15 +1,14 @@
 """What the report promises: every figure of a study in tables that read the same in a terminal and in Markdown."""
 
-import math
 import re
 
 import pytest
 
 from recsys.ablation.comparison import Verdict
-from recsys.ablation.curve_figures import together
-from recsys.ablation.page import Report, Table
+from recsys.ablation.page import Report, ReportTable
 from recsys.ablation.report import Evidence, study_report
-from recsys.ablation.tables import ArmResult, arms_table, costs_table, differences_table, mean_costs
+from recsys.ablation.study_tables import ArmResult, arms_table, costs_table, differences_table, mean_costs
+from recsys.tracking import names
 from tests.ablation.studies_by_hand import RULES, comparison, difference
 
 RESULTS = [
@@ -55,7 +54,7 @@ def test_the_differences_table_has_a_row_for_each_segment_with_interval_p_value_
 
 
 def test_markdown_escapes_what_would_break_a_table():
-    assert "a\\|b" in Table("t", ("x",), (("a|b",),)).to_markdown()
+    assert "a\\|b" in ReportTable("t", ("x",), (("a|b",),)).to_markdown()
 
 
 def test_costs_are_means_over_the_arms_that_have_them():
@@ -65,7 +64,7 @@ def test_costs_are_means_over_the_arms_that_have_them():
 
 CURVE = ([0, 10, 20], [0.7, 0.6, 0.5])
 EVIDENCE = Evidence(
-    curves={"Training loss": {"frozen": [CURVE, ([0, 10], [0.8, 0.7])], "end_to_end": [CURVE]}},
+    curves={names.TRAIN_LOSS: {"frozen": [CURVE, ([0, 10], [0.8, 0.7])], "end_to_end": [CURVE]}},
     norms={"embedding_tower": {"frozen": [([0, 10], [0.0, 0.0])], "end_to_end": [CURVE]}},
     calibration={"frozen": [(0.1, 0.12, 50.0), (0.4, 0.38, 50.0)]},
     auc_by_segment={"frozen": {"all": (0.7, 0.69, 0.71)}},
@@ -123,11 +122,3 @@ def test_what_a_user_typed_is_shown_on_the_page_and_never_run():
 
 def test_the_page_is_the_same_text_every_time_it_is_made():
     assert written().to_html() == written().to_html()
-
-
-def test_arms_that_stopped_early_still_have_a_band_where_the_others_go_on():
-    steps, values = together([CURVE, ([0, 10], [0.8, 0.7])])
-    assert list(steps) == [0, 10, 20]
-    assert values[0].tolist() == [0.7, 0.6, 0.5]
-    assert values[1][:2].tolist() == [0.8, 0.7]
-    assert math.isnan(values[1][2])

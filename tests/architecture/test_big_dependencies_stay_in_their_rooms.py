@@ -16,6 +16,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pyarrow": (
         "recsys.datasets",
         "recsys.streaming",
+        "recsys.inspection",
         "recsys.evaluation",
         "recsys.features.vocabulary",
         "recsys.features.raw",
@@ -27,6 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.artifacts.export",
         "recsys.artifacts.scorer",
         "recsys.artifacts.scoring",
+        "recsys.run.frames",
     ),
     "filelock": ("recsys.locks",),
     "fsspec": ("recsys.streaming.storage",),
@@ -34,8 +36,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.datasets",
         "recsys.ablation",
         "recsys.features.raw",
-        "recsys.tracking.history",
         "recsys.artifacts.export",
+        "recsys.run.frames",
+        "recsys.results",
     ),
     "torchrec": (
         "recsys.features.batch",
@@ -61,7 +64,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.datasets.table_forms",
         "recsys.datasets.table_layout",
     ),
-    "optuna": ("recsys.ablation.tuning",),
+    "optuna": ("recsys.ablation.trial_sampling",),
     # What a user hands over is read in one file, without tags and aliases; `tracking` edits MLflow's own descriptions.
     "yaml": ("recsys.features.plain_yaml", "recsys.tracking"),
 }

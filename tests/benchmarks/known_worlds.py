@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from recsys.ablation.arms import Contrast
+from recsys.ablation.bootstrap import UserBootstrap, measure_arm
 from recsys.ablation.comparison import Comparison, Rules, Verdict, compare
-from recsys.ablation.resampling import ArmPredictions, UserResamples, measure_arm
 from recsys.config import RunConfig
 from recsys.config.compose import CONF, compose_config
 from recsys.datasets.encode import encode
@@ -29,11 +29,12 @@ from recsys.datasets.simulator import SimulatorSource, simulate
 from recsys.datasets.world import World
 from recsys.evaluation.baselines import LogisticRanker
 from recsys.evaluation.evaluate import predict
-from recsys.evaluation.metrics import log_loss
-from recsys.evaluation.predictions import Predictions, load_predictions, save_predictions
+from recsys.evaluation.stored_predictions import load_predictions, save_predictions
 from recsys.features.batch import Batch
 from recsys.features.schema import load_schema
 from recsys.files import fingerprint_of
+from recsys.metrics.log_loss import log_loss
+from recsys.metrics.predictions import Predictions
 from recsys.progress import silent
 from recsys.run import assemble as fitting
 from recsys.run import pretrain
@@ -177,16 +178,16 @@ class Workshop:
     def study(self, number: int, seeds: int) -> Comparison:
         """Train what is not trained yet of the study's arms, and compare them."""
         contrast, segments = self._world.contrast, self._pools.segments
-        arms = [
-            ArmPredictions(condition, seed, rows.logit, rows.label, rows.segment, rows.weight, rows.extra["user_key"])
+        arms = {
+            (condition, seed): self._predictions(number, condition, seed)
             for condition in (contrast.first, contrast.second)
             for seed in range(seeds)
-            for rows in [self._predictions(number, condition, seed)]
-        ]
+        }
         config = self._laboratory.config()
         rules = Rules(level=0.05, margins={"auc": config.ablation.margin})
-        draws = UserResamples(arms[0], _RESAMPLES, seed=number)
-        return compare(contrast, [measure_arm(arm, segments, draws) for arm in arms], rules)
+        bootstrap = UserBootstrap(arms[contrast.first, 0], {}, _RESAMPLES, seed=number)
+        measured = [measure_arm(*arm, rows, {}, segments, bootstrap) for arm, rows in arms.items()]
+        return compare(contrast, measured, rules)
 
     def _predictions(self, number: int, condition: str, seed: int) -> Predictions:
         folder = self._arms / f"{number}-{condition}-s{seed}"

@@ -19,7 +19,7 @@ from mlflow.entities import Run
 from PIL import Image
 
 from recsys.tracking import names
-from recsys.tracking.views import ChartView, study_views
+from recsys.tracking.chart_views import ChartView, study_views
 from tests.browser.webdriver import Browser
 
 WIDTH, HEIGHT = 1600, 1150

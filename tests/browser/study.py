@@ -5,10 +5,10 @@ import math
 import numpy as np
 
 from recsys.tracking import names
+from recsys.tracking.chart_views import study_views
 from recsys.tracking.figures import arm_colours, auc_by_segment, gradient_norms, learning_curves
 from recsys.tracking.run import DatasetUse, TrackedRun, start_run
 from recsys.tracking.store import TrackingStore
-from recsys.tracking.views import study_views
 
 ABLATION_ID = "frozen_vs_finetuned-1"
 ARMS = tuple((mode, join) for mode in ("frozen_tower", "end_to_end") for join in ("parallel", "conditional"))
@@ -101,7 +101,9 @@ def _attach_figures(
     def curve(metric: str) -> tuple[list[int], list[float]]:
         return list(training), [point[metric] for point in training.values()]
 
-    run.attach(names.LEARNING_CURVES_FILE, learning_curves({arm: curve(names.TRAIN_LOSS)}, {}, {}))
-    run.attach(names.GRADIENT_NORMS_FILE, gradient_norms({part: curve(names.grad_norm(part)) for part in PARTS}))
+    run.attach(names.LEARNING_CURVES_FILE, learning_curves({names.TRAIN_LOSS: {arm: [curve(names.TRAIN_LOSS)]}}))
+    run.attach(
+        names.GRADIENT_NORMS_FILE, gradient_norms({part: {arm: [curve(names.grad_norm(part))]} for part in PARTS})
+    )
     intervals = {name: (score["auc"], score["auc"] - 0.01, score["auc"] + 0.01) for name, score in segments.items()}
     run.attach(names.AUC_BY_SEGMENT_FILE, auc_by_segment({arm: intervals}))

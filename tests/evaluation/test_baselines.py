@@ -8,9 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from recsys.evaluation.baselines import CONSTANT, LOGISTIC, LogisticRanker, fit_baselines, gain_error
-from recsys.evaluation.metrics import log_loss
-from recsys.evaluation.predictions import Predictions
 from recsys.features.batch import Batch
+from recsys.metrics.log_loss import log_loss
+from recsys.metrics.predictions import Predictions
 from tests.small_model import Row, batch_of, small_contract
 
 

@@ -8,7 +8,8 @@ import torch
 
 from recsys.errors import DataError, TrainingError
 from recsys.evaluation.evaluate import evaluate, evaluation_from_json, predict
-from recsys.evaluation.predictions import Predictions, load_predictions, save_predictions
+from recsys.evaluation.stored_predictions import load_predictions, save_predictions
+from recsys.metrics.predictions import Predictions
 from tests.evaluation.small_split import FirstColumnRanker, Stream, rows
 
 SEGMENTS = ("cold", "light", "heavy")

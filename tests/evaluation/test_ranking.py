@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from recsys.errors import DataError, TrainingError, UsageError
-from recsys.evaluation.ranking import SCOPES, evaluate_ranking, load_ranking, save_ranking
+from recsys.evaluation.ranking import evaluate_ranking, load_ranking, save_ranking
 from recsys.evaluation.scores import column_score, ranker_score
+from recsys.metrics.ranked_lists import SCOPES
 from tests.evaluation.small_split import FirstColumnRanker, Stream, rows
 
 SEGMENTS = ("new", "heavy")
@@ -144,7 +145,7 @@ def test_ties_fall_the_same_way_whatever_the_batch_size():
         query=np.repeat(np.arange(20), 30).tolist(),
     )
     few, many = (_rank(Stream(whole, size), cutoff=5)["column"].by_scope["all"] for size in (600, 11))
-    np.testing.assert_array_equal(few.ndcg, many.ndcg)
+    np.testing.assert_array_equal(few.values["ndcg"], many.values["ndcg"])
 
 
 def test_a_ranker_trained_on_sampled_negatives_is_ranked_by_its_logit_plus_the_log_of_the_sampling_rate():
@@ -226,8 +227,8 @@ def test_a_stored_ranking_comes_back_bit_for_bit_with_its_values_by_query(tmp_pa
 
     assert loaded.flat_metrics("test") == ranking.flat_metrics("test")
     assert loaded.by_scope[SCOPES[1]].queries_left_out == 1
-    user, segment, recall = loaded.by_query()["recall_1"]
-    assert (user.tolist(), segment.tolist(), recall.tolist()) == ([70, 71], [1, 0], [1.0, 0.0])
+    recall = loaded.by_query()["recall_1"]
+    assert (recall.user.tolist(), recall.segment.tolist(), recall.value.tolist()) == ([70, 71], [1, 0], [1.0, 0.0])
     assert set(loaded.by_query()) == {"recall_1", "ndcg_1", "recall_1_new", "ndcg_1_new"}
 
 

@@ -15,9 +15,9 @@ import pytest
 
 from recsys.config.compose import compose_config
 from recsys.run.record import open_store
-from recsys.tracking.history import finished_runs
 from tests.faults.commands import Commands
 from tests.pipelines.conftest import small_overrides
+from tests.recorded import recorded_table
 from tests.waiting import wait_until
 
 SEEDS = "ablation.seeds=[0,1,2,3]"
@@ -69,7 +69,7 @@ def outcome(runs: Path) -> dict[str, dict[str, Any]]:
 def test_eight_arms_at_once_on_a_fresh_store_are_eight_finished_runs(unbroken: Path, world: list[str]):
     store = open_store(compose_config([*world, f"runtime.runs={unbroken}"]))
     assert len(results(unbroken)) == ARMS
-    assert len(finished_runs(store, kind="arm")) == ARMS
+    assert len(recorded_table(store, kind="arm")) == ARMS
 
 
 def test_a_study_that_was_killed_goes_on_and_its_figures_are_those_of_an_unbroken_one_bit_for_bit(

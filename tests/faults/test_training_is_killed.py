@@ -13,9 +13,9 @@ from recsys.config.compose import compose_config
 from recsys.run.curves import load_curves
 from recsys.run.record import open_store
 from recsys.tracking import names
-from recsys.tracking.history import finished_runs, metric_history, unfinished_runs
 from tests.faults.commands import Commands, Moment
 from tests.pipelines.conftest import small_overrides
+from tests.recorded import metric_history, recorded_table
 
 # Thirteen steps of 256 rows: checkpoints after steps 4, 8, 12 and 13, two validations.
 SMALL = ["training.checkpoint_every=4", "training.validations_per_epoch=2", "training.keep_checkpoints=2"]
@@ -127,17 +127,17 @@ def test_sync_ends_a_killed_run_as_killed_and_loses_no_metric_and_resuming_it_do
 ):
     config = compose_config(words(world))
     store = open_store(config)
-    unbroken = finished_runs(store, kind="train")["run_id"][0]
+    unbroken = recorded_table(store, kind="train")["run_id"][0]
     before = run_folders(world)
     commands.run(["train", *words(world)], tmp_path / "log", Moment("recsys.run.session:step_metrics", 10))
     (killed,) = run_folders(world) - before
     assert commands.run(["sync", f"runtime.runs={world}/runs"], tmp_path / "log").code == 0
-    dead = unfinished_runs(store, kind="train").iloc[-1]
+    dead = recorded_table(store, kind="train", is_finished=False).iloc[-1]
     assert dead["status"] == "KILLED"
     assert metric_history(store, dead["run_id"], names.TRAIN_LOSS)["step"].tolist() == list(range(1, 10))
 
     assert commands.run(["train", "--resume", str(killed), *words(world)], tmp_path / "log").code == 0
-    finished = finished_runs(store, kind="train")
+    finished = recorded_table(store, kind="train")
     resumed = finished[finished["run_id"] == dead["run_id"]]
     assert len(resumed) == 1
     for metric in (names.TRAIN_LOSS, names.grad_norm("embedding_tower"), names.auc(names.VALIDATION)):

@@ -46,6 +46,6 @@ def test_a_frozen_run_ends_with_the_same_scores_bit_for_bit_with_and_without_its
 
 def test_a_cache_for_a_tower_that_learns_is_refused() -> None:
     with pytest.raises(
-        UsageError, match="`end_to_end` has no `cache_megabytes`: its tower never stands still; set it to null"
+        UsageError, match="`end_to_end` has no `cache_megabytes`: its tower is never frozen; set it to null"
     ):
         compose_config(["training_mode=end_to_end", "training_mode.cache_megabytes=16"])

@@ -122,7 +122,7 @@ def test_every_key_that_a_command_takes_is_one_of_the_configuration():
 
 def test_a_choice_sets_the_keys_of_its_file_and_of_the_choices_that_this_one_makes():
     assert keys_of("++training.epochs=2") == ("training.epochs",)
-    assert "composition.routing" in keys_of("composition=conditional")
+    assert "composition.expert_hidden" in keys_of("composition=conditional")
     assert {"training.epochs", "ablation.seeds"} <= set(keys_of("experiment=smoke"))
     assert {"ablation.grid", "data.raw"} <= set(keys_of("experiment=tower_choice"))
 

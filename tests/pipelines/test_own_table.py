@@ -12,8 +12,8 @@ from pipelines.cli import main
 from recsys.config.compose import compose_config
 from recsys.run.record import open_store
 from recsys.tracking import names
-from recsys.tracking.history import finished_runs
 from tests.pipelines.own_table import PRETRAIN, OwnTable
+from tests.recorded import recorded_table
 
 TAGS = {"kind": "sparse_list", "max_length": 3, "table": "tags", "used_by": ["item_tower", "interaction_network"]}
 USER, PRICE, LABELS = "ユーザー", "a/b 'preis' \"x\"", "étiquettes 🏷"
@@ -50,7 +50,7 @@ def test_unicode_columns_string_ids_and_lists_are_trained_on_compared_on_and_sco
     assert main(["ablate", *words]) == 0
     (report,) = tmp_path.glob("runs/table/smoke-*/report.md")
     assert PHONE in report.read_text(encoding="utf-8")
-    arms = finished_runs(open_store(compose_config(words)))
+    arms = recorded_table(open_store(compose_config(words)))
     assert len(arms) == 4
     assert arms[f"metric.{names.auc(names.TEST, PHONE)}"].between(0, 1).all()
 

@@ -17,8 +17,8 @@ from tests.pipelines.test_proof_of_a_run import folders, newest_run
 # The small world's epoch has about a dozen steps.
 STAGED = [
     "training_mode=staged_tables_first",
-    "training_mode.stages.frozen_tower={steps: 3, epochs: null}",
-    "training_mode.stages.tower_tables={steps: 2, epochs: null}",
+    "training_mode.stages.frozen_tower={steps: 3}",
+    "training_mode.stages.tower_tables={steps: 2}",
 ]
 
 
@@ -51,7 +51,7 @@ def test_a_staged_run_follows_its_stages_and_keeps_the_contract_and_the_proof_of
         "embedding_tower.user_side": (3, 5),
         "embedding_tower.item_side": (3, 5),
     }
-    assert all(each["stood_still"] for each in proof.values())
+    assert all(each["is_unchanged"] for each in proof.values())
 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4])

@@ -12,8 +12,8 @@ from recsys.progress import silent
 from recsys.run.record import open_store
 from recsys.study import ablate
 from recsys.tracking import names
-from recsys.tracking.history import finished_runs, metric_history
 from recsys.tracking.studies import find_study
+from tests.recorded import metric_history, recorded_table
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def study(small_world: list[str]) -> ablate.Study:
 
 @pytest.fixture(scope="module")
 def arms(small_world: list[str], study: ablate.Study):
-    return finished_runs(open_store(compose_config(small_world)), study.id).set_index("name")
+    return recorded_table(open_store(compose_config(small_world)), study.id).set_index("name")
 
 
 def test_every_arm_of_the_grid_is_a_finished_run_of_its_own_with_the_studys_id(arms):
@@ -50,18 +50,18 @@ def test_a_frozen_towers_gradient_norm_is_logged_as_zero_and_a_learning_ones_is_
     assert (learning > 0).all()
 
 
-def test_the_frozen_arms_carry_the_proof_that_their_tower_stood_still(study):
+def test_the_frozen_arms_carry_the_proof_that_their_tower_is_unchanged(study):
     for each in study.arms:
         if each.arm.choices["training_mode"] == "frozen_tower":
             proof = each.result.frozen_proof["embedding_tower"]
-            assert proof["stood_still"]
+            assert proof["is_unchanged"]
             assert proof["digest_before"] == proof["digest_after"]
         else:
             assert each.result.frozen_proof == {}
 
 
 def test_the_studys_own_run_tells_the_verdict_and_holds_the_report(small_world, study):
-    runs = finished_runs(open_store(compose_config(small_world)), study.id, kind="study")
+    runs = recorded_table(open_store(compose_config(small_world)), study.id, kind="study")
     assert len(runs) == 1
     assert runs["tag.verdict"][0] == study.verdict
     assert study.verdict

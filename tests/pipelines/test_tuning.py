@@ -15,7 +15,7 @@ from recsys.run import prepare
 from recsys.run.record import open_store
 from recsys.study import ablate, tuning
 from recsys.study.plan import StudyGrid, StudyPlan
-from recsys.tracking.history import finished_runs
+from tests.recorded import recorded_table
 
 WORDS = ["ablation.tune.trials=3", "ablation.seeds=[0]"]
 
@@ -45,7 +45,7 @@ def test_an_arms_run_holds_the_table_of_its_trials_and_the_study_says_what_was_t
 ):
     store = open_store(compose_config(small_world))
     client = mlflow.MlflowClient(store.uri)
-    for run_id in finished_runs(store, tuned.id)["run_id"]:
+    for run_id in recorded_table(store, tuned.id)["run_id"]:
         table = Path(client.download_artifacts(run_id, "tuning.md")).read_text()
         assert table.count("\n") == 2 + 3
         assert table.count("(best)") == 1

@@ -18,7 +18,7 @@ def address(memory, rows, role="label"):
     return memory.empty(role, [rows], torch.float32).data_ptr()
 
 
-def test_a_block_is_lent_again_once_its_tensor_is_gone():
+def test_a_block_is_used_again_once_its_tensor_is_gone():
     memory = ReusedMemory(most_blocks=4)
 
     assert address(memory, 100) == address(memory, 100) == address(memory, 40)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import ServiceError, UsageError
-from recsys.tracking.history import finished_runs
 from recsys.tracking.run import start_run
 from recsys.tracking.store import TrackingStore
+from tests.recorded import recorded_table
 from tests.tracking.servers import free_port
 
 _ARM = """
@@ -34,7 +34,7 @@ def test_eight_runs_at_once_on_a_fresh_store_all_succeed(tmp_path: Path):
     outputs = [arm.communicate("go\n", timeout=240) for arm in arms]
 
     assert [(arm.returncode, errors) for arm, (_, errors) in zip(arms, outputs, strict=True)] == [(0, "")] * 8
-    table = finished_runs(TrackingStore.in_folder(tmp_path, "fresh"))
+    table = recorded_table(TrackingStore.in_folder(tmp_path, "fresh"))
     assert sorted(table["param.seed"]) == list("01234567")
     assert table["metric.train/loss"].tolist() == [49.0] * 8
 
@@ -71,5 +71,5 @@ def test_any_name_of_a_folder_is_just_a_name(name: str, tmp_path: Path):
         run.log_step(0, {"train/loss": 1.0})
 
     assert (tmp_path / name / "mlflow.db").is_file()
-    assert finished_runs(store)["metric.train/loss"].tolist() == [1.0]
+    assert recorded_table(store)["metric.train/loss"].tolist() == [1.0]
     assert [path.name for path in tmp_path.iterdir()] == [name]
