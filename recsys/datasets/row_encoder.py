@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.features.contract import FeatureContract
-from recsys.features.encoding import segment_type
+from recsys.features.encoding import lengths_of_kept, newest, segment_type
 from recsys.features.scaling import scaled
 from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
@@ -77,15 +77,12 @@ class RowEncoder:
         if ids.null_count:
             self._count("ids missing in lists", feature, ids.null_count)
             kept = pc.is_valid(ids).to_numpy(zero_copy_only=False)
-            lengths = _lengths_of(kept, lengths)
+            lengths = lengths_of_kept(kept, lengths)
             ids = ids.drop_null()
         rows = self._rows_of(ids, feature)
         if (too_long := int((lengths > feature.max_length).sum())) > 0:
             self._count("lists cut", feature, too_long)
-            # The last ids are kept: sources write lists oldest first.
-            ends = np.cumsum(lengths)
-            kept = np.repeat(ends, lengths) - np.arange(len(rows)) <= feature.max_length
-            rows, lengths = rows[kept], np.minimum(lengths, feature.max_length)
+            rows, lengths = newest(rows, lengths, feature.max_length)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         values = pa.array(rows.astype(np.int32))
         return pa.ListArray.from_arrays(offsets, values, type=self.arrow_schema.field(feature.name).type)
@@ -101,13 +98,6 @@ class RowEncoder:
     def _count(self, what: str, feature: Feature, number: int) -> None:
         if number:
             self.counts[f"{what}: {feature.name}"] += number
-
-
-def _lengths_of(kept: npt.NDArray[np.bool_], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Lengths of lists after dropping elements; sums of `kept` over each list, empty lists included."""
-    totals = np.concatenate([[0], np.cumsum(kept)])
-    ends = np.cumsum(lengths)
-    return totals[ends] - totals[ends - lengths]
 
 
 def _dictionary_rows(ids: pa.DictionaryArray, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """One batch of rows as the ranker sees it, movable to a device as a whole."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,14 +50,11 @@ class Batch(Pipelineable):
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on `device`; with `non_blocking` the copy may still be under way on the current stream."""
-        return Batch(
-            dense=self.dense.to(device, non_blocking=non_blocking),
-            sparse=self.sparse.to(device, non_blocking=non_blocking),
-            segment=self.segment.to(device, non_blocking=non_blocking),
-            label=self.label.to(device, non_blocking=non_blocking),
-            weight=self.weight.to(device, non_blocking=non_blocking),
-            extra={name: column.to(device, non_blocking=non_blocking) for name, column in self.extra.items()},
-        )
+        return self._mapped(lambda each: each.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> "Batch":
+        """Return a copy in page-locked memory, from which a copy to the device can overlap with computing."""
+        return self._mapped(lambda each: each.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that `stream` uses these tensors, so that their memory is not handed out too early."""
@@ -64,15 +62,15 @@ class Batch(Pipelineable):
         for tensor in (self.dense, self.segment, self.label, self.weight, *self.extra.values()):
             tensor.record_stream(stream)
 
-    def pin_memory(self) -> "Batch":
-        """Return a copy in page-locked memory, from which a copy to the device can overlap with computing."""
+    def _mapped(self, change: Callable[[Any], Any]) -> "Batch":
+        """The batch with a method of both tensors and jagged tensors called on each of its parts."""
         return Batch(
-            dense=self.dense.pin_memory(),
-            sparse=self.sparse.pin_memory(),
-            segment=self.segment.pin_memory(),
-            label=self.label.pin_memory(),
-            weight=self.weight.pin_memory(),
-            extra={name: column.pin_memory() for name, column in self.extra.items()},
+            dense=change(self.dense),
+            sparse=change(self.sparse),
+            segment=change(self.segment),
+            label=change(self.label),
+            weight=change(self.weight),
+            extra={name: change(column) for name, column in self.extra.items()},
         )
 
 

@@ -28,7 +28,9 @@ _Value = TypeVar("_Value")
 
 
 class Expected:
-    """An annotation: how to say what a value must be, whatever the check that it does not pass.
+    """An annotation: how to say what a value must be, whichever check it fails.
+
+    It stands last in an `Annotated`, so that it covers the checks before it.
 
     Args:
         what: the end of the sentence "found ...; expected ...".
@@ -63,6 +65,7 @@ class Declaration:
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Look at the keys before their values; pydantic calls it."""
+        # Its own refusal of a key does not know which others there are, so it could name neither them nor the nearest.
         return no_info_before_validator_function(cls._require_keys, handler(source))
 
     @classmethod

@@ -144,9 +144,7 @@ def _encode_lists(values: pa.Array, vocabulary: Vocabulary, feature: Feature, ac
     rows, broken = _looked_up(ids, vocabulary)
     if not is_there.all():
         account.count("ids missing in lists", feature.name, int(np.count_nonzero(~is_there)))
-        ends = np.cumsum(lengths)
-        kept = np.concatenate([[0], np.cumsum(is_there)])
-        lengths = kept[ends] - kept[ends - lengths]
+        lengths = lengths_of_kept(is_there, lengths)
         ids, rows, broken = ids.filter(pa.array(is_there)), rows[is_there], broken[is_there]
     if broken.any():
         of_rows = np.zeros(account.rows, np.bool_)
@@ -155,11 +153,38 @@ def _encode_lists(values: pa.Array, vocabulary: Vocabulary, feature: Feature, ac
     account.count("ids unknown", feature.name, int(np.count_nonzero((rows == UNKNOWN_ROW) & ~broken)))
     if len(lengths) and lengths.max() > feature.max_length:
         account.count("lists cut", feature.name, int(np.count_nonzero(lengths > feature.max_length)))
-        # The last ids of a list are the newest ones, and those are kept.
-        from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(rows))
-        rows, lengths = rows[from_end <= feature.max_length], np.minimum(lengths, feature.max_length)
+        rows, lengths = newest(rows, lengths, feature.max_length)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.astype(np.int32)))
+
+
+def lengths_of_kept(kept: npt.NDArray[np.bool_], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the lengths of lists, (rows,), after their values that are not kept are dropped.
+
+    >>> lengths_of_kept(np.array([True, False, True]), np.array([2, 0, 1])).tolist()
+    [1, 0, 1]
+
+    Args:
+        kept: one for each value of all lists, end to end.
+    """
+    ends, totals = np.cumsum(lengths), np.concatenate([[0], np.cumsum(kept)])
+    return totals[ends] - totals[ends - lengths]
+
+
+def newest(
+    values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], most: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the last `most` values of each list, and its new length: lists are written oldest first.
+
+    >>> [each.tolist() for each in newest(np.array([1, 2, 3, 4]), np.array([3, 1]), most=2)]
+    [[2, 3, 4], [2, 1]]
+
+    Args:
+        values: of all lists, end to end.
+        lengths: (rows,).
+    """
+    from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(len(values))
+    return values[from_end <= most], np.minimum(lengths, most)
 
 
 def _looked_up(ids: pa.Array, vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:

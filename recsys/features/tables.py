@@ -42,6 +42,9 @@ def start_table(weight: Tensor) -> None:
 
     The bound sqrt(1 / rows) is DLRM's (Naumov et al., 2019). No training row looks up the unknown row, so it would
     keep whatever it started with; zero says nothing about a user or item that nothing is known of.
+
+    Args:
+        weight: (rows, D), float; changed in place.
     """
     bound = math.sqrt(1 / len(weight))
     with torch.no_grad():
