@@ -97,7 +97,7 @@ def test_where_seeds_share_nothing_enough_of_them_average_users_away():
 
 
 def test_one_seed_cannot_say_what_more_of_them_would_do_to_the_users_part():
-    with pytest.raises(ValueError, match="One seed"):
+    with pytest.raises(ValueError, match="one seed or few users"):
         _spread(seeds=1, seed_deviation=None, luck=None).user_deviation_with(5)
 
 
