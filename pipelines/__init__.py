@@ -1,4 +1,5 @@
-"""Scripts that read like the method: each has `run(config)` and says what it does in the order it does it.
+"""The command line: one file a command, which parses, calls `recsys.run`, `recsys.study` or another room, and prints.
 
-`cli.py` is the command line, `compose.py` turns words and overrides into a checked `RunConfig`.
+`cli.py` reads the words and ends with an exit code, `commands.py` is the table of commands, `console.py` prints,
+`output.py` copes with an output that is closed or full. Nothing here is of use to who writes Python: that is `recsys`.
 """

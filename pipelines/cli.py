@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from pipelines import output
-from pipelines.commands import COMMANDS
 from recsys.errors import CannotWriteError, RecsysError, UsageError
 from recsys.files import home_expanded
 from recsys.machine_faults import machine_fault
+
+from . import output
+from .commands import COMMANDS, Command
 
 _OVERRIDES_HELP = "configuration overrides: a group's choice (data=online_retail) or a value (training.epochs=2)"
 _BY_NAME = {command.name: command for command in COMMANDS}
@@ -28,6 +29,10 @@ _BY_NAME = {command.name: command for command in COMMANDS}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; every expected failure is one message, never a traceback."""
+    # Arrow's allocator would give memory back to the system 10 ms after it is freed, and a stream of batches would
+    # fetch fresh pages for every row group: a fifth of its processor time, a half on a busy machine. Arrow reads this
+    # when it is loaded, which is after this line.
+    os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
     output.make_safe()
     command = "recsys"
     try:
@@ -88,10 +93,10 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from pipelines.compose import compose_config
-    from pipelines.overrides import on_top_of, require_effect
-    from pipelines.run_folder import load_config
     from recsys.config import config_document
+    from recsys.config.compose import compose_config
+    from recsys.config.overrides import on_top_of
+    from recsys.run.folder import load_config
 
     _require_one_process()
     _require_working_folder()
@@ -101,7 +106,7 @@ def _run(arguments: argparse.Namespace) -> int:
         config = on_top_of(load_config(Path(folder)), arguments.overrides, command.may_differ, what)
     else:
         config = compose_config(arguments.overrides)
-        require_effect(command, arguments.overrides)
+        _require_effect(command, arguments.overrides)
     if arguments.dry_run:
         print(json.dumps(config_document(config), indent=2))
         print(
@@ -111,8 +116,29 @@ def _run(arguments: argparse.Namespace) -> int:
             importlib.import_module(command.module).plan(config, arguments)
         return 0
     module = importlib.import_module(command.module)
+    importlib.import_module(".console", __package__).show_notices()
     result: int | None = module.main(config, arguments)
     return result or 0
+
+
+def _require_effect(command: Command, overrides: Sequence[str]) -> None:
+    """Refuse an override that bears on nothing that the command does.
+
+    Raises:
+        UsageError: names the override, what the command takes, and the commands that take this one.
+    """
+    from recsys.config.compose import keys_of
+    from recsys.config.overrides import is_taken, listed
+
+    for word in overrides:
+        keys = keys_of(word)
+        if any(is_taken(key, command.takes) for key in keys):
+            continue
+        others = [f"`recsys {each.name}`" for each in COMMANDS if any(is_taken(key, each.takes) for key in keys)]
+        raise UsageError(
+            f"`{word}` has no effect on `recsys {command.name}`, which takes {listed(command.takes)}. "
+            + (f"It is for {', '.join(others)}." if others else "No command takes it.")
+        )
 
 
 def _require_one_process() -> None:

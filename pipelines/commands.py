@@ -69,7 +69,7 @@ class Command:
     @property
     def module(self) -> str:
         """The module under `pipelines` that holds it."""
-        return f"pipelines.{self.name}"
+        return f"{__package__}.{self.name}"
 
 
 STUDY = "id of a study, or the beginning of one"

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 from rich.markup import escape
 
-from pipelines.console import console, show_table
-from pipelines.recording import recorded_store
 from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.errors import UsageError
 from recsys.metrics.log_loss import LOG_LOSS
 from recsys.metrics.registry import label_of
+from recsys.run.record import recorded_store
 from recsys.tracking import names
 from recsys.tracking.studies import RecordedRun, RecordedStudy, find_study
+
+from .console import console, show_table
 
 _LOG_LOSS = names.score(names.TEST, LOG_LOSS.name)
 Document = Mapping[str, Any]

@@ -1,5 +1,6 @@
 """What the user sees while a command works: one bar per slow stage, notices, and tables."""
 
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -103,3 +104,16 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
 def warn(message: str) -> None:
     """Print a notice to standard error."""
     Console(file=sys.stderr, highlight=False).print(message, style="yellow", markup=False, soft_wrap=True)
+
+
+class _Notices(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print what the library has to say as a notice."""
+        warn(record.getMessage())
+
+
+def show_notices() -> None:
+    """Let warnings that the library logs be seen as notices, once however often this is called."""
+    ours = logging.getLogger("recsys")
+    if not any(isinstance(each, _Notices) for each in ours.handlers):
+        ours.addHandler(_Notices())

@@ -1,98 +1,14 @@
-"""A scheduled run: window, prepare, train, evaluate, compare with the champion, promote or not; safe to start twice."""
+"""Do a scheduled day's work once, and print what came of it."""
 
 import argparse
-import dataclasses
 import datetime
-import json
-import tempfile
-from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipelines import prepare, pretrain, train
-from pipelines.console import console, progress_bars, show_table
-from pipelines.fitting import RANKING_TEST, TEST, TRAIN, VALIDATION
-from pipelines.overrides import require_unset
-from pipelines.result_keys import code_of, rows_of, settings_of
-from pipelines.run_folder import CHECKPOINTS, DAILY, PREDICTIONS, RunIdentity, load_result, read_record
-from pipelines.serving import MODEL
-from recsys.ablation.bootstrap import UserBootstrap, measure_arm
-from recsys.ablation.comparison import compare_fixed
-from recsys.all_segments import ALL
-from recsys.artifacts.export import load_scorer
-from recsys.config import OnlineRetailData, RunConfig
-from recsys.datasets.decode import raw_rows
-from recsys.datasets.encoded import EncodedDataset
-from recsys.datasets.online_retail.files import transaction_times
+from recsys import nightly
+from recsys.config import RunConfig
+from recsys.config.overrides import require_unset
 from recsys.errors import UsageError
-from recsys.evaluation.stored_predictions import load_predictions
-from recsys.files import ensure_writable, fingerprint_of, write_text_atomically
-from recsys.metrics.auc import AUC
-from recsys.progress import Progress
-from recsys.scheduling.promotion import Champion, ChampionFile, Decision, Difference, decide
-from recsys.scheduling.stage import held_lock
-from recsys.scheduling.window import Readiness, Window, complete_days, readiness, window_before
 
-_LEVEL = 0.05
-# Days of the data's configuration that the window replaces.
-_WINDOW = ("train_start", "validation_start", "test_start", "test_end")
-_DECISION = "decision.json"
-# The rows say which days were learnt from and measured on; the tower goes in by its own key; of a study's settings the
-# comparison of two models takes the number of resamples alone.
-_NOT_OF_A_DAY = (
-    *("data", "tower", "daily.train_days", "daily.validation_days", "daily.test_days"),
-    *(f"ablation.{name}" for name in ("name", "grid", "seeds", "contrast", "margin", "processes", "tune")),
-)
-
-
-@dataclass(frozen=True)
-class DailyResult:
-    """What a scheduled run came to: whether it ran, in one sentence, and the decision where it took one."""
-
-    readiness: Readiness
-    reason: str
-    folder: Path
-    decision: Decision | None
-
-
-def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResult:
-    """Train on the window before `date`, and promote the result if it beats the champion.
-
-    Raises:
-        UsageError: the source's splits cannot be moved to a date.
-        BusyError: another scheduled run for the same data is under way.
-        DataError: the data begin after the window does.
-    """
-    daily = config.daily
-    window = window_before(
-        date, train_days=daily.train_days, validation_days=daily.validation_days, test_days=daily.test_days
-    )
-    dated = _dated(config, window)
-    root = config.runtime.runs / config.data.name / "daily"
-    ensure_writable(root)
-    with held_lock(root / ".daily.lock", f"The scheduled run of {config.data.name}"):
-        # Rows that are prepared tell at once whether this day's work was done on them.
-        prepared = prepare.prepared(dated)
-        if prepared and (done := _done(_folder(root, date, dated, prepared), window)):
-            return done
-        state, reason = readiness(window, complete_days(*_first_and_newest(config)), is_done=False)
-        if state is not Readiness.GO:
-            return DailyResult(state, reason, root, None)
-        encoded = prepare.run(dated, progress)
-        folder = _folder(root, date, dated, encoded)
-        if done := _done(folder, window):
-            return done
-        result = load_result(folder)
-        if result is None:
-            identity = RunIdentity(folder, f"daily/{date}", DAILY, DAILY)
-            train.run(dated, identity, progress, resume=_has_checkpoint(folder))
-        champions = ChampionFile(root / "champion.json")
-        decision = _compare_and_promote(dated, encoded, folder, champions, progress)
-        document = {"promote": decision.promote, "reasons": list(decision.reasons), "window": str(window.whole)}
-        write_text_atomically(folder / _DECISION, json.dumps(document, indent=2) + "\n")
-    return DailyResult(state, reason, folder, decision)
+from .console import console, progress_bars, show_table
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -102,121 +18,11 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     except ValueError as error:
         raise UsageError(f"--date is {arguments.date!r}; expected a day as YYYY-MM-DD.") from error
     window = "--date and `daily.train_days`, `daily.validation_days` and `daily.test_days` set the window"
-    require_unset(arguments.overrides, [f"data.{name}" for name in _WINDOW], window)
+    require_unset(arguments.overrides, [f"data.{name}" for name in nightly.WINDOW], window)
     with progress_bars() as progress:
-        result = run(config, date, progress)
+        result = nightly.run(config, date, progress)
     console.print(f"{result.readiness}: {result.reason}", soft_wrap=True)
     if result.decision:
         rows = [(reason,) for reason in result.decision.reasons]
         show_table("promoted" if result.decision.promote else "not promoted", ("reason",), rows)
         console.print(f"Run folder: {result.folder}", soft_wrap=True)
-
-
-def _dated(config: RunConfig, window: Window) -> RunConfig:
-    data = config.data
-    if not isinstance(data, OnlineRetailData):
-        where = {
-            "table": f"its splits stand in the `table:` block of {data.schema_path}",
-            "movielens": "a release is split by the times of its ratings, always the same way",
-            "simulated": "a simulated world is split by its own days",
-        }[data.source]
-        raise UsageError(
-            f"A scheduled run moves the splits' dates, and `{data.name}` (source `{data.source}`) has none to move: "
-            f"{where}. Use data=online_retail, or train on each day's rows with `recsys train`."
-        )
-    data = dataclasses.replace(
-        data,
-        train_start=window.train.first.isoformat(),
-        validation_start=window.validation.first.isoformat(),
-        test_start=window.test.first.isoformat(),
-        test_end=window.test.end.isoformat(),
-    )
-    return dataclasses.replace(config, data=data)
-
-
-def _folder(root: Path, date: datetime.date, config: RunConfig, encoded: EncodedDataset) -> Path:
-    """Where the day's work is kept: under a key of all that its model and its decision follow from."""
-    rows = rows_of(encoded, (TRAIN, VALIDATION, TEST, RANKING_TEST))
-    tower, code = pretrain.stage_of(config, encoded).key, code_of(train.fit_and_measure, _compare_and_promote)
-    key = fingerprint_of([settings_of(config, _NOT_OF_A_DAY), rows, tower, code])
-    return root / f"{date}-{key[:8]}"
-
-
-def _done(folder: Path, window: Window) -> DailyResult | None:
-    """What was decided in `folder`; None where nothing was yet."""
-    if not (folder / _DECISION).is_file():
-        return None
-    state, reason = readiness(window, window.whole, is_done=True)
-    return DailyResult(state, reason, folder, _read_decision(folder))
-
-
-def _first_and_newest(config: RunConfig) -> tuple[datetime.datetime, datetime.datetime]:
-    with tempfile.TemporaryDirectory() as folder:
-        return transaction_times(Path(folder), config.data.raw, config.runtime.memory_limit, config.runtime.cores)
-
-
-def _has_checkpoint(folder: Path) -> bool:
-    return any((folder / CHECKPOINTS).glob("step-*"))
-
-
-def _read_decision(folder: Path) -> Decision:
-    return read_record(folder / _DECISION, _decision_of)
-
-
-def _decision_of(text: str) -> Decision:
-    document = json.loads(text)
-    return Decision(document["promote"], tuple(document["reasons"]))
-
-
-def _compare_and_promote(
-    config: RunConfig, encoded: EncodedDataset, folder: Path, champions: ChampionFile, progress: Progress
-) -> Decision:
-    champion = champions.current()
-    if champion is None:
-        decision = Decision(True, ("There was no champion yet.",))
-    else:
-        decision = _against(champion, champions, config, encoded, folder, progress)
-    if decision.promote:
-        champions.promote(folder, champion, decision.reasons)
-    return decision
-
-
-def _against(
-    champion: Champion,
-    champions: ChampionFile,
-    config: RunConfig,
-    encoded: EncodedDataset,
-    folder: Path,
-    progress: Progress,
-) -> Decision:
-    """Compare both on the challenger's test rows, which neither was trained on."""
-    challenger = load_predictions(folder / PREDICTIONS)
-    logit = _champion_logits(champions.folder(champion) / MODEL, encoded, progress)
-    both = {"challenger": challenger, "champion": dataclasses.replace(challenger, logit=logit)}
-    bootstrap = UserBootstrap(challenger, {}, config.ablation.resamples, seed=0)
-    segments = encoded.contract.schema.segments
-    first, second = (measure_arm(name, 0, rows, {}, segments, bootstrap) for name, rows in both.items())
-    found = compare_fixed(first, second, AUC.name, _LEVEL)
-    differences = {name: Difference(each.value, each.low, each.high) for name, each in found.items()}
-    nothing = Difference(float("nan"), float("nan"), float("nan"))
-    overall = differences.pop(ALL, nothing)
-    by_segment = {segment: differences.get(segment, nothing) for segment in segments}
-    return decide(overall, by_segment, config.daily.segment_margin)
-
-
-def _champion_logits(model: Path, encoded: EncodedDataset, progress: Progress) -> NDArray[np.float64]:
-    scorer = load_scorer(model)
-    rows = encoded.rows("test")
-    scores: list[NDArray[np.float64]] = []
-    done = 0
-    for part in raw_rows(encoded, "test"):
-        scores.append(_logit(scorer.score(part)))
-        done += part.num_rows
-        progress("scoring the champion", done, rows)
-    return np.concatenate(scores)
-
-
-def _logit(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The logit, finite also where a probability was rounded to 0 or 1."""
-    kept = np.clip(probability, np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
-    return np.log(kept) - np.log1p(-kept)

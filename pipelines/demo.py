@@ -2,10 +2,12 @@
 
 import argparse
 
-from pipelines import ablate
-from pipelines.console import console, progress_bars
-from pipelines.overrides import require_unset
 from recsys.config import RunConfig
+from recsys.config.overrides import require_unset
+from recsys.study import ablate
+
+from .ablate import show
+from .console import console, progress_bars
 
 EXPERIMENT = "experiment=demo"
 NEXT = """
@@ -21,5 +23,5 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     require_unset(arguments.overrides, ["experiment"], f"the demo is {EXPERIMENT}; `recsys ablate` runs another")
     with progress_bars() as progress:
         study = ablate.run([EXPERIMENT, *arguments.overrides], progress)
-    ablate.show(study)
+    show(study)
     console.print(NEXT, soft_wrap=True)

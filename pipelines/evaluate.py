@@ -1,60 +1,14 @@
-"""Measure a finished run on a split."""
+"""Measure a finished run on a split, and print a table with a column per segment."""
 
 import argparse
-import difflib
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines import baselines, prepare
-from pipelines.console import console, progress_bars, show_table
-from pipelines.fitting import RANKING_TEST, TEST, scoring_memory, scoring_stream, started
-from pipelines.job import RANKING_EXTRAS, TEST_EXTRAS
-from pipelines.recording import CUTOFF
-from pipelines.serving import MODEL
-from recsys.artifacts.export import load_scorer
 from recsys.config import RunConfig
-from recsys.datasets.encoded import EncodedDataset
-from recsys.errors import UsageError
-from recsys.evaluation.evaluate import evaluate, predict
-from recsys.evaluation.ranking import evaluate_ranking
-from recsys.evaluation.scores import ranker_score
-from recsys.features.contract import contract_tags, require_same_contract
-from recsys.progress import Progress
+from recsys.run import evaluate
+from recsys.run.serving import MODEL
 
-
-@dataclass(frozen=True)
-class Scores:
-    """Every metric of a ranker on a split as "<metric>/<segment>", and the baselines' on the same rows, by name."""
-
-    ranker: dict[str, float]
-    baselines: dict[str, dict[str, float]]
-
-
-def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> Scores:
-    """Measure the run's ranker on `split`, and the baselines of the training rows beside it.
-
-    On the test split whole candidate lists are ranked too, where the data have them.
-
-    Raises:
-        UsageError: no such split; names those that have rows.
-        DataError: no finished run, or the data have another contract than those that the ranker was trained on.
-    """
-    encoded = prepare.run(config, progress)
-    _require_split(split, encoded)
-    scorer = load_scorer(folder / MODEL)
-    ranker, contract = scorer.ranker, scorer.contract
-    require_same_contract(encoded.contract, contract_tags(contract), f"The ranker of {folder}")
-    context = started(config)
-    ranker.to(context.device)
-    with scoring_memory(config, context):
-        predictions = predict(ranker, scoring_stream(config, encoded, split, context, TEST_EXTRAS), progress)
-    scores = evaluate(predictions, contract.schema.segments).flat_metrics("")
-    if split == TEST and config.evaluation.ranking and encoded.rows(RANKING_TEST):
-        stream = scoring_stream(config, encoded, RANKING_TEST, context, RANKING_EXTRAS)
-        ranked = evaluate_ranking({MODEL: ranker_score(ranker)}, stream, contract.schema.segments, CUTOFF, progress)
-        scores |= ranked[MODEL].flat_metrics("")
-    fitted = baselines.run(config, encoded, progress)
-    return Scores(scores, baselines.evaluated(fitted, config, encoded, split, context))
+from .console import console, progress_bars, show_table
+from .result_tables import show_beside_baselines
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -66,18 +20,11 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """
     folder = Path(arguments.run)
     with progress_bars() as progress:
-        found = run(config, folder, arguments.split, progress)
+        found = evaluate.run(config, folder, arguments.split, progress)
     scores = found.ranker
     metrics = list(dict.fromkeys(name.partition("/")[0] for name in scores))
     segments = list(dict.fromkeys(name.partition("/")[2] for name in scores))
     rows = [(m, *(f"{scores[f'{m}/{s}']:.4f}" if f"{m}/{s}" in scores else "-" for s in segments)) for m in metrics]
     show_table(f"{folder.name} on {arguments.split}", ("metric", *segments), rows)
-    baselines.show_beside(folder.name, scores, found.baselines)
+    show_beside_baselines(folder.name, scores, found.baselines)
     console.print(f"Measured {folder / MODEL} on rows of {config.data.raw}", soft_wrap=True, markup=False)
-
-
-def _require_split(split: str, encoded: EncodedDataset) -> None:
-    if split not in encoded.splits:
-        near = difflib.get_close_matches(split, encoded.splits, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UsageError(f"--split is {split!r}; the splits that have rows are {', '.join(encoded.splits)}.{hint}")

@@ -4,9 +4,10 @@ import argparse
 import shlex
 from pathlib import Path
 
-from pipelines.console import console, progress_bars
 from recsys.config import RunConfig
 from recsys.datasets.fetch import fetch
+
+from .console import console, progress_bars
 
 # Releases that tell who the users are; the others have segments by activity, and a schema of their own.
 _WITH_USER_TABLE = ("movielens-100k", "movielens-1m")

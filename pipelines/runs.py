@@ -5,14 +5,15 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from pipelines.compare import run_document
-from pipelines.console import console, show_table
-from pipelines.recording import recorded_store
 from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.metrics.log_loss import LOG_LOSS
+from recsys.run.record import recorded_store
 from recsys.tracking import names
 from recsys.tracking.studies import RecordedRun, find_study, recorded_runs
+
+from .compare import run_document
+from .console import console, show_table
 
 _SHOWN = 30
 _LOG_LOSS = names.score(names.TEST, LOG_LOSS.name)

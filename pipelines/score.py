@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
-from pipelines.console import console, progress_bars
-from pipelines.serving import MODEL
 from recsys.artifacts.export import load_scorer
 from recsys.artifacts.scoring import score_file
 from recsys.config import RunConfig
+from recsys.run.serving import MODEL
+
+from .console import console, progress_bars
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:

@@ -2,10 +2,11 @@
 
 import argparse
 
-from pipelines.console import console
-from pipelines.recording import open_store
 from recsys.config import RunConfig
+from recsys.run.record import open_store
 from recsys.tracking.delivery import sync
+
+from .console import console
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:

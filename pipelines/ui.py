@@ -10,13 +10,14 @@ from contextlib import suppress
 
 import psutil
 
-from pipelines.console import console, warn
-from pipelines.recording import recorded_store
 from recsys.config import RunConfig
 from recsys.errors import BusyError, DataError, ServiceError, UsageError
+from recsys.run.record import recorded_store
 from recsys.tracking.chart_views import study_views
 from recsys.tracking.store import TrackingStore
 from recsys.tracking.studies import find_study
+
+from .console import console, warn
 
 _HOST = "127.0.0.1"
 _START_SECONDS, _GRACE_SECONDS = 120.0, 10.0

@@ -1,14 +1,52 @@
-"""Train rankers made of a pre-trained embedding tower and an interaction network, and see where their gradients go.
+"""Rankers made of a pre-trained embedding tower and an interaction network: trained, frozen, routed, compared.
 
-The model wing (`features`, `datasets`, `streaming`, `towers`, `interactions`, `composition`) says what a batch becomes
-on its way to a logit. The run wing (`sharding`, `training`, `monitoring`, `evaluation`, `tracking`, `ablation`,
-`scheduling`) says what a run does with any model. `artifacts` keeps what both leave on disk, and `build` turns the
-words of a configuration into objects. Imports go down only; `tests/architecture/` holds the table.
+    data = recsys.prepare(frame, schema="shop.yaml")
+    run = recsys.train(data, composition="conditional", mode="frozen_tower")
+    study = recsys.ablate(data, grid={"training_mode": ["end_to_end", "frozen_tower"]}, seeds=3)
+
+These few names are for who writes Python, and `recsys/api.py` holds them; the command line is `pipelines/`. The rooms
+below are described in their own `__init__.py`. Nothing heavy is imported before a function is called.
 """
 
-import os
+from typing import TYPE_CHECKING, Any
 
-# Arrow's allocator would give memory back to the system 10 ms after it is freed, and a stream of batches would fetch
-# fresh pages for every row group: a fifth of its processor time, a half on a busy machine. So it keeps what it has
-# needed once. It reads this when pyarrow is loaded, which is after this line wherever `recsys` is imported first.
-os.environ.setdefault("MIMALLOC_PURGE_DELAY", "-1")
+if TYPE_CHECKING:
+    from recsys.api import (
+        Data,
+        Run,
+        Schema,
+        Study,
+        Tower,
+        ablate,
+        prepare,
+        pretrain,
+        register_composition,
+        register_network,
+        train,
+    )
+
+__all__ = [
+    "Data",
+    "Run",
+    "Schema",
+    "Study",
+    "Tower",
+    "ablate",
+    "prepare",
+    "pretrain",
+    "register_composition",
+    "register_network",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'recsys' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from recsys import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

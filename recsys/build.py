@@ -3,15 +3,15 @@
 Below this file nothing is handed "the config": every constructor takes plain arguments.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from recsys.composition.adapter import LowRankAdapter
-from recsys.composition.base import BranchProjection, Composition
+from recsys.composition.branches import BranchShape, Composition
 from recsys.composition.conditional import (
     ParallelConditionalComposition,
     SegmentGatedComposition,
@@ -21,15 +21,34 @@ from recsys.composition.parallel import ConcatJoin, GateJoin, Join, ParallelComp
 from recsys.composition.ranker import Head, Ranker
 from recsys.composition.sequential import SequentialComposition
 from recsys.config import (
+    COMPOSITIONS,
+    NETWORKS,
     CompositionConfig,
     NetworkConfig,
     TrainingConfig,
+    TrainingModeConfig,
+    register_variant,
+    with_own_knobs,
 )
-from recsys.config_training_mode import TrainingModeConfig
+from recsys.config.compositions import (
+    GatedConfig,
+    ParallelConditionalConfig,
+    ParallelConfig,
+    RoutedConfig,
+    SequentialConfig,
+)
+from recsys.config.networks import (
+    CrossConfig,
+    DotConfig,
+    LowRankCrossConfig,
+    MlpConfig,
+    ParallelMaskConfig,
+    SerialMaskConfig,
+)
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
-from recsys.interactions.base import Crossing
 from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork
+from recsys.interactions.crossing import Crossing
 from recsys.interactions.dot import DotInteraction
 from recsys.interactions.fields import InteractionFields
 from recsys.interactions.first_order import FirstOrder
@@ -38,11 +57,107 @@ from recsys.interactions.mlp import FlatCrossing
 from recsys.interactions.network import InteractionNetwork
 from recsys.sharding.wrap import TableOptimizer
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.training.modes import learning_halves
 from recsys.training.optimizer import DenseOptimizer
-from recsys.training.stages import Stage
+from recsys.training.stages import TrainingStage
 
 _JOINS: Mapping[str, type[Join]] = {"concat": ConcatJoin, "sum": SumJoin, "product": ProductJoin, "gate": GateJoin}
 _SEEDS_PER_RANKER = 3
+
+_Network = TypeVar("_Network", bound=NetworkConfig)
+_Composition = TypeVar("_Composition", bound=CompositionConfig)
+_crossings: dict[type, Callable[[Any, int], Crossing]] = {}
+_compositions: dict[type, Callable[[Any, BranchShape], Composition]] = {}
+
+
+def register_network(variant: type[_Network], build: Callable[[_Network, int], Crossing]) -> None:
+    """Offer an interaction network under the `name` of its variant, in the way that the built-in ones are.
+
+    Call it at the top level of a module of your own: recorded configurations, served models and the processes of a
+    study import that module by its name. A file `my_kinds.py` on Python's path may hold
+
+        @checked_dataclass
+        class PowersConfig(NetworkConfig):
+            name: Literal["powers"]
+            degree: int = 2
+
+        class Powers(Crossing): ...
+
+        register_network(PowersConfig, lambda knobs, num_fields: Powers(num_fields, knobs.field_width, knobs.degree))
+
+    and `recsys train network=my_kinds.powers network.degree=3` trains it, as a grid's `network: [cross,
+    my_kinds.powers]` does; once the module is imported, `network=powers` is enough. Knobs without a default take the
+    value of the default choice in `conf/`, where that has them. Result keys count the module's file, or all files of
+    the package that it lies in.
+
+    Args:
+        variant: a `checked_dataclass` with a name of its own; its knobs may have defaults.
+        build: (the knobs, F) -> the crossing of fields (B, F, `field_width`).
+
+    Raises:
+        UsageError: the name is taken, or the variant cannot be recorded and read back.
+    """
+    register_variant(NETWORKS, variant)
+    _crossings[variant] = build
+
+
+def register_composition(
+    variant: type[_Composition], build: Callable[[_Composition, BranchShape], Composition]
+) -> None:
+    """Offer a composition under the `name` of its variant; otherwise as `register_network`.
+
+    Args:
+        build: (the knobs, what there is to join) -> the composition.
+
+    Raises:
+        UsageError: the name is taken, or the variant cannot be recorded and read back.
+    """
+    register_variant(COMPOSITIONS, variant)
+    _compositions[variant] = build
+
+
+register_network(CrossConfig, lambda knobs, fields: CrossNetwork(fields, knobs.field_width, knobs.layers))
+register_network(
+    LowRankCrossConfig,
+    lambda knobs, fields: LowRankCrossNetwork(fields, knobs.field_width, knobs.layers, knobs.rank),
+)
+register_network(DotConfig, lambda knobs, fields: DotInteraction(fields, knobs.field_width))
+register_network(
+    ParallelMaskConfig,
+    lambda knobs, fields: ParallelMaskNet(fields, knobs.field_width, knobs.block_widths, knobs.mask_ratio),
+)
+register_network(
+    SerialMaskConfig,
+    lambda knobs, fields: SerialMaskNet(fields, knobs.field_width, knobs.block_widths, knobs.mask_ratio),
+)
+register_network(MlpConfig, lambda knobs, fields: FlatCrossing(fields, knobs.field_width))
+
+register_composition(
+    SequentialConfig,
+    lambda _, shape: SequentialComposition(shape.tower_width, shape.field_width, shape.network_width),
+)
+register_composition(
+    ParallelConfig,
+    lambda knobs, shape: ParallelComposition(shape.projection(knobs.width), _JOINS[knobs.join](knobs.width)),
+)
+register_composition(
+    GatedConfig,
+    lambda knobs, shape: SegmentGatedComposition(
+        shape.projection(knobs.width), len(shape.segments), knobs.expert_hidden
+    ),
+)
+register_composition(
+    RoutedConfig,
+    lambda knobs, shape: SegmentRoutedComposition(
+        shape.projection(knobs.width), _routes(knobs.routes, shape.segments), knobs.expert_hidden
+    ),
+)
+register_composition(
+    ParallelConditionalConfig,
+    lambda knobs, shape: ParallelConditionalComposition(
+        shape.projection(knobs.width), _JOINS[knobs.join](knobs.width), len(shape.segments), knobs.expert_hidden
+    ),
+)
 
 
 def build_ranker(
@@ -71,15 +186,12 @@ def build_ranker(
     torch.manual_seed(next(part_seed))
     tower = EmbeddingTower(spec, contract)
     torch.manual_seed(next(part_seed))
-    interaction_network = _build_network(network, contract, has_tower_field=composition.name == "sequential")
+    interaction_network = _build_network(network, contract, composition.has_tower_field)
     torch.manual_seed(next(part_seed))
-    joined = _build_composition(
-        composition,
-        contract.schema.segments,
-        tower_width=tower.output_width,
-        field_width=network.field_width,
-        network_width=interaction_network.output_width,
+    shape = BranchShape(
+        contract.schema.segments, tower.output_width, network.field_width, interaction_network.output_width
     )
+    joined = _compositions[type(composition)](composition, shape)
     head = Head(joined.output_width, composition.head_hidden, network.dropout, first_order)
     if adapter_rank is not None:
         joined.tower_adapter = LowRankAdapter(tower.output_width, adapter_rank)
@@ -91,19 +203,23 @@ def describe_ranker(
 ) -> dict[str, Any]:
     """Return JSON-able values from which, with the contract, `rebuild_ranker` makes a ranker of the same shape."""
     return {
-        "network": asdict(network),
-        "composition": asdict(composition),
+        "network": asdict(network) | NETWORKS.origin(network.name),
+        "composition": asdict(composition) | COMPOSITIONS.origin(composition.name),
         "tower": spec.to_document(),
         "adapter_rank": adapter_rank,
     }
 
 
 def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) -> Ranker:
-    """Build the ranker that `describe_ranker` described; its weights are to be loaded from elsewhere."""
+    """Build the ranker that `describe_ranker` described; its weights are to be loaded from elsewhere.
+
+    Raises:
+        UsageError: the network or the composition is of a module that cannot be imported; names it.
+    """
+    description = with_own_knobs(description)
     return build_ranker(
-        # Models served before there was a first-order path do not say that they have none.
-        NetworkConfig(**({"first_order": False} | description["network"])),
-        CompositionConfig(**description["composition"]),
+        NETWORKS.from_document(description["network"]),
+        COMPOSITIONS.from_document(description["composition"]),
         TowerSpec.from_document(description["tower"]),
         contract,
         seed=0,
@@ -111,18 +227,18 @@ def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) ->
     )
 
 
-def build_stages(mode: TrainingModeConfig, batches_per_epoch: int, max_steps: int) -> tuple[Stage, ...]:
+def build_stages(mode: TrainingModeConfig, batches_per_epoch: int, max_steps: int) -> tuple[TrainingStage, ...]:
     """Return the stages of a training mode, epochs turned into steps.
 
     Raises:
         UsageError: the stages before the last one use up the budget.
     """
     stages = []
-    for name, end in mode.stages_in_order():
+    for name, end in sorted(mode.stages.items(), key=lambda stage: len(learning_halves(stage[0]))):
         steps = None if end is None else end.steps
         if end is not None and end.epochs is not None:
             steps = max(1, round(end.epochs * batches_per_epoch))
-        stages.append(Stage(name, steps, None if end is None else end.patience))
+        stages.append(TrainingStage(name, steps, None if end is None else end.patience))
     used = sum(stage.steps or 0 for stage in stages)
     if used >= max_steps:
         raise UsageError(
@@ -155,45 +271,11 @@ def build_rates(
 
 def _build_network(config: NetworkConfig, contract: FeatureContract, has_tower_field: bool) -> InteractionNetwork:
     fields = InteractionFields(contract, config.field_width, has_tower_field=has_tower_field)
-    crossing = _build_crossing(config, fields.num_fields)
+    crossing = _crossings[type(config)](config, fields.num_fields)
     return InteractionNetwork(fields, crossing, config.hidden_widths, config.dropout)
 
 
-def _build_crossing(config: NetworkConfig, num_fields: int) -> Crossing:
-    shape: dict[str, Any] = {"num_fields": num_fields, "dimension": config.field_width}
-    match config.name:
-        case "cross":
-            return CrossNetwork(**shape, num_layers=config.layers or 0)
-        case "cross_low_rank":
-            return LowRankCrossNetwork(**shape, num_layers=config.layers or 0, rank=config.rank or 0)
-        case "dot":
-            return DotInteraction(**shape)
-        case "mlp":
-            return FlatCrossing(**shape)
-    mask = SerialMaskNet if config.name == "mask_serial" else ParallelMaskNet
-    widths = [config.hidden_widths[0]] * (config.layers or 0)
-    return mask(**shape, block_widths=widths, mask_ratio=config.mask_ratio or 0.0)
-
-
-def _build_composition(
-    config: CompositionConfig, segments: tuple[str, ...], *, tower_width: int, field_width: int, network_width: int
-) -> Composition:
-    if config.name == "sequential":
-        return SequentialComposition(tower_width, field_width, network_width)
-    width = config.width or 0
-    projection = BranchProjection(tower_width, network_width, width)
-    if config.name == "parallel":
-        return ParallelComposition(projection, _JOINS[config.join or ""](width))
-    if config.name == "parallel_conditional":
-        join = _JOINS[config.join or ""](width)
-        return ParallelConditionalComposition(projection, join, len(segments), config.expert_hidden)
-    if config.routing == "gate":
-        return SegmentGatedComposition(projection, len(segments), config.expert_hidden)
-    return SegmentRoutedComposition(projection, _routes(config, segments), config.expert_hidden)
-
-
-def _routes(config: CompositionConfig, segments: tuple[str, ...]) -> list[tuple[str, ...]]:
-    routes = config.routes or {}
+def _routes(routes: Mapping[str, Sequence[str]], segments: Sequence[str]) -> list[Sequence[str]]:
     if set(routes) != set(segments):
         raise UsageError(
             f"`composition.routes` names the segments {sorted(routes)}, but the data has {list(segments)}. Give every "

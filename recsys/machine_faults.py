@@ -1,4 +1,4 @@
-"""What the machine refused, told from what the code did wrong: a full or closed disk, a file, memory.
+"""What the machine refused, as distinct from what the code did wrong: a full or closed disk, a file, memory.
 
 Every library reports such a refusal in a form of its own: Python and Arrow by the error's number, safetensors and
 DuckDB by the system's words in a text, SQLite in its own words. Here each form is known, once.
@@ -70,8 +70,8 @@ def _unwritable(error: BaseException) -> str | None:
         return os.strerror(error.errno)
     text = str(error)
     numbers = [int(first or second) for first, second in _NUMBER.findall(text)]
-    if told := [code for code in numbers if code in _UNWRITABLE]:
-        return os.strerror(told[0])
+    if known := [code for code in numbers if code in _UNWRITABLE]:
+        return os.strerror(known[0])
     return next((reason for words, reason in _UNWRITABLE_WORDS.items() if words in text), None)
 
 
@@ -80,15 +80,15 @@ def _of_a_file(error: OSError) -> RecsysError | None:
     if error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(_PACKAGE):
         return None
     path = os.fsdecode(error.filename)
-    told = f"{path}: {error.strerror}"
+    what = f"{path}: {error.strerror}"
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return CannotWriteError(f"Cannot open {told}. Raise the limit (`ulimit -n`), and repeat.")
+        return CannotWriteError(f"Cannot open {what}. Raise the limit (`ulimit -n`), and repeat.")
     if error.errno in (errno.EACCES, errno.EPERM):
         if os.path.exists(path) and not os.access(path, os.R_OK):
-            return DataError(f"Cannot read {told}. Mend its permissions, or name another.")
-        return CannotWriteError(f"Cannot write {told}. Mend its permissions, or name another.")
+            return DataError(f"Cannot read {what}. Mend its permissions, or name another.")
+        return CannotWriteError(f"Cannot write {what}. Mend its permissions, or name another.")
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EIO):
-        return DataError(f"Cannot use {told}. Correct the path, or make what should stand there again.")
+        return DataError(f"Cannot use {what}. Correct the path, or make what should stand there again.")
     return None
 
 

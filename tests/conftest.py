@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
+from tests.faults.commands import Commands
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -37,6 +38,13 @@ def context() -> Iterator[ProcessContext]:
     """This process as a run of one, on the CPU also where there is a GPU; `tests/gpu` has one of its own."""
     yield start_processes("cpu")
     stop_processes()
+
+
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    """Starts commands in processes of their own that cost no start of Python."""
+    with Commands() as server:
+        yield server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

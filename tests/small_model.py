@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from recsys.composition.base import BranchProjection, Composition
+from recsys.composition.branches import BranchProjection, Composition
 from recsys.composition.ranker import Head, Ranker
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract, Scaling
 from recsys.features.schema import FeatureSchema
-from recsys.interactions.base import Crossing
 from recsys.interactions.cross import CrossNetwork
+from recsys.interactions.crossing import Crossing
 from recsys.interactions.fields import InteractionFields
 from recsys.interactions.first_order import FirstOrder
 from recsys.interactions.network import InteractionNetwork

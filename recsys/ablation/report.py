@@ -20,7 +20,7 @@ class Evidence:
     Attributes:
         scores: condition, and name of a baseline -> each seed's scores as "auc/all".
         costs: condition -> what each seed cost.
-        curves: "train_loss", "valid_log_loss", "valid_auc" -> condition -> a curve a seed.
+        curves: tracked name -> condition -> a curve a seed.
         norms: part of the ranker -> condition -> a curve a seed.
         calibration: condition -> (predicted, observed, weight) a bin.
         auc_by_segment: condition -> segment -> (AUC, low, high).

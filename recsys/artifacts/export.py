@@ -153,7 +153,7 @@ def load_served(folder: Path | str) -> mlflow.pyfunc.PyFuncModel:
 def load_scorer(folder: Path) -> Scorer:
     """Read the ranker out of what `export_ranker` wrote, without MLflow's own check of the columns before it.
 
-    That check knows columns by name only and tells of a missing one in MLflow's words.
+    That check knows columns by name only and reports a missing one in MLflow's words.
 
     Raises:
         DataError: there is no served model at `folder`, or a file of it is missing, torn or changed.
@@ -184,7 +184,7 @@ def signature_of(columns: Mapping[str, str]) -> ModelSignature:
 
 
 def _table_of(frame: pd.DataFrame, columns: Iterable[str]) -> pa.Table:
-    """The frame's columns of those names as Arrow columns; those that are missing are told of later.
+    """The frame's columns of those names as Arrow columns; those that are missing are reported later.
 
     Raises:
         DataError: a column mixes types, or holds what no type can.

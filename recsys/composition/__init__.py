@@ -1,5 +1,7 @@
-"""How the embedding tower and the interaction network are joined into one ranker.
+"""How the embedding tower and the interaction network are joined into one ranker (`ranker`).
 
-Sequential, parallel, conditional per user segment, and parallel with conditional. What the two are inside is the
-business of `towers` and `interactions`; which of them learns is that of the training mode.
+`sequential`, `parallel`, `conditional` per user segment, and parallel with conditional; `routing` splits a batch by
+segment, `branches` has what every composition promises, `adapter` the low-rank layer on a frozen tower's output.
+
+Not here: what the two are inside (`towers`, `interactions`), and which of them learns (`training`).
 """

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.composition.base import BRANCHES, BranchProjection, Composition, Network, Tower
+from recsys.composition.branches import BRANCHES, BranchProjection, Composition, Network, Tower
 from recsys.composition.parallel import Join
 from recsys.composition.routing import apply_by_segment
 from recsys.errors import UsageError

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recsys.composition.base import BranchProjection, Composition, Network, Tower
+from recsys.composition.branches import BranchProjection, Composition, Network, Tower
 from recsys.features.batch import Batch
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.composition.base import Composition
+from recsys.composition.branches import Composition
 from recsys.features.batch import Batch
 from recsys.interactions.first_order import FirstOrder
 from recsys.interactions.mlp import Mlp
@@ -29,9 +29,9 @@ class Head(nn.Module):
         self.first_order = first_order
 
     def start_from(self, intercept: float, dense: Sequence[float], ids: Mapping[str, Tensor]) -> None:
-        """Begin as a fitted logistic regression, to which what is joined adds what untrained layers say: little.
+        """Start as a fitted logistic regression; the layers, still untrained, add almost nothing to its logit.
 
-        Call it before the tables are sharded; a head without a first-order path stays as it is.
+        Call it before the tables are sharded; a head without a first-order path is left unchanged.
 
         Args:
             dense: one weight per dense feature of the schema, in its order.
@@ -75,5 +75,5 @@ class Ranker(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logit of every row, (B,)."""
-        tower = self.composition.heard(self.embedding_tower)
+        tower = self.composition.with_adapter(self.embedding_tower)
         return self.head(self.composition(batch, tower, self.interaction_network), batch)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from recsys.composition.base import Composition, Network, Tower
+from recsys.composition.branches import Composition, Network, Tower
 from recsys.features.batch import Batch
 
 

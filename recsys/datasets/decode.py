@@ -58,7 +58,7 @@ def raw_rows(encoded: EncodedDataset, split: str) -> Iterator[pa.Table]:
 
 def _as_in_files(rows: pa.Table, schema: FeatureSchema, layout: TableLayout) -> pa.Table:
     """The inverse of the reading of a user's own columns."""
-    told = {feature.name for feature in layout.history}
+    counted = layout.history.features
     columns: dict[str, pa.Array] = {}
     for name in rows.column_names:
         values = rows[name].combine_chunks()
@@ -67,10 +67,10 @@ def _as_in_files(rows: pa.Table, schema: FeatureSchema, layout: TableLayout) -> 
         elif name in layout.words:
             columns.setdefault(layout.words[name], _joined(values, " "))
         elif name in layout.lists:
-            column, separator = layout.lists[name]
-            columns.setdefault(column, _joined(values, separator))
+            text = layout.lists[name]
+            columns.setdefault(text.column, _joined(values, text.separator))
         else:
-            columns.setdefault(name if name in told else layout.columns.get(name, name), values)
+            columns.setdefault(name if name in counted else layout.columns.get(name, name), values)
     return pa.table(columns)
 
 
@@ -83,7 +83,7 @@ def _before_rule(segments: pa.Array, rule: SegmentRule, names: Sequence[str]) ->
     if rule.bins is not None:
         edges = dict(zip(names, [rule.bins[0] - 1 if rule.bins else 0.0, *rule.bins], strict=True))
         return pa.array([edges[segment] for segment in segments.to_pylist()])
-    values = {name: value for value, name in rule.names}
+    values = {name: value for value, name in rule.names.items()}
     return pa.array([values.get(segment, segment) for segment in segments.to_pylist()])
 
 

@@ -14,11 +14,11 @@ from ibis.backends.duckdb import Backend
 from recsys.datasets.database import fetch, temporary_database
 from recsys.datasets.encoded import open_encoded
 from recsys.datasets.extremes import require_no_extremes
+from recsys.datasets.finished_parts import FinishedPart
 from recsys.datasets.fitting import fit_scaling, fit_vocabularies
-from recsys.datasets.journal import FinishedPart
 from recsys.datasets.manifest import (
     CONTRACT_NAME,
-    JOURNAL_NAME,
+    FINISHED_PARTS_NAME,
     MANIFEST_NAME,
     VOCABULARY_FOLDER,
     Manifest,
@@ -66,7 +66,7 @@ def encode(
     """
     with published_directory(target, resume_key) as work:
         contract = _finished(work, progress) or _prepare(source, schema, work, memory_limit, threads, progress)
-        (work / JOURNAL_NAME).unlink(missing_ok=True)
+        (work / FINISHED_PARTS_NAME).unlink(missing_ok=True)
     return contract
 
 

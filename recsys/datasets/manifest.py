@@ -11,7 +11,7 @@ from recsys.errors import DataError
 from recsys.files import sha256_of_file
 
 MANIFEST_NAME, CONTRACT_NAME, VOCABULARY_FOLDER = "manifest.json", "contract.json", "vocabulary"
-JOURNAL_NAME = "journal.jsonl"
+FINISHED_PARTS_NAME = "finished_parts.jsonl"
 """Stands in a folder only as long as its preparation is unfinished."""
 
 
@@ -65,12 +65,12 @@ class Manifest:
 
 
 def describe_files(root: Path, known: Mapping[str, FileEntry]) -> dict[str, FileEntry]:
-    """Return the entry of every file below `root` but the manifest's and the journal's, in the order of their paths.
+    """Return the entry of every file of data below `root`, in the order of their paths.
 
     Args:
         known: entries by path relative to `root`; only other files are read.
     """
-    own = {root / MANIFEST_NAME, root / JOURNAL_NAME}
+    own = {root / MANIFEST_NAME, root / FINISHED_PARTS_NAME}
     paths = sorted(path for path in root.rglob("*") if path.is_file() and path not in own)
     names = {path.relative_to(root).as_posix(): path for path in paths}
     return {

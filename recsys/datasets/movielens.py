@@ -1,6 +1,6 @@
 """MovieLens releases as their publisher ships them: 100k, 1m, and the csv layout of 20m, 25m and the latest ones.
 
-A release's folder or its zip is enough; the layout is told by the files in it. The label is a rating above 3, and the
+A release's folder or its zip is enough; the files in it show the layout. The label is a rating above 3, and the
 splits are 80, 10 and 10 % of the ratings in global time order. What is counted of the past is *live history*: it
 knows every rating of strictly earlier time.
 
@@ -21,7 +21,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import fetch_one, load, quoted, quoted_files, store, view
-from recsys.datasets.history import CONTRIBUTES, MOMENT, ROW, HistoryFeature, HistoryKind, add_history
+from recsys.datasets.history_features import CONTRIBUTES, MOMENT, ROW, HistoryFeature, HistoryKind, add_history
 from recsys.datasets.movielens_layouts import LAYOUTS, Layout
 from recsys.datasets.segments import earlier_count, segment_by_activity
 from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import stream
-from recsys.datasets.journal import FinishedPart, Journal
+from recsys.datasets.finished_parts import FinishedPart, FinishedParts
 from recsys.datasets.manifest import FileEntry, part_path
 from recsys.datasets.row_encoder import TIME, RowEncoder
 from recsys.datasets.source import DAY, SPLIT
@@ -56,7 +56,7 @@ def write_partitions(
     threads: int,
     progress: Progress,
 ) -> Mapping[str, FinishedPart]:
-    """Write the partitions below `work` that its journal lacks, and note each there once it stands whole.
+    """Write the partitions below `work` that are not in its list of finished parts, and add each to the list.
 
     Args:
         part_rows: rows of every (split, day), in this order.
@@ -65,9 +65,9 @@ def write_partitions(
     Returns:
         Every partition under its path.
     """
-    journal = Journal(work, contract.fingerprint)
-    writer = _PassWriter(connection, contract, vocabularies, work, journal)
-    left = {key: rows for key, rows in part_rows.items() if part_path(*key) not in journal.parts}
+    finished = FinishedParts(work, contract.fingerprint)
+    writer = _PassWriter(connection, contract, vocabularies, work, finished)
+    left = {key: rows for key, rows in part_rows.items() if part_path(*key) not in finished.parts}
     total = sum(part_rows.values())
     done = total - sum(left.values())
     progress("encode", done, total)
@@ -76,11 +76,11 @@ def write_partitions(
     with _pool(threads) as pool:
         # The queries are compiled here, as ibis is not made for several threads.
         waiting = {pool.submit(writer.write, one, writer.query(one, staged)): one.rows for one in _passes(left)}
-        for finished in as_completed(waiting):
-            finished.result()
-            done += waiting[finished]
+        for written in as_completed(waiting):
+            written.result()
+            done += waiting[written]
             progress("encode", done, total)
-    return journal.parts
+    return finished.parts
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,10 @@ class _PassWriter:
         contract: FeatureContract,
         vocabularies: Mapping[str, Vocabulary],
         work: Path,
-        journal: Journal,
+        finished: FinishedParts,
     ) -> None:
         self._connection, self._contract, self._vocabularies = connection, contract, vocabularies
-        self._work, self._journal = work, journal
+        self._work, self._finished = work, finished
         schema = contract.schema
         self._order_columns = [schema.time, *(["query"] if "query" in contract.extras else [])]
 
@@ -173,7 +173,7 @@ class _PassWriter:
         with _part_file(path, encoder.arrow_schema, _with_dictionary(self._contract, encoder.arrow_schema)) as file:
             write(rows, encoder, self._order_columns, file)
         entry = FileEntry(sha256_of_file(path), path.stat().st_size, file.rows)
-        self._journal.add(FinishedPart(part_path(split, day), entry, dict(encoder.counts)))
+        self._finished.add(FinishedPart(part_path(split, day), entry, dict(encoder.counts)))
 
 
 class _OutOfOrderError(Exception):

@@ -11,7 +11,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import epoch_us, fetch_one, store
-from recsys.datasets.history import (
+from recsys.datasets.history_features import (
     CONTRIBUTES,
     MOMENT,
     ROW,
@@ -51,7 +51,7 @@ class TableSource:
             self.raw,
             layout.csv,
             uses_of(layout, schema),
-            TextRules(layout.csv.missing, layout.time_format),
+            TextRules(layout.csv.missing, layout.time.format),
             apart=layout.splits.column if layout.splits else "",
         )
         shape = TableShape(reader.read(connection, files), layout, schema, shown_files(files))
@@ -61,17 +61,17 @@ class TableSource:
         outside = fetch_one(connection, kept.aggregate(rows=is_outside.sum()))["rows"] or 0
         kept = kept.filter(~is_outside)
         counts = {"rows outside every split": int(outside), **_repeated(connection, kept), **counts}
-        if self.layout.history:
+        if self.layout.history.features:
             kept = store(connection, "table_kept", kept)
-            told = [_by_own_names(feature) for feature in self.layout.history]
-            kept = add_history(connection, kept, told, schema.label, progress)
+            features = [_by_own_names(feature) for feature in self.layout.history.counted]
+            kept = add_history(connection, kept, features, schema.label, progress)
         return SourceRows(
             rows=kept,
             extras=("user_key",),
             description={
                 "source": "table",
                 "files": {file.name: file.sha256 for file in files},
-                "history": str(self.layout.history_scope) if self.layout.history else "none",
+                "history": str(self.layout.history.scope) if self.layout.history.features else "none",
                 "schema_file": self.layout.text,
             },
             counts=counts,
@@ -102,7 +102,7 @@ def _repeated(connection: Backend, rows: ir.Table) -> dict[str, int]:
 def _stored(connection: Backend, shape: TableShape) -> tuple[ir.Table, dict[str, int]]:
     """The shaped rows, run once, and how often values occur that the layout declares."""
     occurrences = shape.occurrences()
-    # Told of beside the rows, as another look at the files would parse them again.
+    # Columns beside the rows, as another pass over the files would parse them again.
     marks = {f"{OWN_PREFIX}declared_{number}": is_there for number, is_there in enumerate(occurrences.values())}
     try:
         rows = store(connection, "table_rows", shape.raw.select(**_shaped(shape), **marks))
@@ -130,8 +130,8 @@ def _stored(connection: Backend, shape: TableShape) -> tuple[ir.Table, dict[str,
 def _shaped(shape: TableShape) -> dict[str, ir.Value]:
     """Features that the files hold, segment, label, weight, time, split, day, user_key, and what history needs."""
     schema, layout = shape.schema, shape.layout
-    told = {feature.name for feature in layout.history}
-    columns = {feature.name: shape.feature(feature.name) for feature in schema.features if feature.name not in told}
+    counted = layout.history.features
+    columns = {feature.name: shape.feature(feature.name) for feature in schema.features if feature.name not in counted}
     if schema.weight:
         columns[schema.weight] = shape.weight(schema.weight)
     columns[schema.label] = shape.label()
@@ -140,9 +140,9 @@ def _shaped(shape: TableShape) -> dict[str, ir.Value]:
     columns[schema.time] = moment
     split = shape.split(moment)
     user_key = _user_key(columns[schema.user])
-    if layout.history:
+    if layout.history.features:
         columns |= _history_columns(shape, columns)
-        is_known = split == TRAIN if layout.history_scope is HistoryScope.TRAIN_ONLY else ibis.literal(True)
+        is_known = split == TRAIN if layout.history.scope is HistoryScope.TRAIN_ONLY else ibis.literal(True)
         columns |= {ROW: ibis.row_number(), MOMENT: epoch_us(moment), CONTRIBUTES: is_known, UNIT: user_key}
     if _can_repeat(layout):
         columns[ROW_HASH] = shape.raw[ROW_HASH]
@@ -152,7 +152,7 @@ def _shaped(shape: TableShape) -> dict[str, ir.Value]:
 def _history_columns(shape: TableShape, columns: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
     """The columns that the history is counted by or of, under names of their own."""
     found = dict[str, ir.Value]()
-    for feature in shape.layout.history:
+    for feature in shape.layout.history.counted:
         for name in filter(None, (*feature.by, feature.of)):
             column = _history_column(name, shape, columns, f"the history feature `{feature.name}`")
             # NaN and infinity are no values, and one of them would be in every later mean.
@@ -199,11 +199,10 @@ def origins_of(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:
     """Return the files' name of each of the schema's columns that has another one there."""
     found = {
         **layout.columns,
-        **{name: column for name, (column, _) in layout.lists.items()},
-        **layout.words,
+        **layout.texts,
         schema.label: layout.label.column,
         schema.segment: layout.segment.column,
-        schema.time: layout.time_column,
+        schema.time: layout.time.column,
     }
     return {name: column for name, column in found.items() if name != column}
 

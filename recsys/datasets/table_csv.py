@@ -167,13 +167,13 @@ def _reason(error: duckdb.Error) -> str:
         return "its lines end in \\n here and in \\r\\n there; expected one of them. Write the file again."
     line = re.search(r"CSV Error on Line: (\d+)", text)
     what = next((part for part in ("unterminated quote", "Maximum line size") if part in text), "")
-    told = {
+    reason = {
         "unterminated quote": "a double quote is opened and not closed, or followed by more than a delimiter. Write a "
         "double quote inside of a field twice",
         "Maximum line size": f"a record has more than {_LONGEST_RECORD:,} bytes. Look for a double quote that is not "
         "closed",
     }.get(what, text.splitlines()[0])
-    return f"{f'line {line[1]}: ' if line else ''}{told}. Expected CSV with a header."
+    return f"{f'line {line[1]}: ' if line else ''}{reason}. Expected CSV with a header."
 
 
 def _records(path: Path, form: CsvForm) -> Iterator[tuple[int, list[str]]]:

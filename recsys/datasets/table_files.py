@@ -11,7 +11,7 @@ from recsys.files import files_below, folder_columns, is_leftover, sha256_of_fil
 from recsys.progress import Progress
 
 FILE_SPLIT = f"{OWN_PREFIX}file_split"
-"""The column of a table's rows that says the split that their file belongs to; null where a rule is to say it."""
+"""The column of a table's rows of the split that their file belongs to; null where a rule assigns splits."""
 ROW_HASH = f"{OWN_PREFIX}raw_row_hash"
 """The column of a table's rows with a number that rows of equal values share."""
 

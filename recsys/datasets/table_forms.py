@@ -1,21 +1,33 @@
 """How text stands in the files of a table, as it is declared: the form of CSV files, and that of times."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import Field
 
 from recsys.datasets.table_files import TSV_SUFFIXES
-from recsys.errors import UsageError
+from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Text, Word, such_that
 
 UTF8 = "utf-8"
 TIMESTAMP = "timestamp"
 """The unit of times that are times already, or text that is to be read as such."""
 
+TIME_UNITS = {TIMESTAMP: 0, "seconds": 1_000_000, "ms": 1000, "us": 1}
+"""Unit of a time column, with its microseconds; `timestamp` is a column that is one already."""
+
+
+def _is_encoding(name: str) -> bool:
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        return False
+    return True
+
 
 @dataclass(frozen=True)
-class CsvForm:
+class CsvForm(Declaration):
     """How the CSV files of a table are written.
 
     Attributes:
@@ -24,54 +36,48 @@ class CsvForm:
         missing: words that stand for "no value" in columns of numbers and times; None where nothing is declared.
     """
 
-    encoding: str = UTF8
-    delimiter: str = ""
-    missing: tuple[str, ...] | None = None
+    encoding: Annotated[
+        Word,
+        such_that(_is_encoding),
+        Expected("an encoding that Python knows: utf-8, latin-1, cp1252, utf-16 or another of its names"),
+    ] = UTF8
+    delimiter: Annotated[
+        str,
+        Field(strict=True),
+        such_that(lambda one: len(one.encode()) < 2 and one not in ('"', "\n", "\r", "\0")),
+        Expected('one character, such as ";" or "\\t"'),
+    ] = ""
+    missing: Annotated[
+        Listed[Annotated[Word, such_that(lambda word: word.strip() == word)]] | None,
+        Expected('a list of words, each in quotation marks: ["NA", "null"]. An empty field is missing without a word'),
+    ] = None
 
     def delimiter_of(self, path: Path) -> str:
         """The delimiter of one file."""
         return self.delimiter or ("\t" if path.name.lower().endswith(TSV_SUFFIXES) else ",")
 
 
-def csv_form(declared: Mapping[str, Any], where: str) -> CsvForm:
-    """Return the form that the keys `encoding`, `delimiter` and `missing` declare.
+@dataclass(frozen=True)
+class TimeForm(Declaration):
+    """The column of times and how they are written.
 
-    Raises:
-        UsageError: a value cannot be meant; names `where` and the key.
+    Attributes:
+        unit: one of `TIME_UNITS`.
+        format: of times that are text, as strptime has it; empty: as ISO 8601 has it.
     """
-    encoding = declared.get("encoding", CsvForm.encoding)
-    try:
-        "".encode(encoding)
-    except (LookupError, ValueError, TypeError) as error:
-        raise UsageError(
-            f"{where}.encoding: is {encoding!r}, which Python does not know; expected utf-8, latin-1, cp1252, utf-16 "
-            "or another of its names."
-        ) from error
-    delimiter = declared.get("delimiter", CsvForm.delimiter)
-    if not isinstance(delimiter, str) or len(delimiter.encode()) > 1 or delimiter in ('"', "\n", "\r", "\0"):
-        raise UsageError(f'{where}.delimiter: is {delimiter!r}; expected one character, such as ";" or "\\t".')
-    missing = declared.get("missing")
-    if missing is not None and not (
-        isinstance(missing, list) and all(isinstance(word, str) and word.strip() == word != "" for word in missing)
-    ):
-        raise UsageError(
-            f"{where}.missing: is {missing!r}; expected a list of words, each in quotation marks: "
-            '["NA", "null"]. An empty field is missing without a word.'
-        )
-    return CsvForm(encoding, delimiter, None if missing is None else tuple(missing))
 
+    column: Text
+    unit: Annotated[str, such_that(TIME_UNITS.__contains__), Expected("one of", TIME_UNITS)]
+    format: Annotated[
+        str,
+        Field(strict=True),
+        # Day and year, in one of the ways that strptime has for each.
+        such_that(lambda text: bool(re.search("%[YyxcG]", text) and re.search("%[djxc]", text))),
+        Expected("one that tells day and year, as %d/%m/%Y does"),
+        NOT_NULL,
+    ] = ""
 
-def time_format(time: Mapping[str, Any], where: str) -> str:
-    """Return how times that are text are written, as strptime has it; empty where nothing is declared.
-
-    Raises:
-        UsageError: the format tells no day, or stands beside a unit of numbers.
-    """
-    if "format" not in time:
-        return ""
-    if time["unit"] != TIMESTAMP:
-        raise UsageError(f"{where}: has a format, but numbers since 1970 have none; expected unit: {TIMESTAMP}.")
-    found = time["format"]
-    if not isinstance(found, str) or not re.search("%[YyxcG]", found) or not re.search("%[djxc]", found):
-        raise UsageError(f"{where}.format: is {found!r}; expected one that tells day and year, as %d/%m/%Y does.")
-    return found
+    def __post_init__(self) -> None:
+        """Refuse a format of numbers."""
+        if self.format and self.unit != TIMESTAMP:
+            raise ValueError(f"has a format, but numbers since 1970 have none; expected unit: {TIMESTAMP}.")

@@ -6,25 +6,33 @@ expression language, so nothing that stands in a schema file can run.
 
 import datetime
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any, Self
 
-from recsys.datasets.declared_block import Block
-from recsys.datasets.declared_history import history_from
+from pydantic import BeforeValidator, Field, PlainValidator
+
+from recsys.datasets.declared_history import HistoryRule, check_history
 from recsys.datasets.declared_values import Declared
-from recsys.datasets.history import HistoryFeature, HistoryScope
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
-from recsys.datasets.table_forms import CsvForm, csv_form, time_format
+from recsys.datasets.table_forms import CsvForm, TimeForm
 from recsys.errors import UsageError, did_you_mean
-from recsys.features.plain_yaml import read_plain_yaml
+from recsys.features.declaration import (
+    NOT_NULL,
+    ByValue,
+    Declaration,
+    Expected,
+    Listed,
+    Named,
+    Text,
+    such_that,
+)
+from recsys.features.plain_yaml import plain_yaml, read_plain_yaml
 from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import for_elements, vector_element
-
-TIME_UNITS = {"timestamp": 0, "seconds": 1_000_000, "ms": 1000, "us": 1}
-"""Unit of a time column, with its microseconds; `timestamp` is a column that is one already."""
 
 _SPLITS = (TRAIN, VALIDATION, TEST)
 _COMPARISON = re.compile(r"^(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*(?P<value>[^<>=!]+)$")
@@ -47,69 +55,11 @@ class LabelRule:
     @classmethod
     def parse(cls, text: str) -> "LabelRule":
         """Read "column" or "column > value"; a value in quotation marks is text."""
+        if not isinstance(text, str) or not text:
+            raise ValueError
         if not (match := _COMPARISON.match(text.strip())):
             return cls(text.strip())
         return cls(match["column"].strip(), match["operator"], _value_of(match["value"].strip()))
-
-
-@dataclass(frozen=True)
-class SegmentRule:
-    """The segment of a row, from `column`.
-
-    With `bins`, rising numbers b1, b2, ...: the first segment below b1, the second from b1 to below b2, and so on.
-    No numbers, which are not the same as None, put every row that has a value into the only segment. With `names`: raw
-    values, each with its segment. With neither, the column's values are the segments' names.
-    """
-
-    column: str
-    bins: tuple[float, ...] | None = None
-    names: tuple[tuple[Declared, str], ...] = ()
-
-
-@dataclass(frozen=True)
-class SplitRule:
-    """Which rows are train, validation and test, where the files do not say it.
-
-    With a `column`: raw values, each with its split. Otherwise by time: train before `validation_start`, validation
-    before `test_start`, test before `test_end` (None: to the end). Rows outside every split are left out and counted.
-    """
-
-    column: str = ""
-    values: tuple[tuple[Declared, str], ...] = ()
-    validation_start: datetime.datetime | None = None
-    test_start: datetime.datetime | None = None
-    test_end: datetime.datetime | None = None
-
-
-@dataclass(frozen=True)
-class TableLayout:
-    """The parsed block.
-
-    Attributes:
-        files: split -> patterns below the raw folder; the one key "" where a split rule says the split.
-        columns: name in the schema -> name in the files, where the two differ.
-        missing: feature or weight -> the values that stand for "not known" in the files.
-        time_format: how times that are text are written, as strptime has it; empty: as ISO 8601 has it.
-        csv: how CSV files are written.
-        lists: sparse list -> (text column, separator); words: sparse list -> text column, cut into lower-case words.
-        text: of the schema file, which goes along with a ranker that is to read rows in the same way.
-    """
-
-    files: Mapping[str, tuple[str, ...]]
-    label: LabelRule
-    time_column: str
-    time_unit: str
-    segment: SegmentRule
-    splits: SplitRule | None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    missing: Mapping[str, tuple[Declared, ...]] = field(default_factory=dict)
-    lists: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    words: Mapping[str, str] = field(default_factory=dict)
-    history_scope: HistoryScope = HistoryScope.LIVE
-    history: tuple[HistoryFeature, ...] = ()
-    time_format: str = ""
-    csv: CsvForm = field(default_factory=CsvForm)
-    text: str = ""
 
 
 def _value_of(word: str) -> Declared:
@@ -123,120 +73,202 @@ def _value_of(word: str) -> Declared:
     return word.strip("'\"")
 
 
+def _in_a_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _moment(value: Any) -> datetime.datetime:
+    moment = datetime.datetime.fromisoformat(str(value))
+    return moment.astimezone(datetime.UTC).replace(tzinfo=None) if moment.tzinfo else moment
+
+
+_Values = Annotated[
+    tuple[Any, ...],
+    BeforeValidator(_in_a_tuple),
+    such_that(lambda values: all(isinstance(value, Declared) for value in values)),
+    Expected("a value of the column. An empty place in the files needs no declaration"),
+]
+_Moment = Annotated[datetime.datetime, PlainValidator(_moment), Expected("a UTC date or time such as 2011-07-01")]
+
+
+@dataclass(frozen=True)
+class SegmentRule(Declaration):
+    """The segment of a row, from `column`.
+
+    With `bins`, rising numbers b1, b2, ...: the first segment below b1, the second from b1 to below b2, and so on.
+    No numbers, which are not the same as None, put every row that has a value into the only segment. With `names`: raw
+    values, each with its segment. With neither, the column's values are the segments' names.
+    """
+
+    column: Text
+    bins: Annotated[
+        Listed[Annotated[float, Field(strict=True)]] | None, Expected("a list of rising numbers"), NOT_NULL
+    ] = None
+    names: ByValue[Text] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse two rules at once."""
+        if self.bins is not None and self.names:
+            raise ValueError("has both `bins` and `names`; expected one of them.")
+        if strange := [value for value in self.names if not isinstance(value, Declared)]:
+            raise ValueError(f"names has the key {strange[0]!r}; expected values of the column.")
+
+
+@dataclass(frozen=True)
+class SplitRule(Declaration):
+    """Which rows are train, validation and test, where the files do not say it.
+
+    With a `column`: the raw values of each split. Otherwise by time: train before `validation_start`, validation
+    before `test_start`, test before `test_end` (None: to the end). Rows outside every split are left out and counted.
+    """
+
+    column: Text = ""
+    train: _Values = ()
+    validation: _Values = ()
+    test: _Values = ()
+    validation_start: _Moment | None = None
+    test_start: _Moment | None = None
+    test_end: _Moment | None = None
+
+    @classmethod
+    def keys(cls, values: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
+        """Those of the splits by a column, or of those by time."""
+        if "column" in values:
+            return ("column", *_SPLITS), ("column", *_SPLITS)
+        return ("validation_start", "test_start", "test_end"), ("validation_start", "test_start")
+
+    def __post_init__(self) -> None:
+        """Refuse spans of time that do not follow one another, and a value of two splits."""
+        starts = [start for start in (self.validation_start, self.test_start, self.test_end) if start is not None]
+        if any(later <= earlier for earlier, later in pairwise(starts)):
+            found = ", ".join(map(str, starts))
+            raise ValueError(f"validation_start, test_start and test_end must rise; found {found}.")
+        words = [str(value) for value, _ in self.values]
+        if repeated := [value for value, _ in self.values if words.count(str(value)) > 1]:
+            raise ValueError(f"the value {repeated[0]!r} stands in two splits; expected one.")
+
+    @property
+    def values(self) -> tuple[tuple[Declared, str], ...]:
+        """Raw values, each with its split."""
+        return tuple((value, split) for split in _SPLITS for value in getattr(self, split))
+
+
+@dataclass(frozen=True)
+class ListedText(Declaration):
+    """A column of text that holds a list, its values between separators."""
+
+    column: Text
+    separator: Text
+
+
+def _files(found: Any) -> dict[str, tuple[str, ...]]:
+    if isinstance(found, Mapping) and set(found) != set(_SPLITS):
+        strange = [name for name in found if name not in _SPLITS]
+        hint = did_you_mean(strange[0], _SPLITS) if strange else ""
+        raise ValueError(f"names the splits {list(found)}{hint}; expected {', '.join(_SPLITS)}.")
+    files = {}
+    for split, entry in (found if isinstance(found, Mapping) else {"": found}).items():
+        patterns = [entry] if isinstance(entry, str) else entry
+        if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(one, str) for one in patterns):
+            raise ValueError(f"holds {entry!r}; expected a path, a pattern, or a list of them.")
+        for pattern in patterns:
+            if PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts or "\0" in pattern:
+                raise ValueError(f"holds {pattern!r}; expected a path below the raw folder, without `..`.")
+        files[split] = tuple(patterns)
+    return files
+
+
+@dataclass(frozen=True)
+class TableLayout(Declaration):
+    """The block.
+
+    Attributes:
+        files: split -> patterns below the raw folder; the one key "" where a split rule says the split.
+        columns: name in the schema -> name in the files, where the two differ.
+        missing: feature or weight -> the values that stand for "not known" in the files.
+        csv: how CSV files are written.
+        lists: sparse list -> text column that holds it; words: sparse list -> text column, cut into lower-case words.
+        text: of the schema file, which goes along with a ranker that is to read rows in the same way.
+    """
+
+    files: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_files)]
+    label: Annotated[LabelRule, PlainValidator(LabelRule.parse), Expected("text such as `rating > 3`")]
+    time: TimeForm
+    segment: SegmentRule
+    splits: Annotated[SplitRule | None, NOT_NULL] = None
+    columns: Named[Text] = field(default_factory=dict)
+    missing: Named[_Values] = field(default_factory=dict)
+    lists: Named[ListedText] = field(default_factory=dict)
+    words: Named[Text] = field(default_factory=dict)
+    history: HistoryRule = field(default_factory=HistoryRule)
+    csv: CsvForm = field(default_factory=CsvForm)
+    text: str = ""
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Sparse list -> the text column that it is cut out of."""
+        return {**{name: one.column for name, one in self.lists.items()}, **self.words}
+
+    @classmethod
+    def keys(cls, values: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
+        """All but the text, which is not of the block."""
+        known, required = super().keys(values)
+        return [key for key in known if key != "text"], required
+
+    @classmethod
+    def from_document(
+        cls, document: Mapping[str, Any], schema: FeatureSchema, where: str = "the schema", text: str = ""
+    ) -> Self:
+        """Build and check a layout from the plain values of a whole schema document, its `table:` block among them.
+
+        Args:
+            schema: of the same document.
+            where: where the document stands, at the beginning of each message.
+            text: of the file that the document was read from; without one it is written anew.
+
+        Raises:
+            UsageError: the block is missing, or a key or value in it cannot be meant; names key, found, expected.
+        """
+        where = f"{where}, `table`"
+        if not isinstance(document.get("table"), Mapping):
+            raise UsageError(
+                f"{where}: the block is missing; a source of kind `table` needs it to know files, label, time and "
+                "splits. Copy that of data/schemas/ml_100k.yaml."
+            )
+        layout = cls.checked(document["table"], where)
+        _check(layout, schema, where)
+        missing = for_elements(layout.missing, [feature.name for feature in schema.dense])
+        return replace(layout, missing=missing, text=text or plain_yaml(document))
+
+
 def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
     """Read the `table:` block of a schema file.
 
     Raises:
-        UsageError: the block is missing, or a key or value in it cannot be meant; names file, key, found, expected.
+        UsageError: see `TableLayout.from_document`; names the file too.
     """
     document = read_plain_yaml(schema_path, "Schema file")
-    where = f"Schema file {schema_path}, `table`"
-    if not isinstance(document.get("table"), dict):
-        raise UsageError(
-            f"{where}: the block is missing; a source of kind `table` needs it to know files, label, time and splits. "
-            "Copy that of data/schemas/ml_100k.yaml."
-        )
-    layout = _layout(Block(document["table"], where), schema)
-    return replace(layout, text=schema_path.read_text(encoding="utf-8"))
+    text = schema_path.read_text(encoding="utf-8")
+    return TableLayout.from_document(document, schema, f"Schema file {schema_path}", text)
 
 
-def _layout(block: Block, schema: FeatureSchema) -> TableLayout:
-    known = ("files", "label", "time", "segment", "splits", "columns", "missing", "lists", "words", "history", "csv")
-    block.require(known, required=("files", "label", "time", "segment"))
-    files = _files(block)
-    if ("" in files) != ("splits" in block.values):
+def _check(layout: TableLayout, schema: FeatureSchema, where: str) -> None:
+    """Refuse what the schema does not know, and what contradicts it."""
+    if ("" in layout.files) != (layout.splits is not None):
         raise UsageError(
-            f"{block.where}: the splits are said by `files: {{train: ..., validation: ..., test: ...}}` or by "
+            f"{where}: the splits are said by `files: {{train: ..., validation: ..., test: ...}}` or by "
             "`splits:`; exactly one of the two must do it."
         )
-    time = block.inner("time")
-    time.require(("column", "unit", "format"), required=("column", "unit"))
-    scope, history = history_from(block.inner("history"), schema)
-    lists, words = _texts_cut(block, schema)
-    return _checked(
-        TableLayout(
-            files=files,
-            label=LabelRule.parse(block.text("label")),
-            time_column=time.text("column"),
-            time_unit=time.choice("unit", tuple(TIME_UNITS)),
-            segment=_segment(block.inner("segment"), schema),
-            splits=_splits(block.inner("splits")) if "splits" in block.values else None,
-            columns=_columns(block.inner("columns"), schema, {**lists, **words}, history),
-            missing=_missing(block.inner("missing"), schema, history),
-            lists=lists,
-            words=words,
-            history_scope=scope,
-            history=history,
-            time_format=time_format(time.values, time.where),
-            csv=_csv(block.inner("csv")),
-        ),
-        schema,
-        block.where,
-    )
-
-
-def _texts_cut(block: Block, schema: FeatureSchema) -> tuple[dict[str, tuple[str, str]], dict[str, str]]:
-    """The blocks `lists` and `words`."""
-    lists, words = block.inner("lists"), block.inner("words")
-    features = [feature.name for feature in schema.features if feature.kind is FeatureKind.SPARSE_LIST]
-    for one in (lists, words):
-        one.require_names(features, "a feature of kind sparse_list")
-    if both := sorted(set(lists.values) & set(words.values)):
-        raise UsageError(f"{block.where}: `{both[0]}` stands under `lists` and under `words`; expected one of them.")
-    entries = {name: lists.inner(name) for name in lists.values}
-    for entry in entries.values():
-        entry.require(("column", "separator"), required=("column", "separator"))
-    return {name: (entry.text("column"), entry.text("separator")) for name, entry in entries.items()}, words.texts()
-
-
-def _columns(
-    block: Block, schema: FeatureSchema, cut: Mapping[str, Any], history: Sequence[HistoryFeature]
-) -> dict[str, str]:
-    names = _names_in_files(schema, history)
-    block.require_names(
-        [name for name in names if name not in cut],
-        "a feature that the files hold (the columns of label, segment, time and split stand under those keys, that of "
-        "a text under `lists` or `words`)",
-    )
-    return block.texts()
-
-
-def _missing(block: Block, schema: FeatureSchema, history: Sequence[HistoryFeature]) -> dict[str, tuple[Declared, ...]]:
-    block.require_names(_names_in_files(schema, history), "a feature that the files hold")
-    found = {
-        name: tuple(block.declared(name, one) for one in (value if isinstance(value, list) else [value]))
-        for name, value in block.values.items()
-    }
-    return for_elements(found, [feature.name for feature in schema.dense])
-
-
-def _names_in_files(schema: FeatureSchema, history: Sequence[HistoryFeature]) -> list[str]:
-    """The features that are not counted, vectors by their own name and by their elements', and the weight."""
-    counted = {feature.name for feature in history}
-    names = [feature.name for feature in schema.features if feature.name not in counted]
-    vectors = [vector[0] for name in names if (vector := vector_element(name))]
-    return list(dict.fromkeys([*names, *vectors, *([schema.weight] if schema.weight else [])]))
-
-
-def _checked(layout: TableLayout, schema: FeatureSchema, where: str) -> TableLayout:
-    """Refuse features that would be the answer, and two meanings of one name."""
-    counted = {feature.name for feature in layout.history}
-    for past in layout.history:
-        if told := [column for column in past.by if column in ("label", schema.label, layout.label.column)]:
-            raise UsageError(
-                f"{where}.history.features.{past.name}: by names the label `{told[0]}`; the past of a row cannot be "
-                "chosen by its own label, which is not known yet."
-            )
-    for feature in schema.features:
-        if feature.name in counted:
-            continue
-        cut = {**{name: column for name, (column, _) in layout.lists.items()}, **layout.words}
-        column = cut.get(feature.name) or layout.columns.get(feature.name, feature.name)
+    _check_segment(layout.segment, schema, f"{where}.segment")
+    _check_names(layout, schema, where)
+    check_history(layout.history, schema, ("label", schema.label, layout.label.column), f"{where}.history")
+    for feature in (one for one in schema.features if one.name not in layout.history.features):
+        column = layout.texts.get(feature.name) or layout.columns.get(feature.name, feature.name)
         # The user and the item stand in every row whatever is asked of it.
         if column == layout.label.column and feature.name not in (schema.user, schema.item):
             raise UsageError(
-                f"{where}: the feature `{feature.name}` reads `{column}`, by which the label is told: it would leak "
-                "the answer. Leave the feature out; `history` can tell of earlier rows' values."
+                f"{where}: the feature `{feature.name}` reads `{column}`, which the label is made of: it would leak "
+                "the answer. Leave the feature out; `history` can count earlier rows' values."
             )
         rule = layout.segment
         if feature.name == schema.segment and (rule.column != column or rule.bins is not None or rule.names):
@@ -244,75 +276,46 @@ def _checked(layout: TableLayout, schema: FeatureSchema, where: str) -> TableLay
                 f"{where}: `{feature.name}` is the segment and a feature, with different values. Name the segment "
                 f"otherwise, such as `{feature.name}_segment`."
             )
-    return layout
 
 
-def _files(block: Block) -> dict[str, tuple[str, ...]]:
-    found = block.values["files"]
-    by_split = found if isinstance(found, dict) else {"": found}
-    if isinstance(found, dict) and set(found) != set(_SPLITS):
-        strange = [name for name in found if name not in _SPLITS]
-        hint = did_you_mean(strange[0], _SPLITS) if strange else ""
-        raise UsageError(f"{block.where}: `files` names the splits {list(found)}{hint}; expected {', '.join(_SPLITS)}.")
-    files = {}
-    for split, entry in by_split.items():
-        patterns = [entry] if isinstance(entry, str) else entry
-        if not isinstance(patterns, list) or not patterns or not all(isinstance(one, str) for one in patterns):
-            raise UsageError(f"{block.where}: `files` holds {entry!r}; expected a path, a pattern, or a list of them.")
-        for pattern in patterns:
-            if PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts or "\0" in pattern:
-                raise UsageError(
-                    f"{block.where}: `files` holds {pattern!r}; expected a path below the raw folder, without `..`."
-                )
-        files[split] = tuple(patterns)
-    return files
-
-
-def _csv(block: Block) -> CsvForm:
-    block.require(("encoding", "delimiter", "missing"), required=())
-    return csv_form(block.values, block.where)
-
-
-def _segment(block: Block, schema: FeatureSchema) -> SegmentRule:
-    block.require(("column", "bins", "names"), required=("column",))
-    if "bins" in block.values and "names" in block.values:
-        raise UsageError(f"{block.where}: has both `bins` and `names`; expected one of them.")
-    bins = block.values.get("bins")
-    if "bins" in block.values and (
-        not isinstance(bins, list)
-        or not all(isinstance(edge, int | float) and not isinstance(edge, bool) for edge in bins)
-        or sorted(set(bins)) != bins
-        or len(bins) != len(schema.segments) - 1
-    ):
+def _check_segment(rule: SegmentRule, schema: FeatureSchema, where: str) -> None:
+    names, bins = schema.segments, rule.bins
+    if bins is not None and (sorted(set(bins)) != [*bins] or len(bins) != len(names) - 1):
         raise UsageError(
-            f"{block.where}: bins is {bins!r}; expected {len(schema.segments) - 1} rising numbers, which cut the "
-            f"column into the {len(schema.segments)} segments {', '.join(schema.segments)}."
+            f"{where}: `bins` is {[*bins]}; expected {len(names) - 1} rising numbers, which cut the column into the "
+            f"{len(names)} segments {', '.join(names)}."
         )
-    names = block.inner("names")
-    for name in names.values:
-        if names.text(name) not in schema.segments:
-            raise UsageError(
-                f"{names.where}: leads to `{names.text(name)}`{did_you_mean(names.text(name), schema.segments)}; "
-                f"expected one of {', '.join(schema.segments)}."
-            )
-    named = tuple((names.declared(name, names.keys[name]), names.text(name)) for name in names.values)
-    return SegmentRule(block.text("column"), None if bins is None else tuple(map(float, bins)), named)
+    if strange := [name for name in rule.names.values() if name not in names]:
+        raise UsageError(
+            f"{where}.names: leads to `{strange[0]}`{did_you_mean(strange[0], names)}; expected one of "
+            f"{', '.join(names)}."
+        )
 
 
-def _splits(block: Block) -> SplitRule:
-    if "column" in block.values:
-        block.require(("column", *_SPLITS), required=("column", *_SPLITS))
-        values: dict[str, tuple[Declared, str]] = {}
-        for split in _SPLITS:
-            entry = block.values[split]
-            for value in entry if isinstance(entry, list) else [entry]:
-                if str(value) in values:
-                    raise UsageError(f"{block.where}: the value {value!r} stands in two splits; expected one.")
-                values[str(value)] = block.declared(split, value), split
-        return SplitRule(column=block.text("column"), values=tuple(values.values()))
-    block.require(("validation_start", "test_start", "test_end"), required=("validation_start", "test_start"))
-    start, middle = block.moment("validation_start"), block.moment("test_start")
-    end = block.moment("test_end") if block.values.get("test_end") is not None else None
-    if not start < middle or (end is not None and not middle < end):
-        raise UsageError(f"{block.where}: validation_start, test_start and test_end must rise; found {block.values}.")
-    return SplitRule(validation_start=start, test_start=middle, test_end=end)
+def _check_names(layout: TableLayout, schema: FeatureSchema, where: str) -> None:
+    """Refuse names under which there is nothing that the files could hold."""
+    lists = [feature.name for feature in schema.features if feature.kind is FeatureKind.SPARSE_LIST]
+    for key in ("lists", "words"):
+        _require_names(getattr(layout, key), lists, "a feature of kind sparse_list", f"{where}.{key}")
+    if both := sorted(set(layout.lists) & set(layout.words)):
+        raise UsageError(f"{where}: `{both[0]}` stands under `lists` and under `words`; expected one of them.")
+    # Features that are not counted, vectors by their own name and by their elements', and the weight.
+    names = [feature.name for feature in schema.features if feature.name not in layout.history.features]
+    vectors = [vector[0] for name in names if (vector := vector_element(name))]
+    in_files = list(dict.fromkeys([*names, *vectors, *([schema.weight] if schema.weight else [])]))
+    _require_names(
+        layout.columns,
+        [name for name in in_files if name not in layout.texts],
+        "a feature that the files hold (the columns of label, segment, time and split stand under those keys, that of "
+        "a text under `lists` or `words`)",
+        f"{where}.columns",
+    )
+    _require_names(layout.missing, in_files, "a feature that the files hold", f"{where}.missing")
+
+
+def _require_names(found: Iterable[str], known: Sequence[str], what: str, where: str) -> None:
+    if unknown := [name for name in found if name not in known]:
+        raise UsageError(
+            f"{where}: `{unknown[0]}`{did_you_mean(unknown[0], known)} is not {what}; expected some of "
+            f"{', '.join(known) or 'nothing, as there is none'}."
+        )

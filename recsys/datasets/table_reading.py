@@ -223,7 +223,7 @@ class TableReader:
         if not names and not part.is_csv:
             return {}
         try:
-            ((rows, headers, *told),) = connection.raw_sql(self._counting(part, names, with_examples)).fetchall()
+            ((rows, headers, *found),) = connection.raw_sql(self._counting(part, names, with_examples)).fetchall()
         except duckdb.InvalidInputException as error:
             if not part.is_csv:
                 raise DataError(f"{shown_files(part.files)} cannot be read ({error}). Write them again.") from error
@@ -234,9 +234,9 @@ class TableReader:
         if headers:
             require_one_header(part.files, part.own, self.csv)
         if not with_examples:
-            return {name: Texts.of_ways(ways or 0) for name, ways in zip(names, told, strict=True)}
+            return {name: Texts.of_ways(ways or 0) for name, ways in zip(names, found, strict=True)}
         ways = len(Written)
-        counts, examples = told[::2], told[1::2]
+        counts, examples = found[::2], found[1::2]
         cuts = [slice(place * ways, (place + 1) * ways) for place in range(len(names))]
         return {name: Texts(tuple(counts[cut]), tuple(examples[cut])) for name, cut in zip(names, cuts, strict=True)}
 
@@ -251,16 +251,19 @@ class TableReader:
         ways = [
             f"v{place}, {self.rules.way(f'v{place}', self.uses[name])} AS w{place}" for place, name in enumerate(names)
         ]
-        told = ["count(*)", "count_if(is_header)"]
+        wanted = ["count(*)", "count_if(is_header)"]
         for place, name in enumerate(names):
             if not with_examples:
-                told.append(f"bit_or(1 << w{place})")
+                wanted.append(f"bit_or(1 << w{place})")
                 continue
             for way in Written:
                 condition = f"w{place} = {way}"
-                told += [f"count(*) FILTER ({condition})", self.rules.example(f"v{place}", self.uses[name], condition)]
+                wanted += [
+                    f"count(*) FILTER ({condition})",
+                    self.rules.example(f"v{place}", self.uses[name], condition),
+                ]
         filled = f"SELECT {', '.join([f'{is_header} AS is_header', *texts])} FROM {part.name}"
-        return f"SELECT {', '.join(told)} FROM (SELECT {', '.join(['is_header', *ways])} FROM ({filled}))"
+        return f"SELECT {', '.join(wanted)} FROM (SELECT {', '.join(['is_header', *ways])} FROM ({filled}))"
 
     def _select(self, part: _Part, names: Sequence[str], types: Mapping[str, str]) -> str:
         columns = [f"{self._value(name, part, types[name])} AS {quoted_name(name)}" for name in names]

@@ -41,7 +41,7 @@ class RowReader:
 
     def __init__(self, layout: TableLayout, schema: FeatureSchema, id_types: Mapping[str, pa.DataType]) -> None:
         self._layout, self._schema = layout, schema
-        self._history = [feature.name for feature in layout.history]
+        self._history = [feature.name for feature in layout.history.counted]
         self._columns = self._files_columns(id_types)
         self.origins = origins_of(layout, schema)
         # One thread: the rows must keep their order, and batches are small.
@@ -106,8 +106,8 @@ class RowReader:
             if name in layout.words:
                 columns.setdefault(layout.words[name], _Column("text, cut into words", meaning, pa.string()))
             elif name in layout.lists:
-                column, separator = layout.lists[name]
-                columns.setdefault(column, _Column(f"text, cut at {separator!r}", meaning, pa.string()))
+                text = layout.lists[name]
+                columns.setdefault(text.column, _Column(f"text, cut at {text.separator!r}", meaning, pa.string()))
             elif vector and name not in layout.columns and column_of(name, names) != name:
                 own = layout.columns.get(vector[0], vector[0])
                 meaning, form = f"the feature `{vector[0]}`", pa.list_(pa.float64())
@@ -148,7 +148,7 @@ class RowReader:
 
 
 def _readable(form: pa.DataType, empty: pa.DataType) -> pa.DataType:
-    """The type as DuckDB would have read it from a file; `empty` in place of one that tells nothing.
+    """The type as DuckDB would have read it from a file; `empty` in place of the null type.
 
     A few rows may all lack a value that the files have.
     """

@@ -18,7 +18,8 @@ from recsys.datasets.database import is_moment, is_nothing, make_timestamp, utc_
 from recsys.datasets.declared_values import Declared, compared, equals
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
 from recsys.datasets.table_files import FILE_SPLIT
-from recsys.datasets.table_layout import TIME_UNITS, SplitRule, TableLayout
+from recsys.datasets.table_forms import TIME_UNITS
+from recsys.datasets.table_layout import SplitRule, TableLayout
 from recsys.errors import DataError, similar_name
 from recsys.features.column_names import OWN_PREFIX
 from recsys.features.schema import FeatureKind, FeatureSchema
@@ -48,7 +49,7 @@ class TableShape:
         if name in self.layout.words:
             return column.lower().re_split(r"[^\p{L}\p{N}]+").filter(_is_filled)
         if name in self.layout.lists:
-            return column.split(self.layout.lists[name][1]).map(_stripped).filter(_is_filled)
+            return column.split(self.layout.lists[name].separator).map(_stripped).filter(_is_filled)
         return column.cast(_TYPES[self.schema.feature(name).kind]) if is_nothing(column.type()) else column
 
     def segment(self) -> ir.Value:
@@ -85,7 +86,7 @@ class TableShape:
 
     def time(self) -> ir.TimestampValue:
         """UTC, without zone, in microseconds."""
-        name, unit = self.layout.time_column, self.layout.time_unit
+        name, unit = self.layout.time.column, self.layout.time.unit
         column = self.column(name, "the time", "table.time.column")
         form = column.type()
         if is_nothing(form):
@@ -169,9 +170,8 @@ class TableShape:
     def _source(self, name: str) -> ir.Value:
         """The files' column of a feature or weight: the text that is cut, the vector's element, or the column."""
         use = f"the feature `{name}`" if name != self.schema.weight else "the weight"
-        text = self.layout.words.get(name) or self.layout.lists.get(name, ("",))[0]
-        if text:
-            return self._text(text, use)
+        if name in self.layout.texts:
+            return self._text(self.layout.texts[name], use)
         vector = vector_element(name)
         if vector is None or name in self.layout.columns or name in self.raw.columns:
             return self.column(self.layout.columns.get(name, name), use)
@@ -201,7 +201,7 @@ class TableShape:
         rule, column = self.layout.segment, self._segment_column()
         place = self._place(rule.column, "table.segment.names" if rule.names else "segments")
         # Without names the column's values are the segments' own.
-        for value, name in rule.names or [(name, name) for name in self.schema.segments]:
+        for value, name in rule.names.items() or [(name, name) for name in self.schema.segments]:
             yield equals(column, value, place), name, value
 
     def _named_splits(self, rule: SplitRule) -> Iterator[tuple[ir.BooleanValue, str, Declared]]:

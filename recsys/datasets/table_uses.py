@@ -1,9 +1,9 @@
-"""What a table's columns are declared to be used for, which decides how text is read: CSV files tell no types."""
+"""What a table's columns are declared to be used for, which decides how text is read: CSV files have no types."""
 
 from collections.abc import Iterator
 from enum import IntEnum
 
-from recsys.datasets.history import HistoryKind
+from recsys.datasets.history_features import HistoryKind
 from recsys.datasets.table_forms import TIMESTAMP
 from recsys.datasets.table_layout import TableLayout
 from recsys.features.schema import FeatureKind, FeatureSchema
@@ -30,13 +30,13 @@ def uses_of(layout: TableLayout, schema: FeatureSchema) -> dict[str, Use]:
 
 
 def _uses(layout: TableLayout, schema: FeatureSchema) -> Iterator[tuple[str, Use]]:
-    told = {feature.name for feature in layout.history}
+    counted = layout.history.features
     for feature in schema.features:
         if feature.name in layout.words:
             yield layout.words[feature.name], Use.WORDS
         elif feature.name in layout.lists:
-            yield layout.lists[feature.name][0], Use.WORDS
-        elif feature.name not in told:
+            yield layout.lists[feature.name].column, Use.WORDS
+        elif feature.name not in counted:
             is_number = feature.kind is FeatureKind.DENSE
             yield layout.columns.get(feature.name, feature.name), Use.NUMBER if is_number else Use.ANY
             if vector := vector_element(feature.name):
@@ -48,10 +48,10 @@ def _uses(layout: TableLayout, schema: FeatureSchema) -> Iterator[tuple[str, Use
     yield layout.label.column, Use.NUMBER if is_number else Use.ANY
     segment = layout.segment
     yield segment.column, Use.NUMBER if segment.bins else Use.ANY if segment.names else Use.WORDS
-    yield layout.time_column, Use.TIME if layout.time_unit == TIMESTAMP else Use.NUMBER
+    yield layout.time.column, Use.TIME if layout.time.unit == TIMESTAMP else Use.NUMBER
     if layout.splits and layout.splits.column:
         yield layout.splits.column, Use.ANY
     own = {*(feature.name for feature in schema.features), schema.label, schema.segment, "label", "segment"}
-    for past in layout.history:
+    for past in layout.history.counted:
         for name in {*past.by, past.of} - own - {""}:
             yield name, Use.NUMBER if past.kind is HistoryKind.MEAN and name == past.of else Use.ANY

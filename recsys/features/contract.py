@@ -1,7 +1,7 @@
 """What was fitted on the training split, in the form that travels with data, tower, checkpoint and export.
 
 Two things made under different contracts do not fit together even where their tensor shapes do: the rows of a table
-would stand for other ids, and a scaled feature for another quantity. The fingerprint is how each of them tells.
+would stand for other ids, and a scaled feature for another quantity. Each of them compares the fingerprint.
 """
 
 import json

@@ -4,6 +4,7 @@ What a user hands over is read here and nowhere else, so that a file can neither
 times its size, and so that every mistake in it is said in one way.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,25 @@ class _PlainLoader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"the key `{name}` stands twice\n{key.start_mark}")
             seen.add(name)
         return super().construct_mapping(node, deep=deep)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """SafeDumper that writes text and mappings of any class as what they are, and no anchors, which are not read."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_PlainDumper.add_multi_representer(str, lambda dumper, value: dumper.represent_str(str(value)))
+_PlainDumper.add_multi_representer(
+    Mapping,  # type: ignore[type-abstract]
+    lambda dumper, value: dumper.represent_dict(value.items()),
+)
+
+
+def plain_yaml(document: Mapping[str, Any]) -> str:
+    """Return the text of plain values that `read_plain_yaml` reads back, in their order."""
+    return yaml.dump(document, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
 
 def read_plain_yaml(path: Path, what: str) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field
 
 from recsys.all_segments import ALL
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.column_names import ROLES, require_distinct_names
-from recsys.features.declared_keys import finite_number, require_keys, require_text, require_word, shown
+from recsys.features.declaration import Declaration, Expected, Listed, Name, shown
 from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.policy import (
     FOR_IDS,
@@ -30,8 +32,9 @@ from recsys.features.policy import (
 from recsys.features.vectors import for_elements, vector_element, with_vectors_spread
 from recsys.files import fingerprint_of
 
-USER_TOWER, ITEM_TOWER, INTERACTION_NETWORK = "user_tower", "item_tower", "interaction_network"
-PARTS = (USER_TOWER, ITEM_TOWER, INTERACTION_NETWORK)
+Part = Literal["user_tower", "item_tower", "interaction_network"]
+PARTS: tuple[Part, ...] = get_args(Part)
+USER_TOWER, ITEM_TOWER, INTERACTION_NETWORK = PARTS
 
 EXTRA_COLUMNS = {
     "user_key": "one number per user over all splits, unseen users included",
@@ -71,8 +74,12 @@ class Scale(StrEnum):
     NONE = "none"
 
 
+_Bound = Annotated[float, Field(strict=True, allow_inf_nan=False), Expected("a finite number, or no such key")]
+_OF_LISTS = "a whole number from 1 for a sparse_list, and no such key for other kinds"
+
+
 @dataclass(frozen=True)
-class Feature:
+class Feature(Declaration):
     """One column.
 
     Attributes:
@@ -84,19 +91,50 @@ class Feature:
         scale: dense: one of `Scale`.
     """
 
-    name: str
-    kind: FeatureKind
-    used_by: tuple[str, ...]
-    table: str = ""
-    max_length: int = 0
-    minimum: float = -math.inf
-    maximum: float = math.inf
-    fill: float | None = None
-    scale: Scale = Scale.STANDARD
+    name: Name
+    kind: Annotated[FeatureKind, Expected("one of", FeatureKind)]
+    used_by: Annotated[Listed[Part], Field(min_length=1), Expected("a list of some of", PARTS)]
+    table: Annotated[str, Field(strict=True), Expected("the name of an embedding table")] = ""
+    max_length: Annotated[int, Field(strict=True, ge=0), Expected(_OF_LISTS)] = 0
+    minimum: _Bound = -math.inf
+    maximum: _Bound = math.inf
+    fill: _Bound | None = None
+    scale: Annotated[Scale, Expected("one of", Scale)] = Scale.STANDARD
+
+    def __post_init__(self) -> None:
+        """Refuse what another kind of feature has, and a range that no value could be in."""
+        if self.kind is FeatureKind.DENSE:
+            self._require_range()
+            return
+        defaults = {"minimum": -math.inf, "maximum": math.inf, "fill": None, "scale": Scale.STANDARD}
+        if unread := [key for key, default in defaults.items() if getattr(self, key) != default]:
+            raise ValueError(f"`{unread[0]}` belongs to dense features, and this one is {self.kind}.")
+        if (self.max_length > 0) != (self.kind is FeatureKind.SPARSE_LIST):
+            raise ValueError(f"`max_length` is {self.max_length}; expected {_OF_LISTS}.")
+        # The table's name becomes a file's name and a module's.
+        if not re.fullmatch(r"[\w-]+", self.table):
+            raise ValueError(
+                f"its embedding table is named {shown(self.table)}; expected letters, digits, `_` and `-` alone. Give "
+                "the feature such a name under `table:`."
+            )
+
+    def _require_range(self) -> None:
+        if self.table or self.max_length:
+            raise ValueError("`table` and `max_length` belong to sparse features, and this one is dense.")
+        if self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}; no value could be allowed.")
+        if self.fill is not None and not self.minimum <= self.fill <= self.maximum:
+            raise ValueError(
+                f"`fill` is {self.fill:g}; expected a value from {self.minimum:g} to {self.maximum:g}, as declared."
+            )
+
+
+# YAML reads a bare `no` as a truth value and a bare 1 as a number: both would stand for other names.
+_SEGMENTS = "a list of at least one name. Put quotation marks around a name that reads as a number or as yes or no"
 
 
 @dataclass(frozen=True)
-class FeatureSchema:
+class FeatureSchema(Declaration):
     """The columns of one source's rows.
 
     Attributes:
@@ -109,15 +147,15 @@ class FeatureSchema:
         most_dropped: the share of the rows that `invalid` may drop before the data count as broken.
     """
 
-    name: str
-    features: tuple[Feature, ...]
-    segment: str
-    segments: tuple[str, ...]
-    label: str
-    time: str
-    user: str
-    item: str
-    weight: str | None = None
+    name: Name
+    features: Annotated[Listed[Feature], Field(min_length=1), Expected("a list with at least one feature")]
+    segment: Name
+    segments: Annotated[Listed[Annotated[str, Field(strict=True)]], Field(min_length=1), Expected(_SEGMENTS)]
+    label: Name
+    time: Name
+    user: Name
+    item: Name
+    weight: Name | None = None
     invalid: Mapping[str, Policy] = field(default_factory=dict, hash=False)
     most_dropped: float = 0.0
 
@@ -173,21 +211,14 @@ class FeatureSchema:
         Raises:
             UsageError: names `where`, the key or feature, what was found and what is allowed.
         """
-        require_keys(document, cls, where)
-        for key in ("name", "segment", "label", "time", "user", "item", "weight"):
-            if key != "weight" or document.get("weight") is not None:
-                require_text(document[key], key, where)
-        entries, segments = document["features"], document["segments"]
-        if not isinstance(entries, list) or not entries:
-            raise UsageError(f"{where}: `features` is {shown(entries)}; expected a list with at least one feature.")
-        # YAML reads a bare `no` as a truth value and a bare 1 as a number: both would stand for other names.
-        if not isinstance(segments, list) or not segments or not all(isinstance(value, str) for value in segments):
-            raise UsageError(
-                f"{where}: `segments` is {shown(segments)}; expected a list of at least one name. Put quotation marks "
-                "around a name that reads as a number or as yes or no."
-            )
-        features = tuple(_feature_from(entry, where) for entry in with_vectors_spread(entries, where))
-        schema = cls(**{**document, "features": features, "segments": tuple(segments), "invalid": {}})
+        # The `table:` block of a schema file belongs to the reader of the source.
+        declared = {key: value for key, value in document.items() if key != "table"}
+        entries = declared.get("features")
+        if isinstance(entries, list | tuple):
+            declared["features"] = [_feature_from(entry, where) for entry in with_vectors_spread(entries, where)]
+        # What may stand under `invalid` follows from all the others.
+        plain = {key: value for key, value in declared.items() if key not in ("invalid", "most_dropped")}
+        schema = cls.checked(plain, where)
         _check(schema, where)
         invalid = policies_from(document.get("invalid", {}), _allowed_policies(schema), where)
         most_dropped = dropped_share_from(document.get("most_dropped", 0), invalid, where)
@@ -204,9 +235,7 @@ def load_schema(path: Path) -> FeatureSchema:
     Raises:
         UsageError: the file is missing or no YAML, or a key, kind or part in it is unknown.
     """
-    document = read_plain_yaml(path, "Schema file")
-    document.pop("table", None)
-    return FeatureSchema.from_document(document, f"Schema file {path}")
+    return FeatureSchema.from_document(read_plain_yaml(path, "Schema file"), f"Schema file {path}")
 
 
 def _allowed_policies(schema: FeatureSchema) -> dict[str, tuple[Policy, ...]]:
@@ -219,56 +248,16 @@ def _allowed_policies(schema: FeatureSchema) -> dict[str, tuple[Policy, ...]]:
 
 
 def _feature_from(entry: Any, where: str) -> Feature:
-    if not isinstance(entry, dict):
-        raise UsageError(f"{where}: a feature is {shown(entry)}; expected keys such as `name:` and `kind:`.")
-    require_keys(entry, Feature, f"{where}, feature `{entry.get('name', '?')}`")
-    require_text(entry["name"], "name", f"{where}, a feature")
-    where = f"{where}, feature `{entry['name']}`"
-    require_word(entry["kind"], "kind", FeatureKind, where)
-    require_word(entry.get("scale", Scale.STANDARD), "scale", Scale, where)
-    used_by = entry["used_by"]
-    if not isinstance(used_by, list) or not used_by or (strange := [part for part in used_by if part not in PARTS]):
-        hint = did_you_mean(strange[0], PARTS) if isinstance(used_by, list) and used_by else ""
-        raise UsageError(f"{where}: used_by is {shown(used_by)}{hint}; expected a list of some of {', '.join(PARTS)}.")
-    kind = FeatureKind(entry["kind"])
-    common = {"name": entry["name"], "kind": kind, "used_by": tuple(used_by)}
-    declared = {key: value for key, value in entry.items() if key not in common}
-    return Feature(**common, **(_dense_keys if kind is FeatureKind.DENSE else _sparse_keys)(declared, entry, where))
-
-
-def _dense_keys(declared: dict[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-    # A written schema names every key, those of the other kinds by their defaults.
-    if declared.pop("table", "") or declared.pop("max_length", 0):
-        raise UsageError(f"{where}: `table` and `max_length` belong to sparse features, and this one is dense.")
-    minimum = finite_number(declared.get("minimum"), "minimum", -math.inf, where)
-    maximum = finite_number(declared.get("maximum"), "maximum", math.inf, where)
-    fill = finite_number(declared.get("fill"), "fill", math.nan, where)
-    if minimum > maximum:
-        raise UsageError(f"{where}: minimum {minimum:g} is above maximum {maximum:g}; no value could be allowed.")
-    if not math.isnan(fill) and not minimum <= fill <= maximum:
-        raise UsageError(f"{where}: fill is {fill:g}; expected a value from {minimum:g} to {maximum:g}, as declared.")
-    scale = Scale(declared.get("scale", Scale.STANDARD))
-    return {"minimum": minimum, "maximum": maximum, "fill": None if math.isnan(fill) else fill, "scale": scale}
-
-
-def _sparse_keys(declared: dict[str, Any], entry: Mapping[str, Any], where: str) -> dict[str, Any]:
-    defaults = {"minimum": None, "maximum": None, "fill": None, "scale": Scale.STANDARD}
-    if unread := [key for key, default in defaults.items() if declared.get(key, default) != default]:
-        raise UsageError(f"{where}: `{unread[0]}` belongs to dense features, and this one is {entry['kind']}.")
-    table, max_length = declared.get("table") or entry["name"], declared.get("max_length", 0)
-    # The table's name becomes a file's name and a module's.
-    if not isinstance(table, str) or not re.fullmatch(r"[\w-]+", table):
-        raise UsageError(
-            f"{where}: its embedding table is named {shown(table)}; expected letters, digits, `_` and `-` alone. Give "
-            "the feature such a name under `table:`."
-        )
-    is_count = isinstance(max_length, int) and not isinstance(max_length, bool) and max_length >= 0
-    if not is_count or (max_length > 0) != (entry["kind"] == FeatureKind.SPARSE_LIST):
-        raise UsageError(
-            f"{where}: max_length is {shown(max_length)}; expected a whole number from 1 for a sparse_list, and no "
-            "such key for other kinds."
-        )
-    return {"table": table, "max_length": max_length}
+    name = entry.get("name") if isinstance(entry, Mapping) else None
+    if not isinstance(name, str) or not name:
+        return Feature.checked(entry, f"{where}, a feature")
+    where = f"{where}, feature `{name}`"
+    bounds = ("minimum", "maximum", "fill")
+    # A bound of null is none.
+    declared = {key: value for key, value in entry.items() if key not in bounds or value is not None}
+    if declared.get("kind") in (FeatureKind.SPARSE, FeatureKind.SPARSE_LIST) and not declared.get("table"):
+        declared["table"] = name
+    return Feature.checked(declared, where)
 
 
 def _check(schema: FeatureSchema, where: str) -> None:

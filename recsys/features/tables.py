@@ -20,7 +20,7 @@ def table_configs(
     Features that share a vocabulary share its table. A list is the mean of its ids' vectors, zero where it is empty.
 
     Args:
-        prefix: goes before each table's name, which is otherwise its vocabulary's; tells the parts of a model apart.
+        prefix: goes before each table's name, which is otherwise its vocabulary's, so that parts of a model differ.
         dimension: width of one id's vector.
     """
     used = [f for f in contract.schema.features if f.name in names and f.kind is not FeatureKind.DENSE]

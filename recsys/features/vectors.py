@@ -32,7 +32,7 @@ def column_of(name: str, names: Collection[str]) -> str:
     return vector[0] if vector and f"{vector[0]}[0]" in names else name
 
 
-def with_vectors_spread(entries: list[Any], where: str) -> list[Any]:
+def with_vectors_spread(entries: Iterable[Any], where: str) -> list[Any]:
     """Write every dense entry with `width: 3` as three entries, `name[0]` to `name[2]`; others stay as they are.
 
     Raises:
@@ -40,7 +40,7 @@ def with_vectors_spread(entries: list[Any], where: str) -> list[Any]:
     """
     spread = []
     for entry in entries:
-        if not isinstance(entry, dict) or "width" not in entry:
+        if not isinstance(entry, Mapping) or "width" not in entry:
             spread.append(entry)
             continue
         width, rest = entry["width"], {key: value for key, value in entry.items() if key != "width"}

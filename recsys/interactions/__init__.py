@@ -1,4 +1,5 @@
-"""How fields meet: every feature becomes a vector (`fields`), and a crossing network looks for what they say together.
+"""The interaction network: every feature becomes a field's vector (`fields`), a crossing combines the fields (`cross`,
+`dot`, `mask`, `mlp`), and layers on top make one vector of them (`network`). `first_order` is the linear path besides.
 
-Knows nothing of the embedding tower or of user segments' routes; those are joined in `composition`.
+Not here: the embedding tower, and how it and the network are joined, per user segment or not (`composition`).
 """

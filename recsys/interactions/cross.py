@@ -7,7 +7,7 @@ Systems" (WWW 2021).
 import torch
 from torch import Tensor, nn
 
-from recsys.interactions.base import Crossing
+from recsys.interactions.crossing import Crossing
 
 
 class _Cross(Crossing):

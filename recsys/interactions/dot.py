@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from recsys.interactions.base import Crossing
+from recsys.interactions.crossing import Crossing
 
 
 class DotInteraction(Crossing):

@@ -1,8 +1,8 @@
-"""FirstOrder: what every id and every number says by itself, added to the logit beside all that is crossed.
+"""FirstOrder: one weight per id and per dense feature, added to the logit beside all that is crossed.
 
-A crossing must find a popular item or a generous user through its layers; a weight of its own says it directly, and
-holds where rows are too few for anything else. It is a logistic regression inside the ranker, and starts as one that
-was fitted (`load_logistic`), so that the layers begin with what it leaves unexplained.
+A crossing learns that an item is popular, or a user generous, through all of its layers; a weight of its own learns it
+directly, and from few rows. It is a logistic regression inside the ranker, and starts as one that was fitted
+(`load_logistic`), so that the layers begin with what it leaves unexplained.
 
 Source: the wide part of Cheng et al., "Wide & Deep Learning for Recommender Systems" (DLRS 2016), and the first-order
 term of Guo et al., "DeepFM" (IJCAI 2017), equation 2.
@@ -31,8 +31,8 @@ _COPIES = 4
 class FirstOrder(nn.Module):
     """One weight per id of every sparse feature, and one per dense feature, of those that the interaction network has.
 
-    Features that share a vocabulary have weights of their own: an item says one thing as the candidate and another as
-    something bought before. A list counts with the mean of its ids' weights. Unknown ids weigh 0.
+    Features that share a vocabulary have weights of their own: an item means one thing as the candidate and another as
+    something bought before. A list has the mean of its ids' weights. Unknown ids have weight 0.
     """
 
     dense_columns: Tensor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
-from recsys.interactions.base import Crossing
+from recsys.interactions.crossing import Crossing
 
 
 class MaskBlock(nn.Module):

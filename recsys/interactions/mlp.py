@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from recsys.interactions.base import Crossing
+from recsys.interactions.crossing import Crossing
 
 
 class Mlp(nn.Module):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch
-from recsys.interactions.base import Crossing
+from recsys.interactions.crossing import Crossing
 from recsys.interactions.fields import InteractionFields
 from recsys.interactions.mlp import Mlp
 

@@ -1,25 +1,14 @@
-"""What a piece of work costs: time, processor time, memory and, where the machine tells, energy.
+"""What a piece of work costs: time, processor time, memory and, on NVIDIA GPUs, energy."""
 
-Energy is read from two meters. RAPL (`/sys/class/powercap`) counts what the processor packages draw, for all programs
-together; of that the process is given its share of the machine's busy processor time, idle power included. NVML counts
-what each GPU draws, whoever uses it; it is read only for the GPUs that this process sees. Many machines, and nearly all
-containers, let nobody but root read RAPL: then the energy is absent, and `energy_source` says why.
-"""
-
-import ctypes
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import torch
 
-POWERCAP = Path("/sys/class/powercap")
 _PROCESS = Path("/proc/self")
-_MACHINE = Path("/proc/stat")
-_BUSY_COLUMNS = (0, 1, 2, 5, 6)  # of the line `cpu` in /proc/stat: not idle, waiting for a disk, or taken by others
 _BYTES_PER_KIBIBYTE = 1024
 
 
@@ -33,7 +22,7 @@ class Cost:
         peak_memory_bytes: most that was resident at one time, libraries included.
         peak_gpu_memory_bytes: most that tensors took on the GPU; None without one.
         energy_joules: None where nothing can be read.
-        energy_source: which meters were read, or why none was.
+        energy_source: "NVML", or why it was not read.
     """
 
     wall_seconds: float
@@ -44,10 +33,10 @@ class Cost:
     energy_source: str
 
     def __add__(self, later: "Cost") -> "Cost":
-        """Both parts of a run that was broken off: what adds up is added, of peaks the higher one stands.
+        """Both parts of a run that was broken off: what adds up is added, of peaks the higher one counts.
 
-        >>> first = Cost(10.0, 20.0, 500, None, 30.0, "RAPL")
-        >>> both = first + Cost(1.0, 2.0, 700, None, 3.0, "RAPL")
+        >>> first = Cost(10.0, 20.0, 500, None, 30.0, "NVML")
+        >>> both = first + Cost(1.0, 2.0, 700, None, 3.0, "NVML")
         >>> both.wall_seconds, both.peak_memory_bytes, both.energy_joules
         (11.0, 700, 33.0)
         """
@@ -72,20 +61,6 @@ class Cost:
         return {name: float(value) for name, value in asdict(self).items() if isinstance(value, int | float)}
 
 
-class EnergyMeter:
-    """Joules since it was made, of one kind of meter."""
-
-    def __init__(self, name: str, read: Callable[[], float | None]) -> None:
-        self.name = name
-        self._read = read
-        self._before = read()
-
-    def joules(self) -> float | None:
-        """Return the energy since the start; None where it cannot be read."""
-        now = self._read()
-        return None if now is None or self._before is None else now - self._before
-
-
 class CostMeter:
     """Counts what this process spends from the moment at which it is made.
 
@@ -96,18 +71,17 @@ class CostMeter:
         device: the one that is computed on.
     """
 
-    def __init__(self, device: torch.device, earlier: Cost | None = None, powercap: Path = POWERCAP) -> None:
+    def __init__(self, device: torch.device, earlier: Cost | None = None) -> None:
         self._device, self._earlier = device, earlier
         _forget_peak_memory()
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        self._package = _PackageEnergy(powercap)
-        self._gpu = _gpu_meter() if device.type == "cuda" else None
+        self._energy = EnergyMeter(device)
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> Cost:
         """Return what was spent so far, earlier parts included."""
-        joules, source = self._energy()
+        joules, source = self._energy.read()
         spent = Cost(
             wall_seconds=time.perf_counter() - self._wall,
             cpu_seconds=time.process_time() - self._cpu,
@@ -119,13 +93,6 @@ class CostMeter:
             energy_source=source,
         )
         return spent if self._earlier is None else self._earlier + spent
-
-    def _energy(self) -> tuple[float | None, str]:
-        package, why_not = self._package.joules(time.process_time() - self._cpu)
-        found = {} if package is None else {"RAPL, by share of processor time": package}
-        if self._gpu is not None and (gpu := self._gpu.joules()) is not None:
-            found[self._gpu.name] = gpu
-        return (sum(found.values()), " and ".join(found)) if found else (None, f"absent: {why_not}")
 
 
 def peak_memory_bytes() -> int:
@@ -143,83 +110,33 @@ def _forget_peak_memory() -> None:
         return  # a kernel that was built without it: the peak is that of the whole process
 
 
-class _PackageEnergy:
-    """What the processor packages draw, and this process's share of it.
+class EnergyMeter:
+    """Joules that the GPUs which this process sees drew since it was made, whoever used them.
 
-    Args:
-        powercap: its folders `intel-rapl:<n>` are the packages (AMD's have the same name); those below are parts of
-            them.
+    A CPU has no such meter here: its counters are of the whole machine, and hardly any lets a user read them.
     """
 
-    def __init__(self, powercap: Path, machine: Path = _MACHINE) -> None:
-        self._packages = sorted(path for path in powercap.glob("intel-rapl:*") if path.name.count(":") == 1)
-        self._machine = machine
-        self._before, self._why_not = self._read()
-        self._busy = _busy_seconds(machine)
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._before = self._read()
 
-    def joules(self, cpu_seconds: float) -> tuple[float | None, str]:
-        """Return the share of a process that has spent `cpu_seconds` since the start, or None and why."""
-        now, why_not = self._read()
-        if now is None or self._before is None:
-            return None, why_not or self._why_not
-        drawn = sum(
-            # The counter starts anew from 0 above its range, in hours at least.
-            after - before if after >= before else after - before + highest
-            for (before, highest), (after, _) in zip(self._before, now, strict=True)
-        )
-        busy = _busy_seconds(self._machine) - self._busy
-        return drawn * min(1.0, cpu_seconds / busy if busy > 0 else 1.0), ""
+    def read(self) -> tuple[float | None, str]:
+        """Return the joules, or None, and what they were read from, or why they were not."""
+        now = self._read()
+        if isinstance(self._before, str) or isinstance(now, str):
+            return None, f"absent: {self._before if isinstance(self._before, str) else now}"
+        return now - self._before, "NVML"
 
-    def _read(self) -> tuple[list[tuple[float, float]] | None, str]:
-        """Every package's joules and where they start anew."""
-        if not self._packages:
-            return None, "this machine shows no RAPL counters"
+    def _read(self) -> float | str:
+        """Return the sum of the GPUs' counters, or why one cannot be read (those before Volta have none)."""
+        if self._device.type != "cuda":
+            return "energy is read of NVIDIA GPUs alone"
         try:
-            return [(_microjoules(p, "energy_uj"), _microjoules(p, "max_energy_range_uj")) for p in self._packages], ""
-        except OSError as error:
-            return None, f"RAPL counters cannot be read ({error.strerror})"
-
-
-def _microjoules(package: Path, name: str) -> float:
-    return int((package / name).read_text()) / 1e6
-
-
-def _busy_seconds(machine: Path) -> float:
-    """Processor seconds of all programs since the machine started."""
-    columns = [int(value) for value in machine.read_text().splitlines()[0].split()[1:]]
-    return sum(columns[column] for column in _BUSY_COLUMNS) / os.sysconf("SC_CLK_TCK")
-
-
-def _gpu_meter() -> EnergyMeter | None:
-    """A meter of the GPUs that this process sees; None without NVIDIA's library."""
-    try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return None
-    names = [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(torch.cuda.device_count())]
-    return nvml_meter(library, names)
-
-
-def nvml_meter(library: Any, uuids: Sequence[str]) -> EnergyMeter | None:
-    """A meter of some GPUs; None where one of them has no counter (those before Volta).
-
-    Args:
-        library: NVIDIA's libnvidia-ml, or what answers like it.
-    """
-    if library.nvmlInit_v2() != 0:
-        return None
-    handles: Mapping[str, ctypes.c_void_p] = {uuid: ctypes.c_void_p() for uuid in uuids}
-    for uuid, handle in handles.items():
-        if library.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(handle)) != 0:
-            return None
-
-    def joules() -> float | None:
-        total = 0.0
-        for handle in handles.values():
-            millijoules = ctypes.c_ulonglong()
-            if library.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)) != 0:
-                return None
-            total += millijoules.value / 1e3
-        return total
-
-    return EnergyMeter("NVML", joules)
+            pynvml.nvmlInit()
+            uuids = [
+                f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(torch.cuda.device_count())
+            ]
+            handles = [pynvml.nvmlDeviceGetHandleByUUID(uuid) for uuid in uuids]
+            return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles) / 1e3  # millijoules
+        except pynvml.NVMLError as error:
+            return f"NVML says {error}"

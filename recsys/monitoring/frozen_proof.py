@@ -1,8 +1,7 @@
-"""Proof that a frozen part stood still: the same bits before and after, and nothing done to it in between that could
-have moved it.
+"""Proof that a frozen part is unchanged: the same bits before and after, and nothing between that could change it.
 
 Digested are the part's parameters, its buffers, its tables as each process holds them, and whatever optimizer state is
-kept for any of them. State that appears or vanishes counts as moved. The kernels' forward counter is no state of the
+kept for any of them. State that appears or vanishes counts as a change. The kernels' forward counter is no state of the
 part and is left out: evaluation advances it too.
 
 A digest is blind to what leaves no trace: dropout in training mode changes every output of the part and none of its
@@ -14,22 +13,28 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.errors import TrainingError
 from recsys.files import fingerprint_of
-from recsys.sharding.fused import dense_buffers, dense_parameters, table_shards, unwrapped, whole_state
+from recsys.sharding.inventory import Inventory, inventory_of, unwrapped
+from recsys.sharding.processes import gathered
+from recsys.sharding.whole_state import whole_state
 
 OptimizerState = Callable[[], Mapping[str, Tensor]]
 """Returns optimizer state by name, each name beginning with the part's: "embedding_tower.hidden.weight.exp_avg"."""
+
+_STATE = "optimizer: "  # before the names of optimizer state, so that it is counted apart
 
 
 class FrozenProof:
     """Digests every frozen module when made, watches its forward passes, and compares when asked.
 
-    A frozen module is a part, or the half of one that stands still while its other half learns. Every process makes a
-    proof, calls `record`, and is told what happened in any of them.
+    A frozen module is a part, or the half of one whose other half learns. Every process makes a proof and calls
+    `record`, and each learns of a violation in any of them.
+
+    Args:
+        ranker: plain, or as `wrap_ranker` returned it.
 
     Raises:
         TrainingError: when made: a frozen module is in training mode, asks for gradients, or is not frozen everywhere.
@@ -40,39 +45,42 @@ class FrozenProof:
     >>> ranker["embedding_tower"].is_frozen = True
     >>> proof = FrozenProof(ranker, dict)
     >>> _ = ranker["head"].weight.data.zero_()
-    >>> proof.record()["embedding_tower"]["stood_still"]
+    >>> proof.record()["embedding_tower"]["is_unchanged"]
     True
     """
 
     def __init__(self, ranker: nn.Module, optimizer_state: OptimizerState) -> None:
-        self._ranker = unwrapped(ranker)
+        self._inventory = inventory_of(ranker)
         self._optimizer_state = optimizer_state
-        parts = frozen_modules(self._ranker)
+        parts = frozen_modules(ranker)
         _require_same_everywhere(parts)
         self._before = {part: self._digests(part) for part in parts}
         for part in parts:
-            _refuse(part, _betrayals(self._ranker, part))
-        self._hooks = [hook for part in parts for hook in _watch(self._ranker, part)]
+            _refuse(part, _violations(self._inventory, part))
+        self._hooks = [hook for part in parts for hook in _watch(self._inventory.module, part)]
 
     def record(self) -> dict[str, dict[str, Any]]:
         """Compare with the start and return, per frozen module, what can be logged with the run; {} if none is frozen.
 
         Raises:
-            TrainingError: names what moved or could have, on which process, first of all.
+            TrainingError: names what changed or could have, and in which process, the first of all.
         """
         record = {}
         for part, before in self._before.items():
             after = self._digests(part)
-            moved = sorted(name for name in before | after if before.get(name) != after.get(name))
-            _refuse(part, [f"`{name}` moved" for name in moved] + _betrayals(self._ranker, part))
-            mine = {
-                **_counts(before),
-                "digest_before": fingerprint_of(before),
-                "digest_after": fingerprint_of(after),
-            }
-            processes = _gathered(mine)
+            changed = sorted(name for name in before | after if before.get(name) != after.get(name))
+            _refuse(part, [f"`{name}` changed" for name in changed] + _violations(self._inventory, part))
+            state = sum(name.startswith(_STATE) for name in before)
+            processes = gathered(
+                {
+                    "tensors": len(before) - state,
+                    "optimizer_state_tensors": state,
+                    "digest_before": fingerprint_of(before),
+                    "digest_after": fingerprint_of(after),
+                }
+            )
             record[part] = {
-                "stood_still": True,
+                "is_unchanged": True,
                 "digest_before": fingerprint_of([each["digest_before"] for each in processes]),
                 "digest_after": fingerprint_of([each["digest_after"] for each in processes]),
                 "processes": processes,
@@ -87,7 +95,7 @@ class FrozenProof:
 
     def _digests(self, part: str) -> dict[str, str]:
         state = {name: tensor for name, tensor in self._optimizer_state().items() if name.startswith(f"{part}.")}
-        return part_digests(self._ranker, part) | {f"{_STATE}{name}": _digest(t) for name, t in state.items()}
+        return part_digests(self._inventory, part) | {f"{_STATE}{name}": _digest(t) for name, t in state.items()}
 
 
 def frozen_parts(ranker: nn.Module) -> tuple[str, ...]:
@@ -116,34 +124,24 @@ def frozen_fingerprints(ranker: nn.Module, optimizer_state: Mapping[str, Tensor]
     The same whatever the number of processes, so that it can travel with a checkpoint. Every process calls it.
 
     Args:
-        optimizer_state: whole, by the name of the parameter.
+        optimizer_state: whole tensors of any shape, by the name of the parameter.
     """
     fingerprints = {}
     for path in frozen_modules(ranker):
-        state = {f"{path}.{name}": t for name, t in whole_state(unwrapped(ranker).get_submodule(path)).items()}
-        state |= {f"optimizer: {name}": t for name, t in optimizer_state.items() if name.startswith(f"{path}.")}
+        state = whole_state(inventory_of(ranker).under(path))
+        state |= {f"{_STATE}{name}": t for name, t in optimizer_state.items() if name.startswith(f"{path}.")}
         fingerprints[path] = fingerprint_of({name: _digest(tensor) for name, tensor in state.items()})
     return fingerprints
 
 
-def part_digests(ranker: nn.Module, part: str) -> dict[str, str]:
-    """Return a SHA-256 digest of every parameter, buffer and local table piece of one part, by name."""
-    child = unwrapped(ranker).get_submodule(part)
-    tensors: dict[str, Tensor] = {}
-    tensors.update({f"{part}.{name}": tensor for name, tensor in dense_parameters(child).items()})
-    tensors.update({f"{part}.{name}": tensor for name, tensor in dense_buffers(child).items()})
-    for shard in table_shards(child):
-        piece = f"rows {shard.rows.start}-{shard.rows.stop}, columns {shard.columns.start}-{shard.columns.stop}"
-        tensors[f"{part}.{shard.table} ({piece})"] = shard.weight
+def part_digests(ranker: nn.Module | Inventory, part: str) -> dict[str, str]:
+    """Return a SHA-256 digest of every parameter, buffer and local table shard of one part, by name."""
+    inventory = inventory_of(ranker).under(part)
+    tensors: dict[str, Tensor] = {**inventory.dense_parameters(), **inventory.dense_buffers()}
+    for shard in inventory.shards():
+        where = f"rows {shard.rows.start}-{shard.rows.stop}, columns {shard.columns.start}-{shard.columns.stop}"
+        tensors[f"{shard.table} ({where})"] = shard.weight
     return {name: _digest(tensor) for name, tensor in tensors.items()}
-
-
-_STATE = "optimizer: "
-
-
-def _counts(digests: Mapping[str, str]) -> dict[str, int]:
-    state = sum(name.startswith(_STATE) for name in digests)
-    return {"tensors": len(digests) - state, "optimizer_state_tensors": state}
 
 
 def _digest(tensor: Tensor) -> str:
@@ -154,75 +152,65 @@ def _digest(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _betrayals(ranker: nn.Module, part: str) -> list[str]:
-    """Return what could move the part, though nothing may have moved yet."""
-    child = ranker.get_submodule(part)
-    dense = dense_parameters(child)
+def _violations(inventory: Inventory, part: str) -> list[str]:
+    """Return what could change the part, though nothing may have changed yet."""
+    own, child = inventory.under(part), inventory.module.get_submodule(part)
+    dense = own.dense_parameters().items()
     return [
-        *([] if getattr(child, "is_frozen", False) else [f"`{part}` was thawed: its `is_frozen` is off"]),
-        *(f"`{name}` is in training mode" for name in _in_training_mode(part, child)),
-        *(f"`{part}.{name}` asks for a gradient" for name, p in dense.items() if p.requires_grad),
-        *(f"`{part}.{name}` holds a gradient" for name, p in dense.items() if p.grad is not None),
+        *_violations_in_forward(part, child),
+        *([] if own.is_current() else [f"the tables of `{part}` were replaced"]),
+        *(f"`{name}` asks for a gradient" for name, parameter in dense if parameter.requires_grad),
+        *(f"`{name}` holds a gradient" for name, parameter in dense if parameter.grad is not None),
     ]
 
 
-def _in_training_mode(part: str, child: nn.Module) -> list[str]:
-    return [f"{part}.{name}".rstrip(".") for name, module in child.named_modules() if module.training]
+def _violations_in_forward(part: str, child: nn.Module) -> list[str]:
+    return [
+        *([] if getattr(child, "is_frozen", False) else [f"`{part}` was thawed: its `is_frozen` is off"]),
+        *(f"`{name}` is in training mode" for name, module in child.named_modules(prefix=part) if module.training),
+    ]
 
 
 def _watch(ranker: nn.Module, part: str) -> list[torch.utils.hooks.RemovableHandle]:
-    """Refuse, at once and by name, a forward pass in which the part could move or answer at random."""
+    """Refuse, at once and by name, a forward pass in which the part could change or answer at random."""
     child = ranker.get_submodule(part)
 
     # Raised here, in this process alone: the fault is the code's, so every process has it in the same step.
     def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        if not getattr(module, "is_frozen", False):
-            raise _not_still(part, [f"`{part}` was thawed: its `is_frozen` is off"])
-        if training := _in_training_mode(part, module):
-            raise _not_still(part, [f"`{name}` is in training mode" for name in training])
+        if violations := _violations_in_forward(part, module):
+            raise _changed(part, violations)
 
     def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         # A graph that came in with an input may go through: that of learning tables through frozen layers.
         came_in = any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments)
         if isinstance(output, Tensor) and output.requires_grad and not came_in:
-            raise _not_still(
-                part,
-                [f"`{part}` ran its forward pass with a graph, in which fused tables ignore `requires_grad`"],
-            )
+            graph = f"`{part}` ran its forward pass with a graph, in which fused tables ignore `requires_grad`"
+            raise _changed(part, [graph])
 
     return [child.register_forward_pre_hook(before), child.register_forward_hook(after)]
 
 
 def _refuse(part: str, faults: list[str]) -> None:
     """Raise in every process if any process found a fault."""
-    everywhere = _gathered(faults)
+    everywhere = gathered(faults)
     if len(everywhere) > 1:
         everywhere = [[f"{fault} (process {rank})" for fault in found] for rank, found in enumerate(everywhere)]
     if found := [fault for process in everywhere for fault in process]:
-        raise _not_still(part, found)
+        raise _changed(part, found)
 
 
-def _not_still(part: str, faults: list[str]) -> TrainingError:
+def _changed(part: str, faults: list[str]) -> TrainingError:
     more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
     return TrainingError(
-        f"The frozen part `{part}` did not stand still: {faults[0]}{more}. Nothing of a frozen part may reach an "
+        f"The frozen part `{part}` is not proven unchanged: {faults[0]}{more}. Nothing of a frozen part may reach an "
         "optimizer, run in training mode or be written to; this run's comparison with an unfrozen one would be void."
     )
 
 
 def _require_same_everywhere(parts: tuple[str, ...]) -> None:
-    everywhere = _gathered(parts)
+    everywhere = gathered(parts)
     if len(set(everywhere)) > 1:
         raise TrainingError(
             f"The processes disagree on what is frozen: {[list(each) for each in everywhere]}. A sharded table that "
             "one process trains and another does not waits for ever. Apply the same training mode in all of them."
         )
-
-
-def _gathered(mine: Any) -> list[Any]:
-    """Return what every process passed, by rank."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [mine]
-    everywhere = [None] * dist.get_world_size()
-    dist.all_gather_object(everywhere, mine)
-    return everywhere

@@ -1,6 +1,6 @@
 """The flow audit: does the loss of every segment's rows reach every part that it should, and no other?
 
-One small batch per segment is passed forward and backward through the ranker as it stands. Found and named are
+One small batch per segment is passed forward and backward through the ranker as it is. Found and named are
 
 - dead: a parameter or table that should get a gradient and gets none;
 - blocked: a graph that ends early, by a stray `detach()` or `no_grad`, with the module in whose forward it does;
@@ -19,9 +19,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.graph import get_gradient_edge
 
 from recsys.errors import TrainingError
 from recsys.monitoring.gradient_flow_faults import (
@@ -38,9 +36,10 @@ from recsys.monitoring.gradient_flow_faults import (
     training_where_frozen,
     zero,
 )
-from recsys.monitoring.gradient_flow_trace import Trace, forget_gradients, kernel_name, leaving_no_trace
-from recsys.sharding.fused import dense_parameters, fused_kernels, tables, unwrapped
+from recsys.monitoring.gradient_flow_trace import Trace, collection_of, forget_gradients, leaving_no_trace, nodes
 from recsys.sharding.gate import TableGate
+from recsys.sharding.inventory import Inventory, inventory_of
+from recsys.sharding.processes import gathered
 
 # Far enough from a factor that starts at zero to see a gradient in single precision, near enough to be the same model.
 _NUDGE = 1e-3
@@ -111,24 +110,25 @@ def audit_flow(
     Args:
         ranker: plain or wrapped.
         objective: takes the unwrapped ranker and a probe's batch, returns the scalar loss.
-        frozen: names of the modules that the training mode holds still, whatever they themselves say.
+        frozen: names of the modules that the training mode freezes, whatever their own flags say.
     """
-    module = unwrapped(ranker)
+    inventory = inventory_of(ranker)
+    module = inventory.module
     findings: list[FlowFinding] = []
     cells: list[FlowCell] = []
-    rows = _rows(module, probes)
-    with leaving_no_trace(module), torch.enable_grad():
+    rows = _rows(inventory, probes)
+    with leaving_no_trace(inventory), torch.enable_grad():
         _train_without_dropout(module)
-        findings += [*non_finite_weights(module), *training_where_frozen(module, frozen)]
+        findings += [*non_finite_weights(inventory), *training_where_frozen(module, frozen)]
         for probe in probes:
-            with _passed(module, objective, probe, frozen) as done:
+            with _passed(inventory, objective, probe, frozen) as done:
                 has_zeros, is_bad = zip(*_everywhere([(bool(done.zeros()), done.non_finite_forward())]), strict=True)
                 blocked = list(dead_and_blocked(done))
                 findings += [*blocked, *leaking(done)]
                 findings += non_finite(done, is_forward_finite=not any(is_bad))
                 cells += [_cell(done, row) for row in rows]
                 if any(has_zeros):
-                    with _nudged(module), _passed(module, objective, probe, frozen) as again:
+                    with _nudged(inventory), _passed(inventory, objective, probe, frozen) as again:
                         findings += zero(done, again, [name for each in blocked for name in each.parameters])
     made_up = dict.fromkeys(_everywhere([probe.segment for probe in probes if probe.is_made_up]))
     return FlowReport(tuple(cells), _merged(_everywhere(findings)), tuple(made_up))
@@ -136,50 +136,46 @@ def audit_flow(
 
 @contextmanager
 def _passed(
-    module: nn.Module, objective: Callable[[nn.Module, Any], Tensor], probe: Probe, frozen: Collection[str]
+    inventory: Inventory, objective: Callable[[nn.Module, Any], Tensor], probe: Probe, frozen: Collection[str]
 ) -> Iterator[Pass]:
     """Pass a probe forward and backward; no table steps, and afterwards no gradient is left."""
-    gate = TableGate(module)
-    trace = Trace(module)
+    module = inventory.module
+    gate = TableGate(inventory)  # before the trace: its leaves are then seen as the kernels' outputs
+    trace = Trace(inventory)
     try:
         loss = objective(module, probe.batch)
         if loss.requires_grad:
             loss.backward()
-        yield Pass(
-            probe, frozen, trace, loss.detach() if not loss.requires_grad else loss, _gradients(module, gate, trace)
-        )
+        yield Pass(probe, frozen, trace, loss, _gradients(inventory, gate, trace))
     finally:
         trace.close()
         gate.close()
         forget_gradients(module)
 
 
-def _gradients(module: nn.Module, gate: TableGate, trace: Trace) -> list[Gradient]:
+def _gradients(inventory: Inventory, gate: TableGate, trace: Trace) -> list[Gradient]:
     """Return what came to every parameter and table that this process holds."""
-    kernels = fused_kernels(module)
-    sharded = {table for kernel in kernels for table in kernel.tables}
-    modules = dict(module.named_modules())
-    found = [_of_parameter(trace, name, each) for name, each in dense_parameters(module).items() if each.numel()]
-    for table in tables(module):
+    sharded = {table for kernel in inventory.fused for table in kernel.tables}
+    modules = dict(inventory.module.named_modules())
+    found = [_of_parameter(trace, name, each) for name, each in inventory.dense_parameters().items() if each.numel()]
+    for table in inventory.tables:
         owner, _, attribute = table.rpartition(".")
         # A table that another process holds is neither of the two.
         if table not in sharded and isinstance(modules.get(owner), nn.EmbeddingBag):
             found.append(_of_parameter(trace, table, getattr(modules[owner], attribute), is_table=True))
-    squares = gate.squared_norms() if kernels else {}
-    names = {kernel_name(kernel) for kernel in kernels}
-    calls = [call for call in trace.calls if call.module in names and call.outputs]
+    squares = gate.squared_norms() if sharded else {}
     for table in sorted(sharded):
-        collection = table.partition(".embedding_bags.")[0]
-        used = [call.tables for call in calls if call.module == collection]
+        collection = collection_of(table)
+        calls = [call for call in trace.calls if call.module == collection and call.outputs]
         found.append(
             Gradient(
                 name=table,
                 module=collection,
-                sources=trace.nodes_of(table, kernels),
+                sources=nodes(output for call in calls if call.tables for output in call.outputs),
                 squared_norm=squares[table].item() if table in squares else None,
                 is_asked_for=True,
                 is_table=True,
-                is_used=not used or any(table in tables_used for tables_used in used),
+                is_used=not calls or any(table in call.tables for call in calls),
             )
         )
     return found
@@ -194,7 +190,7 @@ def _of_parameter(trace: Trace, name: str, parameter: nn.Parameter, *, is_table:
     return Gradient(
         name=name,
         module=owner,
-        sources={get_gradient_edge(parameter).node} if parameter.requires_grad else set(),
+        sources=nodes([parameter]),
         squared_norm=norm,
         is_asked_for=parameter.requires_grad,
         is_table=is_table,
@@ -210,13 +206,13 @@ def _train_without_dropout(module: nn.Module) -> None:
             child.eval()
 
 
-def _rows(module: nn.Module, probes: Sequence[Probe]) -> list[str]:
+def _rows(inventory: Inventory, probes: Sequence[Probe]) -> list[str]:
     """Return the modules that any probe must reach and that have parameters, in the ranker's order."""
     reached = {name for probe in probes for name in probe.reaches}
-    parameters = [*dense_parameters(module), *tables(module)]
+    parameters = [*inventory.dense_parameters(), *inventory.tables]
     return [
         name
-        for name, _ in module.named_modules()
+        for name, _ in inventory.module.named_modules()
         if name in reached and any(lies_in(parameter, [name]) for parameter in parameters)
     ]
 
@@ -233,9 +229,9 @@ def _cell(done: Pass, row: str) -> FlowCell:
 
 
 @contextmanager
-def _nudged(module: nn.Module) -> Iterator[None]:
+def _nudged(inventory: Inventory) -> Iterator[None]:
     """Move every dense parameter that learns a little, the same in every process, and put it back afterwards."""
-    parameters = [parameter for parameter in dense_parameters(module).values() if parameter.requires_grad]
+    parameters = [parameter for parameter in inventory.dense_parameters().values() if parameter.requires_grad]
     kept = [parameter.detach().clone() for parameter in parameters]
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -251,11 +247,7 @@ def _nudged(module: nn.Module) -> Iterator[None]:
 
 def _everywhere(mine: list[Any]) -> list[Any]:
     """Return the lists of all processes, joined."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return mine
-    gathered: list[list[Any]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, mine)
-    return [each for one in gathered for each in one]
+    return [each for one in gathered(mine) for each in one]
 
 
 def _merged(findings: Sequence[FlowFinding]) -> tuple[FlowFinding, ...]:

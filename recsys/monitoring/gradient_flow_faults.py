@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node, get_gradient_edge
+from torch.autograd.graph import Node
 
-from recsys.monitoring.gradient_flow_trace import OBJECTIVE, Call, Trace, graph_behind
-from recsys.sharding.fused import dense_parameters, table_shards
+from recsys.monitoring.gradient_flow_trace import OBJECTIVE, Call, Trace, collection_of, graph_behind, innermost, nodes
+from recsys.sharding.inventory import Inventory
 
 
 class FlowFault(StrEnum):
@@ -142,9 +142,9 @@ def dead_and_blocked(done: Pass) -> Iterator[FlowFinding]:
     for gradient in done.due():
         if gradient.squared_norm is None:
             yield done.finding(*_why_unreached(done.trace, gradient), gradient)
-    cutting = [call for call in done.trace.calls if call.outputs and _cuts(done.trace, call)]
+    cutting = [call for call in done.trace.calls if call.outputs and not nodes(call.inputs) <= call.graph]
     tables = [gradient for gradient in done.zeros() if gradient.is_table]
-    for call in _innermost(cutting):
+    for call in innermost(cutting):
         reason = f"`{call.name}` is given something that learns, and its output does not depend on it"
         before = graph_behind(call.inputs)
         # Tables of one kernel share one output: where one's columns are cut off, they get zeros and not nothing.
@@ -165,10 +165,10 @@ def leaking(done: Pass) -> Iterator[FlowFinding]:
             yield done.finding(FlowFault.LEAKING, place, reason, *touched)
     for gradient in done.gradients:
         is_elsewhere = not lies_in(gradient.name, done.probe.reaches) and not lies_in(gradient.name, done.frozen)
-        # No process may skip a sharded table: rows that pass elsewhere bring it zeros, by which no row moves.
+        # No process may skip a sharded table: rows that pass elsewhere bring it zeros, which change no row.
         came = gradient.squared_norm if gradient.is_table else gradient.squared_norm is not None
         if is_elsewhere and came:
-            zero = ", of zeros, by which momentum and decay still move it" if not gradient.squared_norm else ""
+            zero = ", of zeros, by which momentum and decay still change it" if not gradient.squared_norm else ""
             reason = f"rows of this segment do not pass it, and their gradient reaches it{zero}"
             yield done.finding(FlowFault.LEAKING, _apart(gradient.module, done.probe.reaches), reason, gradient)
     for part, way in done.probe.only_through:
@@ -178,9 +178,9 @@ def leaking(done: Pass) -> Iterator[FlowFinding]:
 
 
 def zero(first: Pass, again: Pass, explained: Collection[str]) -> Iterator[FlowFinding]:
-    """Find gradients that are all zeros: errors where they stay so with weights a little elsewhere, else notes.
+    """Find gradients that are all zeros: errors where other weights near by give zeros too, else notes.
 
-    A zero that goes away with the weights is that of a factor which starts at zero, or of errors that cancel: it learns
+    A zero that other weights do not have is that of a factor which starts at zero, or of errors that cancel: it learns
     from the second step on. One that stays is a product with zero, or a layer whose every ReLU is closed on all rows.
 
     Args:
@@ -192,7 +192,7 @@ def zero(first: Pass, again: Pass, explained: Collection[str]) -> Iterator[FlowF
         if gradient.name in explained:
             continue
         if (closed := still.get(gradient.name)) is None:
-            reason = "the gradient is zero where the weights stand, and not beside it"
+            reason = "the gradient is zero at these weights, and not at others near by"
             yield first.finding(FlowFault.ZERO, gradient.module, reason, gradient, severity=Severity.NOTE)
         else:
             place = again.trace.first_bad(lambda arrival: arrival.is_zero, closed.sources)
@@ -218,19 +218,19 @@ def non_finite(done: Pass, *, is_forward_finite: bool) -> Iterator[FlowFinding]:
             yield done.finding(FlowFault.NON_FINITE, place, reason, *bad)
 
 
-def non_finite_weights(ranker: nn.Module) -> Iterator[FlowFinding]:
+def non_finite_weights(inventory: Inventory) -> Iterator[FlowFinding]:
     """Find parameters, and tables as far as this process holds them, that are not finite, looked up or not."""
-    tensors = [(name, 0, parameter.detach()) for name, parameter in dense_parameters(ranker).items()]
-    tensors += [(shard.table, shard.rows.start, shard.weight) for shard in table_shards(ranker)]
+    tensors = [(name, 0, parameter.detach()) for name, parameter in inventory.dense_parameters().items()]
+    tensors += [(shard.table, shard.rows.start, shard.weight) for shard in inventory.shards()]
     for name, first_row, tensor in tensors:
         if not torch.linalg.vector_norm(tensor, ord=float("inf")).isfinite():
             row, *_ = (~tensor.isfinite()).nonzero()[0].tolist() or [0]
             reason = f"`{name}` holds numbers that are not finite, first in row {first_row + row}"
-            yield FlowFinding(FlowFault.NON_FINITE, _owner(ranker, name), (reason,), (), (name,))
+            yield FlowFinding(FlowFault.NON_FINITE, _owner(inventory.module, name), (reason,), (), (name,))
 
 
 def training_where_frozen(ranker: nn.Module, frozen: Collection[str]) -> Iterator[FlowFinding]:
-    """Find frozen parts that `train()` puts into training mode: statistics and dropout need no gradient to move."""
+    """Find frozen parts that `train()` puts into training mode: statistics and dropout need no gradient to change."""
     for part in frozen:
         module = dict(ranker.named_modules()).get(part)
         if module is not None and module.training:
@@ -239,17 +239,17 @@ def training_where_frozen(ranker: nn.Module, frozen: Collection[str]) -> Iterato
 
 
 def _owner(ranker: nn.Module, name: str) -> str:
-    """Return the module that a parameter or table is told by: a sharded table's collection, else its own module."""
+    """Return the module that findings name: of a sharded table its collection, else the parameter's own module."""
     module = name.rpartition(".")[0]
     is_called = isinstance(ranker.get_submodule(module), nn.EmbeddingBag) or ".embedding_bags." not in name
-    return module if is_called else name.partition(".embedding_bags.")[0]
+    return module if is_called else collection_of(name)
 
 
 def _why_unreached(trace: Trace, gradient: Gradient) -> tuple[FlowFault, str, str]:
     """Return the fault, its place and what was seen there."""
     if not gradient.is_asked_for:
         return FlowFault.DEAD, gradient.name, "its part learns, and it asks for no gradient (`requires_grad` is off)"
-    carriers = [call for call in trace.calls if trace.carries(call, gradient.sources)]
+    carriers = [call for call in trace.calls if not gradient.sources.isdisjoint(call.graph)]
     if carriers:
         return FlowFault.BLOCKED, *_end_of_graph(trace, gradient.sources, carriers)
     owners = [call for call in trace.calls if call.module == gradient.module and call.outputs]
@@ -277,19 +277,10 @@ def _end_of_graph(trace: Trace, sources: set[Node], carriers: list[Call]) -> tup
     ]
     last = carriers[-1]
     if entered:
-        place = _recording(_innermost(entered)[0])
+        place = _recording(innermost(entered)[0])
     else:
         place = next((call.name for call in last.ancestors() if id(call) not in carrying), OBJECTIVE)
     return place, f"the graph ends there, after `{last.name}` (a stray detach, item or no_grad)"
-
-
-def _cuts(trace: Trace, call: Call) -> bool:
-    return any(get_gradient_edge(tensor).node not in trace.behind(call) for tensor in call.inputs)
-
-
-def _innermost(calls: Sequence[Call]) -> list[Call]:
-    around = {id(outer) for call in calls for outer in call.ancestors()}
-    return [call for call in calls if id(call) not in around]
 
 
 def _recording(call: Call) -> str:
@@ -299,8 +290,8 @@ def _recording(call: Call) -> str:
 
 def _comes_past(done: Pass, part: str, way: str) -> bool:
     """Whether the part's output is in the loss's graph by a way that avoids the module `way`."""
-    ends = {module: _nodes_of(done.trace, module) for module in (part, way)}
-    return not ends[part].isdisjoint(graph_behind([done.loss], without=ends[way]))
+    ends, allowed = (nodes(done.trace.outputs_of(module)) for module in (part, way))
+    return not ends.isdisjoint(graph_behind([done.loss], without=allowed))
 
 
 def _apart(module: str, reached: Collection[str]) -> str:
@@ -308,11 +299,6 @@ def _apart(module: str, reached: Collection[str]) -> str:
     steps = module.split(".")
     around = (".".join(steps[: depth + 1]) for depth in range(len(steps)))
     return next((each for each in around if not any(lies_in(name, [each]) for name in reached)), module)
-
-
-def _nodes_of(trace: Trace, module: str) -> set[Node]:
-    outputs = [output for call in trace.calls if call.module == module for output in call.outputs]
-    return {get_gradient_edge(output).node for output in outputs if output.requires_grad}
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,21 +1,22 @@
-"""What one forward and backward pass did, module by module: the eyes of the flow audit.
+"""The trace of one forward and backward pass, module by module, that the flow audit reads.
 
 Hooks note every call of every module: whether it ran with a graph, which tensors went in and came out, whether they
 were finite, and which gradients came back. Kernels of sharded tables, which are no children of the ranker, are noted as
 calls of their collection. From the graph that PyTorch keeps behind the outputs it is then read where it ends.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
-from recsys.sharding.fused import FusedKernel, dense_buffers, fused_kernels
+from recsys.sharding.inventory import FusedKernel, Inventory
 
 OBJECTIVE = "the objective"
 RANKER = "the ranker"
@@ -27,18 +28,17 @@ class Call:
 
     Attributes:
         has_graph_mode: whether autograd was recording when the call began.
-        started, ended: positions in the order of all beginnings and ends.
+        started: position in the order of all beginnings.
         inputs: floating tensors that ask for a gradient; `outputs`: all floating tensors.
-        is_finite, is_zero: whether all numbers that came out are.
         ids: how many whole numbers went in, such as ids to look up.
         tables: of a kernel: the tables that at least one id looked up.
+        is_finite, is_zero: whether all numbers that came out are.
     """
 
     module: str
     parent: "Call | None"
     has_graph_mode: bool
     started: int
-    ended: int = 0
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     ids: int = 0
@@ -48,13 +48,18 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The module's name, as it is told to people."""
+        """The module's name, as findings give it."""
         return self.module or RANKER
 
     @property
     def built_graph(self) -> bool:
         """Whether an output asks for a gradient."""
         return any(output.requires_grad for output in self.outputs)
+
+    @cached_property
+    def graph(self) -> set[Node]:
+        """The graph behind the outputs; to be asked for when the call has ended."""
+        return graph_behind(self.outputs)
 
     def ancestors(self) -> Iterator["Call"]:
         """The calls around this one, the innermost first."""
@@ -64,8 +69,7 @@ class Call:
             call = call.parent
 
 
-@dataclass(frozen=True)
-class Arrival:
+class Arrival(NamedTuple):
     """A gradient that reached a tensor in the backward pass."""
 
     tensor: Tensor
@@ -79,18 +83,17 @@ class Trace:
     Make it after the gate of the tables, whose leaves are then seen as the kernels' outputs; close it at the end.
     """
 
-    def __init__(self, ranker: nn.Module) -> None:
-        self.calls: list[Call] = []  # by their ends: inner calls stand before those around them
+    def __init__(self, inventory: Inventory) -> None:
+        self.calls: list[Call] = []  # by their ends: inner calls come before those around them
         self.arrivals: list[Arrival] = []  # by their time
         self._open: list[Call] = []
-        self._clock = 0
-        self._watched: dict[int, Tensor] = {}
-        self._behind: dict[int, set[Node]] = {}
+        self._clock = itertools.count()
+        self._watched: dict[int, Tensor] = {}  # held, so that no id is given out twice
         self._hooks: list[Any] = []
-        for name, module in ranker.named_modules():
+        for name, module in inventory.module.named_modules():
             self._hooks.append(module.register_forward_pre_hook(partial(self._begin, name), with_kwargs=True))
             self._hooks.append(module.register_forward_hook(partial(self._end, name), with_kwargs=True))
-        for kernel in fused_kernels(ranker):
+        for kernel in inventory.fused:
             hook = kernel.module.register_forward_hook(partial(self._looked_up, kernel), with_kwargs=True)
             self._hooks.append(hook)
 
@@ -99,21 +102,9 @@ class Trace:
         for hook in self._hooks:
             hook.remove()
 
-    def behind(self, call: Call) -> set[Node]:
-        """Return the graph behind the call's outputs."""
-        if id(call) not in self._behind:
-            self._behind[id(call)] = graph_behind(call.outputs)
-        return self._behind[id(call)]
-
-    def carries(self, call: Call, sources: set[Node]) -> bool:
-        """Whether the call's outputs depend on any of `sources`, as far as the graph knows."""
-        return not sources.isdisjoint(self.behind(call))
-
-    def nodes_of(self, table: str, kernels: Iterable[FusedKernel]) -> set[Node]:
-        """Return where the graph of a sharded table begins: the outputs of the kernels that hold it."""
-        owners = {kernel_name(kernel) for kernel in kernels if table in kernel.tables}
-        outputs = [o for call in self.calls if call.module in owners and call.tables for o in call.outputs]
-        return {get_gradient_edge(output).node for output in outputs if output.requires_grad}
+    def outputs_of(self, module: str) -> list[Tensor]:
+        """Return what all calls of a module returned."""
+        return [output for call in self.calls if call.module == module for output in call.outputs]
 
     def first_bad(self, is_bad: Callable[[Arrival], bool], sources: set[Node] | None = None) -> str | None:
         """Name the module whose backward made the first bad gradient, or None where every gradient is good.
@@ -129,8 +120,7 @@ class Trace:
                 continue
             users = [call for call in self.calls if any(each is arrival.tensor for each in call.inputs)]
             if users:
-                around = {id(outer) for call in users for outer in call.ancestors()}
-                return next(call.name for call in users if id(call) not in around)
+                return innermost(users)[0].name
             makers = [call for call in self.calls if any(each is arrival.tensor for each in call.outputs)]
             outermost = min(makers, key=lambda call: call.started)
             return OBJECTIVE if outermost.parent is None else outermost.parent.name
@@ -144,28 +134,27 @@ class Trace:
 
     def _begin(self, name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
         tensors = [*_tensors(arguments), *_tensors(keywords)]
-        parent = self._open[-1] if self._open else None
-        call = Call(name, parent, torch.is_grad_enabled(), self._tick())
+        call = self._call(name)
         call.inputs = [tensor for tensor in tensors if tensor.requires_grad]
         call.ids = sum(tensor.numel() for tensor in tensors[:1] if not tensor.is_floating_point())
         self._open.append(call)
 
     def _end(self, name: str, module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
-        call = self._open.pop()
-        self._keep(call, list(_tensors((output,))))
+        self._keep(self._open.pop(), output)
 
     def _looked_up(self, kernel: FusedKernel, module: Any, arguments: Any, keywords: Any, output: Any) -> None:
-        parent = self._open[-1] if self._open else None
-        call = Call(kernel_name(kernel), parent, torch.is_grad_enabled(), self._tick())
+        call = self._call(collection_of(kernel.tables[0]))
         call.tables = _looked_up_tables(kernel, keywords["offsets"])
-        self._keep(call, list(_tensors((output,))))
+        self._keep(call, output)
 
-    def _keep(self, call: Call, outputs: list[Tensor]) -> None:
-        call.outputs = [output for output in outputs if output.is_floating_point()]
-        call.is_finite = all(bool(output.isfinite().all()) for output in call.outputs)
-        numbers = [output for output in call.outputs if output.numel()]
-        call.is_zero = bool(numbers) and not any(bool(output.any()) for output in numbers)
-        call.ended = self._tick()
+    def _call(self, name: str) -> Call:
+        return Call(name, self._open[-1] if self._open else None, torch.is_grad_enabled(), next(self._clock))
+
+    def _keep(self, call: Call, output: Any) -> None:
+        call.outputs = [tensor for tensor in _tensors(output) if tensor.is_floating_point()]
+        call.is_finite = all(bool(each.isfinite().all()) for each in call.outputs)
+        numbers = [each for each in call.outputs if each.numel()]
+        call.is_zero = bool(numbers) and not any(bool(each.any()) for each in numbers)
         self.calls.append(call)
         for tensor in (*call.inputs, *call.outputs):
             if tensor.requires_grad and id(tensor) not in self._watched:
@@ -176,15 +165,22 @@ class Trace:
         is_zero = gradient.numel() > 0 and not bool(gradient.any())
         self.arrivals.append(Arrival(tensor, bool(gradient.isfinite().all()), is_zero))
 
-    def _tick(self) -> int:
-        self._clock += 1
-        return self._clock
+
+def nodes(tensors: Iterable[Tensor]) -> set[Node]:
+    """Return the nodes of the graph that made some tensors; none for one without a graph."""
+    return {get_gradient_edge(tensor).node for tensor in tensors if tensor.requires_grad}
+
+
+def innermost(calls: Sequence[Call]) -> list[Call]:
+    """Return those of the calls within which none of the others lies."""
+    around = {id(outer) for call in calls for outer in call.ancestors()}
+    return [call for call in calls if id(call) not in around]
 
 
 def graph_behind(tensors: Iterable[Tensor], *, without: set[Node] | None = None) -> set[Node]:
     """Return every node of the graph behind some tensors; the walk does not enter the nodes of `without`."""
     seen: set[Node] = set(without or ())
-    waiting = [get_gradient_edge(tensor).node for tensor in tensors if tensor.requires_grad]
+    waiting = list(nodes(tensors))
     while waiting:
         node = waiting.pop()
         if node not in seen:
@@ -193,21 +189,22 @@ def graph_behind(tensors: Iterable[Tensor], *, without: set[Node] | None = None)
     return seen - (without or set())
 
 
-def kernel_name(kernel: FusedKernel) -> str:
-    """Return the name of the collection that a kernel belongs to."""
-    return kernel.tables[0].partition(".embedding_bags.")[0]
+def collection_of(table: str) -> str:
+    """Return the name of the collection of tables that a table belongs to."""
+    return table.partition(".embedding_bags.")[0]
 
 
 @contextmanager
-def leaving_no_trace(ranker: nn.Module) -> Iterator[None]:
+def leaving_no_trace(inventory: Inventory) -> Iterator[None]:
     """Give back every buffer, gradient, training flag, forward counter of a kernel and random state as it was.
 
     Inside, every gradient is None. Weights are the caller's to leave alone.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in dense_buffers(ranker).values()]
+    ranker = inventory.module
+    buffers = [(buffer, buffer.clone()) for buffer in inventory.dense_buffers().values()]
     gradients = [(parameter, parameter.grad) for parameter in ranker.parameters()]
     modes = [(module, module.training) for module in ranker.modules()]
-    kernels = [kernel.module for kernel in fused_kernels(ranker)]
+    kernels = [kernel.module for kernel in inventory.fused]
     counts = [(kernel, name, getattr(kernel, name).clone()) for kernel in kernels for name in ("iter", "iter_cpu")]
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from recsys.errors import TrainingError
 from recsys.monitoring.frozen_proof import frozen_modules
-from recsys.sharding.fused import dense_parameters, tables, unwrapped
 from recsys.sharding.gate import TableGate
+from recsys.sharding.inventory import Inventory, inventory_of
 from recsys.sharding.processes import ProcessContext
 
 WHOLE = "whole"
@@ -33,7 +33,7 @@ EXPERT = "expert"
 _BY_SEGMENT = ("segments", "experts")  # under these names a part keeps a list with one module per segment
 
 
-def gradient_norms(ranker: nn.Module, gate: TableGate, context: ProcessContext) -> dict[str, float]:
+def gradient_norms(ranker: nn.Module | Inventory, gate: TableGate, context: ProcessContext) -> dict[str, float]:
     """Return all norms by name; see the module's docstring for what they are of.
 
     `<part>` for each named child of `ranker`, and "whole"; `<part>/tables` and `<part>/dense` for a part that has
@@ -50,20 +50,22 @@ def gradient_norms(ranker: nn.Module, gate: TableGate, context: ProcessContext) 
 
 
 def norms_of_squares(squared: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the roots of what `squared_gradient_norms` returned, as plain numbers; waits for the device once."""
+    """Return the roots of what `squared_gradient_norms` returned, () each, as numbers; waits for the device once."""
     if not squared:
         return {}
     values = torch.stack(list(squared.values())).sqrt().tolist()
     return dict(zip(squared, values, strict=True))
 
 
-def squared_gradient_norms(ranker: nn.Module, gate: TableGate, context: ProcessContext) -> dict[str, Tensor]:
+def squared_gradient_norms(
+    ranker: nn.Module | Inventory, gate: TableGate, context: ProcessContext
+) -> dict[str, Tensor]:
     """As `gradient_norms`, squared and still on the device: () float64 each."""
-    module = unwrapped(ranker)
-    of_dense, of_tables = _dense_squares(module), _table_squares(module, gate, context)
+    inventory = inventory_of(ranker)
+    of_dense, of_tables = _dense_squares(inventory), _table_squares(inventory, gate, context)
     parts: dict[str, Tensor] = {}
     details: dict[str, Tensor] = {}
-    for part, child in module.named_children():
+    for part, child in inventory.module.named_children():
         dense = _sum([square for name, square in of_dense.items() if name.startswith(f"{part}.")], context)
         parts[part] = dense
         if any(name.startswith(f"{part}.") for name in of_tables):
@@ -86,11 +88,12 @@ def _experts(part: str, child: nn.Module) -> list[str]:
     ]
 
 
-def _dense_squares(module: nn.Module) -> dict[str, Tensor]:
+def _dense_squares(inventory: Inventory) -> dict[str, Tensor]:
     """Return the squared norm of each dense gradient that there is, by name."""
-    gradients = {name: p.grad for name, p in dense_parameters(module).items() if p.grad is not None}
+    gradients = {name: p.grad for name, p in inventory.dense_parameters().items() if p.grad is not None}
     if not gradients:
         return {}
+    # One launch for all tensors; squared in float64, where no square of a float32 number overflows.
     squares = torch.stack(torch._foreach_norm(list(gradients.values()))).double().square()
     return dict(zip(gradients, squares.unbind(), strict=True))
 
@@ -99,30 +102,31 @@ def _sum(squares: list[Tensor], context: ProcessContext) -> Tensor:
     return torch.stack(squares).sum() if squares else _zero(context)
 
 
-def _table_squares(module: nn.Module, gate: TableGate, context: ProcessContext) -> Mapping[str, Tensor]:
+def _table_squares(inventory: Inventory, gate: TableGate, context: ProcessContext) -> Mapping[str, Tensor]:
     """Return each table's squared norm, whole in every process; 0 for a table that was not reached."""
-    names = list(tables(module))
+    names = list(inventory.tables)
     if not names:
         return {}
     here = gate.squared_norms()
     squares = torch.stack([here.get(name, _zero(context)) for name in names])
     if context.world_size == 1:
-        _refuse_unseen(module, [name for name in names if name not in here])
+        _refuse_unseen(inventory, [name for name in names if name not in here])
         return dict(zip(names, squares.unbind(), strict=True))
     seen = torch.tensor([float(name in here) for name in names], dtype=torch.float64, device=context.device)
+    # Whether any process saw a table travels with the squares: an exchange of its own would cost as much again.
     both = torch.cat([squares, seen])
     dist.all_reduce(both)
     squares, seen = both.chunk(2)
-    _refuse_unseen(module, [name for name, count in zip(names, seen.tolist(), strict=True) if not count])
+    _refuse_unseen(inventory, [name for name, count in zip(names, seen.tolist(), strict=True) if not count])
     return dict(zip(names, squares.unbind(), strict=True))
 
 
-def _refuse_unseen(module: nn.Module, unseen: list[str]) -> None:
+def _refuse_unseen(inventory: Inventory, unseen: list[str]) -> None:
     """A table that learns but that the gate missed is a fault of the wiring; 0 would hide it."""
-    frozen = tuple(f"{path}." for path in frozen_modules(module))
-    for part, child in module.named_children():
+    frozen = tuple(f"{path}." for path in frozen_modules(inventory.module))
+    for part, _ in inventory.module.named_children():
         missed = [name for name in unseen if name.startswith(f"{part}.") and not name.startswith(frozen)]
-        if missed and len(missed) == len(tables(child)):
+        if missed and len(missed) == len(inventory.under(part).tables):
             raise TrainingError(
                 f"The gradient of `{missed[0]}` is not known: no gradient came through the gate of `{part}`, which "
                 "has tables and is not frozen. Either the loss does not depend on that part, or the gate was opened "

@@ -1,4 +1,4 @@
-"""Running out of memory, told as what it is: where, with how many rows, how much had been taken, what to lower."""
+"""Running out of memory, reported as such: where, with how many rows, how much had been taken, what to lower."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +13,15 @@ _WORDS = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALL
 
 
 @contextmanager
-def out_of_memory_told(where: str, lower: str, device: torch.device) -> Iterator[None]:
-    """Within it, a lack of the GPU's or the machine's memory becomes a `TrainingError`; see `raise_told`."""
+def out_of_memory_explained(where: str, lower: str, device: torch.device) -> Iterator[None]:
+    """Within it, a lack of the GPU's or the machine's memory becomes a `TrainingError`; see `raise_explained`."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        raise_told(error, where, lower, device)
+        raise_explained(error, where, lower, device)
 
 
-def raise_told(error: Exception, where: str, lower: str, device: torch.device) -> NoReturn:
+def raise_explained(error: Exception, where: str, lower: str, device: torch.device) -> NoReturn:
     """Raise the error, as a `TrainingError` where it is a lack of memory.
 
     Args:

@@ -22,8 +22,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.errors import TrainingError
-from recsys.sharding.fused import averaged_parameters, unwrapped
 from recsys.sharding.gate import TableGate
+from recsys.sharding.inventory import Inventory, inventory_of
 from recsys.sharding.processes import ProcessContext
 
 
@@ -61,15 +61,17 @@ class SegmentGradients:
     """
 
     def __init__(
-        self, ranker: nn.Module, part: str, gate: TableGate, num_segments: int, context: ProcessContext
+        self, ranker: nn.Module | Inventory, part: str, gate: TableGate, num_segments: int, context: ProcessContext
     ) -> None:
-        self._child = unwrapped(ranker).get_submodule(part)
+        self._inventory = inventory_of(ranker).under(part)
         self._part, self._gate, self._num_segments, self._context = part, gate, num_segments, context
         self._is_armed = False
         self._segment: Tensor | None = None  # of the output's rows
         self._output: Tensor | None = None
         self._gradient: Tensor | None = None
-        self._hook = self._child.register_forward_hook(self._keep_output, with_kwargs=True)
+        child = self._inventory.module.get_submodule(part)
+        # The output is where the part ends: what comes back to it is the gradient that each segment has a share of.
+        self._hook = child.register_forward_hook(self._keep_output, with_kwargs=True)
 
     def arm(self) -> None:
         """Look at the next forward and backward pass."""
@@ -78,7 +80,7 @@ class SegmentGradients:
     def read(self) -> Tensor | None:
         """Return the inner products of the segments' gradients, (S, S) float64 and whole in every process.
 
-        None where the part stands still. Every process calls it. Gradients, weights and random state are as before.
+        None where the part is frozen. Every process calls it. Gradients, weights and random state are as before.
 
         Raises:
             TrainingError: the part learns, but the loss's backward pass did not come through its output.
@@ -93,7 +95,7 @@ class SegmentGradients:
                 f"The gradient of `{self._part}` by segment is not known: no gradient came through its output. Either "
                 "the loss does not depend on that part, or `training.segment_view_every` must be 0 for this model."
             )
-        parameters = [p for p in averaged_parameters(self._child) if p.requires_grad]
+        parameters = [p for p in self._inventory.averaged_parameters() if p.requires_grad]
         leaves = self._gate.leaves(self._part)
         by_segment = [
             self._gradients_of(output, gradient.masked_fill((segment != number).unsqueeze(1), 0.0), parameters, leaves)
@@ -148,7 +150,10 @@ class SegmentGradients:
 
 
 def segment_view(products: Tensor | None, num_segments: int) -> SegmentView:
-    """Turn `SegmentGradients.read`'s inner products into shares and cosines; waits for the device.
+    """Turn `SegmentGradients.read`'s inner products, (S, S), into shares and cosines; waits for the device.
+
+    With P[s, t] = <g_s, g_t>: |g_s| = sqrt(P[s, s]), <g_s, g - g_s> = sum_t P[s, t] - P[s, s], and
+    |g - g_s|^2 = sum_tu P[t, u] - 2 sum_t P[s, t] + P[s, s].
 
     >>> products = torch.tensor([[9.0, -12.0], [-12.0, 16.0]])  # gradients (3, 0) and (-4, 0)
     >>> view = segment_view(products, num_segments=2)

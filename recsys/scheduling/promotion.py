@@ -15,11 +15,11 @@ from typing import Any
 
 from recsys.errors import BusyError, DataError, UsageError
 from recsys.files import write_text_atomically
-from recsys.scheduling.stage import held_lock
+from recsys.locks import held_lock
 
 
 @dataclass(frozen=True)
-class Difference:
+class AucDifference:
     """Challenger minus champion in a metric where higher is better, with a paired bootstrap's 95 % interval.
 
     Both are scored on the same rows and resampled together: their difference varies far less than either score.
@@ -46,13 +46,13 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def decide(overall: Difference, by_segment: Mapping[str, Difference], margin: float) -> Decision:
+def decide(overall: AucDifference, by_segment: Mapping[str, AucDifference], margin: float) -> Decision:
     """Compare a challenger with the champion.
 
     A segment stands in the way when the challenger is worse there by more than `margin` and its interval excludes
     zero. Asking for less than both would let the noise of a small segment, or a real but tiny loss, decide for all.
 
-    >>> decide(Difference(0.004, 0.001, 0.007), {"new": Difference(-0.03, -0.05, -0.01)}, margin=0.01).promote
+    >>> decide(AucDifference(0.004, 0.001, 0.007), {"new": AucDifference(-0.03, -0.05, -0.01)}, margin=0.01).promote
     False
 
     Args:

@@ -5,22 +5,16 @@ with the same key is up to date; anything else is made again beside it and takes
 kernel frees when its holder dies keeps a second starter out, so a crash leaves nothing to clean up by hand.
 """
 
-import fcntl
 import json
-import os
 import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recsys.errors import BusyError, CannotWriteError, DataError
+from recsys.errors import DataError
 from recsys.files import (
-    ensure_writable,
     files_below,
     fingerprint_of,
     published_directory,
@@ -28,6 +22,7 @@ from recsys.files import (
     unfinished_path,
     write_text_atomically,
 )
+from recsys.locks import held_lock, this_process
 
 RECEIPT_NAME = "receipt.json"
 
@@ -95,7 +90,7 @@ def run_stage(stage: Stage, final: Path, work: Callable[[Path], None], *, is_res
                 "files": _sizes(folder),
                 "started": started,
                 "finished": _now(),
-                **_holder(),
+                **this_process(),
             }
             write_text_atomically(folder / RECEIPT_NAME, json.dumps(receipt, indent=2, sort_keys=True) + "\n")
     return StageResult(final, stage.key, was_run=True)
@@ -111,39 +106,6 @@ def is_up_to_date(stage: Stage, final: Path) -> bool:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         # No receipt, a torn one, or a file gone: whatever stands there cannot be relied on, so it is made again.
         return False
-
-
-@contextmanager
-def held_lock(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file at `path`; it stays behind, empty, as removing it would let two processes hold two of them.
-
-    Args:
-        what: what the lock protects, for the message ("Stage `prepare` for runs/3").
-
-    Raises:
-        BusyError: another process holds it; the message starts with `what`.
-        CannotWriteError: the lock file cannot be written.
-    """
-    ensure_writable(path.parent)
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise CannotWriteError(f"{what} needs the lock file {path}, which cannot be opened: {error}.") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BusyError(
-                f"{what} is being worked on by {_read_holder(path)}. Wait until it ends, or end it and start again; "
-                "its lock is freed the moment it dies."
-            ) from None
-        try:
-            _sign(handle, json.dumps(_holder() | {"since": _now()}))
-            yield
-        finally:
-            _sign(handle, "")
-    finally:
-        os.close(handle)
 
 
 def input_fingerprint(path: Path) -> str:
@@ -174,27 +136,3 @@ def _sweep_leftovers(final: Path, resume_key: str) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _holder() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname()}
-
-
-def _sign(handle: int, text: str) -> None:
-    # On a full disk the lock holds all the same, and the work has its own message for that. Padded to one length and
-    # written in one call, so that a reader never meets half of one holder and half of another.
-    with suppress(OSError):
-        os.pwrite(handle, text.encode().ljust(256), 0)
-
-
-def _read_holder(path: Path) -> str:
-    # A holder takes the lock first and signs it a moment later; until then the file still names a holder before it.
-    for _ in range(20):
-        try:
-            holder = json.loads(path.read_text(encoding="utf-8"))
-            if holder["host"] != socket.gethostname() or Path(f"/proc/{holder['pid']}").exists():
-                return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        time.sleep(0.05)
-    return "another process, which has not signed the lock"

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from recsys.sharding.fused import fused_kernels, replicated_tables
+from recsys.sharding.inventory import Inventory, inventory_of
 from recsys.sharding.row_gradients import Lookup, inner_products, squared_norms
 
 
@@ -28,10 +28,12 @@ class TableGate:
     (which under Adagrad is not the update of the sum).
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._kernels = fused_kernels(module)
-        self._replicated = replicated_tables(module)
+    def __init__(self, module: nn.Module | Inventory) -> None:
+        self._kernels = inventory_of(module).fused
+        self._replicated = inventory_of(module).replicated()
         self._lookups: list[list[Lookup]] = [[] for _ in self._kernels]
+        # On the kernel and not on its collection: between the two lies the exchange with other processes, whose
+        # backward must have run when the norm is taken.
         self._hooks = [
             kernel.module.register_forward_hook(_CutGraph(lookups), with_kwargs=True)
             for kernel, lookups in zip(self._kernels, self._lookups, strict=True)
@@ -40,8 +42,8 @@ class TableGate:
     def gradients(self) -> list[Tensor]:
         """Return all that the loss's backward pass left at the tables, to be judged or scaled in place.
 
-        The gradients at the kernels' outputs, one per kernel and forward pass that the loss depends on, and those of
-        replicated tables.
+        The gradients at the kernels' outputs, (B, sum of D), one per kernel and forward pass that the loss depends on,
+        and those of replicated tables, (rows, D).
         """
         held = [lookup.leaf.grad for lookups in self._lookups for lookup in lookups if lookup.leaf.grad is not None]
         return [*held, *self._replicated_gradients().values()]
@@ -66,7 +68,7 @@ class TableGate:
         return norms
 
     def leaves(self, part: str) -> list[Tensor]:
-        """Return what went into the rest of the model in place of the outputs of the part's kernels, in this step."""
+        """Return what the rest of the model was given for the outputs of the part's kernels, (B, sum of D) each."""
         return [lookup.leaf for lookups in self._lookups_of(part).values() for lookup in lookups]
 
     def inner_products(self, part: str, gradients: Sequence[Sequence[Tensor]]) -> Tensor | None:
@@ -92,7 +94,7 @@ class TableGate:
                 leave rows and accumulators as they are.
             scale: () float, or None for 1.
         """
-        if keep.device.type == "cpu" and not keep:
+        if keep.device.type == "cpu" and not keep:  # reading costs nothing there
             self.discard()
             return
         gradients = self.gradients()
@@ -103,13 +105,14 @@ class TableGate:
                 gradient.masked_fill_(~keep, 0.0)
         reached = [lookup for lookups in self._lookups for lookup in lookups if lookup.leaf.grad is not None]
         if reached:
+            # The second half of the backward pass, from the kernels' outputs to their rows: it updates them.
             torch.autograd.backward([lookup.output for lookup in reached], [lookup.leaf.grad for lookup in reached])
         for collection in self._replicated:
             collection.optimizer.step()
         self.discard()
 
     def discard(self) -> None:
-        """Drop the held updates: no table moves."""
+        """Drop the held updates: no table changes."""
         for lookups in self._lookups:
             lookups.clear()
         for collection in self._replicated:
@@ -147,6 +150,7 @@ class _CutGraph:
     def __call__(self, kernel: nn.Module, arguments: tuple, keywords: dict[str, Any], output: Tensor) -> Tensor | None:
         if not output.requires_grad:  # evaluation, or a frozen part: there is no graph to cut
             return None
+        # The loss's backward pass ends at the leaf; the output keeps its way to the kernel for `release`.
         leaf = output.detach().requires_grad_()
         weights = keywords["per_sample_weights"]
         detached = None if weights is None else weights.detach()

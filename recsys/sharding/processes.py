@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -43,7 +44,7 @@ class ProcessContext:
 
 
 def start_processes(wished: str) -> ProcessContext:
-    """Join torchrun's process group, or start a group of one; a group that already stands is used as it is.
+    """Join torchrun's process group, or start a group of one; a group that there is already is used as it is.
 
     NCCL where a GPU computes, gloo otherwise.
 
@@ -105,9 +106,27 @@ def device_name(device: torch.device) -> str:
 
 
 def stop_processes() -> None:
-    """Leave the process group; a no-op where none stands."""
+    """Leave the process group; a no-op where there is none."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def gathered(mine: Any) -> list[Any]:
+    """Return what every process passed, by rank; its own alone where there is no group. Every process calls it."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return [mine]
+    everyone = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    return everyone
+
+
+def any_process(is_so: bool, context: ProcessContext) -> bool:
+    """Return whether it is so in any process. Every process calls it."""
+    if context.world_size == 1:
+        return is_so
+    flag = torch.tensor(int(is_so))  # on the CPU: the host knows it, and the device need not be waited for
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
 
 
 def _keep_freed_memory() -> None:

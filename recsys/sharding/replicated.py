@@ -17,7 +17,7 @@ class ReplicatedTables(EmbeddingBagCollection):
     """A plain collection with an optimizer of its own; it has the parameters of the collection that it is made from.
 
     Args:
-        optimizer: over the collection's parameters, one group; rows without a gradient must not move under it.
+        optimizer: over the collection's parameters, one group; it must leave rows without a gradient unchanged.
         rule: fbgemm's word for what it does, such as "exact_row_wise_adagrad".
     """
 
@@ -30,7 +30,7 @@ class ReplicatedTables(EmbeddingBagCollection):
         self.rule = rule
 
     def weight(self, table: str) -> nn.Parameter:
-        """Return one table."""
+        """Return one table, (rows, width)."""
         weight = self.embedding_bags[table].weight
         assert isinstance(weight, nn.Parameter)
         return weight

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import Tensor
 
-from recsys.sharding.fused import FusedKernel
+from recsys.sharding.inventory import FusedKernel
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ def squared_norms(kernel: FusedKernel, lookups: Sequence[Lookup]) -> Tensor:
     """
     gradients = [[lookup.leaf.grad] for lookup in lookups if lookup.leaf.grad is not None]
     first_key = _first_keys(kernel, lookups[0].leaf.device)
+    # In float64: the squares of millions of small float32 numbers would lose the smallest of them.
     norms = torch.zeros(len(kernel.tables), dtype=torch.float64, device=first_key.device)
     for features in _features_of_one_width(kernel):
         keys, sums = _sum_by_row([_row_parts(kernel, *each, features) for each in zip(lookups, gradients, strict=True)])
@@ -137,6 +138,7 @@ def _side_by_side(gradients: list[Tensor]) -> Tensor:
 def _sum_by_row(parts: list[_RowParts]) -> tuple[Tensor, Tensor]:
     """Sum the parts by row; return the distinct keys and each row's gradients, (rows, S * width)."""
     part = parts[0] if len(parts) == 1 else _joined(parts)
+    # Equal keys side by side, so that each row's lookups are one segment.
     keys, order = part.keys.sort()
     is_first = torch.ones_like(keys, dtype=torch.bool)
     is_first[1:] = keys[1:] != keys[:-1]

@@ -19,7 +19,8 @@ class DividedWeights:
         self._features = features
 
     def __call__(self, module: nn.Module, arguments: tuple[KeyedJaggedTensor]) -> tuple[KeyedJaggedTensor]:
-        """Return the arguments of the look-up: the same ids, their weights divided."""
+        """Return the arguments of the lookup: the same ids of F features and B rows, their weights divided, (ids,)."""
+        # A new object: the batch's own weights may be looked up again, in another collection or step.
         (ids,) = arguments
         keys, lengths = ids.keys(), ids.lengths()
         is_mean = torch.tensor([key in self._features for key in keys], device=lengths.device)

@@ -3,7 +3,7 @@
 Every collection of tables is sharded by an explicit plan and updated by a fused kernel inside the backward pass;
 everything else is replicated. TorchRec's own wrapper for the replicated part is DDP, which stops at a parameter that a
 batch did not reach (a frozen tower, an absent segment's expert). Here the dense gradients are averaged by one flat
-all-reduce that knows who had a gradient: a parameter that no process reached keeps none, and so stands still.
+all-reduce that knows who had a gradient: a parameter that no process reached keeps none, and so is unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,11 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.errors import UsageError
-from recsys.sharding.fused import averaged_parameters, dense_buffers, load_table_weights, table_weights
+from recsys.sharding.inventory import WrappedRanker, take_inventory
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.replicated import ReplicatedTables
 from recsys.sharding.weighted_mean import DividedWeights, as_weighted_sums
+from recsys.sharding.whole_state import load_table_weights, table_weights
 
 # The three update rules that fbgemm's CPU kernels have; they ignore weight decay and momentum, so neither is offered.
 _UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
@@ -34,8 +35,8 @@ _UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
     "adagrad": torch.optim.Adagrad,
     "sgd": torch.optim.SGD,
 }
-# What the fused kernels call these rules.
-_RULE_NAMES = {"rowwise_adagrad": "exact_row_wise_adagrad", "adagrad": "exact_adagrad", "sgd": "exact_sgd"}
+RULE_NAMES = {"rowwise_adagrad": "exact_row_wise_adagrad", "adagrad": "exact_adagrad", "sgd": "exact_sgd"}
+"""What the fused kernels call these rules."""
 _SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel")
 
 
@@ -60,8 +61,8 @@ class TableOptimizer:
 
 
 # A kernel cannot be without an update rule: with none attached it takes fbgemm's default, SGD at rate 0.01. This one
-# holds no state and moves nothing; that no gradient reaches it either is the frozen part's own doing.
-_STANDING_STILL = TableOptimizer("sgd", learning_rate=0.0)
+# keeps no state and changes nothing; that no gradient reaches it either is the frozen part's own doing.
+_FROZEN = TableOptimizer("sgd", learning_rate=0.0)
 
 
 def wrap_ranker(
@@ -69,12 +70,12 @@ def wrap_ranker(
     table_optimizers: Mapping[str, TableOptimizer | None],
     context: ProcessContext,
     sharding: Mapping[str, str] | None = None,
-) -> DistributedModelParallel:
+) -> WrappedRanker:
     """Shard the ranker's tables, replicate the rest, and keep every weight as it was.
 
     Args:
         ranker: changed in place; afterwards it is the returned wrapper's `.module`, with the same named children.
-        table_optimizers: by name of the part (a child of `ranker`); None for a part that stands still. Every part that
+        table_optimizers: by name of the part (a child of `ranker`); None for a frozen part. Every part that
             has tables must be named.
         sharding: by name of the part: "table_wise" (the default), "row_wise", "column_wise", or "data_parallel" for
             tables that every process holds whole and that learn through a `TableGate` alone (`replicated.py`).
@@ -92,9 +93,9 @@ def wrap_ranker(
         if part not in table_optimizers:
             raise UsageError(
                 f"`{path}` has tables, but no table optimizer is given for `{part}` (given: "
-                f"{', '.join(table_optimizers) or 'none'}). Give it one, or None if it shall stand still."
+                f"{', '.join(table_optimizers) or 'none'}). Give it one, or None if it is frozen."
             )
-        optimizer = table_optimizers[part] or _STANDING_STILL
+        optimizer = table_optimizers[part] or _FROZEN
         kind = kinds.get(part, "table_wise")
         _check_tables(path, collection, optimizer, kind)
         means_of[path] = as_weighted_sums(collection)
@@ -105,7 +106,7 @@ def wrap_ranker(
     plan = _plan(_collections_by_part(ranker), kinds, context)
     # TorchRec fills sharded tables with fresh random numbers unless they came from another device than the CPU.
     weights = table_weights(ranker)
-    wrapped = DistributedModelParallel(
+    wrapped = WrappedRanker(
         ranker,
         env=ShardingEnv.from_process_group(dist.group.WORLD),
         device=context.device,
@@ -114,6 +115,7 @@ def wrap_ranker(
         sharders=[EmbeddingBagCollectionSharder(fused_params={"bounds_check_mode": BoundsCheckMode.FATAL})],
         data_parallel_wrapper=_Replicated(),
     )
+    wrapped.inventory = take_inventory(wrapped.module)
     load_table_weights(wrapped, weights)
     for path, collection in collections.items():
         _take_after(wrapped.module.get_submodule(path), collection)
@@ -124,13 +126,14 @@ def wrap_ranker(
 
 
 def average_dense_gradients(parameters: Sequence[nn.Parameter], context: ProcessContext) -> None:
-    """Replace each gradient by its mean over the processes; a no-op in a run of one.
+    """Replace each gradient, of any shape, by its mean over the processes; a no-op in a run of one.
 
     A parameter that some process did not reach counts as a gradient of zero there. One that no process reached keeps
     None, so that no optimizer touches it. Every process passes the same parameters in the same order.
     """
     if context.world_size == 1 or not parameters:
         return
+    # One exchange for all gradients and for who had one, as each has a latency of its own.
     flat = torch.cat(
         [_flat_gradient(parameter) for parameter in parameters]
         + [torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=context.device)]
@@ -165,7 +168,7 @@ def _replicate(
     """Put replicated tables with the same parameters in the collection's place."""
     collection.requires_grad_(True)
     rule = _UPDATE_RULES[optimizer.name](collection.to(context.device).parameters(), **_arguments(optimizer))
-    ranker.set_submodule(path, ReplicatedTables(collection, rule, _RULE_NAMES[optimizer.name]))
+    ranker.set_submodule(path, ReplicatedTables(collection, rule, RULE_NAMES[optimizer.name]))
 
 
 def _collections_by_part(ranker: nn.Module) -> dict[str, EmbeddingBagCollection]:
@@ -242,11 +245,11 @@ def _plan(
     return ShardingPlan(modules)
 
 
-def _broadcast_replicated(wrapped: nn.Module, context: ProcessContext) -> None:
+def _broadcast_replicated(wrapped: WrappedRanker, context: ProcessContext) -> None:
     """Give every process the first one's replicated weights: they may have been drawn from different seeds."""
     if context.world_size > 1:
         with torch.no_grad():
-            for tensor in (*averaged_parameters(wrapped), *dense_buffers(wrapped).values()):
+            for tensor in (*wrapped.inventory.averaged_parameters(), *wrapped.inventory.dense_buffers().values()):
                 dist.broadcast(tensor, src=0)
 
 

@@ -1,7 +1,10 @@
 """From encoded Parquet to batches on the device.
 
-`parquet.py` reads footers and row groups, `checks.py` refuses values that break the contract, `shuffle.py` says in
-which order and on which rank each row comes, `pools.py` decodes and shuffles ahead of need, `collate.py` makes
-batches, `device.py` carries them over, and `loader.py` is the stream that the pipelines use. Nothing here knows where
-the rows came from (`datasets`) or what is computed on them.
+`loader.py` is the stream that training and evaluation read. Below it, `storage.py` finds files on a disk or behind a
+URI; `parquet.py` reads footers and row groups, huge ones in parts (`row_groups.py`), remote ones ahead of need
+(`read_ahead.py`); `rows.py` makes encoded columns of them, checked against the contract (`checks.py`) or encoded from
+raw values (`raw_columns.py`); `shuffle.py` computes in which order and on which rank each row comes; `pools.py` decodes
+and shuffles in the background; `collate.py` builds batches in reused memory (`memory.py`), and `device.py` copies them
+to the GPU. Nothing here knows where the rows came from (`datasets`), how files should be written (`inspection`), or
+what is computed on them.
 """

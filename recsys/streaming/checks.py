@@ -6,7 +6,7 @@ the column says what becomes of them.
 """
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,8 @@ from recsys.features.policy import Policy
 from recsys.features.scaling import scaled
 from recsys.features.schema import Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW
+from recsys.streaming.column_views import list_view, number_view
 from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT
-from recsys.streaming.views import ListView, view_of
 
 # float32 keeps 24 bits: a bound that was scaled and rounded like the values may still differ in the last one.
 _ROUNDING = 2.0**-22
@@ -42,7 +42,7 @@ class ValueChecks:
         """The schema's policies by the names that encoded rows give the columns."""
 
     def checked(self, columns: Mapping[str, pa.Array], account: Account) -> dict[str, pa.Array]:
-        """Return the columns of some rows with every invalid value mended; rows to be dropped stand in the account.
+        """Return the columns of some rows with every invalid value corrected; the account notes the rows to be dropped.
 
         Raises:
             DataError: under a policy that stops, as is the rule: a null, an id outside its table, a list longer than
@@ -81,8 +81,8 @@ def encoded_bounds(feature: Feature, contract: FeatureContract) -> tuple[float, 
 
 
 def _in_range(array: pa.Array, name: str, bounds: tuple[float, float], expected: str, account: Account) -> pa.Array:
-    values, (low, high) = _numbers(array), bounds
-    # A NaN is neither below nor above anything, and it is the least and the greatest of what it stands among.
+    values, (low, high) = number_view(array), bounds
+    # One pass finds NaN as well: it is the minimum and maximum of any array with one, and no comparison with it holds.
     if len(values) == 0 or (low <= values.min() and values.max() <= high):
         return array
     finite = np.isfinite(values)
@@ -96,7 +96,7 @@ def _in_range(array: pa.Array, name: str, bounds: tuple[float, float], expected:
 
 
 def _below(array: pa.Array, limit: int, of: str, name: str, account: Account) -> pa.Array:
-    values = _numbers(array)
+    values = number_view(array)
     broken = _not_below(values, limit)
     if broken is None:
         return array
@@ -105,7 +105,7 @@ def _below(array: pa.Array, limit: int, of: str, name: str, account: Account) ->
 
 
 def _lists_below(array: pa.ListArray, limit: int, feature: Feature, account: Account) -> pa.ListArray:
-    lists = _lists(array)
+    lists = list_view(array)
     flat = lists.flat
     broken = _not_below(flat, limit)
     if broken is None:
@@ -128,7 +128,7 @@ def _not_below(values: npt.NDArray[Any], limit: int) -> npt.NDArray[np.bool_] | 
 
 
 def _short(array: pa.ListArray, feature: Feature, account: Account) -> pa.ListArray:
-    lists = _lists(array)
+    lists = list_view(array)
     lengths = lists.lengths
     if lengths.max(initial=0) <= feature.max_length:
         return array
@@ -145,7 +145,7 @@ def _short(array: pa.ListArray, feature: Feature, account: Account) -> pa.ListAr
 
 
 def _binary(array: pa.Array, account: Account) -> pa.Array:
-    values = _numbers(array)
+    values = number_view(array)
     valid = (values == 0) | (values == 1)
     if valid.all():
         return array
@@ -167,18 +167,9 @@ def _without_nulls(array: pa.Array, name: str, account: Account) -> pa.Array:
     flat = pc.fill_null(flat, pa.scalar(0, flat.type))
     if not is_list:
         return flat
-    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32()), flat)
+    return _list_array(flat, pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False))
 
 
-def _numbers(array: pa.Array) -> npt.NDArray[Any]:
-    return cast(npt.NDArray[Any], view_of(array))
-
-
-def _lists(array: pa.ListArray) -> ListView:
-    return cast(ListView, view_of(array))
-
-
-def _list_array(flat: npt.NDArray[Any], lengths: npt.NDArray[np.int32]) -> pa.ListArray:
+def _list_array(flat: npt.NDArray[Any] | pa.Array, lengths: npt.NDArray[np.int32]) -> pa.ListArray:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(flat))

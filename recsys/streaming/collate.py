@@ -5,18 +5,20 @@ the decoded (or shuffled) column to its place in the batch, where int32 widens t
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.batch import Batch
 from recsys.features.schema import FeatureSchema
+from recsys.streaming.column_views import ColumnView, ListView, numbers
 from recsys.streaming.memory import HostMemory
 from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT
 from recsys.streaming.pools import Rows
-from recsys.streaming.views import ListView, numbers
 
 
 class Collator:
@@ -35,7 +37,12 @@ class Collator:
         self._memory = memory
 
     def batch(self, parts: Sequence[Rows]) -> Batch:
-        """Join the parts into one batch; its tensors share no memory with them."""
+        """Join the parts into one batch; its tensors share no memory with them.
+
+        Returns:
+            As many rows as the parts have together: dense (B, F of dense features), the others (B,), sparse as a
+            KeyedJaggedTensor with the keys in the schema's order.
+        """
         return Batch(
             dense=self._dense_matrix(parts),
             sparse=self._jagged(parts),
@@ -49,28 +56,20 @@ class Collator:
         # Feature after feature, as the columns come; seen as (B, F) it is transposed, which no matrix product minds.
         # Written row after row it would cost more than twice as much.
         matrix = self._memory.empty("dense", [len(self._dense), _count(parts)], torch.float32)
-        target = matrix.numpy()
-        for first, rows in _placed(parts):
-            for position, name in enumerate(self._dense):
-                target[position, first : first + len(rows)] = rows.columns[name][rows.start : rows.stop]
+        for target, name in zip(matrix.numpy(), self._dense, strict=True):
+            np.concatenate(_slices(parts, name), out=target)
         return matrix.t()
 
     def _jagged(self, parts: Sequence[Rows]) -> KeyedJaggedTensor:
         """All sparse features; feature f of row b has its number of ids at `lengths[f * B + b]`."""
         B = _count(parts)
-        slices = [[rows.columns[name][rows.start : rows.stop] for rows in parts] for name in self._sparse]
+        slices = [_slices(parts, name) for name in self._sparse]
         flat = [column.flat if isinstance(column, ListView) else column for columns in slices for column in columns]
         values = self._memory.empty("values", [sum(map(len, flat))], torch.int64)
-        target, position = values.numpy(), 0
-        for ids in flat:
-            target[position : position + len(ids)] = ids
-            position += len(ids)
+        np.concatenate(flat, out=values.numpy())
         lengths = self._memory.empty("lengths", [len(self._sparse), B], torch.int32)
-        for counts, columns in zip(lengths.numpy(), slices, strict=True):
-            first = 0
-            for column in columns:
-                counts[first : first + len(column)] = column.lengths if isinstance(column, ListView) else 1
-                first += len(column)
+        for target, columns in zip(lengths.numpy(), slices, strict=True):
+            np.concatenate([_lengths(column) for column in columns], out=target)
         return KeyedJaggedTensor(keys=self._sparse, values=values, lengths=lengths.view(-1), stride=B)
 
     def _extra(self, parts: Sequence[Rows]) -> Mapping[str, Tensor]:
@@ -81,9 +80,7 @@ class Collator:
 
     def _column(self, parts: Sequence[Rows], name: str, dtype: torch.dtype) -> Tensor:
         column = self._memory.empty(name, [_count(parts)], dtype)
-        target = column.numpy()
-        for first, rows in _placed(parts):
-            target[first : first + len(rows)] = rows.columns[name][rows.start : rows.stop]
+        np.concatenate(_slices(parts, name), out=column.numpy())
         return column
 
     def _ones(self, parts: Sequence[Rows]) -> Tensor:
@@ -94,10 +91,10 @@ def _count(parts: Sequence[Rows]) -> int:
     return sum(map(len, parts))
 
 
-def _placed(parts: Sequence[Rows]) -> list[tuple[int, Rows]]:
-    """Each part with the position of its first row in the batch."""
-    placed, first = [], 0
-    for rows in parts:
-        placed.append((first, rows))
-        first += len(rows)
-    return placed
+def _slices(parts: Sequence[Rows], name: str) -> list[Any]:
+    """One column of each part: arrays, or all of them `ListView`."""
+    return [rows.columns[name][rows.start : rows.stop] for rows in parts]
+
+
+def _lengths(column: ColumnView) -> npt.NDArray[np.int32]:
+    return column.lengths if isinstance(column, ListView) else np.ones(len(column), np.int32)

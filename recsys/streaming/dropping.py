@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import DataError
+from recsys.streaming.column_views import ColumnView, ListView, numbers
 from recsys.streaming.pools import Rows
-from recsys.streaming.views import ColumnView, ListView, numbers
 
 IS_DROPPED = "(dropped)"
 """The column that says which rows policies left out, where the schema has a policy that may: int8, 0 or 1."""

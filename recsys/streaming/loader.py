@@ -19,17 +19,27 @@ from recsys.errors import DataError, UsageError
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.streaming.collate import Collator
-from recsys.streaming.device import SentBatch, copy_to
+from recsys.streaming.device import DeviceCopy, SentBatch
 from recsys.streaming.dropping import without_dropped
 from recsys.streaming.memory import PinnedMemory, ReusedMemory
-from recsys.streaming.pools import PoolReader, decoding, in_sizes, run_ahead
+from recsys.streaming.pools import PoolReader, decoding, in_batches, most_rows_in_memory, prefetched, rows_ahead
 from recsys.streaming.rows import RawRows, open_rows
-from recsys.streaming.shuffle import EpochOrder, Stint, Stretch, batch_sizes, count_batches, count_rows, skip_rows
+from recsys.streaming.shuffle import (
+    ConsumedBatches,
+    EpochOrder,
+    PoolSlice,
+    batch_sizes,
+    count_batches,
+    count_rows,
+    skip_rows,
+)
 
 # Built and sent ahead of the step: enough to ride out a slow step or a slow pool, and a few megabytes each.
 _BATCHES_AHEAD = 4
 # Being built, waiting to be taken, and the last two of a step loop that lets go of one as it takes the next.
 _BATCHES_IN_HAND = 4
+# What the runs so far consumed of the epoch; checkpoints that exist hold it under this key.
+_PAST = "stints"
 
 
 class BatchStream:
@@ -45,7 +55,7 @@ class BatchStream:
 
     Args:
         encoded: a folder as `recsys prepare` makes it, its URI ("s3://bucket/clicks/rows"), or raw rows.
-        contract: the one that stands in that folder; for raw rows, that of the data whose vocabularies encode them.
+        contract: the one in that folder; for raw rows, that of the data whose vocabularies encode them.
         seed: 0 or more.
         shuffle: False keeps the order of the files, which is the order of the days.
         shuffle_buffer_rows: most rows that are permuted together; a row group with more is permuted alone.
@@ -89,12 +99,12 @@ class BatchStream:
         self._decode_threads = decode_threads
         self._rank = rank
         self._world_size = world_size
-        self._copy = copy_to(device)
+        self._copy = DeviceCopy(device)
         memory = PinnedMemory() if self._copy.pins else ReusedMemory(_BATCHES_AHEAD + _BATCHES_IN_HAND)
         self._collator = Collator(contract.schema, extras, memory)
         # Held weakly: a loop that is left early then ends its iterator, and its threads, at once.
         self._running: weakref.ref[Generator[Batch, None, None]] | None = None
-        self._past: tuple[Stint, ...] = ()
+        self._past: tuple[ConsumedBatches, ...] = ()
         self._consumed = 0
         split_rows = sum(group.rows for group in groups)
         self.num_rows = split_rows * (rank + 1) // world_size - split_rows * rank // world_size
@@ -110,7 +120,7 @@ class BatchStream:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What the schema's policies mended or dropped in the row groups read so far, each counted once; by name.
+        """What the schema's policies corrected or dropped in the row groups read so far, each counted once; by name.
 
         Rows that were dropped are missing from their batch; `num_rows` counts them, as footers do.
         """
@@ -124,9 +134,7 @@ class BatchStream:
         groups that the borders to other ranks cut. No row group counts for more than 2 x `ROWS_OF_A_PART` rows, since
         larger ones are read in parts; only behind a URI they are fetched, and so decoded, whole.
         """
-        largest = max(group.rows for group in self._order.groups)
-        pool = max(largest, self._order.buffer_rows) if self._order.shuffle else largest
-        return pool + self._rows_ahead + 2 * largest
+        return most_rows_in_memory(*self._bounds, self._decode_threads)
 
     def __iter__(self) -> Iterator[Batch]:
         self.close()
@@ -145,8 +153,8 @@ class BatchStream:
 
         It is the same on every rank that has received the same number of batches.
         """
-        current = Stint(self._world_size, self._batch_size, self._consumed)
-        return {**self._identity(), "epoch": self.epoch, "stints": [asdict(stint) for stint in (*self._past, current)]}
+        current = ConsumedBatches(self._world_size, self._batch_size, self._consumed)
+        return {**self._identity(), "epoch": self.epoch, _PAST: [asdict(run) for run in (*self._past, current)]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to a position that `state_dict` returned; batches already built are dropped.
@@ -164,12 +172,13 @@ class BatchStream:
                     "the same position would stand for other rows. Resume with the data and settings of the first "
                     "run, or start a new run."
                 )
-        stints = tuple(Stint(**stint) for stint in state["stints"])
+        past = tuple(ConsumedBatches(**run) for run in state[_PAST])
         consumed = 0
-        if (stints[-1].world_size, stints[-1].batch_size) == (self._world_size, self._batch_size):
-            stints, consumed = stints[:-1], stints[-1].batches
+        # The same ranks and batches go on counting; others begin behind what the last run consumed.
+        if (past[-1].world_size, past[-1].batch_size) == (self._world_size, self._batch_size):
+            past, consumed = past[:-1], past[-1].batches
         self.close()
-        self.epoch, self._past, self._consumed = state["epoch"], stints, consumed
+        self.epoch, self._past, self._consumed = state["epoch"], past, consumed
         self._remaining()
 
     def _identity(self) -> dict[str, Any]:
@@ -184,7 +193,7 @@ class BatchStream:
 
     def _rest_of_epoch(self) -> Generator[Batch, None, None]:
         host = self._sent_batches(*self._remaining())
-        with closing(run_ahead(host, _BATCHES_AHEAD) if self._decode_threads else host) as batches:
+        with closing(prefetched(host, _BATCHES_AHEAD) if self._decode_threads else host) as batches:
             while True:
                 began = time.perf_counter()
                 sent = next(batches, None)
@@ -196,7 +205,7 @@ class BatchStream:
                 yield self._copy.receive(sent)
         self.epoch, self._past, self._consumed = self.epoch + 1, (), 0
 
-    def _remaining(self) -> tuple[list[Stretch], list[int]]:
+    def _remaining(self) -> tuple[list[PoolSlice], list[int]]:
         """This rank's rows of the epoch that are not consumed, and the sizes of their batches."""
         streams = self._order.streams(self.epoch, self._world_size, self._batch_size, self._past)
         stream = streams[self._rank]
@@ -208,13 +217,13 @@ class BatchStream:
         )
         return skip_rows(stream, sum(sizes[: self._consumed])), sizes[self._consumed :]
 
-    def _sent_batches(self, stream: list[Stretch], sizes: list[int]) -> Generator[SentBatch, None, None]:
-        plan = (piece.group for stretch in stream for piece in stretch.pool.pieces)
+    def _sent_batches(self, stream: list[PoolSlice], sizes: list[int]) -> Generator[SentBatch, None, None]:
+        plan = (one.group for part in stream for one in part.pool.slices)
         with self._rows.reading(plan) as read, decoding(self._decode_threads) as executor:
-            reader = PoolReader(read, executor, self._rows_ahead)
+            reader = PoolReader(read, executor, rows_ahead(*self._bounds, self._decode_threads))
             with closing(reader.pools(stream)) as pools:
-                parts = in_sizes(pools, sizes)
-                # By `map`, which holds no rows of a pool that should be freed while the next one is made.
+                parts = in_batches(pools, sizes)
+                # By `map`, not a generator, whose variables would keep a pool while the next one is made.
                 if self._rows.may_drop:
                     parts = map(without_dropped, parts)
                 for batch in map(self._collator.batch, parts):
@@ -222,25 +231,19 @@ class BatchStream:
                     self.peak_rows = max(self.peak_rows, reader.peak_rows)
 
     @property
-    def _rows_ahead(self) -> int:
+    def _bounds(self) -> tuple[int, int]:
+        """Rows of the largest row group, and of the largest pool."""
         largest = max(group.rows for group in self._order.groups)
-        pool = max(largest, self._order.buffer_rows) if self._order.shuffle else largest
-        return pool + self._decode_threads * largest if self._decode_threads else 0
+        return largest, max(largest, self._order.buffer_rows) if self._order.shuffle else largest
 
 
 def _require_settings(
     batch_size: int, seed: int, shuffle_buffer_rows: int, decode_threads: int, rank: int, world_size: int
 ) -> None:
-    least = {
-        "batch_size": (batch_size, 1),
-        "seed": (seed, 0),
-        "shuffle_buffer_rows": (shuffle_buffer_rows, 1),
-        "decode_threads": (decode_threads, 0),
-        "world_size": (world_size, 1),
-        "rank": (rank, 0),
-    }
-    for name, (value, smallest) in least.items():
-        if value < smallest:
+    positive = {"batch_size": batch_size, "shuffle_buffer_rows": shuffle_buffer_rows, "world_size": world_size}
+    others = {"seed": seed, "decode_threads": decode_threads, "rank": rank}
+    for name, value in (positive | others).items():
+        if value < (smallest := int(name in positive)):
             raise UsageError(f"{name} is {value}; expected {smallest} or more.")
     if rank >= world_size:
         raise UsageError(f"rank is {rank} of {world_size} processes; expected 0 to {world_size - 1}.")

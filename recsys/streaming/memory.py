@@ -1,4 +1,4 @@
-"""The memory that batches are built in: each block is lent again once nothing refers to what was lent before.
+"""The memory that batches are built in: each block is used again once nothing refers to its last tensor.
 
 A batch takes some megabytes. The C library gives blocks of that size back to the system at once, and every new batch
 would pay for fresh pages: a fifth of the cost of building it.
@@ -26,7 +26,7 @@ class HostMemory(Protocol):
     """Where the tensors of a batch come from."""
 
     def empty(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return a tensor whose values are left over from anything; `role` says what it is in the batch."""
+        """Return a tensor of that shape with arbitrary values; `role` says what it is in the batch."""
         ...
 
 
@@ -54,7 +54,7 @@ class ReusedMemory:
         """See `HostMemory`."""
         needed = math.prod(shape) * dtype.itemsize
         block = self._free_block(role, needed)
-        return torch.from_numpy(block.lend(needed, _NUMPY_TYPES[dtype])).view(*shape)
+        return torch.from_numpy(block.array(needed, _NUMPY_TYPES[dtype])).view(*shape)
 
     def _free_block(self, role: str, needed: int) -> "_Block":
         blocks = self._blocks.setdefault(role, [])
@@ -86,14 +86,15 @@ class _Block:
     def __init__(self, size: int) -> None:
         self.size = size
         self._memory = np.empty(size, np.uint8)
-        self._lent: weakref.ref[npt.NDArray[Any]] | None = None
+        # Weak: that it is gone is how a block knows that it is free.
+        self._array: weakref.ref[npt.NDArray[Any]] | None = None
 
     @property
     def is_free(self) -> bool:
-        # Tensors, their views and their numpy forms all keep alive the one array that was lent.
-        return self._lent is None or self._lent() is None
+        # Tensors, their views and their numpy forms all keep alive the one array that `array` returned.
+        return self._array is None or self._array() is None
 
-    def lend(self, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        lent = self._memory[:size].view(dtype)
-        self._lent = weakref.ref(lent)
-        return lent
+    def array(self, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        array = self._memory[:size].view(dtype)
+        self._array = weakref.ref(array)
+        return array

@@ -7,8 +7,9 @@ come out in one piece per column. Only a huge one is read in parts, each of whic
 import io
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from recsys.features.contract import FeatureContract
 from recsys.features.encoding import segment_type
 from recsys.features.schema import EXTRA_TYPES, FeatureKind
 from recsys.files import fingerprint_of
-from recsys.streaming.parts import OpenRowGroup, Part, PartReader
+from recsys.streaming.row_groups import OpenRowGroup, PartReader, RowGroup, parts_of
 from recsys.streaming.storage import Folder
 
 SEGMENT, LABEL, WEIGHT = "segment", "label", "weight"
@@ -40,37 +41,6 @@ _LAYOUTS_KEPT = 16
 _ARROW_NOTES = b"ARROW:schema"
 _MISSING_VECTOR = "Expected all lists to be of size"
 _PREPARE = "Prepare the data again with `recsys prepare`."
-
-
-# Rows of which a few fit into memory whatever their columns, and enough that decoding them costs no more than whole.
-ROWS_OF_A_PART = 1 << 17
-
-
-@dataclass(frozen=True, slots=True)
-class RowGroup:
-    """One row group of one file, or a part of a huge one, with its number of rows.
-
-    Attributes:
-        folder, name: where the file lies. Apart, since a path of its own would be most of what a small file's row group
-            takes, and a hundred thousand of them are held for as long as the stream lives.
-        index: from 0 inside the file.
-        first: of a part: the row of the row group at which it begins.
-    """
-
-    folder: PurePath
-    name: str
-    index: int
-    rows: int
-    first: int | None = None
-
-    @property
-    def path(self) -> PurePath:
-        """The file."""
-        return self.folder / self.name
-
-    def __str__(self) -> str:
-        behind = f", rows from {self.first}" if self.first else ""
-        return f"{self.path}, row group {self.index}{behind}"
 
 
 @dataclass(frozen=True)
@@ -112,11 +82,11 @@ def encoded_columns(contract: FeatureContract, extras: Sequence[str]) -> dict[st
 
 
 def row_groups_of_split(
-    folder: Folder, split: str, paths: Sequence[PurePath], days: Collection[str], check: SchemaCheck
+    folder: Folder, split: str, paths: Sequence[str], days: Collection[str], check: SchemaCheck
 ) -> tuple[RowGroup, ...]:
     """Return the row groups of a split's files that lie in the folder of one of the days (`day=2011-06-30`).
 
-    Footers are read by many threads and let go one by one: only the numbers of rows stay in memory.
+    Many threads read the footers, of which only the numbers of rows stay in memory.
 
     Raises:
         DataError: no rows, a footer that cannot be read, or a file that `check` refuses.
@@ -166,7 +136,7 @@ def read_row_group(
     as_dictionaries: Sequence[str] = (),
     parts: PartReader | None = None,
 ) -> dict[str, pa.Array]:
-    """Decode the columns of one row group, each in one piece, page checksums verified where the pages have them.
+    """Decode the columns of one row group, each as one array, page checksums verified where the pages have them.
 
     Args:
         fetched: its bytes where they are in memory already; read from `group.path` otherwise.
@@ -184,20 +154,18 @@ def read_row_group(
         # No memory map: a file cut short under a map kills the process instead of raising. One thread: the callers run
         # several row groups at once, and gather and build batches beside them.
         footer = None if fetched is None else fetched.footer
-        if without_notes and footer is None:
-            footer = pq.read_metadata(group.path)
         if without_notes:
-            footer = _without_notes(footer)
+            footer = _without_notes(footer or pq.read_metadata(group.path))
         if group.first is not None:
-            with OpenRowGroup(group.path, group.index, names, group.rows, metadata=footer, **reading) as opened:
-                return opened.take(group.first, group.rows)
+            part = OpenRowGroup(group.path, group.index, names, group.rows, metadata=footer, **reading)
+            with closing(part):
+                return part.rows(group.first, group.rows)
         with pq.ParquetFile(group.path if fetched is None else fetched.file, metadata=footer, **reading) as file:
             return file.read_row_group(group.index, columns=list(names), use_threads=False)
 
     try:
         try:
-            part = part_of(group)
-            table = read(columns) if part is None or parts is None else parts.read(part, columns, **reading)
+            table = read(columns) if parts is None or group.first is None else parts.read(group, columns, **reading)
         except pa.ArrowInvalid as error:
             if _MISSING_VECTOR not in str(error):
                 raise
@@ -210,17 +178,12 @@ def read_row_group(
     if table.num_rows != group.rows:
         raise DataError(
             f"{group}: {table.num_rows} rows, but {group.rows} when the run began: the file was replaced while it was "
-            "being read. Start again once the data stands still."
+            "being read. Start again once the data no longer changes."
         )
-    return {name: in_one_piece(table.column(name)) for name in columns}
+    return {name: as_one_array(table.column(name)) for name in columns}
 
 
-def part_of(group: RowGroup) -> Part | None:
-    """Return what is to be read of a huge row group; None for one that is read whole."""
-    return None if group.first is None else Part(group.path, group.index, group.first, group.rows)
-
-
-def in_one_piece(column: pa.ChunkedArray) -> pa.Array:
+def as_one_array(column: pa.ChunkedArray) -> pa.Array:
     """Return a column's values as one array; copied only where they come in several."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
@@ -228,7 +191,7 @@ def in_one_piece(column: pa.ChunkedArray) -> pa.Array:
 def _read_with_missing_vectors(read: _Read, columns: Sequence[str]) -> pa.Table:
     """Read columns of which some hold vectors of fixed size with missing ones among them.
 
-    Arrow refuses those (25.0), though it writes them: that they are of fixed size stands only in what its writer noted
+    Arrow refuses those (25.0), though it writes them: their fixed size is known only from what its writer noted
     in the footer, so these columns are read as lists, by a footer in which the note cannot be found.
     """
     arrays = {}
@@ -259,13 +222,13 @@ class _FooterReader:
         self._folders: dict[PurePath, PurePath] = {}
         self._checked: list[tuple[pq.ParquetSchema, tuple[object, ...]]] = []
 
-    def row_groups(self, paths: Sequence[PurePath]) -> list[RowGroup]:
-        return [group for path in paths for group in self._row_groups_of(path)]
+    def row_groups(self, paths: Sequence[str]) -> list[RowGroup]:
+        return [group for path in paths for group in self._row_groups_of(type(self._folder.root)(path))]
 
     def _row_groups_of(self, path: PurePath) -> list[RowGroup]:
         try:
             # By the path where there is one: on a local disk that costs a third less than an open file.
-            with pq.ParquetFile(path) if isinstance(path, Path) else pq.ParquetFile(self._folder.open(path)) as file:
+            with pq.ParquetFile(path if self._folder.is_local else self._folder.open(path)) as file:
                 footer = file.metadata
                 # What Arrow's writer noted beside the columns tells a vector of fixed size from a list.
                 noted = ((footer.metadata or {}).get(_ARROW_NOTES, b""), *self._folder.partitions(path))
@@ -280,16 +243,13 @@ class _FooterReader:
             ) from error
         rows = [footer.row_group(index).num_rows for index in range(footer.num_row_groups)]
         parent = self._folders.setdefault(path.parent, path.parent)
-        return [group for index, count in enumerate(rows) for group in _in_parts(parent, path.name, index, count)]
-
-
-def _in_parts(folder: PurePath, name: str, index: int, rows: int) -> list[RowGroup]:
-    """A row group as it will be read; none where it has no rows."""
-    # A remote row group is fetched whole, so reading it in parts would fetch it again and again.
-    if rows <= 2 * ROWS_OF_A_PART or not isinstance(folder, Path):
-        return [RowGroup(folder, name, index, rows)] if rows else []
-    firsts = range(0, rows, ROWS_OF_A_PART)
-    return [RowGroup(folder, name, index, min(ROWS_OF_A_PART, rows - first), first) for first in firsts]
+        return [
+            RowGroup(parent, path.name, index, part, first)
+            for index, count in enumerate(rows)
+            # A remote row group is fetched whole, so reading it in parts would fetch it again and again.
+            for first, part in (parts_of(count) if self._folder.is_local else [(None, count)])
+            if part
+        ]
 
 
 def _same_type(found: pa.DataType, expected: pa.DataType) -> bool:

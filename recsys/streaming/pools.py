@@ -1,7 +1,7 @@
-"""Work done ahead of its consumer, in bounded measure: decoding row groups, shuffling pools, building batches.
+"""Work done a bounded way ahead of its consumer: decoding row groups, shuffling pools, building batches.
 
-Nothing here waits on a full queue: a consumer that takes a result asks for one more, so work that nobody takes stops
-by itself, and a closed generator leaves no thread behind.
+Nothing here waits on a full queue: the consumer starts one more piece of work with each result that it receives. So
+the work stops when the consumer does, and a closed generator leaves no thread behind.
 """
 
 from collections import deque
@@ -17,9 +17,9 @@ import pyarrow as pa
 import torch
 from threadpoolctl import threadpool_limits
 
-from recsys.streaming.parquet import RowGroup
-from recsys.streaming.shuffle import Piece, Stretch
-from recsys.streaming.views import ColumnView, gathered, view_of
+from recsys.streaming.column_views import ColumnView, gathered, view_of
+from recsys.streaming.row_groups import RowGroup
+from recsys.streaming.shuffle import GroupSlice, PoolSlice
 
 _Item = TypeVar("_Item")
 _END = object()
@@ -46,7 +46,7 @@ class Rows:
 
 
 class PoolReader:
-    """Decodes the pools of a stream ahead of need and hands them over one by one, shuffled.
+    """Decodes and shuffles the pools of a stream ahead of need, and yields them one by one.
 
     Args:
         read: decodes one row group into arrays without nulls, by column.
@@ -61,40 +61,41 @@ class PoolReader:
         self._rows_ahead = rows_ahead
         self.peak_rows = 0
 
-    def pools(self, stream: Sequence[Stretch]) -> Generator[Rows, None, None]:
+    def pools(self, stream: Sequence[PoolSlice]) -> Generator[Rows, None, None]:
         """Yield the stream's pools in order. A pool is freed when the next one is asked for."""
-        todo = deque(piece for stretch in stream for piece in stretch.pool.pieces)
+        todo = deque(group_slice for pool_slice in stream for group_slice in pool_slice.pool.slices)
         begun: deque[tuple[int, Future[dict[str, pa.Array]]]] = deque()
         rows_begun = 0
 
         def begin(rows_elsewhere: int, required: bool) -> None:
             nonlocal rows_begun
             while todo and ((required and not begun) or rows_begun + todo[0].group.rows <= self._rows_ahead):
-                piece = todo.popleft()
-                # A row group is decoded whole, even where a rank takes only a part of it.
-                begun.append((piece.group.rows, self._executor.submit(self._decode, piece)))
-                rows_begun += piece.group.rows
+                group_slice = todo.popleft()
+                # A row group is decoded whole, even where a rank gets only a slice of it.
+                begun.append((group_slice.group.rows, self._executor.submit(self._decode, group_slice)))
+                rows_begun += group_slice.group.rows
             self.peak_rows = max(self.peak_rows, rows_begun + rows_elsewhere)
 
-        for stretch in stream:
+        for pool_slice in stream:
             sources, source_rows = [], 0
-            for _ in stretch.pool.pieces:
+            for _ in pool_slice.pool.slices:
                 begin(0, required=True)
                 rows, decoded = begun.popleft()
                 sources.append(decoded.result())
                 source_rows += rows
+            # Deleted, here and below, so that the arrays are freed before more rows are decoded.
             del decoded
-            columns = self._shuffled(sources, stretch.pool.order())
+            columns = self._shuffled(sources, pool_slice.pool.order())
             rows_begun -= source_rows
-            begin(stretch.pool.rows, required=False)
-            yield Rows(columns, stretch.start, stretch.stop)
+            begin(pool_slice.pool.rows, required=False)
+            yield Rows(columns, pool_slice.start, pool_slice.stop)
             del columns
 
-    def _decode(self, piece: Piece) -> dict[str, pa.Array]:
-        arrays = self._read(piece.group)
-        if piece.stop - piece.start == piece.group.rows:
+    def _decode(self, rows: GroupSlice) -> dict[str, pa.Array]:
+        arrays = self._read(rows.group)
+        if rows.stop - rows.start == rows.group.rows:
             return arrays
-        return {name: array.slice(piece.start, piece.stop - piece.start) for name, array in arrays.items()}
+        return {name: array.slice(rows.start, rows.stop - rows.start) for name, array in arrays.items()}
 
     def _shuffled(
         self, sources: list[dict[str, pa.Array]], order: npt.NDArray[np.int64] | None
@@ -105,7 +106,7 @@ class PoolReader:
         places = pa.array(order.astype(np.uint32))
 
         def column(name: str) -> ColumnView:
-            # Each source column is let go as soon as it is copied: a pool is never in memory twice.
+            # Each source column is freed as soon as it is copied: a pool is never in memory twice.
             arrays = [source.pop(name) for source in sources]
             joined = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
             del arrays
@@ -115,10 +116,10 @@ class PoolReader:
         return dict(zip(names, self._executor.map(column, names), strict=True))
 
 
-def in_sizes(pools: Iterator[Rows], sizes: Sequence[int]) -> Iterator[list[Rows]]:
-    """Cut the pools' rows into runs of the given sizes, which must sum to at most their rows.
+def in_batches(pools: Iterator[Rows], sizes: Sequence[int]) -> Iterator[list[Rows]]:
+    """Cut the pools' rows into batches of the given sizes, which must sum to at most their rows.
 
-    What is left of a pool is carried into the next run; of a large pool only that rest stays in memory.
+    What is left of a pool goes into the next batch; of a large pool only that rest stays in memory.
     """
     rest = None
     for size in sizes:
@@ -136,6 +137,20 @@ def in_sizes(pools: Iterator[Rows], sizes: Sequence[int]) -> Iterator[list[Rows]
         yield parts
 
 
+def rows_ahead(largest_group: int, pool_rows: int, decode_threads: int) -> int:
+    """Return how many rows may be begun and not yet in a pool: the next pool, and a row group in each thread."""
+    return pool_rows + decode_threads * largest_group if decode_threads else 0
+
+
+def most_rows_in_memory(largest_group: int, pool_rows: int, decode_threads: int) -> int:
+    """Return the bound on rows in memory: the pool being read, those ahead, and two row groups cut by rank borders.
+
+    Args:
+        pool_rows: of the largest pool.
+    """
+    return pool_rows + rows_ahead(largest_group, pool_rows, decode_threads) + 2 * largest_group
+
+
 @contextmanager
 def decoding(threads: int) -> Iterator[Executor]:
     """Yield what runs the decoding: so many threads, or the caller's own for 0. Begun work is waited for at the end."""
@@ -146,7 +161,7 @@ def decoding(threads: int) -> Iterator[Executor]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def run_ahead(items: Generator[_Item, None, None], depth: int) -> Generator[_Item, None, None]:
+def prefetched(items: Generator[_Item, None, None], depth: int) -> Generator[_Item, None, None]:
     """Yield the items of a generator that runs in a thread of its own, `depth` items ahead of the consumer.
 
     An error in the generator is raised here, after the items before it. Closing this one closes the generator.
@@ -158,7 +173,7 @@ def run_ahead(items: Generator[_Item, None, None], depth: int) -> Generator[_Ite
             pending.append(executor.submit(next, items, _END))
             yield cast(_Item, item)
     finally:
-        # First wait for the step under way: a generator cannot be closed while it runs.
+        # First wait for the item under way: a generator cannot be closed while it runs.
         executor.shutdown(wait=True, cancel_futures=True)
         items.close()
 

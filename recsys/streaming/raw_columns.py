@@ -1,4 +1,4 @@
-"""The columns of rows that nobody prepared, encoded as they are read; see `RawRows`."""
+"""The columns of rows that were not prepared, encoded as they are read; see `RawRows`."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
@@ -43,14 +43,15 @@ class RawColumns:
             if feature.kind is FeatureKind.SPARSE and pa.types.is_string(vocabularies[feature.table].ids.type)
         ]
         self.invalid = schema.invalid
+        """The schema's policies by the names that these rows give the columns."""
 
-    def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
+    def paths(self, folder: Folder, split: str) -> Sequence[str]:
         """The files in folders that name the split, or none."""
         paths = folder.files("", ".parquet")
         return [path for path in paths if folder.partitions(path).get("split", split) == split]
 
     def check(self, path: PurePath, found: pa.Schema) -> None:
-        """Encode no rows of the types that were found: a type that cannot be read is refused here."""
+        """Raise DataError where a column is missing or cannot be read: no rows, but of these types, are encoded."""
         named = self._folder.partitions(path)
         own = {name.casefold(): name for name in found.names}
         if twice := [name for name in named if name.casefold() in own]:
@@ -76,7 +77,7 @@ class RawColumns:
         return [name for name in self._texts if name not in self._folder.partitions(path)]
 
     def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]:
-        """The columns of a batch."""
+        """The columns of a batch, without nulls and checked."""
         schema = self._contract.schema
         named = self._folder.partitions(path)
 

@@ -8,16 +8,16 @@ in one request, several row groups at once, within a bound on the rows whose byt
 import io
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import PurePath
 from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recsys.streaming.parquet import Fetched, RowGroup
+from recsys.streaming.parquet import Fetched
+from recsys.streaming.row_groups import RowGroup
 from recsys.streaming.storage import Folder
 
 # Of rows whose bytes, about 100 each, wait to be decoded: a quarter of a second of decoding on two cores, which hides
@@ -35,12 +35,15 @@ ColumnsOf: TypeAlias = Callable[[PurePath], Sequence[str]]
 
 
 class ReadAhead:
-    """Fetches row groups in the order of a plan and hands each over when it is asked for; see `reading_ahead`."""
+    """Fetches row groups in the order of a plan, ahead of the calls of `get`.
 
-    def __init__(
-        self, folder: Folder, columns: ColumnsOf, plan: Iterable[RowGroup], threads: ThreadPoolExecutor
-    ) -> None:
-        self._folder, self._columns, self._threads = folder, columns, threads
+    Args:
+        columns: the columns that are needed of a file.
+    """
+
+    def __init__(self, folder: Folder, columns: ColumnsOf, plan: Iterable[RowGroup]) -> None:
+        self._folder, self._columns = folder, columns
+        self._threads = ThreadPoolExecutor(_GROUPS_AHEAD, thread_name_prefix="recsys-fetch")
         self._todo = deque(plan)
         self._under_way: dict[RowGroup, deque[Future[Fetched]]] = {}
         self._groups_under_way = self._rows_under_way = 0
@@ -48,7 +51,7 @@ class ReadAhead:
         self._footers: dict[PurePath, Future[pq.FileMetaData]] = {}
         self._begin_more()
 
-    def take(self, group: RowGroup) -> Fetched:
+    def get(self, group: RowGroup) -> Fetched:
         """Return a row group's bytes, waiting for them where they are still on their way.
 
         Raises:
@@ -62,13 +65,18 @@ class ReadAhead:
                 self._rows_under_way -= group.rows
             if not waiting:
                 self._under_way.pop(group, None)
-        # Out of turn, as after an error: fetched here and now.
+        # Not in the plan's order, as after an error: fetched at once.
         result = self._fetch(group) if fetched is None else fetched.result()
         self._begin_more()
         return result
 
+    def close(self) -> None:
+        """Fetch no more; requests under way are waited for."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
     def _begin_more(self) -> None:
         with self._lock:
+            # Two at least, however large: one is decoded while the next is fetched.
             while self._todo and (
                 self._groups_under_way < 2
                 or (self._groups_under_way < _GROUPS_AHEAD and self._rows_under_way + self._todo[0].rows <= _ROWS_AHEAD)
@@ -87,6 +95,7 @@ class ReadAhead:
 
     def _footer(self, path: PurePath, file: pa.NativeFile) -> pq.FileMetaData:
         """The footer of a file, read once for the row groups that are fetched one after another."""
+        # The first thread to ask reads it, outside the lock; the others wait for its future.
         with self._lock:
             known = self._footers.get(path)
             if known is None:
@@ -102,20 +111,6 @@ class ReadAhead:
         return promised.result()
 
 
-@contextmanager
-def reading_ahead(folder: Folder, columns: ColumnsOf, plan: Iterable[RowGroup]) -> Generator[ReadAhead, None, None]:
-    """Fetch the row groups of a plan, in that order, until the end of the block; requests under way are waited for.
-
-    Args:
-        columns: the columns that are needed of a file.
-    """
-    threads = ThreadPoolExecutor(_GROUPS_AHEAD, thread_name_prefix="recsys-fetch")
-    try:
-        yield ReadAhead(folder, columns, plan, threads)
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
-
-
 def read_footer(file: pa.NativeFile) -> pq.FileMetaData:
     """Return a Parquet file's footer in one request, or two where it is long.
 
@@ -124,6 +119,7 @@ def read_footer(file: pa.NativeFile) -> pq.FileMetaData:
     """
     size = file.size()
     tail = file.read_at(min(size, _TAIL_BYTES), max(0, size - _TAIL_BYTES))
+    # A Parquet file ends with its footer, the footer's length in four bytes, and the four letters PAR1.
     needed = int.from_bytes(tail[-8:-4], "little") + 8
     if len(tail) < needed <= size:
         tail = file.read_at(needed, size - needed)

@@ -1,8 +1,8 @@
-"""The rows of one split, wherever they lie and whoever wrote them, as encoded columns, a row group at a time.
+"""The rows of one split, from any storage and any writer, as encoded columns, a row group at a time.
 
-There are two kinds. Encoded rows, as `recsys prepare` writes them, are checked and handed on without a copy. Raw rows,
+There are two kinds. Encoded rows, as `recsys prepare` writes them, are checked and passed on without a copy. Raw rows,
 as a user's own systems write them, are encoded as they are read, through the vocabularies of data that were prepared
-before. Both may lie in a local folder or behind a URI, and both keep account of what the schema's policies did.
+before. Both may lie in a local folder or behind a URI, and what the schema's policies did is counted for both.
 """
 
 import os
@@ -28,17 +28,15 @@ from recsys.streaming.checks import ValueChecks
 from recsys.streaming.dropping import IS_DROPPED
 from recsys.streaming.parquet import (
     Fetched,
-    RowGroup,
     encoded_columns,
     layout_fingerprint,
-    part_of,
     read_row_group,
     require_columns,
     row_groups_of_split,
 )
-from recsys.streaming.parts import PartReader
 from recsys.streaming.raw_columns import RawColumns
-from recsys.streaming.read_ahead import reading_ahead
+from recsys.streaming.read_ahead import ReadAhead
+from recsys.streaming.row_groups import PartReader, RowGroup
 from recsys.streaming.storage import Folder, open_folder
 
 ReadRows: TypeAlias = Callable[[RowGroup], dict[str, pa.Array]]
@@ -46,7 +44,7 @@ ReadRows: TypeAlias = Callable[[RowGroup], dict[str, pa.Array]]
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows that nobody prepared: Parquet files under the schema's own names, to be encoded while they are read.
+    """Rows that were not prepared: Parquet files under the schema's own names, to be encoded while they are read.
 
     Files lie in any folders below `where`. A folder named `column=value` gives its rows that column; `split=` and
     `day=` choose files, and a folder that names no split holds rows of every one.
@@ -68,7 +66,7 @@ class SplitRows:
         layout: a fingerprint of files and row groups; a position means the same rows only under it.
     """
 
-    def __init__(self, columns: "_Columns", folder: Folder, split: str, days: Collection[str], schema: FeatureSchema):
+    def __init__(self, columns: "_RowFormat", folder: Folder, split: str, days: Collection[str], schema: FeatureSchema):
         self._columns, self._folder = columns, folder
         self.groups = row_groups_of_split(folder, split, columns.paths(folder, split), days, columns.check)
         self.layout = layout_fingerprint(self.groups, folder.root)
@@ -81,7 +79,7 @@ class SplitRows:
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was mended, dropped or unknown in the row groups read so far, each counted once; by a readable name."""
+        """What was corrected, dropped or unknown in the row groups read so far, each counted once; by name."""
         with self._lock:
             return dict(self._counts)
 
@@ -93,19 +91,18 @@ class SplitRows:
             plan: the row groups in the order in which they will be asked for. Remote ones are fetched ahead in it.
         """
         if self._folder.is_local:
-            parts = PartReader(part for group in plan if (part := part_of(group)) is not None)
-            with closing(parts):
+            with closing(PartReader(plan)) as parts:
                 yield partial(self._read, parts=parts)
             return
-        with reading_ahead(self._folder, self._columns.names, plan) as ahead:
+        with closing(ReadAhead(self._folder, self._columns.names, plan)) as ahead:
 
             def read(group: RowGroup) -> dict[str, pa.Array]:
                 try:
-                    fetched = ahead.take(group)
+                    fetched = ahead.get(group)
                 except (OSError, pa.ArrowException) as error:
                     raise DataError(
                         f"{group}: cannot be fetched from {self._folder.shown} ({error}). Check that the file still "
-                        "stands there and that the storage answers, and start again."
+                        "exists and that the storage answers, and start again."
                     ) from error
                 return self._read(group, fetched)
 
@@ -128,6 +125,7 @@ class SplitRows:
 
     def _add(self, group: RowGroup, account: Account) -> None:
         with self._lock:
+            # Every epoch reads it again.
             if group in self._counted:
                 return
             self._counted.add(group)
@@ -162,14 +160,14 @@ def open_rows(
     """
     if isinstance(rows, RawRows):
         folder = open_folder(rows.where)
-        columns: _Columns = RawColumns(contract, rows.vocabularies, extras, folder)
+        columns: _RowFormat = RawColumns(contract, rows.vocabularies, extras, folder)
     else:
         folder = open_folder(rows)
-        columns = EncodedColumns(contract, extras)
+        columns = _EncodedColumns(contract, extras)
     return SplitRows(columns, folder, split, days, contract.schema)
 
 
-class EncodedColumns:
+class _EncodedColumns:
     """Rows as `recsys prepare` writes them."""
 
     def __init__(self, contract: FeatureContract, extras: Sequence[str]) -> None:
@@ -178,51 +176,34 @@ class EncodedColumns:
         self._checks = ValueChecks(contract)
         self.invalid = self._checks.invalid
 
-    def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
-        """See `_Columns`."""
+    def paths(self, folder: Folder, split: str) -> Sequence[str]:
         return folder.files(f"split={split}", ".parquet")
 
     def check(self, path: PurePath, found: pa.Schema) -> None:
-        """See `_Columns`."""
         require_columns(path, found, self._types)
 
     def names(self, path: PurePath) -> Sequence[str]:
-        """See `_Columns`."""
         return self._names
 
     def as_dictionaries(self, path: PurePath) -> Sequence[str]:
-        """See `_Columns`."""
         return ()
 
     def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]:
-        """See `_Columns`."""
         return self._checks.checked(columns, account)
 
 
-class _Columns(Protocol):
-    """What one kind of rows has on disk, and how it becomes encoded columns."""
+class _RowFormat(Protocol):
+    """What one kind of rows has on disk, and how it becomes encoded columns; `RawColumns` says what each member is."""
 
     @property
-    def invalid(self) -> Mapping[str, Policy]:
-        """The schema's policies by the names that these rows give the columns."""
-        ...
+    def invalid(self) -> Mapping[str, Policy]: ...
 
-    def paths(self, folder: Folder, split: str) -> Sequence[PurePath]:
-        """The split's files."""
-        ...
+    def paths(self, folder: Folder, split: str) -> Sequence[str]: ...
 
-    def check(self, path: PurePath, found: pa.Schema) -> None:
-        """Raise DataError where a file lacks a column or has one of a type that cannot be read."""
-        ...
+    def check(self, path: PurePath, found: pa.Schema) -> None: ...
 
-    def names(self, path: PurePath) -> Sequence[str]:
-        """The columns to decode of a file."""
-        ...
+    def names(self, path: PurePath) -> Sequence[str]: ...
 
-    def as_dictionaries(self, path: PurePath) -> Sequence[str]:
-        """The leaves of text that are decoded as dictionaries."""
-        ...
+    def as_dictionaries(self, path: PurePath) -> Sequence[str]: ...
 
-    def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]:
-        """The columns of a batch, without nulls and checked."""
-        ...
+    def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]: ...

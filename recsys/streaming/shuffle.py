@@ -2,10 +2,10 @@
 
 An epoch is one sequence of all rows: the row groups in an order drawn from (seed, epoch), gathered into pools of
 bounded size in each of which the rows are permuted; or the rows as they lie in the files. There are two ways to share
-it among ranks. By intervals, each rank has one run of the sequence (row groups at a border are cut, so that ranks
+it among ranks. By intervals, each rank has one interval of the sequence (row groups at a border are cut, so that ranks
 differ by at most one row whatever the sizes of the files) and makes pools of its own. In step, the ranks go through
-the sequence together and are dealt a batch each in turn. Threads appear nowhere in this, so their number cannot change
-the order.
+the sequence together and get a batch each, round robin. The number of threads appears nowhere in this, so it cannot
+change the order.
 """
 
 from bisect import bisect_left, bisect_right
@@ -19,14 +19,14 @@ import numpy.typing as npt
 import torch
 
 from recsys.errors import DataError
-from recsys.streaming.parquet import RowGroup
+from recsys.streaming.row_groups import RowGroup
 
 # Two draws must not share a random stream; numpy ignores trailing zeros of a seed, so the mark stands first.
 _GROUP_DRAW, _ROW_DRAW = 1, 2
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class GroupSlice:
     """Rows [start, stop) of one row group, in the group's own order."""
 
     group: RowGroup
@@ -35,8 +35,8 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
-    """The part of a sequence of `rows` rows that one rank gets when every step deals a batch to each rank in turn.
+class RoundRobin:
+    """What one rank gets of a sequence of `rows` rows when every step gives a batch to each rank in turn.
 
     Steps are those of `count_batches`; what the last one has is divided evenly, earlier rows to lower ranks.
     """
@@ -47,24 +47,25 @@ class Turns:
     rows: int
 
     def before(self, position: npt.ArrayLike) -> npt.NDArray[np.int64]:
-        """Return how many of the first `position` rows are the rank's.
+        """Return how many of the first `position` rows are the rank's; of the shape of `position`.
 
-        >>> Turns(rank=1, world_size=2, batch_size=2, rows=7).before([2, 3, 4, 5, 6, 7]).tolist()
+        >>> RoundRobin(rank=1, world_size=2, batch_size=2, rows=7).before([2, 3, 4, 5, 6, 7]).tolist()
         [0, 1, 2, 2, 3, 4]
         """
         last_step = (count_batches(self.rows, self.world_size, self.batch_size) - 1) * self.world_size * self.batch_size
         start, stop = _borders(self.rows - last_step, self.world_size)[self.rank : self.rank + 2]
         within, beyond = np.minimum(position, last_step), np.maximum(np.subtract(position, last_step), 0)
         steps, into = np.divmod(within, self.world_size * self.batch_size)
-        dealt = steps * self.batch_size + np.clip(into - self.rank * self.batch_size, 0, self.batch_size)
-        return np.asarray(dealt + np.clip(beyond - start, 0, stop - start), np.int64)
+        # Whole steps give a batch each; of the step that is cut by `position`, the rank has what lies in its batch.
+        of_steps = steps * self.batch_size + np.clip(into - self.rank * self.batch_size, 0, self.batch_size)
+        return np.asarray(of_steps + np.clip(beyond - start, 0, stop - start), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class Dealt:
-    """What one rank gets of places [start, stop) of a pool's order, which begin at `position` of the sequence dealt."""
+class PoolShare:
+    """What one rank gets of places [start, stop) of a pool's order, which begin at row `position` of the sequence."""
 
-    turns: Turns
+    turns: RoundRobin
     start: int
     stop: int
     position: int
@@ -76,39 +77,39 @@ class Dealt:
         return int(last - first)
 
     def places(self) -> npt.NDArray[np.int64]:
-        """Return the places in the pool's order, ascending."""
-        taken = np.diff(self.turns.before(np.arange(self.position, self.position + self.stop - self.start + 1)))
-        return self.start + np.flatnonzero(taken)
+        """Return (rows,) the places in the pool's order, ascending."""
+        is_own = np.diff(self.turns.before(np.arange(self.position, self.position + self.stop - self.start + 1)))
+        return self.start + np.flatnonzero(is_own)
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Rows that are in memory together and leave in an order drawn from `draw`; None keeps the order of the pieces.
+    """Rows that are in memory together and leave in an order drawn from `draw`; None keeps the order of the slices.
 
     Attributes:
-        dealt: the rank's part of them, where ranks share a pool; None where all rows are the rank's.
+        share: the rank's part of them, where ranks share a pool; None where all rows are the rank's.
     """
 
-    pieces: tuple[Piece, ...]
+    slices: tuple[GroupSlice, ...]
     draw: tuple[int, ...] | None
-    dealt: Dealt | None = None
+    share: PoolShare | None = None
 
     @property
     def rows(self) -> int:
         """Number of rows that leave the pool."""
-        return count_rows(self.pieces) if self.dealt is None else self.dealt.rows
+        return count_rows(self.slices) if self.share is None else self.share.rows
 
     def order(self) -> npt.NDArray[np.int64] | None:
-        """Return the row numbers (into the joined pieces) in the order in which they leave, or None for 0, 1, 2, ..."""
-        drawn = None if self.draw is None else _permutation(self.draw, count_rows(self.pieces))
-        if self.dealt is None:
+        """Return (rows,) row numbers into the joined slices, in the order in which they leave; None for 0, 1, 2, ..."""
+        drawn = None if self.draw is None else _permutation(self.draw, count_rows(self.slices))
+        if self.share is None:
             return drawn
-        places = self.dealt.places()
+        places = self.share.places()
         return places if drawn is None else drawn[places]
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class PoolSlice:
     """Rows [start, stop) of a pool, counted in the order in which they leave it."""
 
     pool: Pool
@@ -117,24 +118,23 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Stint:
+class ConsumedBatches:
     """What a run consumed of an epoch before it was stopped: so many batches of that size on each of its ranks."""
 
     world_size: int
     batch_size: int
     batches: int
 
-    def consumed_of(self, rows: int) -> list[int]:
-        """Return how many rows each rank consumed, of `rows` rows that all of them had at the start of the stint."""
-        borders = _borders(rows, self.world_size)
+    def rows_by_rank(self, rows: int) -> list[int]:
+        """Return how many rows each rank consumed, of `rows` rows that all of them had when the run began."""
         if rows == 0:
             return [0] * self.world_size
         batches = count_batches(rows, self.world_size, self.batch_size)
-        shares = [stop - start for start, stop in pairwise(borders)]
+        shares = [stop - start for start, stop in pairwise(_borders(rows, self.world_size))]
         return [sum(batch_sizes(share, batches, self.batch_size)[: self.batches]) for share in shares]
 
 
-_Interval = TypeVar("_Interval", Piece, Stretch)
+_Slice = TypeVar("_Slice", GroupSlice, PoolSlice)
 
 
 @dataclass(frozen=True)
@@ -154,51 +154,60 @@ class EpochOrder:
     buffer_rows: int
     in_step: bool = False
 
-    def streams(self, epoch: int, world_size: int, batch_size: int, past: Sequence[Stint]) -> list[list[Stretch]]:
+    def streams(
+        self, epoch: int, world_size: int, batch_size: int, past: Sequence[ConsumedBatches]
+    ) -> list[list[PoolSlice]]:
         """Return what each rank still has to read of an epoch.
 
         Args:
             past: what earlier runs consumed of this epoch, perhaps on other numbers of ranks. What they left is
                 divided anew, each row once.
         """
-        pieces = self._sequence(epoch)
+        sequence = self._sequence(epoch)
         if self.in_step:
-            left = skip_rows(self._pools(pieces, epoch, 0), _consumed(count_rows(pieces), past))
-            return [_deal(left, rank, world_size, batch_size) for rank in range(world_size)]
-        world_sizes = [*(stint.world_size for stint in past), world_size]
-        borders = _borders(count_rows(pieces), world_sizes[0])
-        shares = _cut(pieces, borders)
-        streams = [self._pools(share, epoch, first) for share, first in zip(shares, borders, strict=False)]
-        for stint, next_world_size in zip(past, world_sizes[1:], strict=True):
-            consumed = stint.consumed_of(sum(map(count_rows, streams)))
-            parts = [skip_rows(stream, rows) for stream, rows in zip(streams, consumed, strict=True)]
-            left = [stretch for part in parts for stretch in part]
+            left = skip_rows(self._pools(sequence, epoch, 0), _consumed(count_rows(sequence), past))
+            return [_round_robin(left, rank, world_size, batch_size) for rank in range(world_size)]
+        world_sizes = [*(run.world_size for run in past), world_size]
+        borders = _borders(count_rows(sequence), world_sizes[0])
+        # A rank's pools begin at its border and are drawn by it: the same pools on every later resumption.
+        streams = [
+            self._pools(share, epoch, first) for share, first in zip(_cut(sequence, borders), borders, strict=False)
+        ]
+        for run, next_world_size in zip(past, world_sizes[1:], strict=True):
+            consumed = run.rows_by_rank(sum(map(count_rows, streams)))
+            left = [
+                pool_slice
+                for stream, rows in zip(streams, consumed, strict=True)
+                for pool_slice in skip_rows(stream, rows)
+            ]
             streams = _cut(left, _borders(count_rows(left), next_world_size))
         return streams
 
-    def _sequence(self, epoch: int) -> list[Piece]:
-        # The parts of a huge row group stay together in their order, in which alone they can be read.
+    def _sequence(self, epoch: int) -> list[GroupSlice]:
+        # A whole row group, or the first part of a huge one, begins a run: the parts of a row group stay together in
+        # their order, in which alone they can be read.
         firsts = [place for place, group in enumerate(self.groups) if not group.first]
         runs = list(pairwise([*firsts, len(self.groups)]))
         places: Iterable[int] = range(len(runs))
         if self.shuffle:
             places = np.random.default_rng([_GROUP_DRAW, self.seed, epoch]).permutation(len(runs))
-        return [Piece(group, 0, group.rows) for place in places for group in self.groups[slice(*runs[place])]]
+        return [GroupSlice(group, 0, group.rows) for place in places for group in self.groups[slice(*runs[place])]]
 
-    def _pools(self, pieces: list[Piece], epoch: int, first_row: int) -> list[Stretch]:
+    def _pools(self, slices: list[GroupSlice], epoch: int, first_row: int) -> list[PoolSlice]:
         if not self.shuffle:
-            return [Stretch(Pool((piece,), None), 0, piece.stop - piece.start) for piece in pieces]
-        stretches = []
-        for members in _gather(pieces, self.buffer_rows):
+            return [PoolSlice(Pool((one,), None), 0, one.stop - one.start) for one in slices]
+        pools = []
+        for members in _gather(slices, self.buffer_rows):
+            # By the pool's first row in the sequence: no two pools of an epoch are drawn alike.
             pool = Pool(tuple(members), (_ROW_DRAW, self.seed, epoch, first_row))
-            stretches.append(Stretch(pool, 0, pool.rows))
+            pools.append(PoolSlice(pool, 0, pool.rows))
             first_row += pool.rows
-        return stretches
+        return pools
 
 
-def count_rows(intervals: Iterable[Piece] | Iterable[Stretch]) -> int:
-    """Sum of the intervals' rows."""
-    return sum(interval.stop - interval.start for interval in intervals)
+def count_rows(slices: Iterable[GroupSlice] | Iterable[PoolSlice]) -> int:
+    """Sum of the slices' rows."""
+    return sum(one.stop - one.start for one in slices)
 
 
 def count_batches(rows: int, world_size: int, batch_size: int) -> int:
@@ -220,6 +229,7 @@ def count_batches(rows: int, world_size: int, batch_size: int) -> int:
             "processes, or more data."
         )
     full, left = divmod(rows, world_size * batch_size)
+    # One step more only if each rank gets a row of it: a rank without one would leave the others waiting for ever.
     return full + (left >= world_size)
 
 
@@ -228,7 +238,7 @@ def batch_sizes(rows: int, batches: int, batch_size: int) -> list[int]:
     return [batch_size] * (batches - 1) + [rows - (batches - 1) * batch_size]
 
 
-def skip_rows(stream: Sequence[_Interval], rows: int) -> list[_Interval]:
+def skip_rows(stream: Sequence[_Slice], rows: int) -> list[_Slice]:
     """Return the stream without its first `rows` rows; pools that are wholly skipped are never decoded."""
     return _cut(stream, [rows, max(rows, count_rows(stream))])[0]
 
@@ -240,38 +250,38 @@ def _permutation(draw: tuple[int, ...], rows: int) -> npt.NDArray[np.int64]:
     return drawn
 
 
-def _consumed(rows: int, past: Sequence[Stint]) -> int:
-    """How many of `rows` rows some stints consumed, one after the other, where ranks go in step."""
+def _consumed(rows: int, past: Sequence[ConsumedBatches]) -> int:
+    """How many of `rows` rows some runs consumed, one after the other, where ranks go in step."""
     left = rows
-    for stint in past:
-        left -= sum(stint.consumed_of(left))
+    for run in past:
+        left -= sum(run.rows_by_rank(left))
     return rows - left
 
 
-def _deal(stream: Sequence[Stretch], rank: int, world_size: int, batch_size: int) -> list[Stretch]:
+def _round_robin(stream: Sequence[PoolSlice], rank: int, world_size: int, batch_size: int) -> list[PoolSlice]:
     """A rank's part of what all ranks read in step; pools of which it gets nothing are left out."""
     if not stream:
         return []
-    borders = list(accumulate((stretch.stop - stretch.start for stretch in stream), initial=0))
-    turns = Turns(rank, world_size, batch_size, borders[-1])
+    borders = list(accumulate((one.stop - one.start for one in stream), initial=0))
+    turns = RoundRobin(rank, world_size, batch_size, borders[-1])
     counts = np.diff(turns.before(borders)).tolist()
     return [
-        Stretch(replace(stretch.pool, dealt=Dealt(turns, stretch.start, stretch.stop, position)), 0, rows)
-        for stretch, position, rows in zip(stream, borders[:-1], counts, strict=True)
+        PoolSlice(replace(one.pool, share=PoolShare(turns, one.start, one.stop, position)), 0, rows)
+        for one, position, rows in zip(stream, borders[:-1], counts, strict=True)
         if rows
     ]
 
 
-def _gather(pieces: Sequence[Piece], most_rows: int) -> list[list[Piece]]:
-    """Neighbours together, as many as stay within `most_rows`; a piece with more is alone."""
-    gathered: list[list[Piece]] = []
+def _gather(slices: Sequence[GroupSlice], most_rows: int) -> list[list[GroupSlice]]:
+    """Neighbours together, as many as stay within `most_rows`; a slice with more is alone."""
+    gathered: list[list[GroupSlice]] = []
     room = 0
-    for piece in pieces:
-        rows = piece.stop - piece.start
+    for one in slices:
+        rows = one.stop - one.start
         if rows > room:
             gathered.append([])
             room = most_rows
-        gathered[-1].append(piece)
+        gathered[-1].append(one)
         room -= rows
     return gathered
 
@@ -281,16 +291,16 @@ def _borders(rows: int, world_size: int) -> list[int]:
     return [rows * rank // world_size for rank in range(world_size + 1)]
 
 
-def _cut(intervals: Sequence[_Interval], borders: Sequence[int]) -> list[list[_Interval]]:
-    """Cut the intervals, joined end to end, at ascending borders; what lies outside the first and last is left out."""
-    ends = list(accumulate(interval.stop - interval.start for interval in intervals))
+def _cut(slices: Sequence[_Slice], borders: Sequence[int]) -> list[list[_Slice]]:
+    """Cut the slices, joined end to end, at ascending borders; what lies outside the first and last is left out."""
+    ends = list(accumulate(one.stop - one.start for one in slices))
     parts = []
     for start, stop in pairwise(borders):
         first, last = bisect_right(ends, start), bisect_left(ends, stop)
-        part = list(intervals[first : last + 1]) if start < stop else []
+        part = list(slices[first : last + 1]) if start < stop else []
         if part:
-            # The end first: where one interval has both cuts, the other still counts from where it began.
+            # The end first: where one slice has both cuts, the other still counts from where it began.
             part[-1] = replace(part[-1], stop=part[-1].stop - (ends[last] - stop))
-            part[0] = replace(part[0], start=intervals[first].start + start - (ends[first - 1] if first else 0))
+            part[0] = replace(part[0], start=slices[first].start + start - (ends[first - 1] if first else 0))
         parts.append(part)
     return parts

@@ -1,5 +1,6 @@
-"""Pre-trained embeddings: the tower, the objective that pre-trains one here, and the import of vectors made elsewhere.
+"""Pre-trained embeddings: the tower's module (`embedding`), the loss that pre-trains one here (`pretraining`), and the
+import of vectors made elsewhere (`imported`, `vector_files`); `artifact` is a tower outside of any module.
 
-How a tower lies on disk is the business of `artifacts/pretrained_tower.py`; how it meets the interaction network that
-of `composition`.
+Not here: how a tower lies on disk (`artifacts/pretrained_tower.py`), and how it is joined with the interaction network
+(`composition`).
 """

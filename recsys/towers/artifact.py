@@ -16,7 +16,7 @@ class TowerArtifact:
 
     Attributes:
         weights: tables and dense parameters, under the names of the plain tower's `state_dict()`. The weights of a
-            sharded tower come and go by the same names, through `sharding/fused.py`.
+            sharded tower come and go by the same names, through `sharding/whole_state.py`.
         provenance: plain JSON values: where the tower came from, and how good it was found to be.
     """
 

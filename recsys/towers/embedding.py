@@ -108,13 +108,14 @@ class EmbeddingTower(nn.Module):
     """Turn ids into the user's vector u, the item's vector v, and their product u * v, whose sum is the dot product.
 
     Both sides of a two-tower model are brought to unit length, as Yi et al. (2019, section 3) do. What the ranker gets
-    is scaled so that a number of u, v or u * v is about 1: a layer that starts at random would not hear 1/D of that.
+    is scaled so that the numbers of u, v and u * v are of order 1, the size that a layer's first weights are made for.
 
     Attributes:
         is_frozen: the whole forward, tables included, runs without a graph and in evaluation mode. Fused tables learn
-            inside backward whatever `requires_grad` says, so there is no other way to hold them still. A child that
-            has it set stands still by itself: `ebc`, the tables, is then looked up without a graph.
-        cache: answers for the sides of a frozen tower, (B, D) each, in its own stead; a thawed one forgets it.
+            inside backward whatever `requires_grad` says, so there is no other way to freeze them. A child that
+            has it set is frozen by itself: `ebc`, the tables, is then looked up without a graph.
+        cache: returns the vectors of each side of a frozen tower, (B, D) each, in place of computing them; dropped when
+            the tower learns again.
         output_width: of what the ranker gets: 3 D, or D where there is no user side.
     """
 
@@ -214,7 +215,7 @@ class EmbeddingTower(nn.Module):
 
     def _vectors(self, batch: Batch, rows: Tensor | None) -> list[Tensor]:
         if self.cache is not None and not self.is_frozen:
-            self.cache = None  # what it holds is of a tower that stood still
+            self.cache = None  # the vectors in it are those of the frozen weights
         if self.cache is not None:
             return _picked(self.cache(batch), rows)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):

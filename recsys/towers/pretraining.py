@@ -22,7 +22,7 @@ def in_batch_softmax_loss(
 
     A popular item stands in many batches as a negative; taking the log of how often from its score undoes that. An item
     that stands in the batch twice is no negative of itself, so the other copy is left out of the softmax; the paper
-    does not say what it does with those.
+    leaves open what it does with those.
 
     Args:
         user: (P, D), of unit length, one per positive row.
@@ -36,7 +36,7 @@ def in_batch_softmax_loss(
         A scalar; 0 where P is 0.
     """
     if not len(user):
-        # A batch without positives teaches nothing, but its graph must still reach the tables.
+        # The loss of a batch without positives is 0, but its graph must still reach the tables.
         return user.sum() + item.sum()
     scores = user @ item.T / temperature - log_popularity  # (P, P), row i scored by user i
     is_copy = item_rows.unsqueeze(0) == item_rows.unsqueeze(1)

@@ -15,6 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
+from recsys.metrics.log_loss import LOG_LOSS
+from recsys.tracking import names
+
 Curve = tuple[Sequence[float], Sequence[float]]
 """Steps and values, equally many."""
 SeedCurves = Mapping[str, Sequence[Curve]]
@@ -43,11 +46,11 @@ _STYLE = {
 _SMOOTHED_FROM = 60
 _SMOOTHING_SHARE = 0.04
 _CHANCE = 0.5
-# Curve -> its panel's title, and where its best point is.
+# Tracked name of a curve -> its panel's title, and where its best point is.
 _PANELS: dict[str, tuple[str, Callable[[Sequence[float]], Any] | None]] = {
-    "train_loss": ("Training loss", None),
-    "valid_log_loss": ("Validation log loss", np.argmin),
-    "valid_auc": ("Validation AUC", np.argmax),
+    names.TRAIN_LOSS: ("Training loss", None),
+    names.score(names.VALIDATION, LOG_LOSS.name): ("Validation log loss", np.argmin),
+    names.auc(names.VALIDATION): ("Validation AUC", np.argmax),
 }
 
 
@@ -55,7 +58,7 @@ def learning_curves(curves: Mapping[str, SeedCurves]) -> Figure:
     """Draw training loss, validation log loss and validation AUC by step, side by side.
 
     Args:
-        curves: "train_loss", "valid_log_loss" and "valid_auc", as far as there are any. Where every label has one seed,
+        curves: tracked name -> curves, of the three as far as there are any. Where every label has one seed,
             the best validation point is marked, and its value written where at most two labels leave room for it.
     """
     labels = list(dict.fromkeys(label for name in _PANELS for label in curves.get(name, {})))

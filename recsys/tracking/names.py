@@ -129,6 +129,19 @@ def grad_norm(of: str) -> str:
     return f"grad_norm_expert/{escaped(which)}" if what == "expert" else f"grad_norm_{which}/{escaped(what)}"
 
 
+def part_of_norm(metric: str) -> str:
+    """Return what a gradient norm is of, as `grad_norm` was told it; empty for any other metric.
+
+    >>> part_of_norm("grad_norm/head"), part_of_norm("grad_norm_tables/embedding_tower"), part_of_norm("train/loss")
+    ('head', 'embedding_tower/tables', '')
+    """
+    section, _, what = metric.partition("/")
+    if not section.startswith("grad_norm"):
+        return ""
+    half = section.removeprefix("grad_norm").removeprefix("_")
+    return f"expert/{unescaped(what)}" if half == "expert" else unescaped(what) + (f"/{half}" if half else "")
+
+
 def segment_share(segment: str) -> str:
     """A segment's share of the embedding tower's gradient norm."""
     return f"segment_share/{escaped(segment)}"

@@ -6,28 +6,28 @@ vector. What is missing is computed for those rows alone. The tower's own digest
 written to and their bits differ, everything is forgotten.
 
 The numbers are those of the live tower to 1e-6, and on a CPU the very same bits where every layer is wider than eight:
-a matrix product then gives a row the same numbers whatever stands beside it (measured over 47 input widths; a few rows
+a matrix product then gives a row the same numbers whatever is beside it (measured over 47 input widths; a few rows
 alone are the exception, and are padded). On a CPU the cache is exact or not at all: where the first batch shows a bit
-of difference it steps aside, so that a resumed run still equals an unbroken one bit for bit.
+of difference it closes itself, so that a resumed run still equals an unbroken one bit for bit.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.errors import TrainingError, UsageError
 from recsys.features.batch import Batch
 from recsys.files import fingerprint_of
 from recsys.monitoring.frozen_proof import part_digests
-from recsys.sharding.fused import dense_buffers, dense_parameters, table_shards, unwrapped
-from recsys.sharding.processes import ProcessContext
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.processes import ProcessContext, any_process
 from recsys.training.precision import uses_tf32
 from recsys.training.vector_store import VectorStore, capacity_of
 
 _TOWER = "embedding_tower"
+# Batches, and rows of such a batch: well under a per cent of the live tower's work.
 _CHECK_EVERY, _CHECKED_ROWS = 100, 64
 # Kernels for a GPU or for another batch size may add in another order, and under TF32 round a factor to 11 bits
 # where the other did not; a vector of another tower is further away.
@@ -67,14 +67,14 @@ class TowerCache:
     def __init__(
         self, ranker: nn.Module, megabytes: int, context: ProcessContext, most_rows: int | None = None
     ) -> None:
-        self._ranker, self._megabytes, self._context = unwrapped(ranker), megabytes, context
+        self._inventory, self._megabytes, self._context = inventory_of(ranker), megabytes, context
         self._most_rows = most_rows
-        module = self._ranker.get_submodule(_TOWER)
-        self._tower = cast(CacheableTower, module)
+        self._tower = cast(CacheableTower, self._inventory.module.get_submodule(_TOWER))
         if not self._tower.is_frozen:
             raise UsageError("Only a frozen tower can be cached: one that learns gives other vectors after every step.")
-        self._tensors = [*dense_parameters(module).values(), *dense_buffers(module).values()]
-        self._tensors += [shard.weight for shard in table_shards(module)]
+        tower = self._inventory.under(_TOWER)
+        self._tensors = [*tower.dense_parameters().values(), *tower.dense_buffers().values()]
+        self._tensors += [shard.weight for shard in tower.shards()]
         self._versions, self._digest = self._read_versions(), self._tower_digest()
         self._stores: list[VectorStore] = []
         self._random = torch.Generator().manual_seed(0)  # its own, so that no other draw depends on the cache
@@ -95,7 +95,7 @@ class TowerCache:
         vectors = self._answer(batch, digests)
         if is_first:
             self._check(batch, self._answer(batch, digests), everything=True)
-            if batch.dense.device.type == "cpu" and self._anywhere(self._largest_gap > 0):
+            if batch.dense.device.type == "cpu" and any_process(self._largest_gap > 0, self._context):
                 self.close()
                 return self._live(batch)
         elif self._calls % _CHECK_EVERY == 0:
@@ -127,7 +127,7 @@ class TowerCache:
         missing = [(own < 0).nonzero().squeeze(1) for own in positions]
         self._asked += sum(map(len, positions))
         self._missed += sum(map(len, missing))
-        if not self._anywhere(any(map(len, missing))):
+        if not any_process(any(map(len, missing)), self._context):
             return vectors
         firsts, inverses = zip(*map(_distinct, missing, digests), strict=True)
         computed = self._compute(batch, firsts)
@@ -172,7 +172,7 @@ class TowerCache:
             # Written so that a NaN is a fault too.
             differing = (~(gap <= tolerance)).nonzero().flatten().tolist()
             faults += [(side, int(rows[row]), float(gap[row])) for row in differing]
-        if self._anywhere(bool(faults)):
+        if any_process(bool(faults), self._context):
             raise TrainingError(self._explain(faults))
 
     def _explain(self, faults: list[tuple[int, int, float]]) -> str:
@@ -191,25 +191,18 @@ class TowerCache:
         """Clear the stores if the tower's bits are others than before."""
         versions = self._read_versions()
         # Asked of every process, as a table that was written to may lie in one of them alone.
-        if not self._anywhere(versions != self._versions):
+        if not any_process(versions != self._versions, self._context):
             return
         # Written to, which need not have changed it: a checkpoint may have given back the same weights.
         before, self._versions, self._digest = self._digest, versions, self._tower_digest()
-        if self._anywhere(self._digest != before):
+        if any_process(self._digest != before, self._context):
             self._stores = []
 
     def _read_versions(self) -> list[int]:
         return [tensor._version for tensor in self._tensors]
 
     def _tower_digest(self) -> str:
-        return fingerprint_of(part_digests(self._ranker, _TOWER))
-
-    def _anywhere(self, is_so: bool) -> bool:
-        if self._context.world_size == 1:
-            return is_so
-        flag = torch.tensor(int(is_so), device=self._context.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag)
+        return fingerprint_of(part_digests(self._inventory, _TOWER))
 
 
 def _distinct(rows: Tensor, digests: Tensor) -> tuple[Tensor, Tensor]:

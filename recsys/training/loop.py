@@ -1,6 +1,6 @@
 """The training loop: a plain generator of reports. It logs nothing and writes nothing.
 
-What one step does is in `step.py`. Here stand the turns of the run: when to report, to validate and to keep a
+What one step does is in `step.py`. Here is the order of the run: when to report, to validate and to keep a
 checkpoint, and when to end.
 """
 
@@ -15,12 +15,11 @@ from torch import nn
 from recsys.errors import DataError
 from recsys.features.batch import Batch
 from recsys.monitoring.gradient_norms import EXPERT
-from recsys.monitoring.out_of_memory import raise_told
+from recsys.monitoring.out_of_memory import raise_explained
 from recsys.monitoring.throughput import Throughput
-from recsys.sharding.fused import unwrapped
-from recsys.sharding.processes import ProcessContext
+from recsys.sharding.inventory import unwrapped
+from recsys.sharding.processes import ProcessContext, any_process
 from recsys.training.optimizer import RankerOptimizers
-from recsys.training.precision import START_SCALE
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LEAST_GAIN, LOG_LOSS, TrainingStages
 from recsys.training.step import Counts, Objective, Stepper, StepSettings
@@ -31,55 +30,38 @@ _BETWEEN_STEPS = "`training.batch_size` or `evaluation.batch_size`"
 
 
 @dataclass(frozen=True)
-class LoopSettings:
-    """How long and how often, counted in steps from the run's beginning.
+class LoopSettings(StepSettings):
+    """How long and how often, counted in steps from the run's beginning; and what every step does alike.
 
     Attributes:
         validates_start: whether the first weights are measured too, and kept where no later ones are better by more
-            than the `LEAST_GAIN` that validation tells. For a model that starts as something fitted.
+            than the `LEAST_GAIN` that validation returns. For a model that starts as something fitted.
         patience: validations in a row without a better log loss that end the run.
-        max_gradient_norm: the whole gradient, tables included, is scaled down to this L2 norm; None for no clipping.
-            Clipping needs the exact norm in every step, which costs a few per cent.
-        norms_every: steps from one reading of the gradient norms to the next; such a step is reported too.
-        segment_view_every: the same for the tower's gradient by segment; 0 for never.
-        segments: their names in order; () for a model that knows none, which has no such view.
-        precision: "float32", "bfloat16" or "float16"; see `precision.py`.
+        norms_every: steps from one reading of the gradient norms to the next; such a step is reported too, as is one
+            that reads the tower's gradient by segment.
     """
 
     max_steps: int
     report_every: int
     norms_every: int
-    segment_view_every: int
     validate_every: int
     validates_start: bool
     checkpoint_every: int
     patience: int
-    max_gradient_norm: float | None
-    precision: str
-    segments: tuple[str, ...]
 
 
 @dataclass
-class LoopState:
-    """Where the loop stands; plain numbers, so that a checkpoint can carry it.
+class LoopState(Counts):
+    """How far the loop is; plain numbers, so that a checkpoint can carry it.
 
     Attributes:
         step: batches taken, bad ones included.
-        loss_sum: of the finite losses since the last report, `losses` of them.
-        bad_in_a_row: batches without a finite loss and gradient, up to the last one.
         lowest_log_loss: of all validations; `best_log_loss` is that of the weights which were kept, at `best_step`.
-        loss_scale, clean_steps: of float16 alone; see `precision.py`.
         ended: None while it runs, then "budget", "patience" or "asked".
     """
 
     step: int = 0
     rows_seen: int = 0
-    loss_sum: float = 0.0
-    losses: int = 0
-    non_finite_batches: int = 0
-    bad_in_a_row: int = 0
-    loss_scale: float = START_SCALE
-    clean_steps: int = 0
     lowest_log_loss: float | None = None
     best_log_loss: float | None = None
     best_step: int | None = None
@@ -152,7 +134,7 @@ def train_steps(
 ) -> Iterator[StepReport]:
     """Train until the budget is spent, validation stops improving, or `should_stop` says so; yield reports on the way.
 
-    The weights at the end are the last ones; `best.restore()` brings back the best. `state` moves on in place: a fresh
+    The weights at the end are the last ones; `best.restore()` brings back the best. `state` advances in place: a fresh
     one begins a run, a loaded one goes on, also where it was asked to stop or the budget grew.
 
     Args:
@@ -160,7 +142,7 @@ def train_steps(
         validate: returns `log_loss` and other figures, the same in every process; may leave evaluation mode on.
         checkpoint: called every `checkpoint_every` steps and at the end, after the step's report was taken.
         should_stop: asked after every step, which is still reported and checkpointed.
-        stages: asked after a step's report and before its checkpoint, which so stands in the stage that follows.
+        stages: asked after a step's report and before its checkpoint, which so is of the stage that follows.
 
     Raises:
         TrainingError: memory ran out, or three batches in a row gave a loss or gradient that is not finite.
@@ -175,7 +157,7 @@ def train_steps(
             for batch in _epoch(stream, state):
                 is_validating, is_reporting = loop.is_due()
                 loop.train_on(batch)
-                asked = _anyone_asks(should_stop(), context)
+                asked = any_process(should_stop(), context)  # so that all stop after the same step
                 with throughput.paused():
                     validation = loop.validate(validate, best) if is_validating else None
                 state.ended = _end(state, settings, stages, asked=asked)
@@ -184,17 +166,18 @@ def train_steps(
                     report = loop.report(stream.epoch, speed, validation)
                     with throughput.paused():
                         yield report
-                loop.advance(stages, validation)
+                if stages is not None and stages.advance(state.step, validation):
+                    state.validations_without_gain = 0
                 if state.ended or state.step % settings.checkpoint_every == 0:
                     with throughput.paused():
-                        loop.read_counts()
+                        loop.stepper.read()
                         checkpoint(state)
                 if state.ended:
                     break
     except (RuntimeError, MemoryError) as error:
-        raise_told(error, f"after step {state.step}", _BETWEEN_STEPS, context.device)
+        raise_explained(error, f"after step {state.step}", _BETWEEN_STEPS, context.device)
     finally:
-        loop.close()
+        loop.stepper.close()
 
 
 def _epoch(stream: TrainingStream, state: LoopState) -> Iterator[Batch]:
@@ -208,7 +191,11 @@ def _epoch(stream: TrainingStream, state: LoopState) -> Iterator[Batch]:
 
 
 class _Loop:
-    """A run's steps, and the state that they bring forward."""
+    """A run's steps, and the state that they bring forward.
+
+    Attributes:
+        stepper: takes the steps; brings the state's counts up to date when it reads.
+    """
 
     def __init__(
         self,
@@ -219,17 +206,7 @@ class _Loop:
         context: ProcessContext,
         state: LoopState,
     ) -> None:
-        counts = Counts(
-            state.loss_sum,
-            state.losses,
-            state.non_finite_batches,
-            state.bad_in_a_row,
-            state.loss_scale,
-            state.clean_steps,
-        )
-        num_segments = len(settings.segments) if settings.segment_view_every else 0
-        step_settings = StepSettings(settings.max_gradient_norm, settings.precision, num_segments)
-        self._stepper = Stepper(ranker, optimizers, objective, step_settings, context, counts)
+        self.stepper = Stepper(ranker, optimizers, objective, settings, context, state)
         self._module, self._optimizers = unwrapped(ranker), optimizers
         self._settings, self._context, self._state = settings, context, state
 
@@ -249,7 +226,7 @@ class _Loop:
     def train_on(self, batch: Batch) -> None:
         """Take one step."""
         with_norms, with_segments = self._readings()
-        self._stepper.take(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
+        self.stepper.take_step(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
         self._state.step += 1
         self._state.rows_seen += len(batch) * self._context.world_size
 
@@ -277,19 +254,19 @@ class _Loop:
 
     def report(self, epoch: int, speed: tuple[float, float], validation: dict[str, float] | None) -> StepReport:
         """Read the numbers of this step and begin to count anew."""
-        self.read_counts()
+        self.stepper.read()
         state = self._state
         sums = torch.tensor([state.loss_sum, state.losses], dtype=torch.float64)
         if self._context.world_size > 1:
             dist.all_reduce(sums)
-        self._stepper.forget_losses()
-        view = self._stepper.view()
+        self.stepper.forget_losses()
+        view = self.stepper.view()
         return StepReport(
             step=state.step,
             epoch=epoch,
             rows_seen=state.rows_seen,
             loss=(sums[0] / sums[1]).item() if sums[1] else None,
-            gradient_norms=_with_segment_names(self._stepper.norms(), self._settings.segments),
+            gradient_norms=_with_segment_names(self.stepper.norms(), self._settings.segments),
             segment_shares={} if view is None else _by_name(view.shares, self._settings.segments),
             segment_cosines={} if view is None else _by_name(view.cosines, self._settings.segments),
             learning_rates=self._optimizers.learning_rates(),
@@ -298,22 +275,6 @@ class _Loop:
             non_finite_batches=state.non_finite_batches,
             validation=validation,
         )
-
-    def advance(self, stages: TrainingStages | None, validation: dict[str, float] | None) -> None:
-        """Go to the next stage if it is time; early stopping counts anew there."""
-        if stages is not None and stages.advance(self._state.step, validation):
-            self._state.validations_without_gain = 0
-
-    def read_counts(self) -> None:
-        """Bring the device's counts into the state."""
-        counts, state = self._stepper.read(), self._state
-        state.loss_sum, state.losses = counts.loss_sum, counts.losses
-        state.non_finite_batches, state.bad_in_a_row = counts.non_finite_batches, counts.bad_in_a_row
-        state.loss_scale, state.clean_steps = counts.loss_scale, counts.clean_steps
-
-    def close(self) -> None:
-        """Leave the ranker as it was found."""
-        self._stepper.close()
 
 
 def _by_name(values: Mapping[int, float], segments: tuple[str, ...]) -> dict[str, float]:
@@ -326,17 +287,8 @@ def _with_segment_names(norms: Mapping[str, float], segments: tuple[str, ...]) -
     return {experts.get(name, name): norm for name, norm in norms.items()}
 
 
-def _anyone_asks(asked: bool, context: ProcessContext) -> bool:
-    """Return whether any process asks to stop, so that all of them stop after the same step."""
-    if context.world_size == 1:
-        return asked
-    flag = torch.tensor(int(asked))  # on the CPU: the host knows it, and the device need not be waited for
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag)
-
-
 def _end(state: LoopState, settings: LoopSettings, stages: TrainingStages | None, *, asked: bool) -> str | None:
-    """Return why the run ends where it stands, or None."""
+    """Return why the run ends after this step, or None."""
     if state.step >= settings.max_steps:
         return "budget"
     if state.validations_without_gain >= settings.patience and (stages is None or stages.is_last):

@@ -26,5 +26,5 @@ def weighted_log_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
 
 
 def click_objective(ranker: nn.Module, batch: Batch) -> Tensor:
-    """Return the ranker's weighted log loss on one batch: what `train_steps` minimises for a ranker."""
+    """Return the ranker's weighted log loss on one batch, (): what `train_steps` minimises for a ranker."""
     return weighted_log_loss(ranker(batch), batch.label, batch.weight)

@@ -1,7 +1,7 @@
 """Training modes: what of the embedding tower learns. Every other part always does.
 
 A frozen module is frozen three times over: its parameters ask for no gradient, it stays in evaluation mode (batch
-statistics and dropout move without any gradient), and its forward pass runs without a graph, because a fused table
+statistics and dropout change without any gradient), and its forward pass runs without a graph, because a fused table
 ignores the first. That it is also left out of every optimizer is `optimizer.py`'s doing, and
 `monitoring/frozen_proof.py` checks the sum of it all.
 
@@ -9,11 +9,13 @@ The tower has two halves: its tables, and the dense layers above them. A mode fr
 goes from mode to mode within a run.
 """
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from recsys.errors import TrainingError, UsageError
 from recsys.monitoring.frozen_proof import frozen_parts
-from recsys.sharding.fused import dense_parameters, unwrapped
+from recsys.sharding.inventory import inventory_of
 
 END_TO_END = "end_to_end"
 FROZEN_TOWER = "frozen_tower"
@@ -43,9 +45,9 @@ def learning_halves(mode: str) -> tuple[str, ...]:
 
 
 def apply_training_mode(ranker: nn.Module, mode: str) -> tuple[str, ...]:
-    """Put the ranker into a training mode and return the names of the parts that stand still as a whole.
+    """Put the ranker into a training mode and return the names of the parts that are frozen as a whole.
 
-    Call it before the ranker is wrapped and before optimizers are made: both leave out what stands still. A wrapped
+    Call it before the ranker is wrapped and before optimizers are made: both leave out what is frozen. A wrapped
     ranker may go from mode to mode; its optimizers must then be assigned anew.
 
     Raises:
@@ -53,10 +55,12 @@ def apply_training_mode(ranker: nn.Module, mode: str) -> tuple[str, ...]:
         TrainingError: the tower cannot be frozen, because it does not know how or `train()` would thaw it.
     """
     learning = learning_halves(mode)
-    module = unwrapped(ranker)
+    inventory = inventory_of(ranker)
+    module = inventory.module
     tower = module.get_submodule(TOWER)
+    dense = inventory.under(TOWER).dense_parameters()
     if len(learning) == 1:
-        _require_halves(tower, mode)
+        _require_halves(dense, mode)
     if len(learning) < len(_LEARNING[END_TO_END]):
         _require_freezable(tower)
     if hasattr(tower, "is_frozen"):
@@ -64,7 +68,7 @@ def apply_training_mode(ranker: nn.Module, mode: str) -> tuple[str, ...]:
         for name, child in tower.named_children():
             half = TABLES if name == TOWER_TABLES_CHILD else DENSE
             _set_frozen(child, bool(learning) and half not in learning)
-    _ask_for_gradients(tower, learning)
+    _ask_for_gradients(tower, dense, learning)
     module.train()
     _require_frozen_for_good(tower)
     return frozen_parts(module)
@@ -74,13 +78,13 @@ def _set_frozen(module: nn.Module, is_frozen: bool) -> None:
     setattr(module, "is_frozen", is_frozen)  # noqa: B010 - an attribute of what can be frozen, not of every module
 
 
-def _ask_for_gradients(tower: nn.Module, learning: tuple[str, ...]) -> None:
-    dense = {id(parameter) for parameter in dense_parameters(tower).values()}
+def _ask_for_gradients(tower: nn.Module, dense: Mapping[str, nn.Parameter], learning: tuple[str, ...]) -> None:
+    ids = {id(parameter) for parameter in dense.values()}
     for parameter in tower.parameters():
-        learns = (DENSE if id(parameter) in dense else TABLES) in learning
+        learns = (DENSE if id(parameter) in ids else TABLES) in learning
         if not learns:
-            parameter.grad = None  # one left from before would still move the parameter
-        if parameter.is_leaf:
+            parameter.grad = None  # an optimizer would still step by one left from before
+        if parameter.is_leaf:  # torch refuses to change the flag of any other
             parameter.requires_grad_(learns)
 
 
@@ -92,8 +96,8 @@ def _require_freezable(tower: nn.Module) -> None:
         )
 
 
-def _require_halves(tower: nn.Module, mode: str) -> None:
-    if not dense_parameters(tower):
+def _require_halves(dense: Mapping[str, nn.Parameter], mode: str) -> None:
+    if not dense:
         raise UsageError(
             f"Training mode `{mode}` is about one half of the tower, and this tower has tables alone (imported vectors "
             f"have no layers above them). Choose {FROZEN_TOWER} or {END_TO_END}."
@@ -108,6 +112,6 @@ def _require_frozen_for_good(tower: nn.Module) -> None:
             if thawed:
                 name = f"{TOWER}.{thawed[0]}" if thawed[0] else TOWER
                 raise TrainingError(
-                    f"`{name}` goes back to training mode with `ranker.train()`: its batch statistics would move. The "
-                    "part's `train()` must leave it in evaluation mode while `is_frozen` is set."
+                    f"`{name}` goes back to training mode with `ranker.train()`: its batch statistics would change. "
+                    "The part's `train()` must leave it in evaluation mode while `is_frozen` is set."
                 )

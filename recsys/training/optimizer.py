@@ -1,8 +1,9 @@
 """Who steps which parameter, at what rate: exactly one optimizer for each that learns, none for one that is frozen.
 
-Dense parameters are stepped by one AdamW (Loshchilov and Hutter 2019), tables by the fused kernels inside the backward
-pass. One schedule drives the rates of both, and reaches them before the forward pass: a fused update uses the rate that
-stands when its gradient arrives, so a rate set after the backward pass would be one step late for tables alone.
+Dense parameters are stepped by one AdamW (Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019,
+algorithm 2), tables by the fused kernels inside the backward pass. One schedule drives the rates of both, and reaches
+them before the forward pass: a fused update uses the rate that it finds when its gradient arrives, so a rate set after
+the backward pass would be one step late for tables alone.
 """
 
 import math
@@ -14,17 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import DataError, UsageError
-from recsys.sharding.fused import (
-    TableKernel,
-    dense_parameters,
-    load_table_optimizer_state,
-    table_kernels,
-    table_optimizer_state,
-    table_shards,
-    unwrapped,
-)
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import load_table_optimizer_state, table_optimizer_state
 from recsys.sharding.wrap import TableOptimizer
-from recsys.training.contract import ParameterContract, optimizer_contract
+from recsys.training.optimizer_contract import ParameterContract, optimizer_contract
 
 _ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
 _STATELESS_RULE = "exact_sgd"  # fbgemm's word for what a kernel gets whose tables never learn
@@ -81,7 +75,7 @@ class RankerOptimizers:
             later: its kernel keeps its update rule, at rate 0, with an accumulator that stays at zero.
 
     Raises:
-        TrainingError: the contract does not hold (`contract.py`); the parameter is named.
+        TrainingError: the contract does not hold (`optimizer_contract.py`); the parameter is named.
     """
 
     def __init__(
@@ -91,11 +85,12 @@ class RankerOptimizers:
         table_optimizers: Mapping[str, TableOptimizer | None],
         schedule: RateSchedule,
     ) -> None:
-        self._ranker = unwrapped(ranker)
+        self._inventory = inventory_of(ranker)
+        self._parts = dict(self._inventory.module.named_children())
         self._schedule = schedule
         self._step = 0
         self._adamw: torch.optim.AdamW | None = None
-        self._names = {id(parameter): name for name, parameter in dense_parameters(self._ranker).items()}
+        self._names = {id(parameter): name for name, parameter in self._inventory.dense_parameters().items()}
         self.assign(dense, table_optimizers, {})
 
     def assign(
@@ -118,13 +113,12 @@ class RankerOptimizers:
         self._table_rates = {part: optimizer.learning_rate for part, optimizer in table_optimizers.items() if optimizer}
         for part in (*self._dense, *self._table_rates):
             self._require_part(part)
-        self._kernels: list[tuple[str, TableKernel]] = []
-        for part, child in self._ranker.named_children():
-            for kernel in table_kernels(child):
-                if part in self._table_rates:
-                    self._kernels.append((part, kernel))
-                elif kernel.optimizer != _STATELESS_RULE:
-                    kernel.set_learning_rate(0.0)  # it waits for its part's thaw, and no gradient reaches it either
+        by_part = [(kernel.tables[0].split(".")[0], kernel) for kernel in self._inventory.kernels()]
+        self._kernels = [(part, kernel) for part, kernel in by_part if part in self._table_rates]
+        for part, kernel in by_part:
+            if part not in self._table_rates and kernel.optimizer != _STATELESS_RULE:
+                kernel.set_learning_rate(0.0)  # it waits for its part's thaw, and no gradient reaches it either
+        # A new AdamW and not new groups in the old one: it has no way to give a parameter up.
         groups, before = self._groups(), self._adamw
         self._adamw = torch.optim.AdamW(groups, lr=0.0, fused=True) if groups else None
         self.dense_parameters = [p for group in self._adamw_groups() for p in group["params"]]
@@ -144,7 +138,7 @@ class RankerOptimizers:
             kernel.set_learning_rate(rates[_tables_of(part)])
 
     def zero_grad(self) -> None:
-        """Forget every dense gradient: None, not zero, so that what the next batch does not reach stands still."""
+        """Forget every dense gradient: None, not zero, so that what the next batch does not reach is unchanged."""
         for parameter in self.dense_parameters:
             parameter.grad = None
 
@@ -167,33 +161,35 @@ class RankerOptimizers:
         return {name: rate * self._schedule.factor(self._step, self._since.get(name, 0)) for name, rate in full.items()}
 
     def contract(self) -> list[ParameterContract]:
-        """Return who steps what, every parameter and table of the ranker once, as it stands now.
+        """Return who steps what, every parameter and table of the ranker once, as it is now.
 
         Raises:
             TrainingError: a parameter that learns is not stepped by exactly one, or a frozen one by some; names it.
         """
         return optimizer_contract(
-            self._ranker, {} if self._adamw is None else {"adamw": self._adamw}, self._table_optimizers
+            self._inventory, {} if self._adamw is None else {"adamw": self._adamw}, self._table_optimizers
         )
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """Return a copy of all optimizer state on the CPU, whole tables' included, by parameter name.
+
+        Moments have the shape of their parameter, accumulators that of `table_optimizer_state`, step counts ().
 
         Every process calls it and receives all.
         """
         return {name: value.cpu().clone() for name, value in self._adamw_state().items()} | table_optimizer_state(
-            self._ranker
+            self._inventory
         )
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Write what `state` returned back. A parameter that had no state has none afterwards.
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Write what `state_dict` returned back, in the same shapes. What had no state has none afterwards.
 
         Raises:
             DataError: the state belongs to other parameters or another optimizer.
         """
-        load_table_optimizer_state(self._ranker, state)
+        load_table_optimizer_state(self._inventory, state)
         known = {f"{self._names[id(parameter)]}.{key}" for parameter in self.dense_parameters for key in _ADAMW_STATE}
-        unknown = sorted(set(state) - known - set(table_optimizer_state(self._ranker)))
+        unknown = sorted(set(state) - known - set(table_optimizer_state(self._inventory)))
         if unknown:
             raise DataError(
                 f"The saved optimizer state holds `{unknown[0]}`, which no optimizer here keeps: it was saved in "
@@ -210,20 +206,20 @@ class RankerOptimizers:
                 }
 
     def local_state(self) -> dict[str, Tensor]:
-        """Return the state that this process holds, as it lies in memory, by parameter name: what a digest reads."""
+        """Return the state that this process holds, as it lies in memory, by parameter name: what a digest reads.
+
+        Shaped as `state_dict` says, a sharded table's as its shard.
+        """
         pieces = {
             f"{shard.table}.sum ({shard.rows.start}, {shard.columns.start})": shard.state
-            for shard in table_shards(self._ranker)
+            for shard in self._inventory.shards()
             if shard.state is not None
         }
         return self._adamw_state() | pieces
 
     def _require_part(self, part: str) -> None:
-        if part not in dict(self._ranker.named_children()):
-            raise UsageError(
-                f"An optimizer is given for `{part}`, but the model's parts are "
-                f"{', '.join(name for name, _ in self._ranker.named_children())}."
-            )
+        if part not in self._parts:
+            raise UsageError(f"An optimizer is given for `{part}`, but the model's parts are {', '.join(self._parts)}.")
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return AdamW's groups: the parameters that share rate, decay and beginning; each group costs a kernel."""
@@ -231,7 +227,7 @@ class RankerOptimizers:
         grouped: set[int] = set()  # a parameter that two parts share is stepped once, as the first one's
         for part, optimizer in self._dense.items():
             since = self._since.get(part, 0)
-            for name, parameter in dense_parameters(self._ranker.get_submodule(part)).items():
+            for name, parameter in self._inventory.under(part).dense_parameters().items():
                 if parameter.requires_grad and id(parameter) not in grouped:
                     grouped.add(id(parameter))
                     decay = optimizer.weight_decay if _decays(name, parameter) else 0.0
@@ -255,7 +251,7 @@ class RankerOptimizers:
 
 
 def _tables_of(part: str) -> str:
-    """The name of a part's tables beside the part's own, which stands for its dense half."""
+    """The name of a part's tables among the rates; the part's own name is that of its dense half."""
     return f"{part}_tables"
 
 

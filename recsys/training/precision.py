@@ -44,7 +44,7 @@ class Precision:
 
     Args:
         name: "float32", "bfloat16" or "float16".
-        scale, clean_steps: where the run stands; `START_SCALE` and 0 at its beginning.
+        scale, clean_steps: so far; `START_SCALE` and 0 at its beginning.
     """
 
     def __init__(self, name: str, scale: float, clean_steps: int, device: torch.device) -> None:
@@ -59,22 +59,27 @@ class Precision:
         return nullcontext() if self._lower is None else torch.autocast(self._device_type, dtype=self._lower)
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """Return the loss whose backward pass gives the scaled gradients."""
+        """Return the loss, (), whose backward pass gives the scaled gradients."""
         return loss * self._state[0] if self._is_scaled else loss
 
     def unscale(self, gradients: list[Tensor]) -> None:
-        """Divide the gradients by the scale, in place."""
+        """Divide the gradients, of any shapes, by the scale, in place."""
         if self._is_scaled and gradients:
             torch._foreach_mul_(gradients, self._state[0].reciprocal())
 
-    def excuses(self) -> Tensor:
-        """Return, () bool, whether gradients that are not finite may be the scale's fault: it can still be lowered."""
+    def can_lower_scale(self) -> Tensor:
+        """Return, () bool, whether the scale can still be lowered, so that it may be why gradients are not finite."""
         return self._state[0] > _LEAST
 
-    def follow(self, keep: Tensor) -> None:
-        """Halve the scale after a step that was not finite; double it after 2000 in a row that were."""
+    def update(self, keep: Tensor) -> None:
+        """Halve the scale after a step that was not finite; double it after 2000 in a row that were.
+
+        Args:
+            keep: () bool, whether the step was finite.
+        """
         if not self._is_scaled:
             return
+        # By `where` and not by `if`: the scale is on the device, and the host does not know it.
         scale, clean = self._state
         clean = (clean + 1) * keep
         grows = clean >= _STEPS_TO_GROW

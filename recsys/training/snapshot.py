@@ -1,7 +1,7 @@
-"""What a run must keep to go on later as if it had never stopped, and how it is taken and given back.
+"""What a run must keep to go on later as if it had never stopped, and how it is read and written back.
 
 Tensors and plain facts are apart, so that whoever writes them needs neither to run code nor to know a ranker. With
-several processes all of them call `take` and `give_back`; every process then holds the whole.
+several processes all of them call `state_dict` and `load_state_dict`; every process then holds the whole.
 """
 
 import random
@@ -15,12 +15,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.errors import DataError
-from recsys.sharding.fused import load_whole_state, whole_state
+from recsys.sharding.processes import gathered
+from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.training.optimizer import RankerOptimizers
 
 
 class Stream(Protocol):
-    """A source of batches that knows where it stands; `state_dict` is plain JSON."""
+    """A source of batches that knows its position; `state_dict` is plain JSON."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the stream was consumed."""
@@ -34,7 +35,8 @@ class Snapshot:
     """A run at one step.
 
     Attributes:
-        tensors: `model/<name>`, `best/<name>`, `optimizer/<name>` and `random/<rank>/<generator>`, all on the CPU.
+        tensors: `model/<name>`, `best/<name>`, `optimizer/<name>`, shaped as in the model, and
+            `random/<rank>/<generator>`, (bytes,) or (words,); all on the CPU.
         facts: plain JSON: the loop's state, and for each process the stream's and Python's random state.
     """
 
@@ -69,21 +71,21 @@ class BestWeights:
             load_whole_state(self._ranker, self.state)
 
 
-def take(
+def state_dict(
     ranker: nn.Module, optimizers: RankerOptimizers, stream: Stream, best: BestWeights, loop: Mapping[str, Any]
 ) -> Snapshot:
     """Return everything that the run needs to go on from here."""
     tensors = {f"model/{name}": tensor for name, tensor in whole_state(ranker).items()}
     tensors |= {f"best/{name}": tensor for name, tensor in best.state.items()}
-    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state().items()}
-    processes = _gathered({"stream": stream.state_dict(), "python_random": _python_random(), **_random_tensors()})
+    tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state_dict().items()}
+    processes = gathered({"stream": stream.state_dict(), "python_random": _python_random(), **_random_tensors()})
     for rank, process in enumerate(processes):
         for generator in ("torch", "numpy", "cuda"):
             tensors[f"random/{rank}/{generator}"] = process.pop(generator)
     return Snapshot(tensors, {"loop": dict(loop), "processes": processes})
 
 
-def give_back(
+def load_state_dict(
     snapshot: Snapshot, ranker: nn.Module, optimizers: RankerOptimizers, stream: Stream, best: BestWeights
 ) -> dict[str, Any]:
     """Put ranker, optimizers, stream, best weights and random generators where they stood; return the loop's state.
@@ -96,7 +98,7 @@ def give_back(
     """
     tensors, facts = snapshot.tensors, snapshot.facts
     load_whole_state(ranker, _under("model/", tensors))
-    optimizers.load_state(_under("optimizer/", tensors))
+    optimizers.load_state_dict(_under("optimizer/", tensors))
     best.state = {name: tensor.clone() for name, tensor in _under("best/", tensors).items()}
     rank = dist.get_rank() if dist.is_initialized() else 0
     try:
@@ -133,14 +135,6 @@ def _set_random(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None
     np.random.set_state(("MT19937", tensors["numpy"].numpy().astype(np.uint32), position, has_gauss, cached))
     version, words, gauss = facts["state"]
     random.setstate((version, tuple(words), gauss))
-
-
-def _gathered(mine: dict[str, Any]) -> list[dict[str, Any]]:
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return [mine]
-    everyone: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, mine)
-    return everyone
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

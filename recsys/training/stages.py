@@ -5,8 +5,8 @@ section 3.3), who thaw from the last layer down; here that is the dense layers a
 whole pre-trained part frozen lets what stands on it find its place before its gradients may bend what was learned: the
 "LP-FT" of Kumar et al. ("Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR 2022).
 
-A stage only ever thaws more than the one before it. What stood still in a stage is proven to have done so when it ends,
-and begins to learn with fresh optimizer state and a warm-up of its own.
+A stage only ever thaws more than the one before it. What was frozen in a stage is proven unchanged when it ends, and
+begins to learn with fresh optimizer state and a warm-up of its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ LEAST_GAIN = "least_gain"
 """Validation figure: by how much the log loss must fall below the start's to be more than chance."""
 
 Optimizers = tuple[dict[str, DenseOptimizer | None], dict[str, TableOptimizer | None]]
-"""By part: its dense optimizer and its tables' one; None where that half of it stands still."""
+"""By part: its dense optimizer and its tables' one; None where that half of it is frozen."""
 
 
 @dataclass(frozen=True)
-class Stage:
+class TrainingStage:
     """One training mode and when it ends: after `steps`, or after `patience` validations in a row without a better log
     loss than the stage's best; the last stage has neither.
     """
@@ -45,15 +45,15 @@ class Stage:
 
 @dataclass
 class StagesState:
-    """Where a run stands among its stages; plain numbers, so that a checkpoint can carry it.
+    """Which stage a run is in; plain numbers, so that a checkpoint can carry it.
 
     Attributes:
         stage: counted from 0.
         since: the step at which it began.
         best_log_loss, validations_without_gain: within this stage.
         thawed_at: the step at which a half of the tower began to learn, by the optimizers' name of it.
-        fingerprints: of what stands still in this stage, as it was when the stage began.
-        proofs: what ended stages proved, by the path of what stood still.
+        fingerprints: of what is frozen in this stage, as it was when the stage began.
+        proofs: what ended stages proved, by the path of what was frozen.
     """
 
     stage: int = 0
@@ -68,7 +68,7 @@ class StagesState:
 def optimizers_in(
     mode: str, dense: Mapping[str, DenseOptimizer | None], tables: Mapping[str, TableOptimizer | None]
 ) -> Optimizers:
-    """Return the optimizers of a mode: those given, less those of the tower's halves that stand still in it."""
+    """Return the optimizers of a mode: those given, less those of the tower's halves that are frozen in it."""
     learning = learning_halves(mode)
     return (
         {part: None if part == TOWER and DENSE not in learning else each for part, each in dense.items()},
@@ -76,7 +76,7 @@ def optimizers_in(
     )
 
 
-def require_thawing(stages: Sequence[Stage]) -> None:
+def require_thawing(stages: Sequence[TrainingStage]) -> None:
     """Refuse stages of an unknown mode, that freeze again what learned, that never end, or that end the last one.
 
     Raises:
@@ -98,7 +98,7 @@ def require_thawing(stages: Sequence[Stage]) -> None:
 
 
 class TrainingStages:
-    """Brings a wrapped ranker and its optimizers from stage to stage, and proves what stood still in each.
+    """Brings a wrapped ranker and its optimizers from stage to stage, and proves what was frozen in each unchanged.
 
     Every process makes one and calls it alike.
 
@@ -110,14 +110,14 @@ class TrainingStages:
 
     Raises:
         UsageError: the stages cannot follow one another.
-        TrainingError: what should stand still could move.
+        TrainingError: what should be frozen could change.
     """
 
     def __init__(
         self,
         ranker: nn.Module,
         optimizers: RankerOptimizers,
-        stages: Sequence[Stage],
+        stages: Sequence[TrainingStage],
         dense: Mapping[str, DenseOptimizer | None],
         tables: Mapping[str, TableOptimizer | None],
     ) -> None:
@@ -125,11 +125,10 @@ class TrainingStages:
         self._ranker, self._optimizers, self._stages = ranker, optimizers, tuple(stages)
         self._dense, self._tables = dense, tables
         self.state = StagesState()
-        self.proof = FrozenProof(ranker, optimizers.local_state)
-        self.state.fingerprints = self._fingerprints()
+        self._begin()
 
     @property
-    def current(self) -> Stage:
+    def current(self) -> TrainingStage:
         """The present stage."""
         return self._stages[self.state.stage]
 
@@ -146,7 +145,7 @@ class TrainingStages:
             validation: this step's figures, or None where it did not validate.
 
         Raises:
-            TrainingError: what stood still in the stage that ends did not.
+            TrainingError: what was frozen in the stage that ends has changed.
         """
         if validation is not None:
             self._note(validation[LOG_LOSS])
@@ -161,8 +160,7 @@ class TrainingStages:
         thawed_at = state.thawed_at | {names[half]: step for half in learning_halves(following) if half not in before}
         self.state = StagesState(stage=state.stage + 1, since=step, thawed_at=thawed_at, proofs=proofs)
         self._enter()
-        self.proof = FrozenProof(self._ranker, self._optimizers.local_state)
-        self.state.fingerprints = self._fingerprints()
+        self._begin()
         return True
 
     def to_document(self) -> dict[str, Any]:
@@ -187,26 +185,27 @@ class TrainingStages:
         self._enter()
 
     def confirm(self) -> None:
-        """Check that what stands still is, bit for bit, what it was when its stage began, and watch it from here on.
+        """Check that what is frozen is, bit for bit, what it was when its stage began, and watch it from here on.
 
         Raises:
             DataError: the loaded weights are others.
         """
         found = self._fingerprints()
         if found != self.state.fingerprints:
-            other = next(path for path in {**self.state.fingerprints, **found} if self._differs(path, found))
+            expected = self.state.fingerprints
+            other = next(path for path in {**expected, **found} if expected.get(path) != found.get(path))
             raise DataError(
-                f"`{other}` stands still since step {self.state.since}, but the loaded weights are not those that it "
-                f"had then (digest {found.get(other)}, expected {self.state.fingerprints.get(other)}). The checkpoint "
+                f"`{other}` is frozen since step {self.state.since}, but the loaded weights are not those that it "
+                f"had then (digest {found.get(other)}, expected {expected.get(other)}). The checkpoint "
                 "was changed, or is of a run that thawed it."
             )
         self.proof = FrozenProof(self._ranker, self._optimizers.local_state)
 
     def record(self, step: int) -> dict[str, dict[str, Any]]:
-        """Return, by path, the proofs of all that stood still in the stages so far; {} if nothing did.
+        """Return, by path, the proofs of all that was frozen in the stages so far; {} if nothing was.
 
         Raises:
-            TrainingError: what stands still now did not.
+            TrainingError: what is frozen now has changed.
         """
         return self.state.proofs | self._proofs(step)
 
@@ -218,6 +217,11 @@ class TrainingStages:
         mode = self.current.mode
         apply_training_mode(self._ranker, mode)
         self._optimizers.assign(*optimizers_in(mode, self._dense, self._tables), self.state.thawed_at)
+
+    def _begin(self) -> None:
+        """Watch what is frozen in the present stage, from its first step on."""
+        self.proof = FrozenProof(self._ranker, self._optimizers.local_state)
+        self.state.fingerprints = self._fingerprints()
 
     def _note(self, log_loss: float) -> None:
         state = self.state
@@ -233,8 +237,5 @@ class TrainingStages:
         return stage.patience is not None and state.validations_without_gain >= stage.patience
 
     def _fingerprints(self) -> dict[str, str]:
-        # The whole state is copied for it, so only where something stands still.
-        return frozen_fingerprints(self._ranker, self._optimizers.state()) if frozen_modules(self._ranker) else {}
-
-    def _differs(self, path: str, found: Mapping[str, str]) -> bool:
-        return self.state.fingerprints.get(path) != found.get(path)
+        # The whole state is copied for it, so only where something is frozen.
+        return frozen_fingerprints(self._ranker, self._optimizers.state_dict()) if frozen_modules(self._ranker) else {}

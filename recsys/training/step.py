@@ -2,7 +2,7 @@
 
 Rates, forward, backward up to the tables' outputs, average over processes, unscale, judge, measure, clip, step. The
 gate before the tables (`sharding/gate.py`) lets a step be judged before any of it is done: where the loss or any
-gradient is not finite, no weight, no accumulator and no moment of any parameter moves. On a GPU the host does not wait
+gradient is not finite, no weight, accumulator or moment of any parameter changes. On a GPU the host does not wait
 for the verdict; it reads the count of bad batches, like everything else, when a report is due.
 """
 
@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from recsys.errors import TrainingError
 from recsys.features.batch import Batch
 from recsys.monitoring.gradient_norms import WHOLE, norms_of_squares, squared_gradient_norms
-from recsys.monitoring.out_of_memory import out_of_memory_told
+from recsys.monitoring.out_of_memory import out_of_memory_explained
 from recsys.monitoring.segment_gradients import SegmentGradients, SegmentView, segment_view
-from recsys.sharding.fused import replicated_tables, unwrapped
 from recsys.sharding.gate import TableGate
+from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import average_dense_gradients
 from recsys.training.optimizer import RankerOptimizers
-from recsys.training.precision import Precision
+from recsys.training.precision import START_SCALE, Precision
 
 _BAD_BATCHES_IN_A_ROW = 3  # one or two may be freak rows; three are a run that has diverged
 _SHARED_PART = "embedding_tower"  # the one that every segment's rows pass and that was there before them
@@ -34,7 +34,7 @@ Objective = Callable[[nn.Module, Batch], Tensor]
 """Takes the unwrapped ranker and a batch, returns the scalar loss."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Counts:
     """What the steps add up to.
 
@@ -42,15 +42,15 @@ class Counts:
         loss_sum: of the finite losses since they were last forgotten, `losses` of them.
         non_finite_batches: batches without a finite loss and gradient, in all.
         bad_in_a_row: the same, up to the last batch; those not counted that a lower loss scale may mend.
-        loss_scale, clean_steps: see `Precision`.
+        loss_scale, clean_steps: of float16 alone; see `Precision`.
     """
 
-    loss_sum: float
-    losses: int
-    non_finite_batches: int
-    bad_in_a_row: int
-    loss_scale: float
-    clean_steps: int
+    loss_sum: float = 0.0
+    losses: int = 0
+    non_finite_batches: int = 0
+    bad_in_a_row: int = 0
+    loss_scale: float = START_SCALE
+    clean_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,16 @@ class StepSettings:
 
     Attributes:
         max_gradient_norm: the whole gradient, tables included, is scaled down to this L2 norm; None for no clipping.
-        precision: "float32", "bfloat16" or "float16".
-        num_segments: S, where the tower's gradient is to be seen by segment; 0 for a model without such a view.
+            Clipping needs the exact norm in every step, which costs a few per cent.
+        precision: "float32", "bfloat16" or "float16"; see `precision.py`.
+        segment_view_every: steps from one reading of the tower's gradient by segment to the next; 0 for never.
+        segments: the S names in order; () for a model that knows none, which has no such view.
     """
 
     max_gradient_norm: float | None
     precision: str
-    num_segments: int
+    segment_view_every: int
+    segments: tuple[str, ...]
 
 
 class Stepper:
@@ -73,7 +76,7 @@ class Stepper:
 
     Args:
         ranker: as `wrap_ranker` returned it.
-        counts: where the run stands.
+        counts: so far; `read` brings them up to date.
     """
 
     def __init__(
@@ -85,14 +88,16 @@ class Stepper:
         context: ProcessContext,
         counts: Counts,
     ) -> None:
-        self._module, self._optimizers, self._objective = unwrapped(ranker), optimizers, objective
-        self._settings, self._context = settings, context
-        self._gate = TableGate(ranker)
-        self._replicated = [table for tables in replicated_tables(ranker).values() for table in tables.values()]
+        self._inventory, self._optimizers, self._objective = inventory_of(ranker), optimizers, objective
+        self._settings, self._context, self._totals = settings, context, counts
+        self._gate = TableGate(self._inventory)
+        self._replicated = [table for tables in self._inventory.replicated().values() for table in tables.values()]
         self._precision = Precision(settings.precision, counts.loss_scale, counts.clean_steps, context.device)
         self._by_segment = None
-        if settings.num_segments:
-            self._by_segment = SegmentGradients(ranker, _SHARED_PART, self._gate, settings.num_segments, context)
+        if settings.segments and settings.segment_view_every:
+            self._by_segment = SegmentGradients(
+                self._inventory, _SHARED_PART, self._gate, len(settings.segments), context
+            )
         self._loss_sum = torch.tensor(counts.loss_sum, dtype=torch.float64, device=context.device)
         # Finite losses, bad batches, bad batches in a row, and the step at which those were three.
         self._counts = torch.tensor(
@@ -101,13 +106,13 @@ class Stepper:
         self._squared_norms: dict[str, Tensor] = {}
         self._view: Callable[[], SegmentView] | None = None
 
-    def take(self, step: int, batch: Batch, *, with_norms: bool, with_segments: bool) -> None:
+    def take_step(self, step: int, batch: Batch, *, with_norms: bool, with_segments: bool) -> None:
         """Take one step.
 
         Args:
             step: counted from 0.
             with_norms: keep the gradient norms for `norms`.
-            with_segments: keep the tower's gradient by segment for `view`; `num_segments` must not be 0.
+            with_segments: keep the tower's gradient by segment for `view`; for settings that ask for it.
 
         Raises:
             TrainingError: memory ran out, or (on a CPU, where reading costs nothing) as `read` says.
@@ -115,11 +120,11 @@ class Stepper:
         where = f"in step {step + 1} with {len(batch)} rows in the batch"
         # Forward and backward are not all: the first step makes AdamW's state, and norms and the tables' update take
         # memory by what a batch looks up.
-        with out_of_memory_told(where, "`training.batch_size`", self._context.device):
+        with out_of_memory_explained(where, "`training.batch_size`", self._context.device):
             self._take(step, batch, with_norms=with_norms, with_segments=with_segments)
 
-    def read(self) -> Counts:
-        """Return what the steps add up to; waits for the device.
+    def read(self) -> None:
+        """Bring the counts up to date; waits for the device.
 
         Raises:
             TrainingError: three bad batches in a row.
@@ -132,7 +137,10 @@ class Stepper:
                 "changed by them. Lower the learning rates, set `training.max_gradient_norm`, or look for extreme "
                 "values in the dense features."
             )
-        return Counts(self._loss_sum.item(), losses, non_finite, in_a_row, *self._precision.state())
+        counts = self._totals
+        counts.loss_sum, counts.losses = self._loss_sum.item(), losses
+        counts.non_finite_batches, counts.bad_in_a_row = non_finite, in_a_row
+        counts.loss_scale, counts.clean_steps = self._precision.state()
 
     def norms(self) -> dict[str, float]:
         """Return the last step's gradient norms by name; waits once.
@@ -160,36 +168,39 @@ class Stepper:
 
     def _take(self, step: int, batch: Batch, *, with_norms: bool, with_segments: bool) -> None:
         optimizers, limit = self._optimizers, self._settings.max_gradient_norm
-        optimizers.set_rates(step)
+        optimizers.set_rates(step)  # before the backward pass, whose second half updates the tables
         optimizers.zero_grad()
         loss = self._backward(batch, with_segments=with_segments)
         average_dense_gradients([*optimizers.dense_parameters, *self._replicated], self._context)
         dense = [parameter.grad for parameter in optimizers.dense_parameters if parameter.grad is not None]
+        # Before judging: what overflows under the scale alone is still infinite, and what is finite is seen as it is.
         self._precision.unscale([*dense, *self._gate.gradients()])
-        keep, is_excused = self._judge(loss, dense)
+        keep, may_be_scale = self._judge(loss, dense)
         scale, squared = None, {}
         if with_norms or limit is not None:
             # Before clipping: afterwards every part's norm is scaled by the same factor, and a part whose gradient
             # explodes looks as calm as the others.
-            squared = squared_gradient_norms(self._module, self._gate, self._context)
+            squared = squared_gradient_norms(self._inventory, self._gate, self._context)
         self._squared_norms = squared if with_norms else {}
         self._view = self._look_at_segments() if with_segments else None
         if limit is not None:
-            # The small term is torch.nn.utils.clip_grad_norm_'s, which this equals on an unsharded model.
+            # min(1, limit / (|g| + 1e-6)): the small term is torch.nn.utils.clip_grad_norm_'s, which this equals on an
+            # unsharded model (Pascanu et al., "On the difficulty of training recurrent neural networks", algorithm 1).
             scale = (limit / (squared[WHOLE].sqrt() + 1e-6)).clamp(max=1.0).float()
             torch._foreach_mul_(dense, scale)
         optimizers.step(keep)
         self._gate.release(keep, scale)
-        self._precision.follow(keep)
-        self._count(step + 1, loss.detach(), keep, is_excused)
-        if self._context.device.type == "cpu":  # reading costs nothing there, so divergence is told at once
+        self._precision.update(keep)
+        self._count(step + 1, loss.detach(), keep, may_be_scale)
+        if self._context.device.type == "cpu":  # reading costs nothing there, so divergence is reported at once
             self.read()
 
     def _backward(self, batch: Batch, *, with_segments: bool) -> Tensor:
         if self._by_segment is not None and with_segments:
             self._by_segment.arm()
         with self._precision.autocast():
-            loss = self._objective(self._module, batch)
+            loss = self._objective(self._inventory.module, batch)
+        # The segments' gradients are further passes through the same graph.
         self._precision.scaled(loss).backward(retain_graph=with_segments)
         return loss
 
@@ -207,17 +218,17 @@ class Stepper:
             agreed = finite.to(torch.int32)
             dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
             finite = agreed.bool()
-        return finite.all(), finite[0] & self._precision.excuses()
+        return finite.all(), finite[0] & self._precision.can_lower_scale()
 
     def _look_at_segments(self) -> Callable[[], SegmentView]:
         assert self._by_segment is not None
         # The numbers are read off the device when they are asked for.
-        return partial(segment_view, self._by_segment.read(), self._settings.num_segments)
+        return partial(segment_view, self._by_segment.read(), len(self._settings.segments))
 
-    def _count(self, step: int, loss: Tensor, keep: Tensor, is_excused: Tensor) -> None:
-        self._loss_sum += torch.where(keep, loss, 0.0)
+    def _count(self, step: int, loss: Tensor, keep: Tensor, may_be_scale: Tensor) -> None:
+        self._loss_sum += torch.where(keep, loss, 0.0)  # a product with `keep` would let a NaN through
         losses, non_finite, in_a_row, third_step = self._counts.unbind()
         is_bad = ~keep
-        in_a_row = (in_a_row + (is_bad & ~is_excused)) * is_bad
+        in_a_row = (in_a_row + (is_bad & ~may_be_scale)) * is_bad
         third_step = third_step + (in_a_row == _BAD_BATCHES_IN_A_ROW) * (third_step == 0) * step
         self._counts = torch.stack([losses + keep, non_finite + is_bad, in_a_row, third_step])

@@ -41,7 +41,7 @@ class VectorStore:
         self.held = 0
 
     def find(self, digests: Tensor) -> Tensor:
-        """Return where each digest's vector stands, (n,) int64, -1 where it is not held.
+        """Return the position of each digest's vector, (n,) int64, -1 where it is not held.
 
         Args:
             digests: (2, n) int64.

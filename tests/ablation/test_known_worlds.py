@@ -4,10 +4,7 @@ The whole of it is a benchmark, whose table stands in docs/verdicts.md: python t
 """
 
 import importlib
-import json
-import os
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -25,31 +22,22 @@ def verdicts(monkeypatch) -> ModuleType:
     return importlib.import_module("verdicts")
 
 
-def test_a_study_of_real_arms_finds_a_planted_difference_and_none_where_there_is_none(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "verdicts.py"), "--studies", "1", "--first", "0", "--json"]
-    command += [
-        "--worlds",
-        "seed_only",
-        "freezing_is_right",
-        "--rows",
-        "150000",
-        "--seeds",
-        "5",
-        "--work",
-        str(tmp_path),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parents[1])}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+def test_a_study_of_real_arms_finds_a_planted_difference_and_none_where_there_is_none(verdicts, tmp_path):
+    laboratory = verdicts.Laboratory(tmp_path, replace(verdicts.Size(), rows=150_000))
+
+    def judged() -> dict[str, dict[str, float]]:
+        verdicts._workshop.cache_clear()
+        worlds = ("seed_only", "freezing_is_right")
+        return verdicts.figures([verdicts.judge(laboratory, world, 0, 5, None) for world in worlds])
+
+    found = judged()
     assert found["studies"] == {"seed_only": 1, "freezing_is_right": 1}
     assert found["false_verdicts"] == {"seed_only": 0, "freezing_is_right": 0}
     assert found["right_verdicts"] == {"seed_only": 1, "freezing_is_right": 1}
     # What is there already is judged again, not trained again.
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictions.safetensors")}
     assert len(made) == 2 * 2 * 5
-    again = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert json.loads(again.stdout.splitlines()[-1]) == found
+    assert judged() == found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("predictions.safetensors")} == made
 
 

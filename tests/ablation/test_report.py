@@ -8,6 +8,7 @@ from recsys.ablation.comparison import Verdict
 from recsys.ablation.page import Report, ReportTable
 from recsys.ablation.report import Evidence, study_report
 from recsys.ablation.study_tables import arms_table, costs_table, differences_table, mean_costs
+from recsys.tracking import names
 from tests.ablation.studies_by_hand import RULES, comparison, difference
 
 SCORES = {
@@ -62,7 +63,7 @@ CURVE = ([0, 10, 20], [0.7, 0.6, 0.5])
 EVIDENCE = Evidence(
     scores=SCORES,
     costs=COSTS,
-    curves={"train_loss": {"frozen": [CURVE, ([0, 10], [0.8, 0.7])], "end_to_end": [CURVE]}},
+    curves={names.TRAIN_LOSS: {"frozen": [CURVE, ([0, 10], [0.8, 0.7])], "end_to_end": [CURVE]}},
     norms={"embedding_tower": {"frozen": [([0, 10], [0.0, 0.0])], "end_to_end": [CURVE]}},
     calibration={"frozen": [(0.1, 0.12, 50.0), (0.4, 0.38, 50.0)]},
     auc_by_segment={"frozen": {"all": (0.7, 0.69, 0.71)}},

@@ -13,7 +13,8 @@ import torch
 from recsys.artifacts.export import export_ranker
 from recsys.build import build_ranker, describe_ranker
 from recsys.composition.ranker import Ranker
-from recsys.config import CompositionConfig, NetworkConfig
+from recsys.config.compositions import GatedConfig
+from recsys.config.networks import CrossConfig
 from recsys.datasets.decode import example_rows
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import open_encoded
@@ -25,12 +26,8 @@ from recsys.streaming.loader import BatchStream
 from recsys.towers.embedding import TowerSpec
 from tests.small_model import spread_out
 
-NETWORK = NetworkConfig(
-    name="cross", field_width=4, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2, rank=None, mask_ratio=None
-)
-COMPOSITION = CompositionConfig(
-    name="conditional", width=6, join=None, routing="gate", routes=None, expert_hidden=(5,), head_hidden=(4,)
-)
+NETWORK = CrossConfig(name="cross", field_width=4, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2)
+COMPOSITION = GatedConfig(name="conditional", width=6, expert_hidden=(5,), head_hidden=(4,))
 ROWS = 60
 USER, ITEM = ["user_tower", "interaction_network"], ["item_tower", "interaction_network"]
 HISTORY = {"scope": "live", "features": {"user_rows": {"kind": "count", "by": ["user_id"]}}}

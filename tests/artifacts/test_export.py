@@ -12,7 +12,8 @@ import torch
 from recsys.artifacts.export import export_ranker, load_served
 from recsys.build import build_ranker, describe_ranker
 from recsys.composition.ranker import Ranker
-from recsys.config import CompositionConfig, NetworkConfig
+from recsys.config.compositions import GatedConfig
+from recsys.config.networks import CrossConfig
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.errors import DataError, UsageError
 from recsys.features.raw import raw_to_batch
@@ -21,12 +22,8 @@ from recsys.towers.embedding import TowerSpec
 from tests.small_model import spread_out
 from tests.worlds import world_rows, world_schema, write_encoded_world
 
-NETWORK = NetworkConfig(
-    name="cross", field_width=4, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2, rank=None, mask_ratio=None
-)
-COMPOSITION = CompositionConfig(
-    name="conditional", width=6, join=None, routing="gate", routes=None, expert_hidden=(5,), head_hidden=(4,)
-)
+NETWORK = CrossConfig(name="cross", field_width=4, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2)
+COMPOSITION = GatedConfig(name="conditional", width=6, expert_hidden=(5,), head_hidden=(4,))
 SPEC = TowerSpec.two_tower(world_schema(), width=4, table_dimension=4, hidden_widths=[6])
 
 

@@ -28,7 +28,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from recsys.composition.base import BranchProjection
+from recsys.composition.branches import BranchProjection
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.composition.ranker import Head, Ranker
 from recsys.features.batch import Batch

@@ -18,13 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipelines import fitting, pretrain
-from pipelines.compose import CONF, compose_config
-from pipelines.result_keys import code_of
 from recsys.ablation.arms import Contrast
 from recsys.ablation.bootstrap import UserBootstrap, measure_arm
 from recsys.ablation.comparison import Comparison, Rules, Verdict, compare
 from recsys.config import RunConfig
+from recsys.config.compose import CONF, compose_config
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.datasets.simulator import SimulatorSource, simulate
@@ -38,6 +36,9 @@ from recsys.files import fingerprint_of
 from recsys.metrics.log_loss import log_loss
 from recsys.metrics.predictions import Predictions
 from recsys.progress import silent
+from recsys.run import assemble as fitting
+from recsys.run import pretrain
+from recsys.run.result_keys import code_of
 from recsys.sharding.processes import start_processes
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact
@@ -163,7 +164,7 @@ class Laboratory:
 
     def code(self) -> str:
         """Changes with anything that an arm's predictions follow from."""
-        code = code_of(simulate, encode, pretrain.run, fitting.fitted_ranker, train_steps, predict)
+        code = code_of(simulate, encode, pretrain.run, fitting.assemble_ranker, train_steps, predict)
         return fingerprint_of([asdict(self.size), _SETTINGS, _MODES, code])
 
 
@@ -219,7 +220,7 @@ class Workshop:
         context = start_processes("cpu")
         stream = MemoryStream(train, config.training.batch_size, luck)
         start = LogisticRanker(pools.encoded.contract)  # which a ranker without a first-order path does not read
-        fitted = fitting.fitted_ranker(config, self._tower, start, pools.encoded, stream.num_batches, context)
+        fitted = fitting.assemble_ranker(config, self._tower, start, pools.encoded, stream.num_batches, context)
 
         def validate() -> dict[str, float]:
             rows = predict(fitted.wrapped, in_order(validation))

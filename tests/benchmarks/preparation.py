@@ -7,7 +7,7 @@ The work: vocabularies and scaling fitted on the training days, ids to table row
 rows brought to their split and day in time order, one Parquet file each (zstd, row groups of 100,000 rows). Two ways to
 do it in Polars, which differ in how ids become rows; the better one of each repeat counts. They leave out what else
 `recsys prepare` does: checks of every value, counts of what was mended, tie-breaks, page checksums, digests, fsync, a
-journal to restart from. The first repeat compares the outputs column by column.
+list of finished parts to restart from. The first repeat compares the outputs column by column.
 
 Every measurement runs in a process of its own on the same `--cores` cores, in turns, so that a busy machine slows all
 alike. CPU is user + system time of the whole process; neither it nor the wall clock counts Python's imports. `--json`

@@ -67,7 +67,7 @@ def stream_cost(root: Path, options: argparse.Namespace, checked: bool) -> dict[
         decode_threads=options.cores, device=torch.device("cpu"),
     )  # fmt: skip
     if not checked:
-        rows.EncodedColumns.encoded = lambda self, path, columns, account: columns  # type: ignore[method-assign]
+        rows._EncodedColumns.encoded = lambda self, path, columns, account: columns  # type: ignore[method-assign]
     return {"cpu_seconds": warm_cpu_seconds_of(lambda: sum(map(len, stream)))}
 
 

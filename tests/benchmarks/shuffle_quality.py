@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from recsys.streaming.parquet import RowGroup
+from recsys.streaming.row_groups import RowGroup
 from recsys.streaming.shuffle import EpochOrder
 
 Rows = npt.NDArray[np.int64]
@@ -46,9 +46,9 @@ def rows_of_epoch(order: EpochOrder, epoch: int, batch_size: int) -> Rows:
     first = dict(zip(order.groups, np.cumsum([0, *sizes[:-1]]), strict=True))
     (stream,) = order.streams(epoch, 1, batch_size, [])
     parts = []
-    for stretch in stream:
-        pool = stretch.pool
-        joined = np.concatenate([first[piece.group] + np.arange(piece.start, piece.stop) for piece in pool.pieces])
+    for part in stream:
+        pool = part.pool
+        joined = np.concatenate([first[one.group] + np.arange(one.start, one.stop) for one in pool.slices])
         places = pool.order()
         parts.append(joined if places is None else joined[places])
     return np.concatenate(parts)

@@ -34,14 +34,16 @@ from pathlib import Path
 
 import torch
 
-from pipelines import baselines, prepare, pretrain
-from pipelines.compose import compose_config
-from pipelines.fitting import fitted_ranker, loop_settings, ranker_stream, started, with_ranker_budget
-from pipelines.recording import run_params, step_metrics
 from recsys.config import RunConfig
+from recsys.config.compose import compose_config
 from recsys.evaluation.baselines import LOGISTIC
 from recsys.features.batch import Batch
 from recsys.progress import silent
+from recsys.run import fitted_baselines as baselines
+from recsys.run import prepare, pretrain
+from recsys.run.assemble import assemble_ranker, loop_settings, with_ranker_budget
+from recsys.run.record import run_params, step_metrics
+from recsys.run.streams import ranker_stream, started
 from recsys.tracking import names
 from recsys.tracking.run import TrackedRun, start_run
 from recsys.tracking.spool import LINES
@@ -89,7 +91,7 @@ class Steps:
         self._batches = itertools.cycle([batch.take(torch.arange(len(batch))) for batch in stream])
         stream.close()
         self.epoch, self.wait_seconds = 0, 0.0
-        self._fitted = fitted_ranker(self.config, artifact, start, encoded, _NEVER, self._context)
+        self._fitted = assemble_ranker(self.config, artifact, start, encoded, _NEVER, self._context)
         self._settings = loop_settings(self.config.training, _NEVER, encoded.contract.schema.segments)
         self._state = LoopState()
 

@@ -101,7 +101,7 @@ def _attach_figures(
     def curve(metric: str) -> tuple[list[int], list[float]]:
         return list(training), [point[metric] for point in training.values()]
 
-    run.attach(names.LEARNING_CURVES_FILE, learning_curves({"train_loss": {arm: [curve(names.TRAIN_LOSS)]}}))
+    run.attach(names.LEARNING_CURVES_FILE, learning_curves({names.TRAIN_LOSS: {arm: [curve(names.TRAIN_LOSS)]}}))
     run.attach(
         names.GRADIENT_NORMS_FILE, gradient_norms({part: {arm: [curve(names.grad_norm(part))]} for part in PARTS})
     )

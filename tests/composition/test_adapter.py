@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recsys.composition.adapter import LowRankAdapter
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.training.modes import apply_training_mode
 from tests.composition.test_compositions import COMPOSITIONS, ROUTES, ranker_with
 from tests.small_model import ROWS, TOWER_WIDTH, batch_of
@@ -47,7 +47,7 @@ def test_the_correction_is_of_its_rank_and_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", ["concat", "conditional route"])
-def test_the_adapter_learns_while_the_tower_stands_still(context, name: str) -> None:
+def test_the_adapter_learns_while_the_tower_is_frozen(context, name: str) -> None:
     run = small_run(context, "frozen_tower", ranker=adapted(name))
     ranker = run.ranker.module
     tower = whole_state(ranker.embedding_tower)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from recsys.composition.base import BranchProjection
+from recsys.composition.branches import BranchProjection
 from recsys.composition.conditional import (
     BranchGate,
     ParallelConditionalComposition,

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import main
-from pipelines.compose import CONF, choices, compose_config
 from recsys.build import build_ranker, build_rates, build_stages
 from recsys.composition.ranker import Ranker
 from recsys.config import TwoTowerConfig, config_document, config_from
+from recsys.config.compose import CONF, choices, compose_config
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
 from recsys.features.schema import FeatureSchema
@@ -146,8 +146,17 @@ def test_a_config_that_was_recorded_reads_back_equal():
         (["training.learning_rate=nan"], ["`training.learning_rate`", "finite"]),
         (["data=online_retail", "data.test_start=soon"], ["`data.test_start` is 'soon'"]),
         (["data.name=../elsewhere"], ["`data.name`"]),
-        (["network=cross", "network.rank=4"], ["network `cross` has no `rank`"]),
-        (["composition=parallel", "composition.join=null"], ["composition `parallel` needs `join`"]),
+        (
+            ["network=dot", "network.layers=2"],
+            ["no key `network.layers` with network=dot", "`network` has name, field_width"],
+        ),
+        (
+            ["network=dot", "+network.layers=2"],
+            ["`network.layers` is no known key", "network `dot` has name, field_width"],
+        ),
+        (["composition=parallel", "composition.join=null"], ["`composition.join` is None", "'concat', 'sum'"]),
+        (["composition.name=mixed"], ["`composition`", "'mixed'", "'sequential', 'parallel', 'conditional'"]),
+        (["network=mask_serial", "network.hidden_widths=[]"], ["`network.hidden_widths` is []", "at least 1 item"]),
         (["+data._target_=builtins.open"], ["`data._target_` is no known key"]),
         (["data=table"], ["data.schema_path"]),
         (
@@ -157,18 +166,29 @@ def test_a_config_that_was_recorded_reads_back_equal():
         (
             [
                 "training_mode=staged_tables_first",
-                "training_mode.stages.end_to_end={steps: 5, epochs: null, patience: null}",
+                "training_mode.stages.end_to_end={steps: 5}",
             ],
             ["`end_to_end` is the la"],
         ),
         (
             [
                 "training_mode=staged_tables_first",
-                "+training_mode.stages.tower_dense={steps: 5, epochs: null, patience: null}",
+                "+training_mode.stages.tower_dense={steps: 5}",
             ],
             ["has the stages"],
         ),
-        (["training_mode=staged_top_first", "training_mode.stages.frozen_tower.steps=5"], ["steps and patience"]),
+        (
+            ["training_mode=staged_top_first", "training_mode.stages.frozen_tower={steps: 5, patience: 1}"],
+            ["steps and patience"],
+        ),
+        (
+            ["training_mode=staged_top_first", "training_mode.stages.frozen_tower.steps=5"],
+            ["no key `training_mode.stages"],
+        ),
+        (
+            ["training_mode=end_to_end", "training_mode.stages.frozen_tower={steps: 5}"],
+            ["no key `training_mode.stages"],
+        ),
         (["training_mode=staged_top_first", "training_mode.stages.frozen_tower.patience=0"], ["patience` is 0"]),
         (
             ["training_mode=frozen_tower", "+training_mode.rates.embedding_tower=0.1"],

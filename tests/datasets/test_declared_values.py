@@ -261,7 +261,7 @@ def test_one_segment_for_every_row_is_declared_by_no_bins(tmp_path: Path) -> Non
     ("block", "message"),
     [
         ({"missing": {"prise": -1}}, r"table`.missing: `prise` \(did you mean `price`\?\) is not a feature"),
-        ({"missing": {"price": None}}, r"missing.price: is None; expected a value of the column"),
+        ({"missing": {"price": None}}, r"missing: `price` is None; expected a value of the column"),
         ({"columns": {"Price": "cost"}}, r"table`.columns: `Price` \(did you mean `price`\?\) is not a feature"),
         ({"columns": {"bought": "b"}}, r"`bought` is not a feature that the files hold \(the columns of label"),
         ({"lists": {"price": {"column": "price", "separator": ","}}}, "`price` is not a feature of kind sparse_list"),
@@ -274,8 +274,8 @@ def test_one_segment_for_every_row_is_declared_by_no_bins(tmp_path: Path) -> Non
         ({"splits": None, "files": {"train": "a", "valid": "b", "test": "c"}}, r"'valid'.*\(did you mean `validation`"),
         ({"histroy": {}}, r"unknown key `histroy` \(did you mean `history`\?\)"),
         ({"history": {"scope": "live", "feature": {}}}, r"`feature` \(did you mean `features`\?\)"),
-        ({"label": "price > 3"}, "the feature `price` reads `price`, by which the label is told"),
-        ({"columns": {"price": "bought"}}, "the feature `price` reads `bought`, by which the label is told"),
+        ({"label": "price > 3"}, "the feature `price` reads `price`, which the label is made of"),
+        ({"columns": {"price": "bought"}}, "the feature `price` reads `bought`, which the label is made of"),
     ],
 )  # fmt: skip
 def test_a_name_that_is_misspelt_is_refused_with_the_nearest_one(

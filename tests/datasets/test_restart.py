@@ -13,7 +13,7 @@ import pytest
 from recsys.datasets import partitions
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import open_encoded
-from recsys.datasets.manifest import JOURNAL_NAME
+from recsys.datasets.manifest import FINISHED_PARTS_NAME
 from recsys.errors import DataError
 from recsys.files import unfinished_path
 from tests.worlds import MadeSource, world_rows, world_schema
@@ -43,7 +43,7 @@ def parts_of(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def stop_after(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while the digest of the next partition is taken: its file has its name already, its journal line not."""
+    """Ctrl-C while the digest of the next partition is taken: its file has its name, and no line in the list yet."""
     original: Callable[[Path], str] = partitions.sha256_of_file
     calls = 0
 
@@ -70,7 +70,7 @@ def stopped(folder: Path, rows: pa.Table, monkeypatch: pytest.MonkeyPatch, parts
 def test_finished_partitions_are_kept_and_the_rest_is_made_to_the_same_bytes(tmp_path, rows, monkeypatch):
     prepare(tmp_path / "unbroken", rows)
     left = stopped(tmp_path / "e", rows, monkeypatch)
-    noted = [json.loads(line)["path"] for line in (left / JOURNAL_NAME).read_text().splitlines()]
+    noted = [json.loads(line)["path"] for line in (left / FINISHED_PARTS_NAME).read_text().splitlines()]
     before = parts_of(left)
     assert len(noted) == 3 < len(before)
 
@@ -85,10 +85,10 @@ def test_finished_partitions_are_kept_and_the_rest_is_made_to_the_same_bytes(tmp
 def test_days_that_were_finished_out_of_order_are_not_made_again(tmp_path, rows, monkeypatch):
     prepare(tmp_path / "unbroken", rows)
     left = stopped(tmp_path / "e", rows, monkeypatch, parts=5)
-    journal = left / JOURNAL_NAME
+    finished = left / FINISHED_PARTS_NAME
     # As if another thread had been faster: two days of training were not finished yet, nor was the last day.
-    lines = journal.read_text().splitlines(keepends=True)
-    journal.write_text("".join(line for line in lines if "06-29" not in line and "07-01" not in line))
+    lines = finished.read_text().splitlines(keepends=True)
+    finished.write_text("".join(line for line in lines if "06-29" not in line and "07-01" not in line))
     before = parts_of(left)
 
     prepare(tmp_path / "e", rows, resume_key=KEY)
@@ -104,12 +104,12 @@ def test_days_that_were_finished_out_of_order_are_not_made_again(tmp_path, rows,
     [
         lambda left: next(left.glob("split=train/*/*.parquet")).write_bytes(b"cut short"),
         lambda left: next(left.glob("split=train/*/*.parquet")).unlink(),
-        lambda left: (left / JOURNAL_NAME).write_text((left / JOURNAL_NAME).read_text()[:-40]),
-        lambda left: (left / JOURNAL_NAME).write_text("no journal\n[]\n{}\n"),
+        lambda left: (left / FINISHED_PARTS_NAME).write_text((left / FINISHED_PARTS_NAME).read_text()[:-40]),
+        lambda left: (left / FINISHED_PARTS_NAME).write_text("no finished\n[]\n{}\n"),
         lambda left: (left / "split=train/day=2011-06-28/.part-0.parquet.partial").write_bytes(b"half"),
         lambda left: (left / ".database.killed").mkdir(),
     ],
-    ids=["cut file", "lost file", "torn journal", "foreign journal", "half-written file", "database left behind"],
+    ids=["cut file", "lost file", "torn finished", "foreign finished", "half-written file", "database left behind"],
 )
 def test_what_is_damaged_is_made_again_and_nothing_else_is_left(tmp_path, rows, monkeypatch, damage):
     prepare(tmp_path / "unbroken", rows)

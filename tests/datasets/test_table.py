@@ -1,5 +1,6 @@
 """A user's own files, from a schema file alone."""
 
+import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,9 @@ import pytest
 from recsys.datasets.database import temporary_database
 from recsys.datasets.staging import stage
 from recsys.datasets.table import TableSource
-from recsys.datasets.table_layout import load_table_layout
+from recsys.datasets.table_layout import TableLayout, load_table_layout
 from recsys.errors import DataError, UsageError
-from recsys.features.schema import load_schema
+from recsys.features.schema import FeatureSchema, load_schema
 from recsys.progress import silent
 
 ROOT = Path(__file__).parents[2]
@@ -216,8 +217,8 @@ def test_with_folds_a_row_outside_train_sees_all_training_rows_whatever_the_time
 @pytest.mark.parametrize(
     ("scope", "entry", "message"),
     [
-        ("train_only", {"by": ["film"], "folds": 1}, "folds is 1; expected a whole number from 2 up"),
-        ("train_only", {"by": ["film"], "folds": 2.5}, "folds is 2.5; expected a whole number from 2 up"),
+        ("train_only", {"by": ["film"], "folds": 1}, "`folds` is 1; expected a whole number from 2 up"),
+        ("train_only", {"by": ["film"], "folds": 2.5}, "`folds` is 2.5; expected a whole number from 2 up"),
         ("live", {"by": ["film"], "folds": 5}, "of scope live; expected train_only.*lie in its future"),
         ("train_only", {"by": ["user_id"], "folds": 5}, "by names `user_id`.*would count nothing"),
     ],
@@ -326,12 +327,12 @@ def test_a_second_file_of_another_type_is_refused_by_file_and_column(films: Path
         ({"files": "../x.parquet"}, r"'../x.parquet'; expected a path below the raw folder"),
         ({"files": {"train": "a"}}, r"names the splits \['train'\]; expected train, validation, test"),
         ({"splits": None}, "exactly one of the two must do it"),
-        ({"time": {"column": "when", "unit": "hours"}}, "unit: is 'hours'; expected one of timestamp, seconds"),
+        ({"time": {"column": "when", "unit": "hours"}}, "`unit` is 'hours'; expected one of timestamp, seconds"),
         ({"segment": {"column": "age", "bins": [30, 25]}}, "expected 1 rising numbers"),
         ({"segment": {"column": "age", "names": {1: "baby"}}}, "leads to `baby`; expected one of young, old"),
         ({"splits": {"validation_start": "2011-07-01", "test_start": "2011-06-01"}}, "must rise"),
         ({"splits": {"validation_start": "soon", "test_start": "2011-06-01"}}, "'soon'; expected a UTC date"),
-        ({"history": {"scope": "all", "features": {}}}, "scope: is 'all'; expected one of live, train_only"),
+        ({"history": {"scope": "all", "features": {}}}, "`scope` is 'all'; expected one of live, train_only"),
         (
             {"history": {"scope": "live", "features": {"age": {"kind": "mean", "by": ["user_id"]}}}},
             "the key `of` is missing",
@@ -345,6 +346,58 @@ def test_a_second_file_of_another_type_is_refused_by_file_and_column(films: Path
 def test_a_block_that_cannot_be_meant_is_refused_by_key(films: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         read(films, document(**changes))
+
+
+def test_a_layout_made_in_python_is_that_of_the_file_and_its_text_declares_it_again(tmp_path: Path) -> None:
+    content = document(splits={"validation_start": datetime.date(1970, 1, 2), "test_start": "1970-01-03T12:00"})
+    schema = FeatureSchema.from_document(content)
+    made = TableLayout.from_document(content, schema)
+    path = tmp_path / "schema.yaml"
+    path.write_text(made.text, encoding="utf-8")
+
+    assert load_schema(path) == schema
+    assert load_table_layout(path, schema) == made
+    assert made.splits is not None
+    assert made.splits.validation_start == datetime.datetime(1970, 1, 2)
+    with pytest.raises(UsageError, match=r"^clicks, `table`: unknown key `labels` \(did you mean `label`\?\)"):
+        TableLayout.from_document(document(labels="x"), schema, "clicks")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"time": "when"}, "`table`.time is 'when'; expected keys such as `column:` and `unit:`"),
+        ({"columns": ["user"]}, r"`table`.columns is \['user'\]; expected keys with values"),
+        ({"columns": {"user_id": 3}}, "`table`.columns: `user_id` is 3; expected text"),
+        ({"label": 3}, "`table`: `label` is 3; expected text such as"),
+        ({"files": {}}, r"`table`.files: names the splits \[\]; expected train, validation, test"),
+        ({"files": [3]}, r"`table`.files: holds \[3\]; expected a path, a pattern"),
+        ({"lists": {"kinds": {"column": "kinds"}}}, "`table`.lists.kinds: the key `separator` is missing"),
+        ({"segment": {"column": "age", "bins": "25"}}, "`table`.segment: `bins` is '25'; expected a list of rising"),
+        ({"segment": {"column": "age", "bins": [True]}}, r"`bins` is \[True\]; expected a list of rising numbers"),
+        ({"segment": {"column": "age", "bins": []}}, r"segment: `bins` is \[\]; expected 1 rising numbers"),
+        ({"segment": {"column": "age", "names": {24: 1}}}, "`table`.segment.names: `24` is 1; expected text"),
+        ({"segment": {"column": "age", "bins": [25], "names": {1: "old"}}}, "both `bins` and `names`; expected one"),
+        ({"splits": {"column": "fold", "train": "t", "validation": "t", "test": "x"}}, "'t' stands in two splits"),
+        ({"splits": {"column": "fold", "train": [["t"]], "validation": "v", "test": "x"}}, "`train` is .*a value of"),
+        ({"history": {"scope": "live"}}, "`table`.history: the key `features` is missing"),
+        (
+            {"history": {"scope": "live", "features": {"age": {"kind": "sum"}}}},
+            "`kind` is 'sum'; expected one of mean, count",
+        ),
+    ],
+)
+def test_a_value_of_another_form_is_refused_by_its_place(films: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read(films, document(**changes))
+
+
+@pytest.mark.parametrize("key", ["splits", "columns", "csv", "history", "missing", "label"])
+def test_a_key_that_was_left_empty_is_refused(films: Path, key: str) -> None:
+    content = document()
+    content["table"][key] = None
+    with pytest.raises(UsageError, match=f"`table`.*{key}.* is None; expected"):
+        read(films, content)
 
 
 def test_a_schema_file_without_the_block_is_refused(films: Path) -> None:
@@ -378,4 +431,4 @@ def test_movielens_100k_is_read_as_its_protocol_says(ml_100k_folder: Path, tmp_p
 @pytest.mark.parametrize("name", ["ml_100k", "ml_100k_live"])
 def test_every_committed_table_block_parses(name: str) -> None:
     path = ROOT / "data" / "schemas" / f"{name}.yaml"
-    assert load_table_layout(path, load_schema(path)).history_scope == ("live" if "live" in name else "train_only")
+    assert load_table_layout(path, load_schema(path)).history.scope == ("live" if "live" in name else "train_only")

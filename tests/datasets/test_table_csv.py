@@ -368,10 +368,10 @@ def test_parquet_files_may_keep_equal_values_in_other_ways(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("csv", "message"),
     [
-        ({"encoding": "klingon"}, r"`table`.csv.encoding: is 'klingon', which Python does not know"),
-        ({"delimiter": "::"}, r"`table`.csv.delimiter: is '::'; expected one character"),
-        ({"missing": "NA"}, r"`table`.csv.missing: is 'NA'; expected a list of words"),
-        ({"missing": [None]}, r"`table`.csv.missing: is \[None\]; expected a list of words, each in quotation marks"),
+        ({"encoding": "klingon"}, r"`table`.csv: `encoding` is 'klingon'; expected an encoding that Python knows"),
+        ({"delimiter": "::"}, r"`table`.csv: `delimiter` is '::'; expected one character"),
+        ({"missing": "NA"}, r"`table`.csv: `missing` is 'NA'; expected a list of words"),
+        ({"missing": [None]}, r"`table`.csv: `missing` is \[None\]; expected a list of words, each in quotation marks"),
         ({"quote": "'"}, "unknown key `quote`; expected some of encoding, delimiter, missing"),
     ],
 )

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch.distributed as dist
-import torch.multiprocessing as multiprocessing
 
 from recsys.errors import DataError
 from recsys.evaluation.evaluate import predict
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
 from tests.evaluation.small_split import FirstColumnRanker, Stream, rows
+from tests.sharding.two_processes import start_in_two
 
 
 def _share(rank: int) -> Stream:
@@ -45,7 +45,7 @@ def _evaluate_on_rank(rank: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.spawn(_evaluate_on_rank, args=(folder,), nprocs=2)
+    start_in_two(_evaluate_on_rank, (folder,))
     return [np.load(folder / f"{rank}.npz") for rank in (0, 1)]
 
 

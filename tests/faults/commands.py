@@ -1,7 +1,8 @@
 """Commands in processes of their own that die, stop or run out of disk at a chosen moment.
 
 A server process imports everything once and forks for every command, so that a test of a kill costs the command and no
-start of Python. It is run as `python -m tests.faults.commands`, with one JSON request a line, and so is one answer.
+start of Python; what a study forks its arms from is such a fork as well. Pictures are not drawn: how they look is tested
+elsewhere. It is run as `python -m tests.faults.commands`, with one JSON request a line, and so is one answer.
 """
 
 import importlib
@@ -12,7 +13,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from multiprocessing import forkserver, util
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -89,8 +92,9 @@ class Commands:
 def _serve() -> None:
     import torch
 
-    for name in ("ablate", "cli", "train", "sync"):
-        importlib.import_module(f"pipelines.{name}")
+    _draw_no_pictures()
+    for name in ("recsys.study.ablate", "pipelines.cli", "recsys.run.train", "pipelines.sync"):
+        importlib.import_module(name)
     torch.set_num_threads(1)
     for line in sys.stdin:
         request = json.loads(line)
@@ -114,6 +118,8 @@ def _forked(request: dict[str, Any]) -> int:
         for stream in (1, 2):
             os.dup2(log, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        if request["words"][0] == "ablate":
+            _fork_the_server_of_arms()
         if request["moment"]:
             _set(Moment(**request["moment"]))
         from pipelines.cli import main
@@ -125,6 +131,39 @@ def _forked(request: dict[str, Any]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _fork_the_server_of_arms() -> None:
+    """Start the server of `multiprocessing` as a fork of this process, which has imported all that arms need."""
+
+    def fork(_: object, words: Sequence[str], kept: Sequence[int]) -> int:
+        if child := os.fork():
+            return child
+        # The server ends when no process has the other end of its pipe; what this one inherited counts.
+        for number in set(map(int, os.listdir("/proc/self/fd"))) - {0, 1, 2, *kept}:
+            with suppress(OSError):
+                os.close(number)
+        exec(words[-1], {})
+        os._exit(0)
+
+    original, util.spawnv_passfds = util.spawnv_passfds, fork
+    forkserver.ensure_running()
+    util.spawnv_passfds = original
+
+
+def _draw_no_pictures() -> None:
+    from matplotlib.figure import Figure
+
+    draw = Figure.savefig
+
+    def save(figure: Figure, place: Any, **options: Any) -> None:
+        # A page's own pictures are read again, as text.
+        if isinstance(place, Path):
+            place.write_bytes(b"")
+        else:
+            draw(figure, place, **options)
+
+    Figure.savefig = save  # type: ignore[method-assign]
 
 
 def _set(moment: Moment) -> None:

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from safetensors import SafetensorError
 
 from pipelines.cli import main
-from pipelines.side_by_side import Piece, run_side_by_side
 from recsys.artifacts import checkpoint, pretrained_tower
 from recsys.datasets import database
 from recsys.evaluation import predictions
 from recsys.features.vocabulary import Vocabulary
 from recsys.machine_faults import machine_fault
 from recsys.progress import silent
+from recsys.study.workers import Piece, run_side_by_side
 from tests.pipelines.own_table import PRETRAIN, OwnTable
 
 FULL = OSError(errno.ENOSPC, "No space left on device")

@@ -3,19 +3,12 @@
 import hashlib
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.commands import Commands, Moment
 from tests.pipelines.conftest import small_overrides
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    with Commands() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +43,9 @@ MOMENTS = {
     "before anything is read": (Moment("recsys.datasets.encode:temporary_database"), 0),
     "while the vocabularies are fitted": (Moment("recsys.datasets.encode:fit_vocabularies"), 0),
     "while a partition is written": (Moment("recsys.datasets.partitions:_PartFile.close", 4), 3),
-    # The first file to be renamed is the journal.
+    # The first file to be renamed is the list of finished parts.
     "before a partition takes its name": (Moment("recsys.datasets.partitions:os.replace", 6), 4),
-    "before a partition is noted": (Moment("recsys.datasets.journal:Journal.add", 8), 7),
+    "before a partition is noted": (Moment("recsys.datasets.finished_parts:FinishedParts.add", 8), 7),
     "before the manifest is written": (Moment("recsys.datasets.encode:_write_manifest"), 10),
     "before the rows take their name": (Moment("recsys.files:_replace_directory", 1), 10),
     "before the whole folder takes its name": (Moment("recsys.files:_replace_directory", 2), 10),
@@ -86,7 +79,7 @@ def test_a_preparation_killed_again_and_again_ends_as_if_it_had_not_been(
     commands: Commands, unbroken: Path, tmp_path: Path
 ):
     for _ in range(4):
-        again = Moment("recsys.datasets.journal:Journal.add", 3)
+        again = Moment("recsys.datasets.finished_parts:FinishedParts.add", 3)
         assert commands.run(["prepare", *words(unbroken, tmp_path)], tmp_path / "log", again).code == -signal.SIGKILL
     assert commands.run(["prepare", *words(unbroken, tmp_path)], tmp_path / "log").code == 0
     assert contents(rows_in(tmp_path)) == contents(rows_in(unbroken))

@@ -3,14 +3,14 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
+from recsys.config.compose import compose_config
+from recsys.run.curves import load_curves
+from recsys.run.record import open_store
 from recsys.tracking import names
 from tests.faults.commands import Commands, Moment
 from tests.pipelines.conftest import small_overrides
@@ -18,12 +18,6 @@ from tests.recorded import metric_history, recorded_table
 
 # Thirteen steps of 256 rows: checkpoints after steps 4, 8, 12 and 13, two validations.
 SMALL = ["training.checkpoint_every=4", "training.validations_per_epoch=2", "training.keep_checkpoints=2"]
-
-
-@pytest.fixture(scope="module")
-def commands() -> Iterator[Commands]:
-    with Commands() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +41,9 @@ def outcome(folder: Path) -> dict[str, Any]:
     """Everything of a run's result that a resumed run must reach as well."""
     result = json.loads((folder / "result.json").read_text())
     kept = {name: result[name] for name in ("metrics", "scores", "best_step", "steps", "budget_steps", "record")}
-    return kept | {"curves": json.loads((folder / "curves.json").read_text())}
+    # How fast it was is another matter.
+    curves = {name: curve for name, curve in load_curves(folder).items() if not name.startswith("perf/")}
+    return kept | {"curves": curves}
 
 
 def require_nothing_half_written(folder: Path) -> None:
@@ -58,12 +54,12 @@ def require_nothing_half_written(folder: Path) -> None:
 
 
 MOMENTS = {
-    "between two steps": (Moment("pipelines.job:step_metrics", 7), 4),
+    "between two steps": (Moment("recsys.run.session:step_metrics", 7), 4),
     "while the tensors of a checkpoint are written": (Moment("recsys.artifacts.checkpoint:_described", 4), 4),
     "before the checkpoint takes its name": (Moment("recsys.files:_replace_directory", 2), 4),
-    "during a validation": (Moment("pipelines.baselines:evaluate", 3), 8),
-    "during the evaluation on the test split": (Moment("pipelines.job:save_predictions"), 13),
-    "while the result is recorded": (Moment("pipelines.job:attach_calibration"), 13),
+    "during a validation": (Moment("recsys.run.fitted_baselines:evaluate", 3), 8),
+    "during the evaluation on the test split": (Moment("recsys.run.session:save_predictions"), 13),
+    "while the result is recorded": (Moment("recsys.run.session:attach_calibration"), 13),
 }
 
 
@@ -86,7 +82,7 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result_bit_for_bit(
 
 def test_the_cost_of_a_resumed_run_is_that_of_all_its_parts(commands: Commands, world: Path, tmp_path: Path):
     before = run_folders(world)
-    commands.run(["train", *words(world)], tmp_path / "log", Moment("pipelines.job:save_predictions"))
+    commands.run(["train", *words(world)], tmp_path / "log", Moment("recsys.run.session:save_predictions"))
     (killed,) = run_folders(world) - before
     saved = json.loads((killed / "checkpoints" / "step-00000013" / "facts.json").read_text())["cost"]
     assert commands.run(["train", "--resume", str(killed), *words(world)], tmp_path / "log").code == 0
@@ -100,7 +96,7 @@ def test_a_tower_whose_making_is_killed_is_made_again_from_the_start(commands: C
     (tower,) = world.glob("towers/[!.]*/tower/weights.safetensors")
     fresh = [*words(world), f"runtime.towers={tmp_path}/towers"]
     before = run_folders(world)
-    killed = commands.run(["train", *fresh], tmp_path / "log", Moment("pipelines.pretrain:step_metrics", 3))
+    killed = commands.run(["train", *fresh], tmp_path / "log", Moment("recsys.run.pretrain:step_metrics", 3))
     assert killed.code == -signal.SIGKILL
     assert not list((tmp_path / "towers").glob("[!.]*"))
     assert run_folders(world) == before
@@ -111,7 +107,7 @@ def test_a_tower_whose_making_is_killed_is_made_again_from_the_start(commands: C
 
 def test_a_run_killed_before_its_first_checkpoint_says_to_start_afresh(commands: Commands, world: Path, tmp_path: Path):
     before = run_folders(world)
-    commands.run(["train", *words(world)], tmp_path / "log", Moment("pipelines.job:step_metrics", 2))
+    commands.run(["train", *words(world)], tmp_path / "log", Moment("recsys.run.session:step_metrics", 2))
     (killed,) = run_folders(world) - before
     ending = commands.run(["train", "--resume", str(killed), *words(world)], tmp_path / "log")
     assert ending.code == 65
@@ -126,7 +122,7 @@ def test_sync_ends_a_killed_run_as_killed_and_loses_no_metric_and_resuming_it_do
     store = open_store(config)
     unbroken = recorded_table(store, kind="train")["run_id"][0]
     before = run_folders(world)
-    commands.run(["train", *words(world)], tmp_path / "log", Moment("pipelines.job:step_metrics", 10))
+    commands.run(["train", *words(world)], tmp_path / "log", Moment("recsys.run.session:step_metrics", 10))
     (killed,) = run_folders(world) - before
     assert commands.run(["sync", f"runtime.runs={world}/runs"], tmp_path / "log").code == 0
     dead = recorded_table(store, kind="train", is_finished=False).iloc[-1]
@@ -144,7 +140,7 @@ def test_sync_ends_a_killed_run_as_killed_and_loses_no_metric_and_resuming_it_do
 
 @pytest.mark.parametrize(
     ("command", "function"),
-    [("prepare", "recsys.datasets.encode:_write_manifest"), ("pretrain", "pipelines.pretrain:step_metrics")],
+    [("prepare", "recsys.datasets.encode:_write_manifest"), ("pretrain", "recsys.run.pretrain:step_metrics")],
 )
 def test_of_two_starters_the_second_ends_with_75_and_names_the_first(
     command: str, function: str, commands: Commands, world: Path, tmp_path: Path

@@ -1,5 +1,6 @@
 """A schema file is data: whatever a stranger writes into it, no code runs and memory stays small."""
 
+import datetime
 import time
 import tracemalloc
 from pathlib import Path
@@ -7,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import UsageError
-from recsys.features.plain_yaml import MAXIMUM_BYTES, read_plain_yaml
+from recsys.features.plain_yaml import MAXIMUM_BYTES, plain_yaml, read_plain_yaml
+from recsys.features.policy import Policy
 from recsys.features.schema import load_schema
 
 
@@ -103,3 +105,22 @@ def test_missing_file_is_named_with_where_examples_stand(tmp_path: Path, name: s
     with pytest.raises(UsageError, match=rf"{said}.*`data/schemas/`") as refused:
         load_schema(tmp_path / name)
     assert str(tmp_path / name) in str(refused.value)
+
+
+def test_a_document_made_in_python_reads_back_as_itself(tmp_path: Path) -> None:
+    used_by = ("user_tower",)
+    document = {
+        "name": Policy.CLIP,
+        "segments": ("café: x", "no", "1"),
+        "missing": {True: "yes", 1.5: None, "a": datetime.date(2011, 7, 1)},
+        "features": [{"used_by": used_by}, {"used_by": used_by}],
+    }
+    path = tmp_path / "shop.yaml"
+    path.write_text(plain_yaml(document), encoding="utf-8")
+
+    assert read_plain_yaml(path, "Schema file") == {
+        "name": "clip",
+        "segments": ["café: x", "no", "1"],
+        "missing": {True: "yes", 1.5: None, "a": datetime.date(2011, 7, 1)},
+        "features": [{"used_by": ["user_tower"]}, {"used_by": ["user_tower"]}],
+    }

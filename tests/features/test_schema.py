@@ -187,36 +187,36 @@ def test_missing_key_is_named(key: str) -> None:
     ("feature", "changes", "said"),
     [
         (PRICE, {"kin": "dense"}, "unknown key `kin` (did you mean `kind`?); expected some of name, kind, used_by"),
-        (PRICE, {"kind": "numeric"}, "kind is 'numeric'; expected one of dense, sparse, sparse_list"),
-        (PRICE, {"kind": ["dense"]}, "kind is ['dense']; expected one of"),
-        (PRICE, {"scale": "robust"}, "scale is 'robust'; expected one of standard, log, none"),
-        (PRICE, {"scale": None}, "scale is None; expected one of standard, log, none"),
+        (PRICE, {"kind": "numeric"}, "`kind` is 'numeric'; expected one of dense, sparse, sparse_list"),
+        (PRICE, {"kind": ["dense"]}, "`kind` is ['dense']; expected one of"),
+        (PRICE, {"scale": "robust"}, "`scale` is 'robust'; expected one of standard, log, none"),
+        (PRICE, {"scale": None}, "`scale` is None; expected one of standard, log, none"),
         (
             PRICE,
             {"used_by": "user_tower"},
-            "used_by is 'user_tower'; expected a list of some of user_tower, ",
+            "`used_by` is 'user_tower'; expected a list of some of user_tower, ",
         ),
-        (PRICE, {"used_by": []}, "used_by is []; expected a list"),
-        (PRICE, {"used_by": ["towers"]}, "used_by is ['towers'] (did you mean `user_tower`?); expected a list"),
-        (PRICE, {"used_by": [{"part": "user_tower"}]}, "used_by is [{'part': 'user_tower'}]; expected a list"),
-        (PRICE, {"minimum": "zero"}, "minimum is 'zero'; expected a finite number"),
-        (PRICE, {"maximum": True}, "maximum is True; expected a finite number"),
-        (PRICE, {"fill": float("nan")}, "fill is nan; expected a finite number"),
-        (PRICE, {"maximum": float("inf")}, "maximum is inf; expected a finite number, or no such key"),
-        (PRICE, {"maximum": 10**400}, "maximum is 1000"),
+        (PRICE, {"used_by": []}, "`used_by` is []; expected a list"),
+        (PRICE, {"used_by": ["towers"]}, "`used_by` is ['towers'] (did you mean `user_tower`?); expected a list"),
+        (PRICE, {"used_by": [{"part": "user_tower"}]}, "`used_by` is [{'part': 'user_tower'}]; expected a list"),
+        (PRICE, {"minimum": "zero"}, "`minimum` is 'zero'; expected a finite number"),
+        (PRICE, {"maximum": True}, "`maximum` is True; expected a finite number"),
+        (PRICE, {"fill": float("nan")}, "`fill` is nan; expected a finite number"),
+        (PRICE, {"maximum": float("inf")}, "`maximum` is inf; expected a finite number, or no such key"),
+        (PRICE, {"maximum": 10**400}, "`maximum` is 1000"),
         (PRICE, {"minimum": 3, "maximum": 2}, "minimum 3 is above maximum 2"),
-        (PRICE, {"fill": -1}, "fill is -1; expected a value from 0 to inf, as declared"),
+        (PRICE, {"fill": -1}, "`fill` is -1; expected a value from 0 to inf, as declared"),
         (PRICE, {"table": "prices"}, "`table` and `max_length` belong to sparse features, and this one is dense"),
         (PRICE, {"max_length": 3}, "`table` and `max_length` belong to sparse features, and this one is dense"),
         (PRODUCT, {"fill": 0}, "`fill` belongs to dense features, and this one is sparse"),
         (PRODUCT, {"scale": "log"}, "`scale` belongs to dense features, and this one is sparse"),
         (LAST_PRODUCTS, {"minimum": 0}, "`minimum` belongs to dense features, and this one is sparse_list"),
-        (PRODUCT, {"max_length": 3}, "max_length is 3; expected a whole number from 1 for a sparse_list"),
-        (LAST_PRODUCTS, {"max_length": 0}, "max_length is 0; expected a whole number from 1 for a sparse_list"),
-        (LAST_PRODUCTS, {"max_length": -1}, "max_length is -1; expected a whole number"),
-        (LAST_PRODUCTS, {"max_length": 2.5}, "max_length is 2.5; expected a whole number"),
-        (LAST_PRODUCTS, {"max_length": True}, "max_length is True; expected a whole number"),
-        (LAST_PRODUCTS, {"max_length": "ten"}, "max_length is 'ten'; expected a whole number"),
+        (PRODUCT, {"max_length": 3}, "`max_length` is 3; expected a whole number from 1 for a sparse_list"),
+        (LAST_PRODUCTS, {"max_length": 0}, "`max_length` is 0; expected a whole number from 1 for a sparse_list"),
+        (LAST_PRODUCTS, {"max_length": -1}, "`max_length` is -1; expected a whole number"),
+        (LAST_PRODUCTS, {"max_length": 2.5}, "`max_length` is 2.5; expected a whole number"),
+        (LAST_PRODUCTS, {"max_length": True}, "`max_length` is True; expected a whole number"),
+        (LAST_PRODUCTS, {"max_length": "ten"}, "`max_length` is 'ten'; expected a whole number"),
     ],
 )
 def test_wrong_feature_is_said_under_its_name(feature: int, changes: dict[str, Any], said: str) -> None:
@@ -251,6 +251,20 @@ def test_schema_file_reads_as_declared_and_leaves_the_table_block_to_its_reader(
     path.write_text(yaml.safe_dump({**SHOP, "table": {"files": ["sales.csv"]}}, allow_unicode=True))
 
     assert load_schema(path) == FeatureSchema.from_document(SHOP)
+
+
+def test_schema_made_in_python_may_use_tuples_and_the_enumerations_and_is_the_same() -> None:
+    entries = tuple(
+        {**entry, "kind": FeatureKind(entry["kind"]), "used_by": tuple(entry["used_by"])} for entry in SHOP["features"]
+    )
+    made = FeatureSchema.from_document({**SHOP, "segments": ("new", "heavy"), "features": entries, "table": {}})
+
+    assert made == FeatureSchema.from_document(SHOP)
+    assert made.fingerprint == FeatureSchema.from_document(SHOP).fingerprint
+
+
+def test_segments_without_an_order_are_refused() -> None:
+    assert "`segments` is {'new'}; expected a list of at least one name" in refusal(shop(segments={"new"}))
 
 
 def test_every_schema_of_the_repository_loads() -> None:

@@ -10,7 +10,7 @@ from recsys.monitoring.gradient_norms import gradient_norms
 from recsys.sharding.gate import TableGate
 from recsys.sharding.processes import device_name
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.streaming.pools import decoding, run_ahead
+from recsys.streaming.pools import decoding, prefetched
 from recsys.towers import pretraining
 from recsys.tracking.system_metrics import SystemSampler
 from recsys.training.loss import click_objective
@@ -126,7 +126,7 @@ def test_background_threads_and_readings_are_of_the_device_that_computes(context
         with decoding(1) as executor:
             yield executor.submit(current).result()
 
-    assert list(run_ahead(devices(), depth=1)) == [current()] * 2
+    assert list(prefetched(devices(), depth=1)) == [current()] * 2
     assert ("system/gpu_memory_usage_megabytes" in SystemSampler().sample()) == torch.cuda.is_initialized()
 
 

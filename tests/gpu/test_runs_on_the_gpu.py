@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from pipelines.cli import main
-from pipelines.side_by_side import Piece, run_side_by_side
 from recsys.progress import Progress, silent
+from recsys.study.workers import Piece, run_side_by_side
 from tests.method.lower_precision import ALL_AND_ONE_ABSENT, DESIGNS, assert_close_to_single_precision
 from tests.pipelines.conftest import small_overrides
 
@@ -28,7 +28,7 @@ def test_gradients_in_lower_precision_are_close_to_those_of_single(composition, 
 
 def multiply(folder: Path, progress: Progress) -> None:
     # As an arm does: it imports the engine, which asks for GPUs, and computes.
-    import pipelines.arm  # noqa: F401
+    import recsys.study.arm  # noqa: F401
 
     found = torch.full((2, 2), 3.0, device="cuda") @ torch.eye(2, device="cuda")
     (folder / "product").write_text(json.dumps([found.sum().item(), torch.cuda.device_count()]))

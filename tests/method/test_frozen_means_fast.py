@@ -12,7 +12,7 @@ import torch
 from recsys.composition.conditional import SegmentRoutedComposition
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.composition.sequential import SequentialComposition
-from recsys.sharding.fused import dense_parameters, fused_kernels, table_shards
+from recsys.sharding.inventory import inventory_of
 from recsys.towers.embedding import TowerSpec
 from recsys.training.cache import TowerCache
 from recsys.training.loss import click_objective
@@ -45,8 +45,8 @@ def nodes_behind(loss: torch.Tensor) -> list[Any]:
 def backward_of_the_tower(run: SmallRun) -> Counter:
     """What one backward pass does for the tower: of its layers and tables, and calls of its modules."""
     tower, calls = run.ranker.module.embedding_tower, Counter()
-    parameters = {id(parameter) for parameter in dense_parameters(tower).values()}
-    kernels = [kernel.module for kernel in fused_kernels(tower)]
+    parameters = {id(parameter) for parameter in inventory_of(tower).dense_parameters().values()}
+    kernels = [kernel.module for kernel in inventory_of(tower).fused]
     hooks = [
         module.register_full_backward_hook(lambda *_: calls.update(["module"]))
         for module in tower.modules()
@@ -98,10 +98,10 @@ def test_the_graph_of_a_frozen_step_is_the_smaller_by_the_towers_part(context):
 def state_held_for_the_tower(run: SmallRun) -> dict[str, int]:
     """Numbers kept by any optimizer for the tower, fused kernels included."""
     run.train(2)
-    shards = table_shards(run.ranker.module.embedding_tower)
-    kernels = fused_kernels(run.ranker.module.embedding_tower)
+    shards = inventory_of(run.ranker.module.embedding_tower).shards()
+    kernels = inventory_of(run.ranker.module.embedding_tower).fused
     return {
-        "dense": sum(state.numel() for name, state in run.optimizers.state().items() if name.startswith(TOWER)),
+        "dense": sum(state.numel() for name, state in run.optimizers.state_dict().items() if name.startswith(TOWER)),
         "tables": sum(shard.state.numel() for shard in shards if shard.state is not None),
         "in the kernels": sum(each.numel() for kernel in kernels for each in kernel_state(kernel.module)),
     }
@@ -123,5 +123,5 @@ def test_no_optimizer_state_is_held_for_a_frozen_tower(context):
 def test_the_kernel_that_must_stay_attached_has_no_state_and_no_rate(context):
     run = small_run(context, "frozen_tower")
 
-    kernels = fused_kernels(run.ranker.module.embedding_tower)
+    kernels = inventory_of(run.ranker.module.embedding_tower).fused
     assert {(str(kernel.optimizer), kernel.learning_rate) for kernel in kernels} == {("exact_sgd", 0.0)}

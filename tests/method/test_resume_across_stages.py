@@ -11,12 +11,12 @@ from torch import nn
 from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.composition.conditional import SegmentGatedComposition
 from recsys.composition.ranker import Head
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.training.loop import LoopState
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
 from recsys.training.optimizer import RateSchedule
-from recsys.training.snapshot import Snapshot, give_back, take
-from recsys.training.stages import Stage
+from recsys.training.snapshot import Snapshot, load_state_dict, state_dict
+from recsys.training.stages import TrainingStage
 from tests.small_model import SEGMENTS, small_contract, small_ranker
 from tests.training.small_run import SmallRun, staged_run
 
@@ -25,8 +25,8 @@ SCHEDULE = RateSchedule(warmup_steps=3, total_steps=16, final_share=0.1)
 LOG_LOSSES = {2: 0.6, 4: 0.61, 6: 0.5, 8: 0.52, 10: 0.51, 12: 0.4, 14: 0.3}
 
 # Both thaw after step 4 and after step 8 (the stalling one: 0.61 after 0.6, then 0.52 after 0.5).
-BY_STEPS = [Stage(FROZEN_TOWER, steps=4), Stage(TOWER_TABLES, steps=4), Stage(END_TO_END)]
-BY_STALL = [Stage(FROZEN_TOWER, patience=1), Stage(TOWER_DENSE, patience=1), Stage(END_TO_END)]
+BY_STEPS = [TrainingStage(FROZEN_TOWER, steps=4), TrainingStage(TOWER_TABLES, steps=4), TrainingStage(END_TO_END)]
+BY_STALL = [TrainingStage(FROZEN_TOWER, patience=1), TrainingStage(TOWER_DENSE, patience=1), TrainingStage(END_TO_END)]
 SWITCHES = (4, 8)
 
 
@@ -56,7 +56,7 @@ def broken_at(step, context, stages, folder) -> SmallRun:
     run = new_run(context, stages)
 
     def save_and_die(state: LoopState) -> None:
-        snapshot = take(run.ranker, run.optimizers, run.stream, run.best, state.to_document())
+        snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, state.to_document())
         facts = {"snapshot": snapshot.facts, "stages": run.stages.to_document()}
         save_checkpoint(folder, state.step, snapshot.tensors, facts, small_contract(), keep_last=1)
         raise KilledError
@@ -71,13 +71,17 @@ def resumed_from(folder, context, stages) -> SmallRun:
     run, saved = new_run(context, stages), load_latest_complete(folder, small_contract(), notice=pytest.fail)
     run.stages.go_to(saved.facts["stages"])
     held = Snapshot(saved.tensors, saved.facts["snapshot"])
-    run.state = LoopState.from_document(give_back(held, run.ranker, run.optimizers, run.stream, run.best))
+    run.state = LoopState.from_document(load_state_dict(held, run.ranker, run.optimizers, run.stream, run.best))
     run.stages.confirm()
     return run
 
 
 def everything(run) -> dict[str, torch.Tensor]:
-    return {**whole_state(run.ranker), **run.optimizers.state(), **{f"best/{n}": t for n, t in run.best.state.items()}}
+    return {
+        **whole_state(run.ranker),
+        **run.optimizers.state_dict(),
+        **{f"best/{n}": t for n, t in run.best.state.items()},
+    }
 
 
 def what_was_said(run) -> dict[int, tuple]:

@@ -16,11 +16,11 @@ from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.composition.conditional import SegmentGatedComposition
 from recsys.composition.ranker import Head
 from recsys.errors import DataError
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.training.loop import LoopState
 from recsys.training.loss import click_objective
 from recsys.training.optimizer import RateSchedule
-from recsys.training.snapshot import Snapshot, give_back, take
+from recsys.training.snapshot import Snapshot, load_state_dict, state_dict
 from tests.small_model import SEGMENTS, small_contract, small_ranker
 from tests.training.small_run import small_run
 
@@ -60,7 +60,7 @@ def saved_run(run, folder):
     """Keep a checkpoint and die."""
 
     def save_and_die(state):
-        snapshot = take(run.ranker, run.optimizers, run.stream, run.best, state.to_document())
+        snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, state.to_document())
         save_checkpoint(folder, state.step, snapshot.tensors, snapshot.facts, small_contract(), keep_last=1)
         raise KilledError
 
@@ -70,11 +70,15 @@ def saved_run(run, folder):
 def resume(run, folder):
     saved = load_latest_complete(folder, small_contract(), notice=pytest.fail)
     held = Snapshot(saved.tensors, saved.facts)
-    run.state = LoopState.from_document(give_back(held, run.ranker, run.optimizers, run.stream, run.best))
+    run.state = LoopState.from_document(load_state_dict(held, run.ranker, run.optimizers, run.stream, run.best))
 
 
 def everything(run):
-    return {**whole_state(run.ranker), **run.optimizers.state(), **{f"best/{n}": t for n, t in run.best.state.items()}}
+    return {
+        **whole_state(run.ranker),
+        **run.optimizers.state_dict(),
+        **{f"best/{n}": t for n, t in run.best.state.items()},
+    }
 
 
 def seed_generators():
@@ -134,15 +138,15 @@ def test_a_run_that_was_asked_to_stop_goes_on_and_ends_with_the_same_bits(contex
 
 def test_a_snapshot_of_another_model_is_refused_and_says_so(context):
     run, other = new_run(context, "end_to_end"), small_run(context)
-    snapshot = take(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
 
     with pytest.raises(DataError, match=r"`head\.\S+` has shape .* in the saved state and .* in this model"):
-        give_back(snapshot, other.ranker, other.optimizers, other.stream, other.best)
+        load_state_dict(snapshot, other.ranker, other.optimizers, other.stream, other.best)
 
 
 def test_a_snapshot_of_another_version_is_refused(context):
     run = new_run(context, "end_to_end")
-    snapshot = take(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
 
     with pytest.raises(DataError, match="lacks 'processes': it was written by another version"):
-        give_back(Snapshot(snapshot.tensors, {"loop": {}}), run.ranker, run.optimizers, run.stream, run.best)
+        load_state_dict(Snapshot(snapshot.tensors, {"loop": {}}), run.ranker, run.optimizers, run.stream, run.best)

@@ -16,8 +16,9 @@ from recsys.composition.conditional import (
 )
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.composition.sequential import SequentialComposition
-from recsys.sharding.fused import dense_parameters, table_weights
+from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
+from recsys.sharding.whole_state import table_weights
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.pretraining import TwoTowerObjective
@@ -74,7 +75,7 @@ def test_the_sharded_ranker_has_the_plain_ones_logits_and_gradients(
     for name, weight in table_weights(wrapped).items():
         # The difference of two weights near 1 is known to about 1e-7.
         torch.testing.assert_close(before[name] - weight, gradients[name], rtol=1e-5, atol=2e-7)
-    for name, parameter in dense_parameters(wrapped).items():
+    for name, parameter in inventory_of(wrapped).dense_parameters().items():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-5, atol=1e-7)
 
 
@@ -107,5 +108,5 @@ def test_the_sharded_pre_training_has_the_plain_ones_loss_and_gradients(rows: li
     torch.testing.assert_close(*losses)
     for name, weight in table_weights(wrapped).items():
         torch.testing.assert_close(before[name] - weight, plain.get_parameter(name).grad, rtol=1e-5, atol=2e-7)
-    for name, parameter in dense_parameters(wrapped).items():
+    for name, parameter in inventory_of(wrapped).dense_parameters().items():
         torch.testing.assert_close(parameter.grad, plain.get_parameter(name).grad, rtol=1e-5, atol=1e-7)

@@ -13,8 +13,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from recsys.composition.conditional import ParallelConditionalComposition, SegmentRoutedComposition
 from recsys.composition.parallel import ConcatJoin
 from recsys.composition.ranker import Ranker
-from recsys.sharding.fused import dense_parameters, table_weights
+from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
+from recsys.sharding.whole_state import table_weights
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import JOINED_WIDTH, ROWS, SEGMENTS, batch_of, small_ranker
@@ -42,7 +43,7 @@ def gradients_in_one_of_two(context: ProcessContext, name: str) -> dict[str, lis
     batch = batch_of(HALVES[context.rank])
 
     binary_cross_entropy_with_logits(wrapped(batch), batch.label).backward()
-    dense = dense_parameters(wrapped)
+    dense = inventory_of(wrapped).dense_parameters()
     average_dense_gradients(list(dense.values()), context)
 
     gradients = {name: (before[name] - weight).tolist() for name, weight in table_weights(wrapped).items()}

@@ -11,8 +11,9 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from recsys.monitoring.gradient_norms import gradient_norms
-from recsys.sharding.fused import averaged_parameters, dense_parameters, table_weights
 from recsys.sharding.gate import TableGate
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import table_weights
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of, norms_by_hand
 
@@ -70,11 +71,11 @@ def take_steps(context, sharding, rule):
     seen = []
     for step in range(2):
         ids = keyed_ids(BAGS[(step + context.rank) % 2], weighted=True).to(context.device)
-        for parameter in dense_parameters(wrapped).values():
+        for parameter in inventory_of(wrapped).dense_parameters().values():
             parameter.grad = None
         logits = wrapped(ids)
         loss_of(lambda _, logits=logits: logits, ids).backward()
-        average_dense_gradients(averaged_parameters(wrapped), context)
+        average_dense_gradients(inventory_of(wrapped).averaged_parameters(), context)
         norms = gradient_norms(wrapped, gate, context)
         gate.release(torch.tensor(True))
         tables = {name: weight.flatten().tolist() for name, weight in table_weights(wrapped).items()}

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from pipelines.recording import ranking_metrics
 from pipelines.recording import test_metrics as recorded_scores
+
 from recsys.ablation.bootstrap import UserBootstrap, measure_arm
 from recsys.ablation.comparison import Rules, Verdict, compare
 from recsys.ablation.verdict import verdict_paragraph

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from pipelines.audit import standing_still
 from recsys.composition.ranker import Ranker
 from recsys.monitoring.gradient_flow import FlowReport, audit_flow
 from recsys.monitoring.gradient_flow_faults import FlowFinding, Probe
+from recsys.run.audit import modules_frozen_in
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loss import click_objective
@@ -50,7 +50,7 @@ def audited(
     """
     ranker = ranker_with(composition)
     apply_training_mode(ranker, mode)
-    frozen = standing_still(ranker, mode)
+    frozen = modules_frozen_in(ranker, mode)
     if plant is not None:
         plant(ranker)
     probes = [probe for probe in probes_of(ranker) if probe.segment in segments]

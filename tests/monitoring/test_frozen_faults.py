@@ -1,7 +1,7 @@
 """Every known way to break a freeze: planted, it fails the proof by name; left to the project's own code, it fails.
 
 The counterparts, in which the project's own training takes the same temptation and nothing moves, are next to each
-planted fault, or in `tests/method/test_frozen_tower_never_moves.py`.
+planted fault, or in `tests/method/test_frozen_tower_is_unchanged.py`.
 """
 
 import math
@@ -14,18 +14,19 @@ from torch import Tensor, nn
 from recsys.errors import DataError, TrainingError
 from recsys.features.batch import Batch
 from recsys.monitoring.frozen_proof import FrozenProof, frozen_parts
-from recsys.sharding.fused import dense_parameters, load_whole_state, table_shards, whole_state
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.towers.embedding import EmbeddingTower
 from recsys.training.loss import click_objective
 from recsys.training.modes import FROZEN_TOWER, apply_training_mode
-from recsys.training.snapshot import give_back, take
+from recsys.training.snapshot import load_state_dict, state_dict
 from tests.restless_tower import restless_ranker
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of, small_contract, two_tower_spec
 from tests.training.small_run import SmallRun, gated_ranker, small_run
 
-TABLE = r"`embedding_tower\.ebc\.embedding_bags\.tower_\w+\.weight \(rows 0-\d, columns 0-4\)` moved"
+TABLE = r"`embedding_tower\.ebc\.embedding_bags\.tower_\w+\.weight \(rows 0-\d, columns 0-4\)` changed"
 
 
 @pytest.fixture
@@ -66,6 +67,15 @@ def test_a_part_in_training_mode_is_refused_before_the_first_step(run) -> None:
         proof_of(run)
 
 
+def test_tables_put_in_the_place_of_the_frozen_ones_fail_the_proof(run) -> None:
+    proof = proof_of(run)
+
+    tower_of(run).ebc = restless_ranker().embedding_tower.ebc.requires_grad_(False).eval()
+
+    with pytest.raises(TrainingError, match="the tables of `embedding_tower` were replaced"):
+        proof.record()
+
+
 def test_batch_statistics_that_moved_unwatched_fail_the_proof(run) -> None:
     proof = proof_of(run)
     normalisation = tower_of(run).restless[0]
@@ -73,7 +83,7 @@ def test_batch_statistics_that_moved_unwatched_fail_the_proof(run) -> None:
     normalisation.train()(torch.randn(4, normalisation.num_features))
     normalisation.eval()
 
-    with pytest.raises(TrainingError, match=r"`embedding_tower\.restless\.0\.num_batches_tracked` moved, and 2 more"):
+    with pytest.raises(TrainingError, match=r"`embedding_tower\.restless\.0\.num_batches_tracked` changed, and 2 more"):
         proof.record()
 
 
@@ -115,7 +125,7 @@ def test_an_optimizer_that_still_holds_a_frozen_weight_fails_the_proof(run, step
 
     step(run)
 
-    with pytest.raises(TrainingError, match=r"`embedding_tower\.user_side\.0\.0\.weight` moved"):
+    with pytest.raises(TrainingError, match=r"`embedding_tower\.user_side\.0\.0\.weight` changed"):
         proof.record()
 
 
@@ -129,14 +139,14 @@ def test_a_gradient_left_on_a_frozen_weight_fails_the_proof_before_anything_move
 
 def test_the_projects_optimizers_hold_nothing_of_a_frozen_part(run) -> None:
     """So no decay, no momentum and no gradient of theirs can reach it, whatever it carries from before."""
-    for parameter in dense_parameters(tower_of(run)).values():
+    for parameter in inventory_of(tower_of(run)).dense_parameters().values():
         parameter.grad = torch.ones_like(parameter)
     before = whole_state(tower_of(run))
 
     run.optimizers.step(torch.tensor(True))
 
     held = {id(parameter) for parameter in run.optimizers.dense_parameters}
-    assert not [p for p in dense_parameters(tower_of(run)).values() if id(p) in held]
+    assert not [p for p in inventory_of(tower_of(run)).dense_parameters().values() if id(p) in held]
     assert all(torch.equal(tensor, before[name]) for name, tensor in whole_state(tower_of(run)).items())
 
 
@@ -144,7 +154,7 @@ def test_the_projects_optimizers_hold_nothing_of_a_frozen_part(run) -> None:
 
 
 class DeafTower(EmbeddingTower):
-    """Is told that it is frozen, sets `requires_grad=False`, and runs its forward pass with a graph all the same."""
+    """Knows that it is frozen, sets `requires_grad=False`, and runs its forward pass with a graph all the same."""
 
     def __init__(self) -> None:
         super().__init__(two_tower_spec(), small_contract())
@@ -197,7 +207,7 @@ def test_a_rate_of_zero_and_one_infinite_gradient_fail_the_proof(context) -> Non
 
     (click_objective(wrapped.module, batch_of(ROWS)) * math.inf).backward()
 
-    assert any(shard.weight.isnan().any() for shard in table_shards(wrapped.module.embedding_tower))
+    assert any(shard.weight.isnan().any() for shard in inventory_of(wrapped.module.embedding_tower).shards())
     with pytest.raises(TrainingError, match=TABLE):
         proof.record()
     load_whole_state(wrapped, before)
@@ -212,7 +222,7 @@ def test_infinite_gradients_reach_nothing_of_a_frozen_tower_in_the_projects_loop
 
     assert run.state.non_finite_batches == 2
     assert all(torch.equal(tensor, before[name]) for name, tensor in whole_state(run.ranker).items())
-    assert proof.record()["embedding_tower"]["stood_still"]
+    assert proof.record()["embedding_tower"]["is_unchanged"]
 
 
 # Writers: averages and checkpoints
@@ -221,14 +231,14 @@ def test_infinite_gradients_reach_nothing_of_a_frozen_tower_in_the_projects_loop
 def test_a_moving_average_that_writes_back_fails_the_proof(run) -> None:
     """0.999 x + 0.001 x is not x: rounding moves a weight whose average never moved."""
     proof = proof_of(run)
-    average = {name: p.detach().clone() for name, p in dense_parameters(tower_of(run)).items()}
+    average = {name: p.detach().clone() for name, p in inventory_of(tower_of(run)).dense_parameters().items()}
 
     for _ in range(3):
-        for name, parameter in dense_parameters(tower_of(run)).items():
+        for name, parameter in inventory_of(tower_of(run)).dense_parameters().items():
             average[name] = 0.999 * average[name] + 0.001 * parameter.detach()
             parameter.data.copy_(average[name])
 
-    with pytest.raises(TrainingError, match=r"`embedding_tower\..+` moved"):
+    with pytest.raises(TrainingError, match=r"`embedding_tower\..+` changed"):
         proof.record()
 
 
@@ -240,7 +250,7 @@ def test_writing_the_best_weights_back_leaves_a_frozen_tower_as_it_was(run) -> N
     run.best.restore()
 
     assert run.state.best_step == 2
-    assert proof.record()["embedding_tower"]["stood_still"]
+    assert proof.record()["embedding_tower"]["is_unchanged"]
 
 
 def test_best_weights_of_another_tower_fail_the_proof(run) -> None:
@@ -250,7 +260,7 @@ def test_best_weights_of_another_tower_fail_the_proof(run) -> None:
     run.best.state["embedding_tower.user_side.0.0.weight"] += 1e-6
     run.best.restore()
 
-    with pytest.raises(TrainingError, match=r"`embedding_tower\.user_side\.0\.0\.weight` moved"):
+    with pytest.raises(TrainingError, match=r"`embedding_tower\.user_side\.0\.0\.weight` changed"):
         proof.record()
 
 
@@ -258,24 +268,24 @@ def test_a_checkpoint_of_a_run_that_trained_the_tower_is_refused_and_shows_in_th
     proof = proof_of(run)
     trained = small_run(context, ranker=restless_ranker())
     trained.train(2)
-    snapshot = take(trained.ranker, trained.optimizers, trained.stream, trained.best, {})
+    snapshot = state_dict(trained.ranker, trained.optimizers, trained.stream, trained.best, {})
 
     with pytest.raises(DataError, match=r"holds `embedding_tower\.\S+`, which no optimizer here keeps"):
-        give_back(snapshot, run.ranker, run.optimizers, run.stream, run.best)
+        load_state_dict(snapshot, run.ranker, run.optimizers, run.stream, run.best)
 
-    with pytest.raises(TrainingError, match=r"`embedding_tower\..+` moved"):
+    with pytest.raises(TrainingError, match=r"`embedding_tower\..+` changed"):
         proof.record()
 
 
 def test_a_checkpoint_of_the_same_run_leaves_the_proof_as_it_is(run) -> None:
     proof = proof_of(run)
     run.train(2)
-    snapshot = take(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
     run.train(3)
 
-    give_back(snapshot, run.ranker, run.optimizers, run.stream, run.best)
+    load_state_dict(snapshot, run.ranker, run.optimizers, run.stream, run.best)
 
-    assert proof.record()["embedding_tower"]["stood_still"]
+    assert proof.record()["embedding_tower"]["is_unchanged"]
     assert frozen_parts(run.ranker) == ("embedding_tower",)
 
 
@@ -319,7 +329,7 @@ def move_a_layer(run: SmallRun) -> None:
 
 
 def move_a_row(run: SmallRun) -> None:
-    table_shards(tower_of(run))[0].weight[0, 0] += 1e-6
+    inventory_of(tower_of(run)).shards()[0].weight[0, 0] += 1e-6
 
 
 @pytest.mark.parametrize(
@@ -329,12 +339,12 @@ def move_a_row(run: SmallRun) -> None:
             "tower_tables",
             "embedding_tower.user_side",
             move_a_layer,
-            r"`embedding_tower\.user_side\.0\.0\.weight` moved",
+            r"`embedding_tower\.user_side\.0\.0\.weight` changed",
         ),
-        ("tower_dense", "embedding_tower.ebc", move_a_row, r"`embedding_tower\.ebc\.embedding_bags\.tower_.+` moved"),
+        ("tower_dense", "embedding_tower.ebc", move_a_row, r"`embedding_tower\.ebc\.embedding_bags\.tower_.+` changed"),
     ],
 )
-def test_the_half_that_stands_still_is_proven_while_the_other_half_learns(context, mode, still, fault, named) -> None:
+def test_the_frozen_half_is_proven_unchanged_while_the_other_half_learns(context, mode, still, fault, named) -> None:
     run = small_run(context, mode, ranker=restless_ranker(), weight_decay=0.5)
     proof = proof_of(run)
     before = whole_state(tower_of(run))
@@ -342,7 +352,7 @@ def test_the_half_that_stands_still_is_proven_while_the_other_half_learns(contex
     run.train(4)
 
     record = proof.record()
-    assert record[still]["stood_still"]
+    assert record[still]["is_unchanged"]
     halves = {
         name.startswith("ebc.") for name, t in whole_state(tower_of(run)).items() if not torch.equal(t, before[name])
     }
@@ -362,7 +372,7 @@ def proven_together(context) -> dict:
     run.train(2)
     clean = proof.record()["embedding_tower"]
     if context.rank == 1:
-        table_shards(tower_of(run))[0].weight[0, 0] += 1e-6
+        inventory_of(tower_of(run)).shards()[0].weight[0, 0] += 1e-6
     return {"clean": clean, "moved": message_of(proof.record), "differing": message_of(lambda: half_frozen(context))}
 
 
@@ -387,5 +397,5 @@ def test_every_process_proves_its_own_pieces_and_hears_of_every_others(tmp_path)
     assert zero["digest_before"] == zero["digest_after"] != one["digest_before"]  # each holds other tables
     assert first["clean"]["digest_before"] == first["clean"]["digest_after"]
     assert "`embedding_tower.ebc.embedding_bags.tower_" in first["moved"]
-    assert "moved (process 1)" in first["moved"]
+    assert "changed (process 1)" in first["moved"]
     assert "disagree on what is frozen: [['embedding_tower'], []]" in first["differing"]

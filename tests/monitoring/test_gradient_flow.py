@@ -9,7 +9,8 @@ from torch import nn
 
 from recsys.errors import TrainingError
 from recsys.monitoring.gradient_flow import audit_flow
-from recsys.sharding.fused import dense_buffers, dense_parameters, fused_kernels, table_optimizer_state, table_weights
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import table_optimizer_state, table_weights
 from recsys.training.loss import click_objective
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES, apply_training_mode
 from tests.composition.test_compositions import COMPOSITIONS, ranker_with
@@ -58,10 +59,12 @@ def test_wrapped_or_not_the_norms_are_the_same(context):
 
 def state_of(ranker: nn.Module) -> dict[str, torch.Tensor]:
     """Everything that an audit could move, by name."""
-    state = {**dense_parameters(ranker), **dense_buffers(ranker)}
+    state = {**inventory_of(ranker).dense_parameters(), **inventory_of(ranker).dense_buffers()}
     state |= {**table_weights(ranker), **table_optimizer_state(ranker)}
-    state |= {f"{name}.grad": p.grad for name, p in dense_parameters(ranker).items() if p.grad is not None}
-    state |= {f"forward passes of kernel {i}": k.module.iter for i, k in enumerate(fused_kernels(ranker))}
+    state |= {
+        f"{name}.grad": p.grad for name, p in inventory_of(ranker).dense_parameters().items() if p.grad is not None
+    }
+    state |= {f"forward passes of kernel {i}": k.module.iter for i, k in enumerate(inventory_of(ranker).fused)}
     state |= {f"{name} trains": torch.tensor(module.training) for name, module in ranker.named_modules()}
     return copy.deepcopy({**state, "random state": torch.get_rng_state()})
 
@@ -75,11 +78,11 @@ def test_the_audit_leaves_every_bit_as_it_was(context, fault):
     ranker.head.hidden.layers.append(nn.BatchNorm1d(4))
     ranker.head.hidden.layers.append(nn.Dropout(0.5))
     ranker.head.hidden.layers.eval()  # not the mode that the audit runs in
-    for parameter in dense_parameters(ranker).values():
+    for parameter in inventory_of(ranker).dense_parameters().values():
         parameter.grad = torch.ones_like(parameter)
     if fault:
         nn.init.zeros_(ranker.get_submodule(fault).weight)
-    before, moments = state_of(ranker), copy.deepcopy(run.optimizers.state())
+    before, moments = state_of(ranker), copy.deepcopy(run.optimizers.state_dict())
 
     report = audit_flow(run.ranker, click_objective, [probes_of(ranker)[0], probes_of(ranker)[2]], frozen=())
 
@@ -89,8 +92,8 @@ def test_the_audit_leaves_every_bit_as_it_was(context, fault):
     assert bool(fault) == any("head.hidden.layers.0.weight" in finding.parameters for finding in report.findings)
     assert before.keys() == after.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert moments.keys() == run.optimizers.state().keys()
-    assert all(torch.equal(value, moments[name]) for name, value in run.optimizers.state().items())
+    assert moments.keys() == run.optimizers.state_dict().keys()
+    assert all(torch.equal(value, moments[name]) for name, value in run.optimizers.state_dict().items())
 
 
 def test_a_training_step_after_the_audit_is_the_step_without_it(context):

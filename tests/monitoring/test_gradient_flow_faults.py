@@ -357,7 +357,7 @@ def test_two_faults_are_both_named(engine):
 
 
 def test_the_frozen_half_of_a_tower_leaks_where_its_own_flag_is_missing(engine):
-    """The layers learn and the tables stand still: fused tables would step on the gradient that comes through."""
+    """The layers learn and the tables are frozen: fused tables would step on the gradient that comes through."""
 
     def thaw(ranker: Ranker) -> None:
         ranker.embedding_tower.ebc.is_frozen = False
@@ -368,7 +368,7 @@ def test_the_frozen_half_of_a_tower_leaks_where_its_own_flag_is_missing(engine):
     assert (TOWER_BRANDS in finding.parameters) == (engine is not None)
 
 
-def test_layers_above_tables_that_learn_may_stand_still_but_not_cut_their_graph(engine):
+def test_layers_above_tables_that_learn_may_be_frozen_but_not_cut_their_graph(engine):
     finding = only(audited("concat", stray_detach("embedding_tower.item_side"), mode=TOWER_TABLES, context=engine))
 
     assert (finding.kind, finding.place) == (FlowFault.BLOCKED, "embedding_tower.item_side")

@@ -12,8 +12,8 @@ from torchrec.modules.embedding_configs import PoolingType
 
 from recsys.errors import TrainingError
 from recsys.monitoring.gradient_norms import gradient_norms
-from recsys.sharding.fused import averaged_parameters
 from recsys.sharding.gate import TableGate
+from recsys.sharding.inventory import inventory_of
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
 from recsys.training.loss import click_objective
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of, norm, norms_by_hand
@@ -127,7 +127,7 @@ def norms_of(context, pooled, sharding, passes):
     wrapped, gate = gated(model, context, sharding=dict.fromkeys(BOTH, sharding))
     for number in range(passes):
         loss_of(wrapped, keyed_ids(BAGS[context.rank - number], weighted)).backward()
-    average_dense_gradients(averaged_parameters(wrapped), context)
+    average_dense_gradients(inventory_of(wrapped).averaged_parameters(), context)
     return gradient_norms(wrapped, gate, context)
 
 

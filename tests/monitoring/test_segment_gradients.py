@@ -11,8 +11,8 @@ from recsys.composition.conditional import SegmentGatedComposition, SegmentRoute
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.errors import TrainingError
 from recsys.monitoring.segment_gradients import SegmentGradients, segment_view
-from recsys.sharding.fused import whole_state
 from recsys.sharding.gate import TableGate
+from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loss import click_objective
 from tests.method.plain_ranker import ROUTES
@@ -115,8 +115,10 @@ def test_looking_moves_nothing_and_draws_no_random_number(context, precision):
         torch.manual_seed(1)
         run.train(4, noisy, segment_view_every=every, precision=precision)
 
-    expected = {**whole_state(unseen.ranker), **unseen.optimizers.state()}
-    assert all(torch.equal(t, expected[n]) for n, t in {**whole_state(seen.ranker), **seen.optimizers.state()}.items())
+    expected = {**whole_state(unseen.ranker), **unseen.optimizers.state_dict()}
+    assert all(
+        torch.equal(t, expected[n]) for n, t in {**whole_state(seen.ranker), **seen.optimizers.state_dict()}.items()
+    )
     assert [report.gradient_norms for report in seen.reports] == [report.gradient_norms for report in unseen.reports]
     assert [set(report.segment_shares) for report in seen.reports] == [set(SEGMENTS)] * 4
     assert [report.segment_shares for report in unseen.reports] == [{}] * 4

@@ -14,14 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines import pretrain, train, tuning
-from pipelines.compose import CONF, compose_config
-from pipelines.recording import open_store
-from pipelines.run_folder import ARM, RunIdentity, RunResult
-from pipelines.stopping import StopRequest
-from pipelines.study_plan import StudyGrid, StudyPlan
 from recsys.artifacts.pretrained_tower import save_tower
 from recsys.config import RunConfig
+from recsys.config.compose import CONF, compose_config
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.datasets.simulator import SimulatorSource, simulate
@@ -29,6 +24,12 @@ from recsys.datasets.world import World
 from recsys.features.schema import load_schema
 from recsys.files import write_text_atomically
 from recsys.progress import silent
+from recsys.run import pretrain, train
+from recsys.run.folder import ARM, RunIdentity, RunResult
+from recsys.run.record import open_store
+from recsys.run.stopping import StopRequest
+from recsys.study import tuning
+from recsys.study.plan import StudyGrid, StudyPlan
 from recsys.towers.artifact import TowerArtifact
 from tests.pipelines.conftest import small_overrides
 

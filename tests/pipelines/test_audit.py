@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.audit import REPORT, make_probes, run, standing_still
 from pipelines.cli import main
-from pipelines.compose import choices, compose_config
+from recsys.config.compose import choices, compose_config
 from recsys.errors import TrainingError
 from recsys.interactions.cross import CrossNetwork
 from recsys.progress import silent
+from recsys.run.audit import REPORT, make_probes, modules_frozen_in, run
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
 from tests.composition.test_compositions import ranker_with
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, SEGMENTS, batch_of
@@ -124,5 +124,5 @@ def test_rows_of_no_weight_are_no_probe():
         (TOWER_DENSE, ("embedding_tower.ebc",)),
     ],
 )
-def test_a_mode_says_what_stands_still(mode: str, expected: tuple[str, ...]):
-    assert standing_still(ranker_with("concat"), mode) == expected
+def test_a_mode_says_what_is_frozen(mode: str, expected: tuple[str, ...]):
+    assert modules_frozen_in(ranker_with("concat"), mode) == expected

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import COMMANDS, main
-from pipelines.compose import compose_config
-from pipelines.prepare import run as prepare
-from pipelines.run_folder import CHECKPOINTS, RESULT
+from recsys.config.compose import compose_config
 from recsys.datasets.decode import raw_rows
 from recsys.progress import silent
+from recsys.run.folder import CHECKPOINTS, RESULT
+from recsys.run.prepare import run as prepare
 from tests.pipelines.conftest import runs_folder, small_overrides
 
 
@@ -60,7 +60,7 @@ def test_training_leaves_a_result_predictions_a_proof_and_a_served_model(trained
     result = json.loads((trained / RESULT).read_text())
     assert 0 < result["metrics"]["test_auc/all"] < 1
     assert result["frozen_proof"]["embedding_tower"]["stood_still"]
-    for name in ("config.json", "evaluation.json", "curves.json", "predictions", "model/MLmodel"):
+    for name in ("config.json", "evaluation.json", "curves.jsonl", "predictions", "model/MLmodel"):
         assert (trained / name).exists(), name
 
 

@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines import daily, prepare
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
+from recsys import nightly as daily
 from recsys.config import RunConfig
+from recsys.config.compose import compose_config
 from recsys.errors import UsageError
 from recsys.progress import silent
+from recsys.run import prepare
+from recsys.run.record import open_store
 from recsys.scheduling.promotion import ChampionFile
 from recsys.scheduling.window import Readiness, window_before
 from recsys.tracking import names

@@ -7,8 +7,8 @@ import mlflow
 import pytest
 
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
+from recsys.config.compose import compose_config
+from recsys.run.record import open_store
 from recsys.streaming.loader import BatchStream
 from tests.pipelines.test_proof_of_a_run import newest_run
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.baselines import shortfall
 from pipelines.cli import main
-from pipelines.run_folder import RESULT
+from recsys.run.fitted_baselines import shortfall
+from recsys.run.folder import RESULT
 from tests.pipelines.own_table import PRETRAIN, OwnTable
 
 VALIDATION_START, TEST_START = datetime(2024, 3, 15), datetime(2024, 3, 18)

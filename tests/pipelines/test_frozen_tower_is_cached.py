@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import fitting
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.run_folder import RESULT
+from recsys.config.compose import compose_config
 from recsys.errors import UsageError
+from recsys.run import assemble as fitting
+from recsys.run.folder import RESULT
 from recsys.training.cache import TowerCache
 from tests.pipelines.conftest import runs_folder
 
@@ -46,6 +46,6 @@ def test_a_frozen_run_ends_with_the_same_scores_bit_for_bit_with_and_without_its
 
 def test_a_cache_for_a_tower_that_learns_is_refused() -> None:
     with pytest.raises(
-        UsageError, match="`end_to_end` has no `cache_megabytes`: its tower never stands still; set it to null"
+        UsageError, match="`end_to_end` has no `cache_megabytes`: its tower is never frozen; set it to null"
     ):
         compose_config(["training_mode=end_to_end", "training_mode.cache_megabytes=16"])

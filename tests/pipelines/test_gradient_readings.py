@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.compose import compose_config
-from pipelines.fitting import loop_settings
-from pipelines.recording import step_metrics
+from recsys.config.compose import compose_config
+from recsys.run.assemble import loop_settings
+from recsys.run.record import step_metrics
 from recsys.training.loop import StepReport
 
 

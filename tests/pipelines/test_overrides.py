@@ -7,12 +7,12 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.commands import COMMANDS, RESUMED
-from pipelines.compose import compose_config, keys_of
-from pipelines.overrides import on_top_of
-from pipelines.run_folder import CONFIG, load_config
-from pipelines.study_plan import StudyGrid
 from recsys.config import config_document
+from recsys.config.compose import compose_config, keys_of
+from recsys.config.overrides import on_top_of
 from recsys.errors import UsageError
+from recsys.run.folder import CONFIG, load_config
+from recsys.study.plan import StudyGrid
 from tests.pipelines.own_table import OwnTable
 
 NAMES = [
@@ -122,7 +122,7 @@ def test_every_key_that_a_command_takes_is_one_of_the_configuration():
 
 def test_a_choice_sets_the_keys_of_its_file_and_of_the_choices_that_this_one_makes():
     assert keys_of("++training.epochs=2") == ("training.epochs",)
-    assert "composition.routing" in keys_of("composition=conditional")
+    assert "composition.expert_hidden" in keys_of("composition=conditional")
     assert {"training.epochs", "ablation.seeds"} <= set(keys_of("experiment=smoke"))
     assert {"ablation.grid", "data.raw"} <= set(keys_of("experiment=tower_choice"))
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
+from recsys.config.compose import compose_config
+from recsys.run.record import open_store
 from recsys.tracking import names
 from tests.pipelines.own_table import PRETRAIN, OwnTable
 from tests.recorded import recorded_table

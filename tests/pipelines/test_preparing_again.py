@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import prepare
-from pipelines.compose import compose_config
 from recsys.config import RunConfig
+from recsys.config.compose import compose_config
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
 from recsys.progress import Progress, silent
+from recsys.run import prepare
 from tests.pipelines.conftest import small_overrides
 
 

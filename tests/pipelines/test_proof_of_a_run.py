@@ -1,4 +1,4 @@
-"""A run shows who steps what before its first step, and fails, for all to see, where something frozen moved."""
+"""A run shows who steps what before its first step, and fails, for all to see, where something frozen changed."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ import torch
 
 import pipelines.console
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
-from pipelines.run_folder import CHECKPOINTS, RESULT
+from recsys.config.compose import compose_config
 from recsys.monitoring.frozen_proof import FrozenProof
+from recsys.run.folder import CHECKPOINTS, RESULT
+from recsys.run.record import open_store
 from recsys.training.optimizer import RankerOptimizers
 from recsys.training.snapshot import BestWeights
 from tests.pipelines.conftest import runs_folder
@@ -39,22 +39,22 @@ def test_a_run_prints_and_keeps_who_steps_what_and_its_proof(
     assert main(["train", *small_world, *FROZEN]) == 0
 
     printed, run = capsys.readouterr().out, newest_run(small_world)
-    summary = printed.partition("Who steps what")[2].partition("training frozen_tower")[0]
+    summary = printed.partition("Which optimizer steps what")[2].partition("the best weights")[0]
     row = next(line for line in summary.splitlines() if "embedding_tower" in line)
     assert [cell.strip() for cell in row.strip("│ ").split("│")][3:] == ["no", "none", "0", "0"]
     assert "rowwise_adagrad" in summary
     client = mlflow.MlflowClient(open_store(compose_config(small_world)).uri)
     kept = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert {"optimizer_contract.md", "optimizer_contract.json", "frozen_proof.json"} <= kept
-    assert run.data.tags["frozen_proof"] == "stood still"
+    assert run.data.tags["frozen_proof"] == "unchanged"
     proof = json.loads(Path(client.download_artifacts(run.info.run_id, "frozen_proof.json")).read_text())
     (process,) = proof["embedding_tower"]["processes"]
     assert process["digest_before"] == process["digest_after"]
     assert process["optimizer_state_tensors"] == 0
 
 
-def move_the_tower(proof: FrozenProof) -> None:
-    tower = proof._ranker.embedding_tower
+def change_the_tower(proof: FrozenProof) -> None:
+    tower = proof._inventory.module.embedding_tower
     next(iter(parameter for parameter in tower.parameters() if parameter.dim() == 2)).data[0, 0] += 1e-6
 
 
@@ -62,11 +62,11 @@ def fail_after_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Something writes to the tower while the run learns."""
     record = FrozenProof.record
 
-    def moved(proof: FrozenProof) -> dict:
-        move_the_tower(proof)
+    def changed(proof: FrozenProof) -> dict:
+        change_the_tower(proof)
         return record(proof)
 
-    monkeypatch.setattr(FrozenProof, "record", moved)
+    monkeypatch.setattr(FrozenProof, "record", changed)
 
 
 def fail_by_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def fail_by_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("fault", [fail_after_training, fail_by_the_best_weights])
-def test_a_frozen_tower_that_moved_fails_the_run_with_70_and_says_so_on_its_page(
+def test_a_frozen_tower_that_changed_fails_the_run_with_70_and_says_so_on_its_page(
     small_world: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault
 ) -> None:
     before = folders(small_world)
@@ -89,11 +89,11 @@ def test_a_frozen_tower_that_moved_fails_the_run_with_70_and_says_so_on_its_page
 
     assert main(["train", *small_world, *FROZEN, "training.seed=1"]) == 70
 
-    assert "The frozen part `embedding_tower` did not stand still: `embedding_tower." in capsys.readouterr().err
+    assert "The frozen part `embedding_tower` is not proven unchanged: `embedding_tower." in capsys.readouterr().err
     run = newest_run(small_world)
     assert run.info.status == "FAILED"
-    assert "did not stand still: `embedding_tower." in run.data.tags["end_reason"]
-    assert run.data.tags["frozen_proof"] == "did not stand still"
+    assert "is not proven unchanged: `embedding_tower." in run.data.tags["end_reason"]
+    assert run.data.tags["frozen_proof"] == "changed"
     (folder,) = folders(small_world) - before
     assert not (folder / "result.json").exists()
 
@@ -120,7 +120,7 @@ def test_a_resumed_run_whose_checkpoint_holds_another_tower_ends_with_70_before_
     assert main(["train", "--resume", str(folder), *small_world]) == 70
 
     captured = capsys.readouterr()
-    assert "`embedding_tower.user_side.0.0.weight` moved" in captured.err
+    assert "`embedding_tower.user_side.0.0.weight` changed" in captured.err
 
 
 def test_a_parameter_that_no_optimizer_steps_ends_the_run_with_70_before_its_first_step(

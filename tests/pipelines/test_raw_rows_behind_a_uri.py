@@ -6,10 +6,10 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipelines import prepare
 from pipelines.cli import main
-from pipelines.compose import compose_config
+from recsys.config.compose import compose_config
 from recsys.progress import silent
+from recsys.run import prepare
 from tests.pipelines.own_table import OwnTable
 
 

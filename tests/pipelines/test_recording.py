@@ -1,6 +1,7 @@
 """What of a report is recorded, and what of the arms' curves reaches the prepared chart pages."""
 
-from pipelines.recording import Curves, charted_values, step_metrics
+from recsys.run.curves import CURVES, CurveFile, charted_values, gradient_norms, load_curves
+from recsys.run.record import step_metrics
 from recsys.tracking import names
 from recsys.training.loop import StepReport
 
@@ -35,21 +36,32 @@ def test_loss_and_speed_are_recorded_with_every_report_and_slow_counts_where_nor
     assert {names.auc(names.VALIDATION), names.auc(names.VALIDATION, "new")} <= validated
 
 
-def test_a_segments_validation_auc_is_kept_as_a_curve_and_comes_back():
-    curves = Curves()
-    for one in (report(5), report(10, validated=True)):
-        curves.add(one)
-    again = Curves()
-    again.restore(curves.curves())
+def test_what_a_run_reports_is_kept_as_curves_and_cut_back_to_the_checkpoint_that_it_goes_on_from(tmp_path):
+    curves = CurveFile(tmp_path)
+    for one in (report(5, norms=True), report(10, validated=True), report(15)):
+        curves.add(one.step, step_metrics(one))
+    with (tmp_path / CURVES).open("a") as file:
+        file.write('{"step": 20, "train/lo')
 
-    assert again.curves() == curves.curves()
-    assert curves.curves()[names.auc(names.VALIDATION, "new")] == ([10], [0.65])
+    CurveFile(tmp_path, up_to_step=10).add(20, {names.TRAIN_LOSS: 0.25, names.ROWS_PER_SECOND: float("nan")})
+
+    found = load_curves(tmp_path)
+    assert found[names.TRAIN_LOSS] == ([5, 10, 20], [1 / 5, 1 / 10, 0.25])
+    assert found[names.auc(names.VALIDATION, "new")] == ([10], [0.65])
+    assert found[names.ROWS_PER_SECOND] == ([5, 10], [100.0, 100.0])
+    assert gradient_norms(tmp_path) == [(5, "embedding_tower", 0.0), (5, "whole", 0.5)]
 
 
-def test_pages_learn_all_values_of_all_arms_under_their_tracked_names():
+def test_a_run_that_begins_anew_has_no_curves_of_the_one_before(tmp_path):
+    CurveFile(tmp_path).add(5, {names.TRAIN_LOSS: 1.0})
+    CurveFile(tmp_path)
+    assert load_curves(tmp_path) == {}
+
+
+def test_pages_learn_all_values_of_all_arms():
     arms = [
-        {"train_loss": ([5, 10], [0.5, 0.4]), "valid_auc": ([10], [0.7]), "grad_norm/head": ([5], [1.0])},
-        {"train_loss": ([5], [0.3]), "valid_auc/new": ([10], [0.6])},
+        {"train/loss": ([5, 10], [0.5, 0.4]), "valid_auc/all": ([10], [0.7]), "grad_norm/head": ([5], [1.0])},
+        {"train/loss": ([5], [0.3]), "valid_auc/new": ([10], [0.6])},
     ]
 
     assert charted_values(arms) == {"train/loss": [0.5, 0.4, 0.3], "valid_auc/all": [0.7], "valid_auc/new": [0.6]}

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
-from pipelines import prepare
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.fitting import TRAIN, divided_days
-from pipelines.job import Job
-from pipelines.recording import open_store
+from recsys.config.compose import compose_config
 from recsys.errors import TrainingError
 from recsys.progress import silent
+from recsys.run import prepare
+from recsys.run.record import open_store
+from recsys.run.session import Job
+from recsys.run.streams import TRAIN, divided_days
 from recsys.tracking import names
 
 

@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from pipelines import prepare, pretrain, result_keys
-from pipelines.compose import CONF, compose_config
-from pipelines.result_keys import (
+from recsys.config import SimulatedData, config_document
+from recsys.config.compose import CONF, compose_config
+from recsys.datasets.encoded import EncodedDataset
+from recsys.run import prepare, pretrain, result_keys
+from recsys.run.result_keys import (
     CODE_WITHOUT_EFFECT,
     LIBRARIES_WITHOUT_EFFECT,
     SETTINGS_WITHOUT_EFFECT,
     settings_of,
 )
-from pipelines.study_plan import StudyGrid, StudyPlan
-from recsys.config import SimulatedData, config_document
-from recsys.datasets.encoded import EncodedDataset
 from recsys.scheduling.code_version import PACKAGES, ROOT, reached_code
+from recsys.study.plan import StudyGrid, StudyPlan
 from tests.pipelines.golden_training import Golden, SmallTraining, recorded, small_training
 
 # Another value for each setting that does not count; the number of threads moves the last digits, so it stays.
@@ -282,7 +282,7 @@ def test_every_definition_that_a_step_runs_counts_in_its_key_or_is_declared_not_
     }
     # What a definition leads to that is declared not to count does not count either.
     declared = set(reached_code(CODE_WITHOUT_EFFECT).definitions)
-    own = {f"{__name__}.", "pipelines.result_keys."}
+    own = {f"{each}." for each in (__name__, *CODE_WITHOUT_EFFECT)}
     for step, entry in entry_of.items():
         ran = executed.by_step[step]
         assert len(ran & counting[entry]) > 10, step
@@ -290,7 +290,7 @@ def test_every_definition_that_a_step_runs_counts_in_its_key_or_is_declared_not_
 
 
 def test_every_exception_is_met_and_has_its_reason(training: SmallTraining, encoded: EncodedDataset) -> None:
-    entries = ["pipelines.train.run", "pipelines.prepare.run", "pipelines.tuning.tune", "pipelines.daily.run"]
+    entries = ["recsys.run.train.run", "recsys.run.prepare.run", "recsys.study.tuning.tune", "recsys.nightly.run"]
     reached = reached_code(entries, CODE_WITHOUT_EFFECT)
     assert reached.left_out == set(CODE_WITHOUT_EFFECT)
     assert set(LIBRARIES_WITHOUT_EFFECT) - reached.libraries == set()
@@ -300,18 +300,23 @@ def test_every_exception_is_met_and_has_its_reason(training: SmallTraining, enco
 @pytest.mark.parametrize(
     ("name", "old", "new", "changed"),
     [
-        ("pipelines/fitting.py", "passed >= share", "passed > share", {"tower", "trial", "arm"}),
-        ("pipelines/fitting.py", "batches_per_epoch * training.epochs", "training.epochs", {"tower", "trial", "arm"}),
-        ("pipelines/job.py", "click_objective,\n            settings", "click_objective and None,\n settings", {"arm"}),
-        ("pipelines/train.py", "training_stream(config, encoded", "training_stream(config, None or encoded", {"arm"}),
+        ("recsys/run/streams.py", "passed >= share", "passed > share", {"tower", "trial", "arm"}),
+        ("recsys/run/assemble.py", "batches_per_epoch * training.epochs", "training.epochs", {"tower", "trial", "arm"}),
+        (
+            "recsys/run/session.py",
+            "click_objective,\n            settings",
+            "click_objective and None,\n settings",
+            {"arm"},
+        ),
+        ("recsys/run/train.py", "training_stream(config, encoded", "training_stream(config, None or encoded", {"arm"}),
         ("recsys/monitoring/gradient_norms.py", "def norms_of_squares(", "def norms_of_squares(*, ", None),
         ("recsys/monitoring/frozen_proof.py", "hexdigest()", "hexdigest()[1:]", None),
         ("recsys/streaming/shuffle.py", "_ROW_DRAW = ", "_ROW_DRAW = 1 + ", {"tower", "trial", "arm"}),
         ("recsys/datasets/partitions.py", "_ROW_HASH = ", "_ROW_HASH = 1 and ", {"rows"}),
         ("recsys/datasets/movielens.py", "_TRAIN_SHARE", "_TRAINING_SHARE", set()),
-        ("recsys/datasets/online_retail/source.py", '"""', '"""Of ours. ', set()),
-        ("recsys/streaming/advice.py", '"""', '"""Better advice. ', set()),
-        ("recsys/streaming/advice.py", "\ndef ", "\ndef _more() -> None:\n    pass\n\n\ndef ", set()),
+        ("recsys/datasets/online_retail/retail_source.py", '"""', '"""Of ours. ', set()),
+        ("recsys/inspection/advice.py", '"""', '"""Better advice. ', set()),
+        ("recsys/inspection/advice.py", "\ndef ", "\ndef _more() -> None:\n    pass\n\n\ndef ", set()),
         ("pipelines/console.py", "\ndef ", "\ndef _more() -> None:\n    pass\n\n\ndef ", set()),
         ("pipelines/train.py", "Next: recsys ui", "Now: recsys ui", set()),
         ("recsys/tracking/figures.py", "COLOURS", "COLOURS_OF_OURS", set()),

@@ -7,11 +7,11 @@ import pyarrow.dataset as ds
 import pytest
 import torch
 
-from pipelines.compose import compose_config
-from pipelines.fitting import ranker_stream, started
-from pipelines.prepare import run as prepare
+from recsys.config.compose import compose_config
 from recsys.datasets.encoded import EncodedDataset
 from recsys.progress import silent
+from recsys.run.prepare import run as prepare
+from recsys.run.streams import ranker_stream, started
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.recording import Curves
-from pipelines.run_folder import CONFIG, CURVES, RESULT, load_config, load_result
-from pipelines.tuning import TRIALS, load_trials
 from recsys.config import config_document
+from recsys.config.compose import compose_config
 from recsys.errors import DataError
+from recsys.run.curves import CURVES, load_curves
+from recsys.run.folder import CONFIG, RESULT, load_config, load_result
+from recsys.study.tuning import TRIALS, load_trials
 
 TORN: dict[str, bytes] = {
     "empty": b"",
@@ -27,7 +27,7 @@ TORN: dict[str, bytes] = {
 READERS: dict[str, Callable[[Path], Any]] = {
     CONFIG: load_config,
     RESULT: load_result,
-    CURVES: lambda folder: Curves.load(folder / CURVES),
+    CURVES: load_curves,
     TRIALS: load_trials,
 }
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines import side_by_side
-from pipelines.side_by_side import Failure, Piece, free_processes, run_side_by_side
 from recsys.errors import DataError
 from recsys.progress import Progress, silent
+from recsys.study import workers as side_by_side
+from recsys.study.workers import Failure, Piece, free_processes, run_side_by_side
 from tests.faults.commands import ROOT
 
 STATE = {"pieces": 0}
@@ -81,20 +81,20 @@ def test_a_piece_that_fails_is_returned_with_its_code_and_reason_and_the_others_
     assert "Traceback" in (tmp_path / "bug").read_text()
 
 
-def test_a_module_of_the_users_working_folder_takes_no_librarys_place(tmp_path: Path):
+def test_a_script_needs_no_guard_and_a_module_of_its_working_folder_takes_no_librarys_place(tmp_path: Path):
     script, elsewhere = tmp_path / "bin" / "start.py", tmp_path / "elsewhere"
     for folder in (script.parent, elsewhere):
         folder.mkdir()
     (elsewhere / "random.py").write_text("raise SystemError('taken for the library')")
+    (script.parent / "work.py").write_text("def work(progress):\n    print('worked')\n")
     script.write_text(
         "import sys\n"
         f"sys.path.append({str(ROOT)!r})\n"
         "from pathlib import Path\n"
-        "from pipelines.side_by_side import Piece, run_side_by_side\n"
+        "from recsys.study.workers import Piece, run_side_by_side\n"
         "from recsys.progress import silent\n"
-        "def work(progress):\n    print('worked')\n"
-        "if __name__ == '__main__':\n"
-        "    print(run_side_by_side([Piece('one', work, (), Path('log'))], 1, silent, 'pieces', 'cpu'))\n"
+        "from work import work\n"
+        "print(run_side_by_side([Piece('one', work, (), Path('log'))], 1, silent, 'pieces', 'cpu'))\n"
     )
     ended = subprocess.run([sys.executable, str(script)], cwd=elsewhere, capture_output=True, text=True, check=False)
     assert ended.stdout.strip() == "[]", ended.stderr

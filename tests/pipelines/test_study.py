@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import ablate
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
+from recsys.config.compose import compose_config
 from recsys.errors import TrainingError
 from recsys.progress import silent
+from recsys.run.record import open_store
+from recsys.study import ablate
 from recsys.tracking import names
 from recsys.tracking.studies import find_study
 from tests.recorded import metric_history, recorded_table
@@ -50,11 +50,11 @@ def test_a_frozen_towers_gradient_norm_is_logged_as_zero_and_a_learning_ones_is_
     assert (learning > 0).all()
 
 
-def test_the_frozen_arms_carry_the_proof_that_their_tower_stood_still(study):
+def test_the_frozen_arms_carry_the_proof_that_their_tower_is_unchanged(study):
     for each in study.arms:
         if each.arm.choices["training_mode"] == "frozen_tower":
             proof = each.result.frozen_proof["embedding_tower"]
-            assert proof["stood_still"]
+            assert proof["is_unchanged"]
             assert proof["digest_before"] == proof["digest_after"]
         else:
             assert each.result.frozen_proof == {}

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import prepare
 from pipelines.cli import main
-from pipelines.compose import choices, compose_config
-from pipelines.study_plan import StudyGrid, StudyPlan
+from recsys.config.compose import choices, compose_config
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import UsageError
 from recsys.progress import silent
+from recsys.run import prepare
+from recsys.study.plan import StudyGrid, StudyPlan
 
 TUNED = "ablation.tune.trials=2"
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipelines.compose import compose_config
-from pipelines.fitting import divided_days, ranker_stream, started
-from pipelines.prepare import run as prepare
+from recsys.config.compose import compose_config
 from recsys.datasets.encoded import EncodedDataset
 from recsys.progress import silent
+from recsys.run.prepare import run as prepare
+from recsys.run.streams import divided_days, ranker_stream, started
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,13 @@ from typing import Any
 import mlflow
 import pytest
 
-import pipelines.fitting
-from pipelines import ablate, prepare, tuning
-from pipelines.compose import compose_config
-from pipelines.recording import open_store
-from pipelines.study_plan import StudyGrid, StudyPlan
+import recsys.run.assemble
+from recsys.config.compose import compose_config
 from recsys.progress import silent
+from recsys.run import prepare
+from recsys.run.record import open_store
+from recsys.study import ablate, tuning
+from recsys.study.plan import StudyGrid, StudyPlan
 from tests.recorded import recorded_table
 
 WORDS = ["ablation.tune.trials=3", "ablation.seeds=[0]"]
@@ -57,13 +58,13 @@ def test_trials_never_read_a_test_row_and_a_search_goes_on_where_it_was(
     tuned: ablate.Study, small_world: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     opened = []
-    stream = pipelines.fitting.BatchStream
+    stream = recsys.run.assemble.BatchStream
 
     def watched(root: Path, split: str, *arguments: Any, **options: Any) -> Any:
         opened.append(split)
         return stream(root, split, *arguments, **options)
 
-    monkeypatch.setattr(pipelines.fitting, "BatchStream", watched)
+    monkeypatch.setattr(recsys.run.assemble, "BatchStream", watched)
     words = [*small_world, *WORDS]
     search = StudyPlan(StudyGrid(words), prepare.run(compose_config(words), silent)).searches()["frozen"]
     kept = trials_of(tuned)["frozen"]

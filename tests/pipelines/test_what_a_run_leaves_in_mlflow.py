@@ -14,13 +14,13 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, Run
 
 from pipelines.cli import main
-from pipelines.compose import compose_config
-from pipelines.prepare import run as prepare
-from pipelines.recording import open_store
-from pipelines.run_folder import PREDICTIONS
+from recsys.config.compose import compose_config
 from recsys.datasets.decode import raw_rows
 from recsys.evaluation.stored_predictions import load_predictions
 from recsys.progress import silent
+from recsys.run.folder import PREDICTIONS
+from recsys.run.prepare import run as prepare
+from recsys.run.record import open_store
 from recsys.tracking import names
 
 MODES = {"frozen_tower": "conditional", "end_to_end": "parallel"}
@@ -68,7 +68,7 @@ def test_a_run_is_named_by_what_differs_first_and_tagged_with_what_it_is(recorde
     assert run.info.run_name == "frozen_tower/conditional/s0"
     tags = run.data.tags
     assert (tags[names.TAG_KIND], tags[names.TAG_ARM]) == ("train", "frozen_tower/conditional")
-    assert tags[names.TAG_FROZEN_PROOF] == "stood still"
+    assert tags[names.TAG_FROZEN_PROOF] == "unchanged"
     assert "mlflow.parentRunId" not in tags, "nested runs vanish from the pages that compare"
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from recsys.errors import BusyError, DataError, UsageError
-from recsys.scheduling.promotion import ChampionFile, Difference, decide
-from recsys.scheduling.stage import held_lock
+from recsys.locks import held_lock
+from recsys.scheduling.promotion import AucDifference, ChampionFile, decide
 
-BETTER = Difference(0.004, 0.001, 0.007)
-UNDEFINED = Difference(math.nan, math.nan, math.nan)
+BETTER = AucDifference(0.004, 0.001, 0.007)
+UNDEFINED = AucDifference(math.nan, math.nan, math.nan)
 
 
 def runs_with(folder: Path, *names: str) -> ChampionFile:
@@ -21,7 +21,7 @@ def runs_with(folder: Path, *names: str) -> ChampionFile:
 
 
 def test_challenger_better_by_more_than_its_noise_is_promoted() -> None:
-    decision = decide(BETTER, {"new": Difference(0.002, -0.01, 0.014)}, margin=0.005)
+    decision = decide(BETTER, {"new": AucDifference(0.002, -0.01, 0.014)}, margin=0.005)
 
     assert decision.promote
     assert decision.reasons == (
@@ -31,25 +31,25 @@ def test_challenger_better_by_more_than_its_noise_is_promoted() -> None:
 
 @pytest.mark.parametrize("low", [0.0, -0.001])
 def test_challenger_whose_interval_reaches_zero_is_not(low: float) -> None:
-    decision = decide(Difference(0.004, low, 0.009), {}, margin=0.005)
+    decision = decide(AucDifference(0.004, low, 0.009), {}, margin=0.005)
 
     assert not decision.promote
     assert "is not better by more than its noise: +0.0040 [" in decision.reasons[0]
 
 
 def test_one_segment_clearly_worse_by_more_than_the_margin_stands_in_the_way() -> None:
-    decision = decide(BETTER, {"new": Difference(-0.02, -0.03, -0.01), "heavy": BETTER}, margin=0.005)
+    decision = decide(BETTER, {"new": AucDifference(-0.02, -0.03, -0.01), "heavy": BETTER}, margin=0.005)
 
     assert not decision.promote
     assert decision.reasons[1] == ("Segment `new` is worse by more than the margin 0.005: -0.0200 [-0.0300, -0.0100].")
 
 
 def test_segment_worse_by_less_than_the_margin_does_not() -> None:
-    assert decide(BETTER, {"new": Difference(-0.004, -0.005, -0.003)}, margin=0.005).promote
+    assert decide(BETTER, {"new": AucDifference(-0.004, -0.005, -0.003)}, margin=0.005).promote
 
 
 def test_segment_that_reads_worse_within_its_noise_is_said_and_does_not_decide() -> None:
-    decision = decide(BETTER, {"new": Difference(-0.02, -0.06, 0.02)}, margin=0.005)
+    decision = decide(BETTER, {"new": AucDifference(-0.02, -0.06, 0.02)}, margin=0.005)
 
     assert decision.promote
     assert "Segment `new` reads worse, but within its noise" in decision.reasons[1]

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from recsys.errors import BusyError, CannotWriteError, DataError
+from recsys.errors import CannotWriteError, DataError
 from recsys.scheduling.stage import (
     RECEIPT_NAME,
     Stage,
-    held_lock,
     input_fingerprint,
     is_up_to_date,
     run_stage,
@@ -185,23 +184,6 @@ def test_killed_holder_leaves_nothing_under_the_final_name_and_the_next_starter_
     assert sorted(path.name for path in (tmp_path / "encoded").iterdir()) == ["half", "receipt.json", "whole"]
     # What the killed one left beside it is swept, so a crash every day does not fill the disk.
     assert sorted(path.name for path in tmp_path.iterdir()) == [".encoded.lock", "encoded", "finish", "log"]
-
-
-def test_lock_that_a_dead_process_signed_does_not_name_it(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    lock = tmp_path / ".lock"
-    with held_lock(lock, "The table"):
-        lock.write_text(json.dumps({"pid": dead.pid, "host": os.uname().nodename, "since": "2011-09-01"}))
-        with pytest.raises(BusyError, match=r"^The table is being worked on by another process, which has not signed"):
-            held_lock(lock, "The table").__enter__()
-
-
-def test_lock_is_free_again_after_its_holder_failed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="broken"), held_lock(tmp_path / ".lock", "The table"):
-        raise ValueError("broken")
-    with held_lock(tmp_path / ".lock", "The table"):
-        pass
 
 
 def test_output_below_a_file_is_refused_before_any_work(tmp_path: Path) -> None:

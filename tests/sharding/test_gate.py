@@ -1,4 +1,4 @@
-"""The gate holds the fused update back until it is told what to do with it."""
+"""The gate holds the fused update back until it is released or discarded."""
 
 import copy
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torchrec.modules.embedding_configs import PoolingType
 
-from recsys.sharding.fused import table_optimizer_state, table_weights
 from recsys.sharding.gate import TableGate
+from recsys.sharding.whole_state import table_optimizer_state, table_weights
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of
 
@@ -26,7 +26,7 @@ def plain_tables(plain):
     return {name: p for name, p in plain.named_parameters() if "embedding_bags" in name}
 
 
-def test_tables_stand_still_until_the_gate_opens(context):
+def test_tables_are_unchanged_until_the_gate_opens(context):
     plain, wrapped, gate = gated_parts(context)
     loss_of(wrapped, keyed_ids(BAGS[0])).backward()
     held = table_weights(wrapped)

@@ -6,15 +6,9 @@ import pytest
 import torch
 from torchrec.modules.embedding_configs import PoolingType
 
-from recsys.sharding.fused import (
-    averaged_parameters,
-    load_table_optimizer_state,
-    table_kernels,
-    table_optimizer_state,
-    table_weights,
-    tables,
-)
 from recsys.sharding.gate import TableGate
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import load_table_optimizer_state, table_optimizer_state, table_weights
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
 from tests.sharding.tables import BAGS, FEATURES, TwoParts, keyed_ids, loss_of
 from tests.sharding.two_processes import run_in_two
@@ -33,7 +27,7 @@ def wrapped_parts(context, rule, sharding, seed=0):
 
 def learn(context, wrapped, gate, bags, scale=None):
     loss_of(wrapped, keyed_ids(bags)).backward()
-    average_dense_gradients(averaged_parameters(wrapped), context)
+    average_dense_gradients(inventory_of(wrapped).averaged_parameters(), context)
     gate.release(YES, scale)
 
 
@@ -46,8 +40,10 @@ def test_they_learn_as_fused_tables_do(context, rule):
         learn(context, fused, fused_gate, bags, torch.tensor(0.25 if step == 1 else 1.0))
         learn(context, replicated, gate, bags, torch.tensor(0.25 if step == 1 else 1.0))
 
-    assert tables(fused).keys() == tables(replicated).keys()
-    assert [t.optimizer for t in tables(fused).values()] == [t.optimizer for t in tables(replicated).values()]
+    assert inventory_of(fused).tables.keys() == inventory_of(replicated).tables.keys()
+    assert [t.optimizer for t in inventory_of(fused).tables.values()] == [
+        t.optimizer for t in inventory_of(replicated).tables.values()
+    ]
     expected = {**table_weights(fused), **table_optimizer_state(fused)}
     found = {**table_weights(replicated), **table_optimizer_state(replicated)}
     assert expected.keys() == found.keys()
@@ -68,7 +64,11 @@ def test_a_withheld_update_moves_no_bit_of_them(context, rule):
     assert all(
         torch.equal(t, before[n]) for n, t in {**table_weights(wrapped), **table_optimizer_state(wrapped)}.items()
     )
-    assert all(table.grad is None for table in averaged_parameters(wrapped) if table.dim() == 2 and table.shape[1] == 8)
+    assert all(
+        table.grad is None
+        for table in inventory_of(wrapped).averaged_parameters()
+        if table.dim() == 2 and table.shape[1] == 8
+    )
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -86,11 +86,11 @@ def test_their_rate_is_set_like_any_kernels(context):
     wrapped, gate = wrapped_parts(context, "sgd", REPLICATED)
     before = table_weights(wrapped)
 
-    for kernel in table_kernels(wrapped):
+    for kernel in inventory_of(wrapped).kernels():
         kernel.set_learning_rate(0.0)
     learn(context, wrapped, gate, BAGS[0])
 
-    assert [kernel.learning_rate for kernel in table_kernels(wrapped)] == [0.0, 0.0]
+    assert [kernel.learning_rate for kernel in inventory_of(wrapped).kernels()] == [0.0, 0.0]
     assert all(torch.equal(weight, before[name]) for name, weight in table_weights(wrapped).items())
 
 

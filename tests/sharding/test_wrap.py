@@ -8,7 +8,8 @@ import torch
 from torchrec.modules.embedding_configs import PoolingType
 
 from recsys.errors import UsageError
-from recsys.sharding.fused import dense_parameters, load_whole_state, whole_state
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
 from tests.sharding.tables import BAGS, FEATURES, TwoParts, keyed_ids, loss_of
 from tests.sharding.two_processes import run_in_two
@@ -80,11 +81,11 @@ def trained(context, pooling, sharding):
 
 
 def drawn_dense(ranker):
-    return {name: p.detach().clone() for name, p in dense_parameters(ranker).items()}
+    return {name: p.detach().clone() for name, p in inventory_of(ranker).dense_parameters().items()}
 
 
 def take_step(wrapped, bags, context):
-    parameters = list(dense_parameters(wrapped).values())
+    parameters = list(inventory_of(wrapped).dense_parameters().values())
     for parameter in parameters:
         parameter.grad = None
     loss_of(wrapped, keyed_ids(bags)).backward()

@@ -1,4 +1,8 @@
-"""Runs a test's function in two processes joined by gloo, and hands back what each of them returned."""
+"""Runs a test's function in two processes joined by gloo, and hands back what each of them returned.
+
+They are forked from the server that studies fork their arms from, which has imported torch and all that a ranker needs:
+a test pays for its work and for no start of Python.
+"""
 
 import json
 import os
@@ -10,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from pipelines.side_by_side import _processes_for
 
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
 
@@ -21,8 +26,14 @@ def run_in_two(function: Callable[..., Any], folder: Path, *arguments: Any) -> l
 
     `function` stands at the top of its module, so that the new processes can import it.
     """
-    multiprocessing.spawn(_work, args=(function, str(folder), arguments), nprocs=2)
+    start_in_two(_work, (function, str(folder), arguments))
     return [json.loads((folder / f"result-{rank}.json").read_text()) for rank in range(2)]
+
+
+def start_in_two(function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Call `function(rank, *arguments)` in two processes and wait for both; an error of either is raised here."""
+    method = _processes_for("cpu").get_start_method()
+    multiprocessing.start_processes(function, args=arguments, nprocs=2, start_method=method)
 
 
 def _work(rank: int, function: Callable[..., Any], folder: str, arguments: tuple) -> None:

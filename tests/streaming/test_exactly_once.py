@@ -1,6 +1,6 @@
 """Runs that stop and go on elsewhere: every row once an epoch, at any number of ranks and threads, bit for bit.
 
-A life is what happens to one training: stints on some ranks, each with threads of its own, that stop after some
+A life is what happens to one training: runs on some ranks, each with threads of its own, that stop after some
 batches, in the middle of an epoch or beyond its end, and go on from the saved state.
 """
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from recsys.streaming.shuffle import Stint
+from recsys.streaming.shuffle import ConsumedBatches
 from tests.streaming.rows import open_stream, write_layout
 
 few_examples = settings(max_examples=30, deadline=None)
@@ -26,7 +26,7 @@ orders = st.sampled_from(
 
 @dataclass(frozen=True)
 class Leg:
-    """One stint of a life."""
+    """One run of a life."""
 
     ranks: int
     threads: int
@@ -171,8 +171,8 @@ def test_going_on_at_other_ranks_is_the_same_to_the_bit_each_time_and_with_any_t
     root, rows = folders(layout), sum(map(sum, layout))
     _, state = go_on(root, None, before, 0, order)
     left = rows
-    for stint in state["stints"]:
-        left -= sum(Stint(**stint).consumed_of(left))
+    for run in state["stints"]:
+        left -= sum(ConsumedBatches(**run).rows_by_rank(left))
     if 0 < left < after.ranks:
         return  # refused: a rank would get no row
     once, again = (

@@ -152,14 +152,14 @@ def test_a_resumed_stream_goes_on_with_the_very_batches_of_an_unbroken_one(
 
 
 @few_examples
-@given(layout=layouts, stints=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(0, 4)), max_size=3))
-def test_ranks_may_change_in_mid_epoch_and_every_row_still_comes_once(folders, layout, stints):
+@given(layout=layouts, runs=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 6), st.integers(0, 4)), max_size=3))
+def test_ranks_may_change_in_mid_epoch_and_every_row_still_comes_once(folders, layout, runs):
     left = rows_of(layout)
     if not left:
         return
     root = folders(layout)
     state, seen = None, []
-    for world_size, batch_size, batches in [*stints, (1, 4, 1000)]:
+    for world_size, batch_size, batches in [*runs, (1, 4, 1000)]:
         if 0 < left < world_size:
             continue
         states = []

@@ -18,7 +18,7 @@ def address(memory, rows, role="label"):
     return memory.empty(role, [rows], torch.float32).data_ptr()
 
 
-def test_a_block_is_lent_again_once_its_tensor_is_gone():
+def test_a_block_is_used_again_once_its_tensor_is_gone():
     memory = ReusedMemory(most_blocks=4)
 
     assert address(memory, 100) == address(memory, 100) == address(memory, 40)
@@ -130,7 +130,13 @@ def test_an_error_of_the_step_leaves_no_thread_behind(tmp_path):
     assert not background_threads()
 
 
-def test_arrow_keeps_its_memory_where_recsys_is_imported_first():
-    shown = "import recsys.streaming.loader, os; print(os.environ['MIMALLOC_PURGE_DELAY'])"
+def test_a_command_lets_arrow_keep_its_memory_and_the_library_leaves_the_environment_alone():
+    shown = (
+        "import os, sys, recsys; before = dict(os.environ); recsys.train; assert dict(os.environ) == before\n"
+        "from pipelines.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: print(os.environ['MIMALLOC_PURGE_DELAY'])"
+    )
+    printed = subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True).stdout
 
-    assert subprocess.run([sys.executable, "-c", shown], capture_output=True, text=True).stdout == "-1\n"
+    assert printed.splitlines()[-1] == "-1"

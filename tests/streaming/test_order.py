@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.streaming.parquet import RowGroup
-from recsys.streaming.shuffle import EpochOrder, Stint, Turns, batch_sizes, count_batches, count_rows
+from recsys.streaming.row_groups import RowGroup
+from recsys.streaming.shuffle import ConsumedBatches, EpochOrder, RoundRobin, batch_sizes, count_batches, count_rows
 
 # No file is touched, so examples are cheap.
 many_examples = settings(max_examples=150, deadline=None)
@@ -17,7 +17,9 @@ layouts = st.lists(st.integers(1, 40), min_size=1, max_size=12)
 # Which row groups are not whole but go on where the one before them ended, as parts of a huge one.
 parts = st.frozensets(st.integers(1, 11), max_size=8)
 # The runs that read an epoch one after the other: ranks, batch size, batches until the stop.
-runs = st.lists(st.builds(Stint, st.integers(1, 5), st.integers(1, 9), st.integers(0, 6)), min_size=1, max_size=5)
+runs = st.lists(
+    st.builds(ConsumedBatches, st.integers(1, 5), st.integers(1, 9), st.integers(0, 6)), min_size=1, max_size=5
+)
 
 
 def order_of(layout, *, seed=3, shuffle=True, buffer=32, in_step=False, parts=frozenset()):
@@ -33,12 +35,10 @@ def rows_in(stream, layout):
     """The rows of the layout, in the order in which a rank reads them."""
     first = np.concatenate([[0], np.cumsum(layout)])
     rows = []
-    for stretch in stream:
-        joined = np.concatenate(
-            [np.arange(piece.start, piece.stop) + first[piece.group.index] for piece in stretch.pool.pieces]
-        )
-        order = stretch.pool.order()
-        rows += (joined if order is None else joined[order])[stretch.start : stretch.stop].tolist()
+    for part in stream:
+        joined = np.concatenate([np.arange(one.start, one.stop) + first[one.group.index] for one in part.pool.slices])
+        order = part.pool.order()
+        rows += (joined if order is None else joined[order])[part.start : part.stop].tolist()
     return rows
 
 
@@ -48,63 +48,63 @@ def in_batches(rows, batches, batch_size):
     return [rows[start:stop] for start, stop in pairwise(ends)]
 
 
-def read_with_stops(order, layout, stints):
+def read_with_stops(order, layout, past):
     """Read an epoch in such runs, the last one to the end; return the steps, each with the rows of every rank."""
     steps = []
-    for number, stint in enumerate(stints):
-        streams = order.streams(0, stint.world_size, stint.batch_size, stints[:number])
+    for number, run in enumerate(past):
+        streams = order.streams(0, run.world_size, run.batch_size, past[:number])
         left = sum(map(count_rows, streams))
         if left:
-            batches = count_batches(left, stint.world_size, stint.batch_size)
-            ranks = [in_batches(rows_in(stream, layout), batches, stint.batch_size) for stream in streams]
+            batches = count_batches(left, run.world_size, run.batch_size)
+            ranks = [in_batches(rows_in(stream, layout), batches, run.batch_size) for stream in streams]
             read = list(zip(*ranks, strict=True))
-            steps += read if stint is stints[-1] else read[: stint.batches]
+            steps += read if run is past[-1] else read[: run.batches]
     return steps
 
 
-def possible(layout, stints):
-    """The stints with as many ranks as find a row each; more are refused by a stream."""
+def possible(layout, past):
+    """The past with as many ranks as find a row each; more are refused by a stream."""
     kept, left = [], sum(layout)
-    for stint in stints:
-        kept.append(replace(stint, world_size=min(stint.world_size, max(left, 1))))
-        left -= sum(kept[-1].consumed_of(left))
+    for run in past:
+        kept.append(replace(run, world_size=min(run.world_size, max(left, 1))))
+        left -= sum(kept[-1].rows_by_rank(left))
     return kept
 
 
 @many_examples
 @given(
     layout=layouts,
-    stints=runs,
+    past=runs,
     buffer=st.integers(1, 90),
     shuffle=st.booleans(),
     in_step=st.booleans(),
     parts=parts,
 )
-def test_every_row_comes_once_however_often_the_ranks_change(layout, stints, buffer, shuffle, in_step, parts):
+def test_every_row_comes_once_however_often_the_ranks_change(layout, past, buffer, shuffle, in_step, parts):
     order = order_of(layout, shuffle=shuffle, buffer=buffer, in_step=in_step, parts=parts)
 
-    steps = read_with_stops(order, layout, possible(layout, stints))
+    steps = read_with_stops(order, layout, possible(layout, past))
 
     assert sorted(row for step in steps for batch in step for row in batch) == list(range(sum(layout)))
 
 
 @many_examples
-@given(layout=layouts, stints=runs, shuffle=st.booleans())
-def test_in_step_any_ranks_with_any_stops_read_the_sequence_of_one(layout, stints, shuffle):
+@given(layout=layouts, past=runs, shuffle=st.booleans())
+def test_in_step_any_ranks_with_any_stops_read_the_sequence_of_one(layout, past, shuffle):
     order = order_of(layout, shuffle=shuffle, in_step=True)
     (alone,) = order.streams(0, 1, 4, [])
 
-    steps = read_with_stops(order, layout, possible(layout, stints))
+    steps = read_with_stops(order, layout, possible(layout, past))
 
     assert [row for step in steps for batch in step for row in batch] == rows_in(alone, layout)
 
 
 @many_examples
-@given(layout=layouts, stints=runs)
-def test_in_step_and_unshuffled_no_row_comes_before_one_of_an_earlier_step(layout, stints):
+@given(layout=layouts, past=runs)
+def test_in_step_and_unshuffled_no_row_comes_before_one_of_an_earlier_step(layout, past):
     order = order_of(layout, shuffle=False, in_step=True)
 
-    steps = read_with_stops(order, layout, possible(layout, stints))
+    steps = read_with_stops(order, layout, possible(layout, past))
 
     joined = [[row for batch in step for row in batch] for step in steps]
     assert all(max(earlier) < min(later) for earlier, later in pairwise(joined))
@@ -113,7 +113,7 @@ def test_in_step_and_unshuffled_no_row_comes_before_one_of_an_earlier_step(layou
 def test_in_step_the_ranks_take_batches_in_turn_and_divide_the_last_step():
     order = order_of([5, 6], shuffle=False, in_step=True)
 
-    steps = read_with_stops(order, [5, 6], [Stint(world_size=2, batch_size=2, batches=3)])
+    steps = read_with_stops(order, [5, 6], [ConsumedBatches(world_size=2, batch_size=2, batches=3)])
 
     assert steps == [([0, 1], [2, 3]), ([4, 5], [6, 7]), ([8], [9, 10])]
 
@@ -124,7 +124,7 @@ def test_every_rank_meets_the_parts_of_a_huge_row_group_together_and_in_their_or
     begins = [place for place in range(len(layout)) if place not in parts]
     order = order_of(layout, in_step=in_step, parts=parts)
     for stream in order.streams(0, min(world_size, sum(layout)), 4, []):
-        met = [piece.group.index for stretch in stream for piece in stretch.pool.pieces]
+        met = [one.group.index for part in stream for one in part.pool.slices]
         huge = [max(begin for begin in begins if begin <= index) for index in met]
         together = [list(places) for _, places in groupby(range(len(met)), key=huge.__getitem__)]
         assert len(together) == len(set(huge))
@@ -140,7 +140,7 @@ def test_turns_are_the_batches_that_every_rank_counts(rows, world_size, batch_si
     last_step = (batches - 1) * world_size * batch_size
 
     for rank in range(world_size):
-        turns = Turns(rank, world_size, batch_size, rows)
+        turns = RoundRobin(rank, world_size, batch_size, rows)
         taken = np.flatnonzero(np.diff(turns.before(np.arange(rows + 1))))
         for step in range(batches - 1):
             first = (step * world_size + rank) * batch_size
@@ -154,8 +154,8 @@ def test_no_pool_is_larger_than_the_buffer_or_the_one_row_group_in_it(layout, bu
     if sum(layout) < world_size:
         return
     for stream in order_of(layout, buffer=buffer, in_step=in_step).streams(0, world_size, 4, []):
-        for stretch in stream:
-            assert len(stretch.pool.pieces) == 1 or count_rows(stretch.pool.pieces) <= buffer
+        for part in stream:
+            assert len(part.pool.slices) == 1 or count_rows(part.pool.slices) <= buffer
 
 
 @many_examples

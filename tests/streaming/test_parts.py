@@ -6,15 +6,15 @@ import pyarrow as pa
 import pytest
 
 from recsys.errors import DataError
-from recsys.streaming import parquet
-from recsys.streaming.parts import OpenRowGroup, Part, PartReader
+from recsys.streaming import parquet, row_groups
+from recsys.streaming.row_groups import OpenRowGroup, PartReader, RowGroup
 from tests.streaming.rows import encoded_rows, keys, open_stream, write_column, write_layout
 
 
 @pytest.fixture(autouse=True)
 def parts_of_four_rows(monkeypatch):
     """Row groups of more than 8 rows are huge."""
-    monkeypatch.setattr(parquet, "ROWS_OF_A_PART", 4)
+    monkeypatch.setattr(row_groups, "ROWS_OF_A_PART", 4)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_damage_in_a_huge_row_group_is_named_with_its_column(tmp_path, decode_th
 
 def test_parts_that_a_plan_repeats_are_read_again(tmp_path):
     path = write_column(tmp_path, {}, rows=20)
-    parts = [Part(path, 0, first, 4) for first in (8, 12, 8)]
+    parts = [RowGroup(path.parent, path.name, 0, 4, first) for first in (8, 12, 8)]
     reader = PartReader(parts)
 
     found = [reader.read(part, ["user_key"]).column("user_key").to_pylist() for part in parts]

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from recsys.streaming.pools import decoding, run_ahead
+from recsys.streaming.pools import decoding, prefetched
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def several_threads():
 
 
 def test_torch_uses_one_thread_in_the_background_and_as_many_as_before_in_front(several_threads):
-    ahead = run_ahead((torch.get_num_threads() for _ in range(2)), depth=1)
+    ahead = prefetched((torch.get_num_threads() for _ in range(2)), depth=1)
     assert list(ahead) == [1, 1]
     with decoding(2) as executor:
         assert [executor.submit(torch.get_num_threads).result() for _ in range(4)] == [1] * 4
@@ -41,7 +41,7 @@ def test_every_background_thread_is_on_the_gpu_of_the_thread_that_wants_its_work
         with decoding(1) as executor:
             yield executor.submit(torch.cuda.current_device).result()
 
-    assert list(run_ahead(gpus(), depth=1)) == [2, 2]
+    assert list(prefetched(gpus(), depth=1)) == [2, 2]
 
 
 def test_where_no_gpu_computes_no_background_thread_asks_for_one(monkeypatch):

@@ -128,7 +128,7 @@ def test_files_come_in_the_order_of_their_numbers_and_unfinished_ones_not_at_all
 
     found = open_folder(tmp_path).files("", ".parquet")
 
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == [
+    assert [path.removeprefix(f"{tmp_path}/") for path in found] == [
         "b/part-1.parquet", "part-9.parquet", "part-10.parquet",
     ]  # fmt: skip
 

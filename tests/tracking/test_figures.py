@@ -6,6 +6,7 @@ from io import BytesIO
 import pytest
 from matplotlib.figure import Figure
 
+from recsys.tracking import names
 from recsys.tracking.figures import aligned, arm_colours, auc_by_segment, calibration, gradient_norms, learning_curves
 
 
@@ -26,7 +27,11 @@ def test_learning_curves_name_their_axes_and_tell_the_best_validation_point():
     curve = ([100, 200, 300], [0.60, 0.50, 0.55])
 
     arms = {"frozen": [curve]}
-    shown = words(learning_curves({"train_loss": arms, "valid_log_loss": arms, "valid_auc": arms}))
+    shown = words(
+        learning_curves(
+            {names.TRAIN_LOSS: arms, names.score(names.VALIDATION, "log_loss"): arms, names.auc(names.VALIDATION): arms}
+        )
+    )
 
     assert {"Training loss", "Validation log loss", "Validation AUC", "Step"} <= shown
     # The lowest log loss and the highest AUC.
@@ -36,7 +41,7 @@ def test_learning_curves_name_their_axes_and_tell_the_best_validation_point():
 def test_learning_curves_of_several_arms_share_one_legend():
     curve = ([1, 2], [0.6, 0.5])
 
-    figure = learning_curves({"train_loss": {"frozen": [curve], "fine-tuned": [curve, curve]}})
+    figure = learning_curves({names.TRAIN_LOSS: {"frozen": [curve], "fine-tuned": [curve, curve]}})
 
     assert {"frozen", "fine-tuned", "not measured"} <= words(figure)
     assert len(figure.legends) == 1
@@ -80,18 +85,18 @@ def test_a_segment_without_an_auc_gets_no_bar_and_no_number():
 
 def test_an_arm_has_one_colour_everywhere():
     colours = arm_colours(["frozen", "tuned"])
-    figure = learning_curves({"train_loss": {"frozen": [([1], [1.0])], "tuned": [([1], [1.0])]}})
+    figure = learning_curves({names.TRAIN_LOSS: {"frozen": [([1], [1.0])], "tuned": [([1], [1.0])]}})
 
     assert [line.get_color() for line in figure.axes[0].lines] == [colours["frozen"], colours["tuned"]]
 
 
 def test_several_seeds_are_a_line_for_their_mean_and_a_band_and_one_seed_is_a_line():
-    figure = learning_curves({"train_loss": {"frozen": [([1, 2], [0.6, 0.4]), ([1, 2], [0.8, 0.6])]}})
+    figure = learning_curves({names.TRAIN_LOSS: {"frozen": [([1, 2], [0.6, 0.4]), ([1, 2], [0.8, 0.6])]}})
 
     (line,), (band,) = figure.axes[0].lines, figure.axes[0].collections
     assert line.get_ydata().tolist() == pytest.approx([0.7, 0.5])
     assert {round(height, 6) for _, height in band.get_paths()[0].vertices} == {0.6, 0.8, 0.4}
-    assert not learning_curves({"train_loss": {"frozen": [([1, 2], [0.6, 0.4])]}}).axes[0].collections
+    assert not learning_curves({names.TRAIN_LOSS: {"frozen": [([1, 2], [0.6, 0.4])]}}).axes[0].collections
 
 
 def test_arms_that_stopped_early_still_have_a_band_where_the_others_go_on():

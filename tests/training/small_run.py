@@ -17,7 +17,7 @@ from recsys.training.loss import click_objective
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
 from recsys.training.snapshot import BestWeights
-from recsys.training.stages import Stage, TrainingStages, optimizers_in
+from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
 from tests.small_model import ROWS, SEGMENTS, batch_of, small_ranker
 
 CONSTANT = RateSchedule(warmup_steps=0, total_steps=1, final_share=1.0)
@@ -128,7 +128,9 @@ def small_run(
     weight_decay: float = 0.1,
 ) -> SmallRun:
     """Build a run in one mode; every row-wise Adagrad and AdamW learns at `rate`."""
-    run = staged_run(context, [Stage(mode)], ranker=ranker, schedule=schedule, rate=rate, weight_decay=weight_decay)
+    run = staged_run(
+        context, [TrainingStage(mode)], ranker=ranker, schedule=schedule, rate=rate, weight_decay=weight_decay
+    )
     assert run.stages is not None
     run.stages.proof.close()  # whoever wants a proof makes one
     run.stages = None
@@ -137,7 +139,7 @@ def small_run(
 
 def staged_run(
     context: ProcessContext,
-    stages: Sequence[Stage],
+    stages: Sequence[TrainingStage],
     *,
     ranker: nn.Module | None = None,
     schedule: RateSchedule = CONSTANT,

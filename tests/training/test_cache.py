@@ -10,10 +10,11 @@ import torch
 from recsys.composition.conditional import SegmentRoutedComposition
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.errors import TrainingError, UsageError
-from recsys.sharding.fused import load_whole_state, table_shards, whole_state
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.towers.embedding import TowerKind, TowerSpec
 from recsys.training.cache import TowerCache
-from recsys.training.snapshot import give_back, take
+from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import JOINED_WIDTH, ROWS, Row, batch_of, small_ranker, small_schema
 from tests.training.small_run import Batches, SmallRun, small_run
@@ -139,11 +140,11 @@ def test_a_resumed_run_with_a_cold_cache_equals_the_unbroken_one_bit_for_bit(con
     unbroken.train(STEPS)
     cached(first)
     first.train(5)
-    held = take(first.ranker, first.optimizers, first.stream, first.best, first.state.to_document())
+    held = state_dict(first.ranker, first.optimizers, first.stream, first.best, first.state.to_document())
 
     cached(second)
     second.state = second.state.from_document(
-        give_back(held, second.ranker, second.optimizers, second.stream, second.best)
+        load_state_dict(held, second.ranker, second.optimizers, second.stream, second.best)
     )
     second.train(STEPS)
 
@@ -157,7 +158,7 @@ def nudge_a_layer(run: SmallRun) -> None:
 
 
 def nudge_a_table(run: SmallRun) -> None:
-    table_shards(tower_of(run))[0].weight[1:] += 0.5
+    inventory_of(tower_of(run)).shards()[0].weight[1:] += 0.5
 
 
 def load_other_weights(run: SmallRun) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loss import click_objective
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers

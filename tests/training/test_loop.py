@@ -1,4 +1,4 @@
-"""The loop lowers the loss, reports when it should, ends when it should, and a bad batch moves nothing."""
+"""The loop lowers the loss, reports when it should, ends when it should, and a bad batch changes nothing."""
 
 import copy
 import math
@@ -8,8 +8,8 @@ import torch
 
 from recsys.errors import DataError, TrainingError
 from recsys.monitoring.segment_gradients import SegmentGradients
-from recsys.sharding.fused import whole_state
 from recsys.sharding.gate import TableGate
+from recsys.sharding.whole_state import whole_state
 from recsys.training import step
 from recsys.training.loop import LoopState
 from recsys.training.loss import click_objective
@@ -35,7 +35,7 @@ def infinite_gradient(loss):
 
 
 def everything(run):
-    return {**whole_state(run.ranker), **run.optimizers.state()}
+    return {**whole_state(run.ranker), **run.optimizers.state_dict()}
 
 
 def test_training_lowers_the_loss(context):
@@ -193,7 +193,7 @@ def test_clipping_scales_the_whole_gradient_tables_included(context):
     report = run.train(1, max_gradient_norm=limit)[0]
 
     assert report.gradient_norms["whole"] == pytest.approx(reported, rel=1e-6)  # before clipping
-    state = run.optimizers.state()
+    state = run.optimizers.state_dict()
     for name, parameter in plain.named_parameters():
         if f"{name}.sum" in state:  # the first step's accumulator shows the gradient that the table was given
             by_hand, found = parameter.grad.square().mean(dim=1), state[f"{name}.sum"]
@@ -204,7 +204,7 @@ def test_clipping_scales_the_whole_gradient_tables_included(context):
         assert torch.allclose(found, by_hand, rtol=1e-4, atol=1e-9), name
 
 
-def test_an_absent_segments_parameters_and_moments_stand_still(context):
+def test_an_absent_segments_parameters_and_moments_are_unchanged(context):
     run, states = small_run(context, weight_decay=0.5), []
 
     def objective(ranker, batch):

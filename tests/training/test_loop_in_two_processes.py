@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from recsys.monitoring.frozen_proof import FrozenProof
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.training.loss import click_objective
-from recsys.training.snapshot import give_back, take
+from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of
 from tests.training.small_run import Batches, small_run
@@ -32,13 +32,13 @@ def train_together(context):
         "norms": [report.gradient_norms for report in reports],
         "rows_seen": [report.rows_seen for report in reports],
         "weights": {name: tensor.flatten().tolist() for name, tensor in everything(run).items()},
-        "stood_still_in_the_second_step": absent[1] == absent[2],
+        "is_unchanged_in_the_second_step": absent[1] == absent[2],
         "moved_in_the_first_step": absent[0] != absent[1],
     }
 
 
 def everything(run):
-    return {**whole_state(run.ranker), **run.optimizers.state()}
+    return {**whole_state(run.ranker), **run.optimizers.state_dict()}
 
 
 def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tmp_path, context):
@@ -57,7 +57,7 @@ def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tmp_path, conte
     for name, tensor in everything(alone).items():
         assert torch.allclose(torch.tensor(first["weights"][name]), tensor.flatten(), atol=1e-4), name
     assert first["moved_in_the_first_step"]
-    assert first["stood_still_in_the_second_step"]
+    assert first["is_unchanged_in_the_second_step"]
 
 
 def skip_and_stop(context):
@@ -74,16 +74,16 @@ def skip_and_stop(context):
         return loss * math.nan if bad else loss
 
     run.train(100, objective)
-    snapshot = take(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
     fresh = small_run(context, "frozen_tower")
-    give_back(snapshot, fresh.ranker, fresh.optimizers, fresh.stream, fresh.best)
+    load_state_dict(snapshot, fresh.ranker, fresh.optimizers, fresh.stream, fresh.best)
     after = everything(fresh)
     return {
         "step": run.state.step,
         "skipped": all(torch.equal(tensor, states[1][name]) for name, tensor in states[2].items()),
         "bad": run.state.non_finite_batches,
         "resumed": all(torch.equal(tensor, after[name]) for name, tensor in everything(run).items()),
-        "proof": proof.record()["embedding_tower"]["stood_still"],
+        "proof": proof.record()["embedding_tower"]["is_unchanged"],
     }
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recsys.errors import DataError, TrainingError, UsageError
-from recsys.sharding.fused import tables
+from recsys.sharding.inventory import inventory_of
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
@@ -97,15 +97,17 @@ def test_one_schedule_moves_the_rates_of_dense_parameters_and_tables(context):
 def test_state_comes_back_as_it_was(context):
     trained, fresh = small_run(context), small_run(context)
     trained.train(3)
-    saved = trained.optimizers.state()
+    saved = trained.optimizers.state_dict()
 
-    fresh.optimizers.load_state(saved)
+    fresh.optimizers.load_state_dict(saved)
 
-    again = fresh.optimizers.state()
+    again = fresh.optimizers.state_dict()
     assert set(again) == set(saved)
     assert all(torch.equal(again[name], saved[name]) for name in saved)
     assert any(name.endswith("exp_avg_sq") for name in saved)
-    assert {name.removesuffix(".sum") for name in saved if name.endswith(".sum")} == set(tables(trained.ranker))
+    assert {name.removesuffix(".sum") for name in saved if name.endswith(".sum")} == set(
+        inventory_of(trained.ranker).tables
+    )
 
 
 def test_state_of_another_mode_is_refused_by_name(context):
@@ -113,4 +115,4 @@ def test_state_of_another_mode_is_refused_by_name(context):
     trained.train(1)
 
     with pytest.raises(DataError, match=r"holds `embedding_tower\.\S+`, which no optimizer here keeps"):
-        small_run(context, "frozen_tower").optimizers.load_state(trained.optimizers.state())
+        small_run(context, "frozen_tower").optimizers.load_state_dict(trained.optimizers.state_dict())

@@ -7,8 +7,9 @@ import torch
 
 from recsys.errors import TrainingError
 from recsys.monitoring.gradient_norms import gradient_norms
-from recsys.sharding.fused import averaged_parameters, whole_state
 from recsys.sharding.gate import TableGate
+from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import average_dense_gradients
 from recsys.training.loss import click_objective
 from recsys.training.precision import START_SCALE, Precision, set_single_products, uses_tf32
@@ -27,7 +28,7 @@ def unscaled_norms(context, dtype, rows):
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
         loss = click_objective(run.ranker.module, batch_of(rows))
     loss.backward()
-    average_dense_gradients(averaged_parameters(run.ranker), context)
+    average_dense_gradients(inventory_of(run.ranker).averaged_parameters(), context)
     norms = gradient_norms(run.ranker, gate, context)
     experts = {f"expert/{number}": f"expert/{name}" for number, name in enumerate(SEGMENTS)}
     return {experts.get(name, name): norm for name, norm in norms.items()}
@@ -78,7 +79,7 @@ def test_a_clipped_half_precision_step_moves_by_the_clipped_unscaled_gradient(co
 
     # AdamW's first moment is a tenth of the gradient that it was given; a row's accumulator is the mean square of its
     # gradient's numbers, 4 in every table.
-    state = run.optimizers.state()
+    state = run.optimizers.state_dict()
     dense = sum(100 * tensor.square().sum().item() for name, tensor in state.items() if name.endswith("exp_avg"))
     tables = sum(4 * tensor.sum().item() for name, tensor in state.items() if name.endswith("weight.sum"))
     assert math.sqrt(dense + tables) == pytest.approx(limit, rel=1e-4)  # torch's clipping divides by the norm + 1e-6
@@ -90,7 +91,7 @@ def test_a_scale_that_overflows_halves_until_it_fits_and_no_skipped_step_moves_a
     run.stream = Batches([batch_of(ROWS)])
 
     def objective(ranker, batch):
-        states.append({**whole_state(run.ranker), **run.optimizers.state()})
+        states.append({**whole_state(run.ranker), **run.optimizers.state_dict()})
         # A gradient of thousands at the logits: times 65536 it is past float16's largest number, 65504.
         return 3000 * click_objective(ranker, batch)
 
@@ -116,14 +117,14 @@ def test_the_scale_doubles_after_two_thousand_finite_steps_and_halves_down_to_on
 
     seen = []
     for keep in (YES, YES, YES, NO):
-        precision.follow(keep)
+        precision.update(keep)
         seen.append(precision.state())
     for _ in range(20):
-        precision.follow(NO)
+        precision.update(NO)
 
     assert seen == [(1024.0, 1999), (2048.0, 0), (2048.0, 1), (1024.0, 0)]
     assert precision.state() == (1.0, 0)
-    assert not precision.excuses()
+    assert not precision.can_lower_scale()
 
 
 @pytest.fixture
@@ -161,8 +162,8 @@ def test_the_next_run_of_a_process_is_exact_again(products):
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_other_precisions_have_no_scale(context, name):
     precision = Precision(name, START_SCALE, 0, context.device)
-    precision.follow(NO)
+    precision.update(NO)
 
     assert precision.state() == (1.0, 0)
     assert precision.scaled(torch.tensor(2.0)) == 2.0
-    assert not precision.excuses()
+    assert not precision.can_lower_scale()

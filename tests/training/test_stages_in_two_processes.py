@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from recsys.sharding.fused import whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_TABLES
-from recsys.training.snapshot import Snapshot, give_back, take
-from recsys.training.stages import Stage
+from recsys.training.snapshot import Snapshot, load_state_dict, state_dict
+from recsys.training.stages import TrainingStage
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of
 from tests.training.small_run import Batches, staged_run
 
-STAGES = [Stage(FROZEN_TOWER, steps=1), Stage(TOWER_TABLES, steps=1), Stage(END_TO_END)]
+STAGES = [TrainingStage(FROZEN_TOWER, steps=1), TrainingStage(TOWER_TABLES, steps=1), TrainingStage(END_TO_END)]
 HALVES = [[ROWS[:3], ROWS[3:]], [ROWS[:2], (ROWS[2], ROWS[4])]]
 
 
@@ -19,13 +19,15 @@ def thaw_together(context):
     run = staged_run(context, STAGES)
     run.stream = Batches([batch_of(step[context.rank]) for step in HALVES])
     run.train(1)
-    snapshot, stages = take(run.ranker, run.optimizers, run.stream, run.best, {}), run.stages.to_document()
+    snapshot, stages = state_dict(run.ranker, run.optimizers, run.stream, run.best, {}), run.stages.to_document()
     run.train(4)
 
     other = staged_run(context, STAGES)
     other.stream = Batches(run.stream.batches)
     other.stages.go_to(stages)
-    give_back(Snapshot(snapshot.tensors, snapshot.facts), other.ranker, other.optimizers, other.stream, other.best)
+    load_state_dict(
+        Snapshot(snapshot.tensors, snapshot.facts), other.ranker, other.optimizers, other.stream, other.best
+    )
     other.stages.confirm()
     return {
         "stages": run.stages.to_document() | {"proofs": {}},
@@ -47,7 +49,7 @@ def test_two_processes_thaw_as_one_does_on_the_joined_batch(tmp_path, context):
     assert first == second
     assert first["stages"] == alone.stages.to_document() | {"proofs": {}}
     assert first["proven"] == ["embedding_tower", "embedding_tower.item_side", "embedding_tower.user_side"]
-    # However many processes hold the tower, what stands still has one fingerprint.
+    # However many processes hold the tower, what is frozen has one fingerprint.
     assert first["fingerprints"] == fingerprints
     for name, tensor in whole_state(alone.ranker).items():
         assert torch.tensor(first["weights"][name]) == pytest.approx(tensor.flatten(), abs=1e-4), name

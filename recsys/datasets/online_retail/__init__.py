@@ -7,6 +7,6 @@ each invoice, `examples` lists which products each invoice is asked about, `co_p
 Source of the data: Chen, D. (2012), Online Retail II, UCI Machine Learning Repository, doi 10.24432/C5CG6D, CC BY 4.0.
 """
 
-from recsys.datasets.online_retail.source import OnlineRetailSource
+from recsys.datasets.online_retail.retail_source import OnlineRetailSource
 
 __all__ = ["OnlineRetailSource"]

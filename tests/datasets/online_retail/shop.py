@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 
 from recsys.datasets.database import fetch, temporary_database
 from recsys.datasets.online_retail.examples import Sampling
-from recsys.datasets.online_retail.files import COLUMNS
-from recsys.datasets.online_retail.source import OnlineRetailSource
+from recsys.datasets.online_retail.retail_source import OnlineRetailSource
+from recsys.datasets.online_retail.transactions import COLUMNS
 from recsys.datasets.split import TimeSplit
 from recsys.features.schema import FeatureSchema, load_schema
 from recsys.progress import silent

@@ -1,0 +1,211 @@
+"""The library for who writes Python: prepare rows, pre-train a tower, train a ranker, run an ablation study.
+
+These functions make a configuration of what they are given and call what the commands call (`recsys.run`,
+`recsys.study`), with the same defaults (`conf/`), checks, messages and results: what one of the two has made, the other
+finds. Where rows are asked for, a pandas or polars DataFrame, an Arrow table, a path or a URI will do.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from recsys.build import register_composition, register_network
+from recsys.config.compose import compose_config
+from recsys.config.overrides import override
+from recsys.datasets.table_layout import load_table_layout
+from recsys.errors import UsageError
+from recsys.features.plain_yaml import read_plain_yaml
+from recsys.features.schema import load_schema
+from recsys.progress import Progress, silent
+from recsys.results import Data, Run, Study, Tower
+from recsys.run import prepare as prepare_rows
+from recsys.run import pretrain as pretrain_tower
+from recsys.run import train as train_ranker
+from recsys.run.folder import new_run
+from recsys.run.frames import SCHEMA, is_path, stored_frames
+from recsys.study import ablate as study_of_arms
+
+__all__ = [
+    "Data",
+    "Run",
+    "Schema",
+    "Study",
+    "Tower",
+    "ablate",
+    "prepare",
+    "pretrain",
+    "register_composition",
+    "register_network",
+    "train",
+]
+
+Settings = Mapping[str, Any]
+"""Configuration beside what has an argument of its own: dotted key of `conf/` -> value, {"training.patience": 4}."""
+
+
+class Schema:
+    """What a row is: its columns, label, time and segments, and how they become train, validation and test rows.
+
+    The keys and their checks are those of a schema file (`data/README.md` lists them), the `table:` block included.
+
+    Raises:
+        UsageError: a key or a value cannot be meant; names it, what was found and what is expected.
+    """
+
+    def __init__(self, **document: Any) -> None:
+        self.document = document
+        with TemporaryDirectory() as folder:
+            path = Path(folder, SCHEMA)
+            path.write_text(_text(document), encoding="utf-8")
+            try:
+                schema = load_schema(path)
+                if "table" in document:
+                    load_table_layout(path, schema)
+            except UsageError as error:
+                raise UsageError(str(error).replace(f"Schema file {path}", "Schema")) from None
+
+    def __repr__(self) -> str:
+        return f"Schema({', '.join(f'{key}={value!r}' for key, value in self.document.items())})"
+
+
+def prepare(
+    rows: Any,
+    schema: Schema | str | Path,
+    *,
+    name: str | None = None,
+    folder: str | Path | None = None,
+    settings: Settings | None = None,
+    progress: Progress = silent,
+) -> Data:
+    """Encode rows for training, with everything fitted on the training split; rows that are encoded already are found.
+
+    Args:
+        rows: a frame, the folder or URI of Parquet or CSV files, or a frame for each split:
+            {"train": ..., "validation": ..., "test": ...}.
+        schema: a schema file, or `Schema`. With frames its `table.files` has no meaning.
+        name: of the data in folders and in MLflow; the schema's by default.
+        folder: where `runs/`, `encoded/` and `towers/` are kept; by default where the commands keep them, below the
+            working folder.
+
+    Raises:
+        UsageError: the schema or a setting cannot be meant.
+        DataError: the rows are missing or break the schema; names file or column, found, expected.
+        CannotWriteError: a folder cannot be written.
+    """
+    document = schema.document if isinstance(schema, Schema) else read_plain_yaml(Path(schema), "Schema file")
+    places = {} if folder is None else {f"runtime.{each}": Path(folder, each) for each in ("runs", "encoded", "towers")}
+    words = _words({"data.name": name or document.get("name", "data"), **places, **(settings or {})})
+    below = compose_config(["data=table", "data.schema_path=none", "data.raw=none", *words]).runtime.encoded
+    if is_path(rows):
+        path = stored_frames({}, below, _text(document)) / SCHEMA if isinstance(schema, Schema) else Path(schema)
+        words += _words({"data.raw": rows, "data.schema_path": path})
+    else:
+        frames = dict(rows) if isinstance(rows, Mapping) else {"rows": rows}
+        files = {each: f"{each}.parquet" for each in frames} if isinstance(rows, Mapping) else "rows.parquet"
+        text = _text({**document, "table": {**document.get("table", {}), "files": files}})
+        stored = stored_frames(frames, below, text)
+        words += _words({"data.raw": stored, "data.schema_path": stored / SCHEMA})
+    words = ["data=table", *words]
+    return Data(prepare_rows.run(compose_config(words), progress), tuple(words))
+
+
+def pretrain(
+    data: Data,
+    *,
+    vectors: Any = None,
+    id_column: str = "item_id",
+    vector_column: str = "vector",
+    settings: Settings | None = None,
+    progress: Progress = silent,
+) -> Tower:
+    """Pre-train an embedding tower on the training rows, or import vectors; one that is made already is found.
+
+    Args:
+        vectors: a frame or a Parquet file with an id and a vector per item, made elsewhere; None pre-trains two towers.
+
+    Raises:
+        DataError: vectors are missing or damaged.
+    """
+    words = _words(settings or {})
+    if vectors is not None:
+        below = data.config.runtime.encoded
+        path = Path(vectors) if is_path(vectors) else stored_frames({"vectors": vectors}, below) / "vectors.parquet"
+        columns = {"tower.id_column": id_column, "tower.vector_column": vector_column}
+        words = ["tower=title_vectors", *_words({"tower.vectors": path, **columns}), *words]
+    config = compose_config([*data.overrides, *words])
+    return Tower(pretrain_tower.run(config, data.encoded, progress), tuple(words))
+
+
+def train(
+    data: Data,
+    *,
+    tower: Tower | None = None,
+    composition: str = "parallel",
+    mode: str = "end_to_end",
+    network: str = "cross",
+    epochs: int | None = None,
+    seed: int = 0,
+    settings: Settings | None = None,
+    progress: Progress = silent,
+) -> Run:
+    """Train one ranker, prove that nothing frozen changed, measure it on the test split, and record it in MLflow.
+
+    Args:
+        tower: the one to stand on; None is that of `pretrain(data)`.
+        composition, mode, network: choices of `conf/composition`, `conf/training_mode` and `conf/network`, or what was
+            registered.
+        epochs: at most so many; None follows the number of rows.
+
+    Raises:
+        TrainingError: training diverged, a gradient does not arrive where it should, or a frozen part changed.
+    """
+    chosen = {"composition": composition, "training_mode": mode, "network": network}
+    named = {**chosen, "training.epochs": epochs, "training.seed": seed, **(settings or {})}
+    config = compose_config([*data.overrides, *(tower.overrides if tower else ()), *_words(named)])
+    identity = new_run(config)
+    return Run(train_ranker.run(config, identity, progress), identity.folder)
+
+
+def ablate(
+    data: Data,
+    *,
+    grid: Mapping[str, Sequence[Any]],
+    seeds: int | Sequence[int] = 3,
+    tower: Tower | None = None,
+    contrast: str | None = None,
+    name: str = "study",
+    settings: Settings | None = None,
+    progress: Progress = silent,
+) -> Study:
+    """Train every combination of the grid with every seed, compare them in pairs, and record the study in MLflow.
+
+    Arms that have finished, in an earlier call as well, are not trained again.
+
+    Args:
+        grid: config key or group -> its values, {"training_mode": ["end_to_end", "frozen_tower"]}.
+        seeds: how many, counted from 0, or which.
+        contrast: the key whose effect is asked; None is the grid's first.
+
+    Raises:
+        UsageError: the grid cannot be used.
+        RecsysError: some arms failed; the same call goes on from there.
+    """
+    asked = {
+        "ablation.name": name,
+        "ablation.grid": dict(grid),
+        "ablation.seeds": list(range(seeds) if isinstance(seeds, int) else seeds),
+        "ablation.contrast": contrast or next(iter(grid), "training_mode"),
+    }
+    words = [*data.overrides, *(tower.overrides if tower else ()), *_words({**asked, **(settings or {})})]
+    return Study(study_of_arms.run(words, progress))
+
+
+def _words(values: Settings) -> list[str]:
+    return [override(key, value) for key, value in values.items()]
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    # JSON is YAML; days and times, which JSON lacks, are read from text too.
+    return json.dumps(document, default=str)

@@ -1,0 +1,58 @@
+"""Every knob of a run, typed: one frozen dataclass per group of `conf/`, under the same names.
+
+Where a group offers kinds of things (data, tower, network, composition), each kind has a variant of its own, with the
+knobs that it has and no other. Values stand in `conf/` alone, and what a word means in code stands in `recsys.build`;
+here are types, ranges and checks. `compose.py` makes a `RunConfig` of the files of `conf/` and overrides.
+"""
+
+from recsys.config.ablation import AblationConfig, TuneConfig
+from recsys.config.compositions import COMPOSITIONS, CompositionConfig
+from recsys.config.data import DataConfig, MovielensData, OnlineRetailData, SimulatedData, TableData
+from recsys.config.knobs import checked_dataclass
+from recsys.config.networks import NETWORKS, NetworkConfig
+from recsys.config.recorded import with_own_knobs
+from recsys.config.run_config import (
+    KINDS,
+    DailyConfig,
+    EvaluationConfig,
+    RunConfig,
+    RuntimeConfig,
+    TrackingConfig,
+    TrainingConfig,
+    config_document,
+    config_from,
+    register_variant,
+)
+from recsys.config.tower import ImportedTowerConfig, TowerConfig, TwoTowerConfig
+from recsys.config.training_mode import StageEndConfig, TrainingModeConfig
+
+__all__ = [
+    "COMPOSITIONS",
+    "KINDS",
+    "NETWORKS",
+    "AblationConfig",
+    "CompositionConfig",
+    "DailyConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "ImportedTowerConfig",
+    "MovielensData",
+    "NetworkConfig",
+    "OnlineRetailData",
+    "RunConfig",
+    "RuntimeConfig",
+    "SimulatedData",
+    "StageEndConfig",
+    "TableData",
+    "TowerConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "TrainingModeConfig",
+    "TuneConfig",
+    "TwoTowerConfig",
+    "checked_dataclass",
+    "config_document",
+    "config_from",
+    "register_variant",
+    "with_own_knobs",
+]

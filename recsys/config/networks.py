@@ -1,0 +1,95 @@
+"""The interaction networks: one variant per crossing, with the knobs that it has."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from recsys.config.kinds import Kinds
+from recsys.config.knobs import Fraction, Layers, Width, checked_dataclass
+
+
+@checked_dataclass
+class NetworkConfig:
+    """What every interaction network has: fields of `field_width` numbers each, crossed, and layers on top.
+
+    `hidden_widths` are those of the layers on top, `dropout` is theirs and the head's. `first_order` adds to the logit
+    one weight per id and per number, beside all that is crossed.
+    """
+
+    name: str
+    field_width: Width
+    hidden_widths: tuple[Width, ...]
+    dropout: Fraction
+    first_order: bool
+
+
+NETWORKS = Kinds("network", NetworkConfig)
+AnyNetworkConfig = Annotated[NetworkConfig, NETWORKS]
+
+
+@NETWORKS.add
+@checked_dataclass
+class CrossConfig(NetworkConfig):
+    """The cross network with full matrices, of so many `layers`."""
+
+    name: Literal["cross"]
+    layers: Layers
+
+
+@NETWORKS.add
+@checked_dataclass
+class LowRankCrossConfig(NetworkConfig):
+    """The cross network whose matrices are products of two, `rank` numbers wide between them."""
+
+    name: Literal["cross_low_rank"]
+    layers: Layers
+    rank: Width
+
+
+@NETWORKS.add
+@checked_dataclass
+class DotConfig(NetworkConfig):
+    """Dot products of all pairs of fields."""
+
+    name: Literal["dot"]
+
+
+@checked_dataclass
+class MaskConfig(NetworkConfig):
+    """So many mask blocks (`layers`), each as wide as the first of `hidden_widths`.
+
+    `mask_ratio` is a mask's hidden width over its output's.
+    """
+
+    hidden_widths: Annotated[tuple[Width, ...], Field(min_length=1)]
+    layers: Layers
+    mask_ratio: Annotated[float, Field(gt=0, le=1000)]
+
+    @property
+    def block_widths(self) -> list[int]:
+        """Of each block's output."""
+        return [self.hidden_widths[0]] * self.layers
+
+
+@NETWORKS.add
+@checked_dataclass
+class ParallelMaskConfig(MaskConfig):
+    """Mask blocks side by side."""
+
+    name: Literal["mask_parallel"]
+
+
+@NETWORKS.add
+@checked_dataclass
+class SerialMaskConfig(MaskConfig):
+    """Mask blocks one after the other."""
+
+    name: Literal["mask_serial"]
+
+
+@NETWORKS.add
+@checked_dataclass
+class MlpConfig(NetworkConfig):
+    """No crossing: the layers on top see the fields side by side."""
+
+    name: Literal["mlp"]

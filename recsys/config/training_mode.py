@@ -1,0 +1,92 @@
+"""The training mode's knobs: what of the tower learns and from when, at which share of the rates, and its adapter."""
+
+from typing import Literal
+
+from recsys.config.knobs import Name, PositiveFloat, PositiveInt, Width, checked_dataclass
+
+StageName = Literal["frozen_tower", "tower_tables", "tower_dense", "end_to_end"]
+RateName = Literal[
+    "embedding_tower",
+    "embedding_tower_tables",
+    "embedding_tower_dense",
+    "interaction_network",
+    "interaction_network_tables",
+    "interaction_network_dense",
+    "composition",
+    "head",
+]
+_LADDER = {"frozen_tower": 0, "tower_tables": 1, "tower_dense": 1, "end_to_end": 2}
+# Stages in which a half of the tower learns.
+_LEARNING = {
+    "embedding_tower": {"tower_tables", "tower_dense", "end_to_end"},
+    "embedding_tower_tables": {"tower_tables", "end_to_end"},
+    "embedding_tower_dense": {"tower_dense", "end_to_end"},
+}
+
+
+@checked_dataclass
+class StageEndConfig:
+    """When a stage ends, by one of: so many steps or epochs after it began, or so many validations in a row without a
+    better log loss than the stage's best.
+    """
+
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    patience: PositiveInt | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two ends, or none."""
+        given = [name for name in ("steps", "epochs", "patience") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"a stage ends by one of steps, epochs and patience; found {' and '.join(given) or 'none'}. Give one"
+            )
+
+
+@checked_dataclass
+class TrainingModeConfig:
+    """What of the embedding tower learns, and how fast every part does.
+
+    `stages` are named by what learns of the tower (nothing, its tables, its dense layers, all of it) and follow one
+    another from less to more, each until its end; the last one has none (null). `rates` are shares of the training's
+    learning rates: of a part, or of its tables or dense layers alone, which goes before the part's; whatever is not
+    named has 1 (the discriminative rates of Howard and Ruder, ULMFiT, ACL 2018, section 3.2). `adapter_rank` is that of
+    a low-rank layer on the output of a tower that is frozen to the end, null for none. While the whole tower is frozen
+    its vectors are kept in up to `cache_megabytes`, null for none.
+    """
+
+    name: Name
+    stages: dict[StageName, StageEndConfig | None]
+    rates: dict[RateName, PositiveFloat]
+    adapter_rank: Width | None
+    cache_megabytes: PositiveInt | None
+
+    def __post_init__(self) -> None:
+        """Refuse stages that do not follow one another, and a knob that has nothing to turn."""
+        order = self.stages_in_order()
+        steps = [_LADDER[stage] for stage, _ in order]
+        if not order or len(set(steps)) < len(steps):
+            raise ValueError(
+                f"training mode `{self.name}` has the stages {[*self.stages]}; expected one or more of which each lets "
+                "more of the tower learn than the one before: frozen_tower, then tower_tables or tower_dense, then "
+                "end_to_end"
+            )
+        for stage, end in order[:-1]:
+            if end is None:
+                raise ValueError(f"stage `{stage}` is not the last one and needs an end: steps, epochs or patience")
+        last, end = order[-1]
+        if end is not None:
+            raise ValueError(f"stage `{last}` is the last one and lasts to the end of the run; set it to null")
+        for half, learning in _LEARNING.items():
+            if half in self.rates and last not in learning:
+                raise ValueError(f"`{half}` never learns in training mode `{self.name}`; take its rate out")
+        if self.adapter_rank is not None and last != "frozen_tower":
+            raise ValueError("`adapter_rank` is for a tower that is frozen to the end; set it to null")
+        if self.cache_megabytes is not None and order[0][0] != "frozen_tower":
+            raise ValueError(
+                f"training mode `{self.name}` has no `cache_megabytes`: its tower is never frozen; set it to null"
+            )
+
+    def stages_in_order(self) -> list[tuple[str, StageEndConfig | None]]:
+        """The stages with their ends, from the one in which least learns."""
+        return sorted(self.stages.items(), key=lambda stage: _LADDER[stage[0]])

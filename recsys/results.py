@@ -1,0 +1,171 @@
+"""What the functions of `recsys` return: prepared data, a tower, a run, a study; and how a notebook shows them."""
+
+import html
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from recsys.artifacts.export import load_scorer
+from recsys.config import RunConfig
+from recsys.config.compose import compose_config
+from recsys.datasets.encoded import EncodedDataset
+from recsys.metrics.registry import study_metrics
+from recsys.run.curves import gradient_norms
+from recsys.run.folder import RunResult
+from recsys.run.frames import arrow_table
+from recsys.run.record import CUTOFF
+from recsys.run.serving import MODEL
+from recsys.study import ablate as study_of_arms
+from recsys.towers.artifact import TowerArtifact
+
+
+@dataclass(frozen=True)
+class Data:
+    """Prepared rows.
+
+    Attributes:
+        overrides: what the configuration of everything that is made of them begins with.
+    """
+
+    encoded: EncodedDataset
+    overrides: tuple[str, ...]
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The configuration so far."""
+        return compose_config(self.overrides)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each split."""
+        return {split: self.encoded.rows(split) for split in self.encoded.splits}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What was left out, filled, mended or repeated on the way, as `recsys prepare` shows it."""
+        return {what: number for what, number in self.encoded.manifest.counts.items() if number}
+
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{number:,} {split}" for split, number in self.rows.items())
+        return f"<Data {self.encoded.contract.schema.name}: {rows} rows>"
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A pre-trained embedding tower.
+
+    Attributes:
+        overrides: what makes a configuration stand on it.
+    """
+
+    artifact: TowerArtifact
+    overrides: tuple[str, ...]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where it came from: objective, validation loss and recall, data."""
+        return dict(self.artifact.provenance)
+
+    def __repr__(self) -> str:
+        return f"<Tower of width {self.artifact.spec.width}: {self.provenance.get('made_by', '')}>"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: one ranker, with the weights that validated best."""
+
+    result: RunResult
+    folder: Path
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Scores on the test split as "<metric>/<segment>": "auc/all", "log_loss/all", "auc/new"."""
+        return dict(self.result.scores)
+
+    @property
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """The same of the constant and the logistic regression on the same rows, by name."""
+        return self.result.baselines
+
+    @cached_property
+    def gradient_norms(self) -> pd.DataFrame:
+        """One row per reported step and part: `step`, `part`, `norm`; before clipping, 0 for a frozen part."""
+        return pd.DataFrame(gradient_norms(self.folder), columns=["step", "part", "norm"])
+
+    def score(self, rows: Any) -> NDArray[np.float64]:
+        """Return the probability of a positive label for raw rows, a frame as `prepare` takes it; shape (rows,).
+
+        Raises:
+            DataError: a column is missing or holds what the schema does not allow.
+        """
+        return load_scorer(self.folder / MODEL).score(arrow_table(rows))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {self.metrics[f'{name}/all']:.4f}" for name in ("auc", "log_loss"))
+        return f"<Run {self.result.name}: {shown}; {self.folder}>"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished study."""
+
+    study: study_of_arms.Study
+
+    @property
+    def verdict(self) -> str:
+        """Which value of the contrast is better, for whom, by how much; or how many more seeds would settle it."""
+        return self.study.verdict
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per arm and baseline: its seeds, and over them mean and standard deviation of each metric."""
+        rows = {}
+        for arm, seeds in self.study.scores.items():
+            scores = pd.DataFrame(seeds)
+            rows[arm] = {"seeds": len(scores)} | {
+                column: value
+                for name in study_metrics(CUTOFF)
+                if f"{name}/all" in scores
+                for column, value in (
+                    (name, scores[f"{name}/all"].mean()),
+                    (f"{name} deviation", scores[f"{name}/all"].std()),
+                )
+            }
+        return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """One row per contrast, metric and segment: the paired difference, its 95 % interval, and the verdict."""
+        rows = [
+            {
+                "first": comparison.contrast.first,
+                "second": comparison.contrast.second,
+                "metric": each.metric,
+                "segment": each.segment,
+                "difference": each.difference,
+                "low": each.low,
+                "high": each.high,
+                "verdict": str(each.verdict),
+            }
+            for comparison in self.study.comparisons
+            for each in comparison.differences
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def report(self) -> Path:
+        """The whole report, an HTML page."""
+        return self.study.folder / "report.html"
+
+    def _repr_html_(self) -> str:
+        decisive = self.differences[self.differences["metric"] == study_of_arms.DECISIVE]
+        parts = [self.table.to_html(float_format="{:.4f}".format), decisive.to_html(index=False)]
+        return f"{''.join(parts)}<p><b>Verdict.</b> {html.escape(self.verdict)}</p>"
+
+    def __repr__(self) -> str:
+        return f"<Study {self.study.id}: {self.verdict}>"

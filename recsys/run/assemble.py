@@ -1,0 +1,180 @@
+"""A model ready to learn: in TorchRec's engine, with optimizers and stages; and the budget and settings of its loop."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from recsys.build import build_ranker, build_rates, build_stages
+from recsys.config import RunConfig, TrainingConfig
+from recsys.datasets.encoded import EncodedDataset
+from recsys.evaluation.baselines import LogisticRanker
+from recsys.monitoring.frozen_proof import frozen_parts
+from recsys.monitoring.out_of_memory import out_of_memory_explained
+from recsys.run.streams import TRAIN, VALIDATION, divided_days
+from recsys.sharding.processes import ProcessContext
+from recsys.sharding.wrap import wrap_ranker
+from recsys.towers.artifact import TowerArtifact, apply_tower
+from recsys.training.budget import budget_for
+from recsys.training.cache import TowerCache
+from recsys.training.loop import LoopSettings
+from recsys.training.modes import apply_training_mode
+from recsys.training.optimizer import RankerOptimizers, RateSchedule
+from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
+
+_LARGEST_BATCH, _ROWS_SEEN = 2048, 200_000  # of a ranker whose budget follows the rows
+_NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """A model ready to learn: sharded, with its optimizers, and in the first of its stages."""
+
+    wrapped: nn.Module
+    optimizers: RankerOptimizers
+    stages: TrainingStages
+
+
+def assemble(
+    model: nn.Module,
+    training: TrainingConfig,
+    stages: Sequence[TrainingStage],
+    rates: Mapping[str, float],
+    total_steps: int,
+    context: ProcessContext,
+) -> Assembly:
+    """Shard the model, put it into its first stage, and give every part that learns its optimizers.
+
+    Args:
+        model: its children are its parts, one of them the embedding tower.
+        rates: shares of the training's rates, by the names of `TrainingModeConfig.rates`.
+
+    Raises:
+        UsageError: the stages do not fit the tower.
+        TrainingError: a parameter that learns would be stepped by none, or a frozen one by some; or the tables do not
+            fit into memory.
+    """
+    apply_training_mode(model, stages[0].mode)
+    dense, tables = build_rates(training, rates, [name for name, _ in model.named_children()])
+    schedule = RateSchedule(
+        warmup_steps=round(training.warmup_share * total_steps),
+        total_steps=total_steps,
+        final_share=training.final_rate_share,
+    )
+    # A kernel's update rule is attached when it is made: tables that thaw later need theirs from the start.
+    widths = "the widths of the tower's or the network's vectors, or use more processes"
+    with out_of_memory_explained("while the tables were placed", widths, context.device):
+        wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
+    optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
+    return Assembly(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
+
+
+def assemble_ranker(
+    config: RunConfig,
+    artifact: TowerArtifact,
+    start: LogisticRanker,
+    encoded: EncodedDataset,
+    batches_per_epoch: int,
+    context: ProcessContext,
+) -> Assembly:
+    """Build the configured ranker around its pre-trained tower, ready to learn in the first stage of its training mode.
+
+    Args:
+        start: what its first-order path begins as.
+
+    Raises:
+        UsageError: the stages use up the budget or do not fit the tower, or the routes do not fit the data.
+    """
+    mode, training = config.training_mode, config.training
+    ranker = build_ranker(
+        config.network,
+        config.composition,
+        artifact.spec,
+        encoded.contract,
+        training.seed,
+        adapter_rank=mode.adapter_rank,
+    )
+    apply_tower(ranker.embedding_tower, artifact)
+    ranker.head.start_from(float(start.intercept), start.dense_weights, start.id_weights)
+    steps = loop_settings(training, batches_per_epoch).max_steps
+    rates = {str(name): share for name, share in mode.rates.items()}
+    stages = build_stages(mode, batches_per_epoch, steps)
+    return assemble(ranker, training, stages, rates, steps, context)
+
+
+@contextmanager
+def cached_tower(
+    wrapped: nn.Module,
+    megabytes: int | None,
+    encoded: EncodedDataset,
+    context: ProcessContext,
+    attach: Callable[[str, str], None],
+) -> Iterator[None]:
+    """Within it a frozen tower's vectors are kept, once computed, in so much memory.
+
+    A tower that learns, or `megabytes` of None, is left as it is.
+
+    Args:
+        encoded: the data that come.
+        attach: told at the end how that went: a file's name and its text.
+    """
+    rows = encoded.rows(TRAIN) + encoded.rows(VALIDATION)
+    cache = TowerCache(wrapped, megabytes, context, rows) if megabytes and frozen_parts(wrapped) else None
+    try:
+        yield
+    finally:
+        if cache is not None:
+            attach("tower_cache.json", json.dumps(cache.record(), indent=2))
+            cache.close()
+
+
+def with_budget(
+    training: TrainingConfig, rows: int, largest_batch: int = _LARGEST_BATCH, rows_seen: int = _ROWS_SEEN
+) -> TrainingConfig:
+    """Return the training with its batch size and epochs settled for so many rows, and the rates that go with them."""
+    budget = budget_for(rows, largest_batch, rows_seen)
+    if training.batch_size is None:
+        training = replace(
+            training,
+            batch_size=budget.batch_size,
+            learning_rate=training.learning_rate * budget.rate_factor,
+            table_learning_rate=training.table_learning_rate * budget.rate_factor,
+        )
+    return replace(training, epochs=training.epochs or budget.epochs)
+
+
+def with_ranker_budget(config: RunConfig, encoded: EncodedDataset) -> RunConfig:
+    """Return the run with its budget settled for the rows that the ranker learns from."""
+    days = encoded.days(TRAIN)
+    rows = sum(days[day] for day in divided_days(encoded, config.training.tower_day_share)[1])
+    return replace(config, training=with_budget(config.training, rows))
+
+
+def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tuple[str, ...] = ()) -> LoopSettings:
+    """Turn epochs and validations per epoch into steps.
+
+    Args:
+        segments: the schema's, for a ranker; none where no tower is to be seen by segment.
+    """
+    assert training.epochs is not None  # settled by `with_budget`
+    max_steps = batches_per_epoch * training.epochs
+    return LoopSettings(
+        max_steps=max_steps,
+        report_every=training.report_every,
+        norms_every=_often_enough(training.norms_every, max_steps, _NORM_POINTS),
+        segment_view_every=_often_enough(training.segment_view_every, max_steps, _SEGMENT_POINTS),
+        validate_every=max(1, batches_per_epoch // training.validations_per_epoch),
+        validates_start=bool(segments),
+        checkpoint_every=training.checkpoint_every,
+        patience=training.patience,
+        max_gradient_norm=training.max_gradient_norm,
+        precision=training.precision,
+        segments=segments,
+    )
+
+
+def _often_enough(every: int, steps: int, points: int) -> int:
+    """Return `every`, or less where the run is too short to give a chart that many points; 0 stays 0."""
+    return min(every, max(1, steps // points))

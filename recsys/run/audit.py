@@ -1,0 +1,139 @@
+"""Does the loss of every segment's rows reach every part that it should, and no other? Asked before the first step."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from recsys.composition.ranker import Ranker
+from recsys.config import RunConfig
+from recsys.datasets.encoded import EncodedDataset
+from recsys.errors import TrainingError
+from recsys.evaluation.baselines import LOGISTIC
+from recsys.features.batch import Batch
+from recsys.files import ensure_writable
+from recsys.monitoring.gradient_flow import FlowReport, audit_flow
+from recsys.monitoring.gradient_flow_faults import Probe
+from recsys.progress import Progress
+from recsys.run import fitted_baselines, prepare, pretrain
+from recsys.run.assemble import Assembly, assemble_ranker, with_ranker_budget
+from recsys.run.streams import TRAIN, ranker_stream, require_rows, started
+from recsys.sharding.inventory import unwrapped
+from recsys.sharding.processes import ProcessContext
+from recsys.streaming.loader import BatchStream
+from recsys.tracking.run import TrackedRun
+from recsys.training.loss import click_objective
+from recsys.training.modes import DENSE, TABLES, TOWER, TOWER_TABLES_CHILD, learning_halves
+
+REPORT = "gradient_flow.json"
+# Enough rows that no layer's every ReLU is closed by chance, and so few that a pass costs milliseconds.
+_ROWS_PER_SEGMENT = 256
+# A segment too rare to be among this many rows is probed with made-up ones.
+_MOST_ROWS, _ROWS_AT_ONCE = 65_536, 4096
+
+
+def run(config: RunConfig, progress: Progress) -> FlowReport:
+    """Audit the ranker that `recsys train` would train, as it stands before its first step.
+
+    Raises:
+        DataError, UsageError: see the steps.
+    """
+    ensure_writable(config.runtime.towers)
+    encoded = prepare.run(config, progress)
+    require_rows(encoded, (TRAIN,))
+    artifact = pretrain.run(config, encoded, progress)
+    start = fitted_baselines.run(config, encoded, progress)[LOGISTIC]
+    config = with_ranker_budget(config, encoded)
+    context = started(config)
+    batches_per_epoch = ranker_stream(config, encoded, context).num_batches
+    assembly = assemble_ranker(config, artifact, start, encoded, batches_per_epoch, context)
+    # It stops at the first fault of a frozen part; the audit names all faults of all parts.
+    assembly.stages.proof.close()
+    return flow_report(config, encoded, assembly, context)
+
+
+def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, context: ProcessContext) -> FlowReport:
+    """Audit a ranker in its present stage on rows of the training split; nothing of it moves, nor the random state."""
+    module = unwrapped(assembly.wrapped)
+    assert isinstance(module, Ranker)
+    stream = BatchStream(
+        encoded.root,
+        TRAIN,
+        encoded.contract,
+        batch_size=_ROWS_AT_ONCE,
+        seed=config.training.seed,
+        # In the order of the files the first rows are of the first day, on which nobody has a past.
+        shuffle=True,
+        shuffle_buffer_rows=_ROWS_AT_ONCE,
+        decode_threads=0,
+        device=context.device,
+        rank=context.rank,
+        world_size=context.world_size,
+    )
+    probes = make_probes(module, stream, encoded.contract.schema.segments)
+    stream.close()
+    frozen = modules_frozen_in(module, assembly.stages.current.mode)
+    return audit_flow(assembly.wrapped, click_objective, probes, frozen=frozen)
+
+
+def require_flow(tracked: TrackedRun, report: FlowReport) -> None:
+    """Attach the report to the run.
+
+    Raises:
+        TrainingError: gradients do not flow as they should; names every place.
+    """
+    tracked.attach(REPORT, json.dumps(report.to_document(), indent=1))
+    report.require_clean()
+
+
+def modules_frozen_in(ranker: nn.Module, mode: str) -> tuple[str, ...]:
+    """Return the names of the modules that a training mode holds still, whatever the modules' own flags say."""
+    learning = learning_halves(mode)
+    if not learning:
+        return (TOWER,)
+    halves = {
+        name: TABLES if name == TOWER_TABLES_CHILD else DENSE
+        for name, _ in ranker.get_submodule(TOWER).named_children()
+    }
+    return tuple(f"{TOWER}.{name}" for name, half in halves.items() if half not in learning)
+
+
+def make_probes(ranker: Ranker, batches: Iterable[Batch], segments: Sequence[str]) -> list[Probe]:
+    """Take some rows of every segment from the first batches; a segment that has none there gets made-up ones.
+
+    Made-up rows are other segments' rows under this one's number.
+
+    Raises:
+        TrainingError: no row has a weight above 0.
+    """
+    found = _rows_by_segment(batches, len(segments))
+    rows = next((batch for batch in found if batch is not None), None)
+    if rows is None:
+        raise TrainingError("No row of the training split has a weight above 0: there is nothing to learn from.")
+    return [
+        Probe(
+            segment=segment,
+            batch=replace(rows, segment=torch.full_like(rows.segment, number)) if batch is None else batch,
+            reaches=ranker.reached_by(number),
+            only_through=tuple(ranker.composition.only_through.items()),
+            is_made_up=batch is None,
+        )
+        for number, (segment, batch) in enumerate(zip(segments, found, strict=True))
+    ]
+
+
+def _rows_by_segment(batches: Iterable[Batch], num_segments: int) -> list[Batch | None]:
+    """Return, for each segment, its rows from the batch that has most of them among the first."""
+    found: list[Batch | None] = [None] * num_segments
+    seen = 0
+    for batch in batches:
+        for number in range(num_segments):
+            rows = ((batch.segment == number) & (batch.weight > 0)).nonzero().squeeze(1)[:_ROWS_PER_SEGMENT]
+            if len(rows) > len(found[number] or ()):
+                found[number] = batch.take(rows)
+        seen += len(batch)
+        if seen >= _MOST_ROWS or all(len(each or ()) == _ROWS_PER_SEGMENT for each in found):
+            break
+    return found

@@ -1,0 +1,62 @@
+"""Measure a finished run on a split."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from recsys.artifacts.export import load_scorer
+from recsys.config import RunConfig
+from recsys.datasets.encoded import EncodedDataset
+from recsys.errors import UsageError
+from recsys.evaluation.evaluate import evaluate, predict
+from recsys.evaluation.ranking import evaluate_ranking
+from recsys.evaluation.scores import ranker_score
+from recsys.features.contract import contract_tags, require_same_contract
+from recsys.progress import Progress
+from recsys.run import fitted_baselines, prepare
+from recsys.run.record import CUTOFF
+from recsys.run.serving import MODEL
+from recsys.run.session import RANKING_EXTRAS, TEST_EXTRAS
+from recsys.run.streams import RANKING_TEST, TEST, scoring_memory, scoring_stream, started
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Every metric of a ranker on a split as "<metric>/<segment>", and the baselines' on the same rows, by name."""
+
+    ranker: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+
+
+def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> Scores:
+    """Measure the run's ranker on `split`, and the baselines of the training rows beside it.
+
+    On the test split whole candidate lists are ranked too, where the data have them.
+
+    Raises:
+        UsageError: no such split; names those that have rows.
+        DataError: no finished run, or the data have another contract than those that the ranker was trained on.
+    """
+    encoded = prepare.run(config, progress)
+    _require_split(split, encoded)
+    scorer = load_scorer(folder / MODEL)
+    ranker, contract = scorer.ranker, scorer.contract
+    require_same_contract(encoded.contract, contract_tags(contract), f"The ranker of {folder}")
+    context = started(config)
+    ranker.to(context.device)
+    with scoring_memory(config, context):
+        predictions = predict(ranker, scoring_stream(config, encoded, split, context, TEST_EXTRAS), progress)
+    scores = evaluate(predictions, contract.schema.segments).flat_metrics("")
+    if split == TEST and config.evaluation.ranking and encoded.rows(RANKING_TEST):
+        stream = scoring_stream(config, encoded, RANKING_TEST, context, RANKING_EXTRAS)
+        ranked = evaluate_ranking({MODEL: ranker_score(ranker)}, stream, contract.schema.segments, CUTOFF, progress)
+        scores |= ranked[MODEL].flat_metrics("")
+    fitted = fitted_baselines.run(config, encoded, progress)
+    return Scores(scores, fitted_baselines.evaluated(fitted, config, encoded, split, context))
+
+
+def _require_split(split: str, encoded: EncodedDataset) -> None:
+    if split not in encoded.splits:
+        near = difflib.get_close_matches(split, encoded.splits, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"--split is {split!r}; the splits that have rows are {', '.join(encoded.splits)}.{hint}")

@@ -1,0 +1,221 @@
+"""The embedding tower: pre-trained here on the training split's positives, or imported; kept once made."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from recsys.artifacts.pretrained_tower import load_tower, save_tower
+from recsys.config import ImportedTowerConfig, RunConfig, TrainingConfig, TwoTowerConfig
+from recsys.datasets.encoded import EncodedDataset
+from recsys.errors import DataError
+from recsys.evaluation.evaluate import evaluation_mode
+from recsys.features.batch import Batch
+from recsys.progress import Progress
+from recsys.run.assemble import assemble, loop_settings, with_budget
+from recsys.run.record import open_store, run_params, step_metrics
+from recsys.run.result_keys import code_of, rows_of, settings_of
+from recsys.run.streams import (
+    TRAIN,
+    VALIDATION,
+    dataset_uses,
+    divided_days,
+    require_rows,
+    scoring_stream,
+    started,
+    training_stream,
+)
+from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
+from recsys.sharding.inventory import unwrapped
+from recsys.sharding.processes import device_name
+from recsys.sharding.whole_state import whole_state
+from recsys.towers.artifact import TowerArtifact
+from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.towers.imported import import_tower
+from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_popularity, retrieval_recall
+from recsys.tracking import names
+from recsys.tracking.run import start_run
+from recsys.training.loop import LoopState, train_steps
+from recsys.training.modes import END_TO_END
+from recsys.training.snapshot import BestWeights
+from recsys.training.stages import LOG_LOSS, TrainingStage
+
+_TOWER = "tower"
+_RECALL_AT = 20
+_LARGEST_BATCH = 4096  # every row of a batch is a negative for the others, so more help
+_ROWS_SEEN = 2_000_000
+# A tower is made before the ranker is, and not measured on the test split.
+_NOT_OF_A_TOWER = ("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily")
+# Nor has it segments, checkpoints or lists to rank: its run's record does not speak of them.
+_NOT_IN_ITS_RECORD = (
+    *(key for key in _NOT_OF_A_TOWER if key != "data"),
+    *(f"training.{key}" for key in ("segment_view_every", "checkpoint_every", "keep_checkpoints")),
+)
+_RATES = ("embedding_tower", "embedding_tower_tables")
+PRETRAIN = "pretrain"
+"""The arm, and the kind, of a pre-training's own run."""
+
+
+def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:
+    """Make the configured tower for this data, or load it where it is made already.
+
+    Raises:
+        DataError: the vectors to import are missing or damaged.
+        BusyError: another process makes the same tower now.
+    """
+    require_rows(encoded, (TRAIN, VALIDATION))
+    stage = stage_of(config, encoded)
+
+    def work(folder: Path) -> None:
+        is_imported = isinstance(config.tower, ImportedTowerConfig)
+        artifact = _import(config, encoded) if is_imported else _pretrain(config, encoded, progress)
+        vocabularies = {table: encoded.vocabulary(table) for table in encoded.contract.table_rows}
+        save_tower(folder / _TOWER, artifact, encoded.contract, vocabularies)
+
+    final = config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
+    return load_tower(run_stage(stage, final, work).path / _TOWER, encoded.contract)
+
+
+def stage_of(config: RunConfig, encoded: EncodedDataset) -> Stage:
+    """What the configured tower follows from.
+
+    Raises:
+        DataError: the vectors to import are missing.
+    """
+    parameters = tower_settings(config)
+    if isinstance(config.tower, TwoTowerConfig):
+        inputs = rows_of(encoded, (TRAIN, VALIDATION))
+        return Stage(
+            "pretrain",
+            inputs,
+            parameters,
+            code_of(_pretrain, save_tower),
+        )
+    if not config.tower.vectors.is_file():
+        raise DataError(
+            f"There is no file of vectors at {config.tower.vectors} (`tower.vectors`), as seen from {Path.cwd()}. "
+            "Set tower.vectors=... to the file to import, or pre-train a tower here with tower=two_tower."
+        )
+    inputs = rows_of(encoded, ()) | {"vectors": input_fingerprint(config.tower.vectors)}
+    return Stage("pretrain", inputs, parameters, code_of(_import, save_tower))
+
+
+def tower_settings(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that the configured tower follows from; vectors to import count by what is in them."""
+    if isinstance(config.tower, ImportedTowerConfig):
+        return settings_of(config, (*_NOT_OF_A_TOWER, "training", "evaluation", "runtime", "tower.vectors"))
+    return settings_of(replace(config, training=_training_of(config.tower, config.training)), _NOT_OF_A_TOWER)
+
+
+def _import(config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:
+    tower, schema = config.tower, encoded.contract.schema
+    assert isinstance(tower, ImportedTowerConfig)
+    vocabulary = encoded.vocabulary(schema.feature(schema.item).table)
+    columns = {"id_column": tower.id_column, "vector_column": tower.vector_column}
+    return import_tower(tower.vectors, vocabulary, schema, width=tower.width, **columns)
+
+
+def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:
+    """Two towers, in-batch sampled softmax over the positives, early stopping on validation."""
+    tower_config = config.tower
+    assert isinstance(tower_config, TwoTowerConfig)
+    days, _ = divided_days(encoded, config.training.tower_day_share)
+    rows = sum(encoded.days(TRAIN)[day] for day in days)
+    training = with_budget(_training_of(tower_config, config.training), rows, _LARGEST_BATCH, _ROWS_SEEN)
+    config = replace(config, training=training)
+    context = started(config)
+    stream = training_stream(config, encoded, context, days)
+    settings = loop_settings(config.training, stream.num_batches)
+    objective = _objective(tower_config, encoded, days, config, context.device)
+    assembly = assemble(objective, config.training, [TrainingStage(END_TO_END)], {}, settings.max_steps, context)
+    best, state = BestWeights(assembly.wrapped), LoopState()
+    validation = scoring_stream(config, encoded, VALIDATION, context)
+
+    def validate() -> dict[str, float]:
+        return {LOG_LOSS: _mean_loss(assembly.wrapped, validation)}
+
+    with start_run(
+        open_store(config),
+        f"pretrain/{tower_config.name}",
+        run_params(config, PRETRAIN, device_name(context.device), _NOT_IN_ITS_RECORD),
+        {names.TAG_KIND: PRETRAIN, names.TAG_CONTRACT: encoded.contract.fingerprint},
+        dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION), days),
+        system_metrics=config.tracking.system_metrics,
+    ) as tracked:
+        for report in train_steps(
+            assembly.wrapped,
+            assembly.optimizers,
+            stream,
+            lambda module, batch: module(batch),
+            settings,
+            context,
+            state=state,
+            best=best,
+            validate=validate,
+            checkpoint=lambda _: None,
+            should_stop=lambda: False,
+        ):
+            progress("pre-training the tower", report.step, settings.max_steps)
+            tracked.log_step(report.step, step_metrics(report, _RATES))
+        best.restore()
+        progress("pre-training the tower", settings.max_steps, settings.max_steps)
+        tower = objective.embedding_tower
+        with evaluation_mode(tower):
+            recall = retrieval_recall(tower, validation, encoded.contract.schema.item, k=_RECALL_AT)
+        if recall is not None:
+            tracked.log_final({f"pretrain/recall_{_RECALL_AT}": recall})
+    provenance = {
+        "made_by": "pre-training on the training split",
+        "objective": "in-batch sampled softmax with log-popularity correction",
+        "validation_loss": state.best_log_loss,
+        f"validation_recall_{_RECALL_AT}": recall,
+        "best_step": state.best_step,
+        "data": encoded.contract.fingerprint,
+    }
+    return TowerArtifact(tower.spec, whole_state(tower), provenance)
+
+
+def _training_of(tower: TwoTowerConfig, training: TrainingConfig) -> TrainingConfig:
+    """The loop's budget and rates for pre-training; what the tower does not say is as in training."""
+    return replace(
+        training,
+        seed=tower.seed,
+        batch_size=tower.batch_size,
+        epochs=tower.epochs,
+        learning_rate=tower.learning_rate,
+        table_learning_rate=tower.table_learning_rate,
+    )
+
+
+def _objective(
+    tower: TwoTowerConfig, encoded: EncodedDataset, days: Sequence[str], config: RunConfig, device: torch.device
+) -> TwoTowerObjective:
+    contract, schema = encoded.contract, encoded.contract.schema
+    spec = TowerSpec.two_tower(
+        schema, width=tower.width, table_dimension=tower.table_dimension, hidden_widths=tower.hidden_widths
+    )
+    torch.manual_seed(tower.seed)
+    module = EmbeddingTower(spec, contract)
+    # Counted over all ranks' rows by each of them, so that all correct by the same popularity.
+    alone = replace(started(config), rank=0, world_size=1)
+    counts = count_positives(
+        scoring_stream(config, encoded, TRAIN, alone, days=days),
+        schema.item,
+        contract.table_rows[schema.feature(schema.item).table],
+    )
+    return TwoTowerObjective(module, schema.item, log_popularity(counts), tower.temperature).to(device)
+
+
+def _mean_loss(wrapped: nn.Module, batches: Iterable[Batch]) -> float:
+    """The objective's mean over batches, weighted by their positives."""
+    module = unwrapped(wrapped)
+    total, positives = 0.0, 0.0
+    with evaluation_mode(module):
+        for batch in batches:
+            count = float(batch.label.sum())
+            total += float(module(batch)) * count
+            positives += count
+    return total / max(positives, 1.0)

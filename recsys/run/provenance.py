@@ -1,0 +1,83 @@
+"""What a run notes of its start and its way, so that a study can tell whether two runs were a pair."""
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from recsys.ablation.pairing import RunRecord
+from recsys.features.batch import Batch
+from recsys.files import fingerprint_of
+from recsys.sharding.inventory import unwrapped
+from recsys.sharding.whole_state import whole_state
+from recsys.streaming.loader import BatchStream
+from recsys.training.loop import LoopState
+
+_FIRST_BATCHES = 16
+_DIGITS = 16
+
+
+class WatchedStream:
+    """A stream that keeps a digest of each of the first batches that it handed out.
+
+    Attributes:
+        seen: the digests, of at most 16 batches from the run's beginning; a resumed run sets those of its checkpoint.
+    """
+
+    def __init__(self, stream: BatchStream) -> None:
+        self._stream = stream
+        self.seen: list[str] = []
+
+    @property
+    def epoch(self) -> int:
+        """The stream's."""
+        return self._stream.epoch
+
+    @property
+    def wait_seconds(self) -> float:
+        """The stream's."""
+        return self._stream.wait_seconds
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self._stream:
+            if len(self.seen) < _FIRST_BATCHES:
+                self.seen.append(_batch_digest(batch))
+            yield batch
+
+
+class StartOfRun:
+    """What a run starts from; made before anything of a checkpoint is loaded.
+
+    Args:
+        ranker: with the weights that its seed and its tower give it.
+        stream: at its beginning.
+    """
+
+    def __init__(self, ranker: nn.Module, stream: BatchStream) -> None:
+        tensors = whole_state(unwrapped(ranker))
+        self._weights = {name: f"{tuple(tensor.shape)} {_digest(tensor)}" for name, tensor in tensors.items()}
+        self._rows = fingerprint_of(stream.state_dict())
+
+    def record(self, stream: WatchedStream, budget_steps: int, state: LoopState) -> RunRecord:
+        """Return all that a study asks for, at the run's end."""
+        return RunRecord(
+            weights=self._weights,
+            rows=self._rows,
+            first_batches=stream.seen,
+            budget_steps=budget_steps,
+            steps=state.step,
+            rows_seen=state.rows_seen,
+            ended=str(state.ended),
+        )
+
+
+def _batch_digest(batch: Batch) -> str:
+    ids = batch.sparse
+    tensors = (batch.dense, ids.values(), ids.lengths(), batch.segment, batch.label, batch.weight)
+    return hashlib.sha256("".join(_digest(tensor) for tensor in tensors).encode()).hexdigest()[:_DIGITS]
+
+
+def _digest(tensor: Tensor) -> str:
+    plain = tensor.detach().cpu().contiguous()
+    return hashlib.sha256(plain.flatten().view(torch.uint8).numpy().data).hexdigest()[:_DIGITS]

@@ -1,0 +1,58 @@
+"""A finished run's served model: written with the run, loaded by `score`, `evaluate` and `daily`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch import nn
+
+from recsys.artifacts.export import export_ranker
+from recsys.build import describe_ranker
+from recsys.config import RunConfig
+from recsys.datasets.decode import example_rows
+from recsys.datasets.encoded import EncodedDataset
+from recsys.datasets.table_layout import load_table_layout
+from recsys.sharding.whole_state import whole_state
+from recsys.towers.embedding import TowerSpec
+
+MODEL = "model"
+
+
+def export_run(folder: Path, config: RunConfig, spec: TowerSpec, wrapped: nn.Module, encoded: EncodedDataset) -> Path:
+    """Write the run's ranker, with the weights it has now, as a served model in the run's folder; return where.
+
+    Every process calls it; one of them writes.
+    """
+    contract = encoded.contract
+    vocabularies = {table: encoded.vocabulary(table) for table in contract.table_rows}
+    weights = whole_state(wrapped)
+    with _schema_file(encoded) as table:
+        layout = load_table_layout(table, contract.schema) if table else None
+        export_ranker(
+            folder / MODEL,
+            weights=weights,
+            description=describe_ranker(
+                config.network, config.composition, spec, adapter_rank=config.training_mode.adapter_rank
+            ),
+            rebuild="recsys.build:rebuild_ranker",
+            contract=contract,
+            vocabularies=vocabularies,
+            example=example_rows(encoded, "validation", layout),
+            table=table,
+        )
+    return folder / MODEL
+
+
+@contextmanager
+def _schema_file(encoded: EncodedDataset) -> Iterator[Path | None]:
+    """The schema file as it was when the rows were prepared by its `table:` block; None where they were not."""
+    # The user's own file may say something else by now.
+    text = encoded.manifest.source.get("schema_file")
+    if not text:
+        yield None
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "table.yaml")
+        path.write_text(text, encoding="utf-8")
+        yield path

@@ -1,0 +1,238 @@
+"""One run while it lasts: its steps, its checkpoints, its measurement and its record."""
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
+from recsys.config import RunConfig, config_document
+from recsys.datasets.encoded import EncodedDataset
+from recsys.errors import DataError
+from recsys.evaluation.baselines import LOGISTIC, LogisticRanker
+from recsys.evaluation.evaluate import Evaluation, evaluate, predict
+from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking, save_ranking
+from recsys.evaluation.scores import ranker_score
+from recsys.evaluation.stored_predictions import save_predictions
+from recsys.files import canonical_json, write_text_atomically
+from recsys.monitoring.cost import Cost, CostMeter
+from recsys.progress import Progress
+from recsys.run.assemble import Assembly, loop_settings
+from recsys.run.curves import CurveFile, load_curves
+from recsys.run.evidence import StageContracts, restore_proven
+from recsys.run.fitted_baselines import evaluated, validation_of
+from recsys.run.folder import ARM, CHECKPOINTS, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
+from recsys.run.provenance import StartOfRun, WatchedStream
+from recsys.run.record import (
+    CUTOFF,
+    attach_calibration,
+    attach_gradient_norms,
+    attach_learning_curves,
+    cost_metrics,
+    ranking_metrics,
+    step_metrics,
+    test_metrics,
+)
+from recsys.run.serving import export_run
+from recsys.run.stopping import StopRequest
+from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_memory, scoring_stream
+from recsys.sharding.processes import ProcessContext
+from recsys.streaming.loader import BatchStream
+from recsys.towers.artifact import TowerArtifact
+from recsys.towers.embedding import TowerSpec
+from recsys.tracking import names
+from recsys.tracking.run import TrackedRun
+from recsys.training import snapshot
+from recsys.training.loop import LoopState, train_steps
+from recsys.training.loss import click_objective
+from recsys.training.snapshot import BestWeights
+
+_MODEL_NAME = "ranker"
+logger = logging.getLogger("recsys.run")
+TEST_EXTRAS = ("user_key", "true_probability")
+RANKING_EXTRAS = ("query", "user_key", "is_new_to_user", "log_sampling_rate")
+
+
+class Session:
+    """One run's parts while it lasts."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        identity: RunIdentity,
+        encoded: EncodedDataset,
+        spec: TowerSpec,
+        context: ProcessContext,
+        assembly: Assembly,
+        stream: BatchStream,
+        baselines: Mapping[str, LogisticRanker],
+    ) -> None:
+        self._baselines = baselines
+        self._config, self._identity, self._encoded, self._context = config, identity, encoded, context
+        self._spec = spec
+        self._assembly, self._stream = assembly, stream
+        self._state, self._best = LoopState(), BestWeights(assembly.wrapped)
+        self._spool, self._contracts = "", StageContracts(assembly.stages, assembly.optimizers)
+        self._start, self._watched = StartOfRun(assembly.wrapped, stream), WatchedStream(stream)
+        self._spent: Cost | None = None  # by the parts of the run before this one
+        self._meter = CostMeter(context.device)
+
+    @property
+    def _wrapped(self) -> nn.Module:
+        return self._assembly.wrapped
+
+    def load_checkpoint(self) -> str:
+        """Go to the newest complete checkpoint of the run's folder; return the id of its tracked run.
+
+        An arm of a study that was stopped before its first checkpoint starts afresh: the id is empty.
+
+        Raises:
+            DataError: there is none, and the run is no arm.
+        """
+        folder = self._identity.folder / CHECKPOINTS
+        saved = load_latest_complete(folder, self._encoded.contract, logger.warning)
+        if saved is None:
+            if self._identity.kind == ARM:
+                return ""
+            raise DataError(f"{folder} holds no checkpoint to resume from. Start the run afresh without --resume.")
+        stages = self._assembly.stages
+        stages.go_to(saved.facts["stages"])  # first, since it says which optimizer state there is
+        held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
+        state = snapshot.load_state_dict(held, self._wrapped, self._assembly.optimizers, self._stream, self._best)
+        stages.confirm()  # a checkpoint that holds another tower is found out before the first step
+        self._state = LoopState.from_document(state)
+        self._watched.seen = saved.facts["first_batches"]
+        self._spent = Cost(**saved.facts["cost"])
+        spool: str = saved.facts["spool"]
+        return spool
+
+    def describe(self, tracked: TrackedRun, artifact: TowerArtifact) -> None:
+        """Attach what the run is made of."""
+        self._spool = tracked.spool_id
+        tracked.attach("config.json", json.dumps(config_document(self._config), indent=2))
+        self._contracts.attach(tracked)
+        tracked.attach("tower_provenance.json", json.dumps(dict(artifact.provenance), indent=2, default=str))
+        tracked.attach("contract.json", self._encoded.contract.to_json())
+        for name, text in self._identity.notes.items():
+            tracked.attach(name, text)
+
+    def train(self, tracked: TrackedRun, request: StopRequest, progress: Progress) -> Cost:
+        """Take the steps; return what they cost, those before the checkpoint that this run goes on from included."""
+        segments = self._encoded.contract.schema.segments
+        settings = loop_settings(self._config.training, self._stream.num_batches, segments)
+        stages = self._assembly.stages
+        start = self._baselines[LOGISTIC]
+        validate = validation_of(self._wrapped, start, self._config, self._encoded, self._context)
+        self._meter = CostMeter(self._context.device, self._spent)
+        curves = CurveFile(self._identity.folder, self._state.step)
+        label = f"training {self._identity.name}"
+        for report in train_steps(
+            self._wrapped,
+            self._assembly.optimizers,
+            self._watched,
+            click_objective,
+            settings,
+            self._context,
+            state=self._state,
+            best=self._best,
+            validate=validate,
+            checkpoint=self._save_checkpoint,
+            should_stop=request,
+            stages=stages,
+        ):
+            progress(label, report.step, settings.max_steps)
+            self._contracts.attach(tracked)
+            metrics = step_metrics(report) | {names.STAGE: float(stages.state.stage)}
+            tracked.log_step(report.step, metrics)
+            curves.add(report.step, metrics)
+        if self._state.ended != "asked":
+            progress(label, settings.max_steps, settings.max_steps)
+        return self._meter.read()
+
+    def finish(self, tracked: TrackedRun, cost: Cost, progress: Progress) -> RunResult:
+        """Prove that what was frozen is unchanged, measure the best weights, and write the result."""
+        proof = restore_proven(tracked, lambda: self._assembly.stages.record(self._state.step), self._best)
+        config, encoded, folder = self._config, self._encoded, self._identity.folder
+        stream = scoring_stream(config, encoded, TEST, self._context, TEST_EXTRAS)
+        with scoring_memory(config, self._context):
+            predictions = predict(self._wrapped, stream)
+        evaluation = evaluate(predictions, encoded.contract.schema.segments)
+        ranked: dict[str, float] = {}
+        scores = evaluation.flat_metrics("")
+        if config.evaluation.ranking and encoded.rows(RANKING_TEST):
+            ranking = self._rank(progress)
+            save_ranking(ranking, folder / QUERIES)
+            ranked = ranking_metrics(ranking)
+            scores |= ranking.flat_metrics("")
+        lines = self._assembly.optimizers.contract()
+        budget = loop_settings(config.training, self._stream.num_batches).max_steps
+        result = RunResult(
+            name=self._identity.name,
+            spool_id=tracked.spool_id,
+            metrics=test_metrics(evaluation) | ranked,
+            scores=scores,
+            frozen_proof=proof,
+            budget_steps=budget,
+            steps=self._state.step,
+            best_step=self._state.best_step or 0,
+            train_seconds=cost.wall_seconds,
+            learning_parameters=sum(line.elements for line in lines if line.is_trainable),
+            cost=cost.to_document(),
+            record=self._start.record(self._watched, budget, self._state).to_document(),
+            optimizers=self._contracts.summaries,
+            baselines=evaluated(self._baselines, config, encoded, TEST, self._context),
+        )
+        save_predictions(predictions, folder / PREDICTIONS)
+        write_text_atomically(folder / "evaluation.json", evaluation.to_json())
+        progress(f"exporting {self._identity.name}", 0, 0)
+        model = export_run(folder, config, self._spec, self._wrapped, encoded)
+        self._record(tracked, result, evaluation, ranked, model)
+        write_text_atomically(folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
+        return result
+
+    def _rank(self, progress: Progress) -> RankingEvaluation:
+        stream = scoring_stream(self._config, self._encoded, RANKING_TEST, self._context, RANKING_EXTRAS)
+        segments = self._encoded.contract.schema.segments
+        scores = {"ranker": ranker_score(self._wrapped)}
+        return evaluate_ranking(scores, stream, segments, CUTOFF, progress)["ranker"]
+
+    def _record(
+        self,
+        tracked: TrackedRun,
+        result: RunResult,
+        evaluation: Evaluation,
+        ranked: Mapping[str, float],
+        model: Path,
+    ) -> None:
+        tracked.log_model(_MODEL_NAME, model)
+        # Of which rows a score is, and of none that the run did not read.
+        scored = {TEST: {name: value for name, value in result.metrics.items() if name not in ranked}}
+        for split, metrics in (scored | ({RANKING_TEST: ranked} if ranked else {})).items():
+            (use,) = dataset_uses(self._encoded, self._config.data.name, (split,))
+            tracked.log_dataset(use)
+            tracked.log_final(metrics, dataset=use, model=_MODEL_NAME)
+        tracked.log_final(cost_metrics(Cost(**result.cost)))
+        tracked.log_final(names.baseline_metrics(result.baselines))
+        if counts := self._stream.counts:
+            tracked.log_final(names.stream_metrics(counts))
+            tracked.attach("data_counts.json", canonical_json(counts))
+        tracked.attach("evaluation.json", evaluation.to_json())
+        name = self._identity.name
+        curves = load_curves(self._identity.folder)
+        attach_learning_curves(tracked, name, curves)
+        attach_gradient_norms(tracked, name, curves)
+        attach_calibration(tracked, self._identity.name, evaluation)
+
+    def _save_checkpoint(self, state: LoopState) -> None:
+        held = snapshot.state_dict(
+            self._wrapped, self._assembly.optimizers, self._stream, self._best, state.to_document()
+        )
+        facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._assembly.stages.to_document()}
+        facts |= {"spool": self._spool, "first_batches": self._watched.seen, "cost": self._meter.read().to_document()}
+        folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
+        if self._context.is_first:
+            save_checkpoint(folder, state.step, held.tensors, facts, self._encoded.contract, keep)

@@ -1,0 +1,144 @@
+"""The batches that a run learns from and is measured on, and the rows and days that they hold."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import torch
+
+from recsys.config import RunConfig
+from recsys.datasets.encoded import EncodedDataset
+from recsys.interactions.fields import require_features
+from recsys.monitoring.out_of_memory import out_of_memory_explained
+from recsys.sharding.processes import ProcessContext, start_processes
+from recsys.streaming.loader import BatchStream
+from recsys.tracking.run import DatasetUse
+from recsys.training.precision import set_single_products
+
+TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_test"
+
+
+def ranker_stream(config: RunConfig, encoded: EncodedDataset, context: ProcessContext) -> BatchStream:
+    """The days of the training split that the ranker learns from, in the order of `training.row_order`."""
+    return training_stream(config, encoded, context, divided_days(encoded, config.training.tower_day_share)[1])
+
+
+def training_stream(
+    config: RunConfig, encoded: EncodedDataset, context: ProcessContext, days: Sequence[str]
+) -> BatchStream:
+    """Some days of the training split: shuffled by the run's seed, or by time, several processes in step."""
+    training = config.training
+    assert training.batch_size is not None  # settled by `with_budget`
+    return BatchStream(
+        encoded.root,
+        TRAIN,
+        encoded.contract,
+        batch_size=training.batch_size,
+        seed=training.seed,
+        shuffle=training.row_order == "shuffled",
+        in_step=training.row_order == "time",
+        shuffle_buffer_rows=training.shuffle_buffer_rows,
+        decode_threads=training.decode_threads,
+        device=context.device,
+        days=days,
+        rank=context.rank,
+        world_size=context.world_size,
+    )
+
+
+def divided_days(encoded: EncodedDataset, share: float) -> tuple[list[str], list[str]]:
+    """Divide the training days: the earliest, with `share` of the rows, for the tower, the rest for the ranker.
+
+    A tower that was pre-trained on the ranker's own rows knows their labels by heart: the ranker learns to trust it as
+    no later row will bear out. With a share of 0 nothing is set apart, and both get every day.
+    """
+    days = encoded.days(TRAIN)
+    if share == 0 or len(days) < 2:
+        return list(days), list(days)
+    passed, border = 0, 0
+    for rows in days.values():
+        if passed >= share * encoded.rows(TRAIN):
+            break
+        passed, border = passed + rows, border + 1
+    border = min(border, len(days) - 1)
+    return list(days)[:border], list(days)[border:]
+
+
+def scoring_stream(
+    config: RunConfig,
+    encoded: EncodedDataset,
+    split: str,
+    context: ProcessContext,
+    extras: Sequence[str] = (),
+    days: Sequence[str] = (),
+) -> BatchStream:
+    """A split, or some of its days, in the order of its files, with those of `extras` that the data have."""
+    return BatchStream(
+        encoded.root,
+        split,
+        encoded.contract,
+        batch_size=config.evaluation.batch_size,
+        seed=0,
+        shuffle=False,
+        shuffle_buffer_rows=config.training.shuffle_buffer_rows,
+        decode_threads=config.training.decode_threads,
+        device=context.device,
+        extras=[name for name in extras if name in encoded.contract.extras],
+        days=days,
+        rank=context.rank,
+        world_size=context.world_size,
+    )
+
+
+def started(config: RunConfig) -> ProcessContext:
+    """Join the process group and keep to the configured device, precision of products and number of threads.
+
+    Raises:
+        UsageError: see `start_processes`.
+    """
+    torch.set_num_threads(config.runtime.cores)
+    context = start_processes(config.runtime.device)
+    set_single_products(config.training.precision, context.device)
+    return context
+
+
+def scoring_memory(config: RunConfig, context: ProcessContext) -> AbstractContextManager[None]:
+    """Within it, a lack of memory says that `evaluation.batch_size` would have to be lower."""
+    rows = f"while rows were scored, {config.evaluation.batch_size} at a time"
+    return out_of_memory_explained(rows, "`evaluation.batch_size`", context.device)
+
+
+def require_rows(encoded: EncodedDataset, splits: Sequence[str]) -> None:
+    """Refuse data that lack one of the splits, or all that a ranker reads, before any work is spent on the rest.
+
+    Raises:
+        DataError: names the split, and those that have rows.
+        UsageError: the schema has no feature for the interaction network.
+    """
+    for split in splits:
+        encoded.days(split)
+    require_features(encoded.contract.schema)
+
+
+def dataset_uses(
+    encoded: EncodedDataset, name: str, splits: Sequence[str], train_days: Sequence[str] = ()
+) -> list[DatasetUse]:
+    """Say which data a run reads, as its page shows it.
+
+    Args:
+        train_days: those of the training split that are read; () for all.
+    """
+    days = {split: train_days if split == TRAIN and train_days else encoded.days(split) for split in splits}
+    schema = encoded.contract.schema
+    columns = {feature.name: "double" for feature in schema.dense} | {feature.name: "long" for feature in schema.sparse}
+    return [
+        DatasetUse(
+            name=f"{name}-{split}",
+            context=split,
+            digest=encoded.digest(split, list(days[split])),
+            source=str(encoded.root),
+            columns=columns,
+            rows=sum(encoded.days(split)[day] for day in days[split]),
+            details={"contract": encoded.contract.fingerprint},
+        )
+        for split in splits
+    ]

@@ -1,0 +1,94 @@
+"""One run: one composition, one training mode, one seed; trained, proven, measured, recorded."""
+
+import json
+
+from recsys.config import RunConfig, config_document
+from recsys.datasets.encoded import EncodedDataset
+from recsys.evaluation.baselines import LOGISTIC
+from recsys.files import ensure_writable, write_text_atomically
+from recsys.progress import Progress
+from recsys.run import fitted_baselines, prepare, pretrain
+from recsys.run.assemble import assemble_ranker, cached_tower, with_ranker_budget
+from recsys.run.audit import flow_report, require_flow
+from recsys.run.folder import CONFIG, RunIdentity, RunResult, load_result
+from recsys.run.record import open_store, run_params
+from recsys.run.session import Session
+from recsys.run.stopping import stoppable
+from recsys.run.streams import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    dataset_uses,
+    divided_days,
+    require_rows,
+    started,
+    training_stream,
+)
+from recsys.sharding.processes import device_kind, device_name
+from recsys.towers.artifact import TowerArtifact
+from recsys.tracking import names
+from recsys.tracking.run import start_run
+from recsys.tracking.store import TrackingStore
+
+
+def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume: bool = False) -> RunResult:
+    """Train one ranker in one training mode, and measure its best weights on the test split.
+
+    Raises:
+        DataError, TrainingError, CannotWriteError: see the steps; nothing half-written carries a final name.
+        SystemExit, KeyboardInterrupt: a signal came; a checkpoint stands, and `resume` goes on from it.
+
+    Args:
+        resume: go on with a run that was stopped; one that has finished stays as it is, its record and times too.
+    """
+    if resume and (finished := load_result(identity.folder)):
+        return finished
+    # The run's own folder is made later, by what first stands in it: a start that fails leaves none.
+    for folder in (identity.folder.parent, config.runtime.towers):
+        ensure_writable(folder)
+    device_kind(config.runtime.device)
+    store = open_store(config)
+    encoded = prepare.run(config, progress)
+    require_rows(encoded, (TRAIN, VALIDATION, TEST))
+    artifact = pretrain.run(config, encoded, progress)
+    return fit_and_measure(config, identity, store, encoded, artifact, progress, resume=resume)
+
+
+def fit_and_measure(
+    config: RunConfig,
+    identity: RunIdentity,
+    store: TrackingStore,
+    encoded: EncodedDataset,
+    artifact: TowerArtifact,
+    progress: Progress,
+    *,
+    resume: bool,
+) -> RunResult:
+    """Do what `run` promises, with the rows prepared and the tower made: all that a ranker's result follows from."""
+    baselines = fitted_baselines.run(config, encoded, progress)
+    config = with_ranker_budget(config, encoded)
+    context = started(config)
+    _, days = divided_days(encoded, config.training.tower_day_share)
+    stream = training_stream(config, encoded, context, days)
+    assembly = assemble_ranker(config, artifact, baselines[LOGISTIC], encoded, stream.num_batches, context)
+    session = Session(config, identity, encoded, artifact.spec, context, assembly, stream, baselines)
+    spool = session.load_checkpoint() if resume else ""
+    write_text_atomically(identity.folder / CONFIG, json.dumps(config_document(config), indent=2) + "\n")
+    with (
+        stoppable() as request,
+        start_run(
+            store,
+            identity.name,
+            run_params(config, identity.arm, device_name(context.device), identity.unused),
+            identity.tags() | {names.TAG_CONTRACT: encoded.contract.fingerprint},
+            dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION), days),
+            system_metrics=config.tracking.system_metrics,
+            resume=spool,
+        ) as tracked,
+    ):
+        session.describe(tracked, artifact)
+        require_flow(tracked, flow_report(config, encoded, assembly, context))
+        with cached_tower(assembly.wrapped, config.training_mode.cache_megabytes, encoded, context, tracked.attach):
+            cost = session.train(tracked, request, progress)
+        request.raise_if_asked()
+        return session.finish(tracked, cost, progress)

@@ -1,0 +1,59 @@
+"""Documents of earlier versions read as the same ranker."""
+
+from typing import Any
+
+import pytest
+
+from recsys.build import describe_ranker, rebuild_ranker
+from recsys.config import config_document, config_from, with_own_knobs
+from recsys.config.compose import compose_config
+from recsys.errors import UsageError
+from tests.small_model import small_contract, two_tower_spec
+
+# Every kind had the knobs of all.
+NETWORK = {"layers": None, "rank": None, "mask_ratio": None}
+COMPOSITION = {"width": None, "join": None, "routing": None, "routes": None, "expert_hidden": None}
+ROUTES = (
+    "composition.routes={new: [interaction_network], light: [embedding_tower], heavy: "
+    "[embedding_tower, interaction_network]}"
+)
+
+
+def of_old(document: dict[str, Any], **composition: Any) -> dict[str, Any]:
+    """The document as it was recorded when kinds shared their knobs."""
+    return document | {
+        "network": NETWORK | document["network"],
+        "composition": COMPOSITION | document["composition"] | composition,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "old"),
+    [
+        (["network=dot", "composition=sequential"], {}),
+        (["network=mask_serial", "composition=parallel"], {}),
+        (["composition=conditional", "composition.expert_hidden=null"], {"routing": "gate"}),
+        (["composition=conditional_route", ROUTES], {"name": "conditional", "routing": "route"}),
+        (["network=cross_low_rank", "composition=parallel_conditional"], {}),
+    ],
+)
+def test_a_document_with_a_null_for_every_other_kinds_knob_reads_as_the_same(words: list[str], old: dict) -> None:
+    config = compose_config(words)
+    assert config_from(with_own_knobs(of_old(config_document(config), **old))) == config
+
+    description = describe_ranker(config.network, config.composition, two_tower_spec())
+    again = rebuild_ranker(of_old(description, **old), small_contract())
+    assert list(again.state_dict()) == list(rebuild_ranker(description, small_contract()).state_dict())
+
+
+def test_a_served_model_of_before_the_first_order_path_has_none() -> None:
+    config = compose_config([])
+    description = describe_ranker(config.network, config.composition, two_tower_spec())
+    del description["network"]["first_order"]
+    assert rebuild_ranker(description, small_contract()).head.first_order is None
+
+
+def test_a_value_that_the_kind_has_no_knob_for_is_still_refused() -> None:
+    document = config_document(compose_config(["network=dot"]))
+    with pytest.raises(UsageError, match="network `dot` has name, field_width"):
+        config_from(with_own_knobs(document | {"network": document["network"] | {"layers": 2}}))
