@@ -46,7 +46,7 @@ class Difference:
     Attributes:
         first_mean, second_mean: means over the seeds, on all test users.
         difference: their difference in the metric's own unit and direction.
-        low, high: its interval at the level of the rules, from both sources of chance; None where it cannot be told.
+        low, high: its interval at the level of the rules, from both sources of chance; None where it is unknown.
         seed_deviation, user_deviation: the two sources, see `intervals.Spread`.
         p_value: of no difference, corrected for all that is looked at in this metric: see `Rules.level` and, for the
             segments among each other, Holm (1979).

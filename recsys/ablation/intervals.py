@@ -2,7 +2,7 @@
 
 With n seeds the mean difference has the variance s^2 / n + v: s is the spread of the difference over seeds, v what
 another sample of users would do to the mean. The naive hierarchical bootstrap draws seeds with replacement as well.
-With three seeds that understates the first part twice over: a resample of n things has (n - 1) / n of their variance,
+With three seeds that understates the first part twice over: a bootstrap sample of n has (n - 1) / n of their variance,
 and normal quantiles take no notice that s itself rests on n numbers (2.0 where Student's t says 4.3 at n = 3). So only
 users are bootstrapped, which are many, and the two parts' half-widths, each from its own t distribution, are joined as
 the root of the sum of their squares (MOVER: Zou and Donner, "Construction of confidence limits about effect measures:
@@ -11,8 +11,8 @@ known to be on the safe side; it is exact where one part dominates; and with 2 o
 
 Users err in two ways: some are better served by one condition whatever the seed, and some by one seed's luck. The
 latter part is in s as well as in v, since seeds are compared on the same users. It is left in both: the interval is a
-little too wide where luck is all there is, and no false verdict comes of that. Where the future is foretold (how many
-more seeds would settle it, `planning.py`) the two are told apart, as only the latter part is averaged away by seeds.
+little too wide where luck is all there is, and no false verdict comes of that. To predict how many more seeds would
+settle a verdict (`planning.py`) the two are separated, as only the latter part is averaged away by seeds.
 """
 
 import math
@@ -27,7 +27,7 @@ from scipy.special import stdtrit
 
 # Nobody tells smaller ones apart, and further out the quantiles are not computed for every number of users.
 _SMALLEST_P = 1e-100
-# A resample may lack a class of a small segment. Where more than this share of them does, no interval is given.
+# A bootstrap sample may lack a class of a small segment. Where more than this share of them does, no interval is given.
 _UNDEFINED_SHARE = 0.1
 
 
@@ -39,9 +39,9 @@ class Spread:
         difference: mean over the seeds of first minus second, on the real users.
         seeds: pairs that the mean is over.
         seed_deviation: standard deviation of the difference over seeds; None with one seed.
-        effective_users: see `resampling.Support`.
-        user_deviation: standard deviation of the mean difference over resamples of the users; None where it cannot be
-            told, for too few users or too many resamples without a class.
+        effective_users: see `metrics.metric.Support`.
+        user_deviation: standard deviation of the mean difference over bootstrap samples of the users; None where it is
+            unknown, for too few users or too many samples without a class.
         luck_deviation: the part of that which is each seed's own, in one seed's difference: n seeds have 1 / n of its
             variance in the mean. None with one seed or where `user_deviation` is.
     """
@@ -62,7 +62,7 @@ class Spread:
         )
 
     def half_width_of_users(self, level: float) -> float | None:
-        """The part that other users alone make, for arms that are compared as they are and not as draws of a seed."""
+        """The part that other users alone make, for arms that are compared as they are and not with other seeds."""
         if self.user_deviation is None:
             return None
         return float(quantile(level, self.effective_users) * self.user_deviation)
@@ -87,10 +87,10 @@ class Spread:
         """What `user_deviation` would be with so many seeds (numbers or an array); infinity asks for the shared part.
 
         Raises:
-            ValueError: it cannot be told.
+            ValueError: it is unknown.
         """
         if self.user_deviation is None or self.luck_deviation is None:
-            raise ValueError("One seed, or too few users, tell nothing about the parts that users' chance is made of.")
+            raise ValueError("With one seed or few users it is unknown which part of the users' chance is each seed's.")
         # Luck is estimated with chance of its own, so that what is left for the shared part may come out below 0.
         shared = max(0.0, self.user_deviation**2 - self.luck_deviation**2 / self.seeds)
         return np.sqrt(shared + self.luck_deviation**2 / np.asarray(seeds, np.float64))
@@ -99,7 +99,7 @@ class Spread:
 def joined_half_width(
     seed_deviation: Any, seeds: Any, user_deviation: Any, effective_users: float, level: float
 ) -> Any:
-    """Half of the interval that both sources of chance make; numbers or arrays of one shape."""
+    """Half the interval that both sources of chance make together; arguments are numbers, or arrays of one shape."""
     seed_part = quantile(level, seeds) * seed_deviation / np.sqrt(seeds)
     return np.hypot(seed_part, quantile(level, effective_users) * user_deviation)
 
@@ -114,7 +114,7 @@ def spread_of(pairs: NDArray[np.float64], effective_users: float) -> Spread | No
     """Measure the spread of paired differences; None where the difference itself is undefined.
 
     Args:
-        pairs: (n, 1 + R): a row per seed; on the real users, then on R resamples, the same ones for every seed.
+        pairs: (n, 1 + R), a row per seed; on the real users, then on R bootstrap samples, the same for every seed.
         effective_users: users that the metric rests on, users of many rows discounted.
     """
     on_real_users = pairs[:, 0]
@@ -122,18 +122,18 @@ def spread_of(pairs: NDArray[np.float64], effective_users: float) -> Spread | No
         return None
     seeds = len(pairs)
     by_seed = pairs[:, 1:][:, ~np.isnan(pairs[:, 1:]).any(axis=0)]
-    resampled = by_seed.mean(axis=0)
-    is_known = effective_users > 2 and len(resampled) >= (1 - _UNDEFINED_SHARE) * (pairs.shape[1] - 1) > 1
-    # How far each resample moves a seed's difference, beyond how far it moves the mean over the seeds.
-    own = by_seed - on_real_users[:, None] - (resampled - on_real_users.mean())
-    # U users resampled have (U - 1) / U of the variance of U new users.
+    bootstrapped = by_seed.mean(axis=0)
+    is_known = effective_users > 2 and len(bootstrapped) >= (1 - _UNDEFINED_SHARE) * (pairs.shape[1] - 1) > 1
+    # How far each sample moves a seed's difference, beyond how far it moves the mean over the seeds.
+    own = by_seed - on_real_users[:, None] - (bootstrapped - on_real_users.mean())
+    # A bootstrap sample of U users has (U - 1) / U of the variance of U new users.
     correction = math.sqrt(effective_users / (effective_users - 1)) if is_known else 1.0
     return Spread(
         difference=float(on_real_users.mean()),
         seeds=seeds,
         seed_deviation=float(on_real_users.std(ddof=1)) if seeds > 1 else None,
         effective_users=effective_users,
-        user_deviation=float(resampled.std(ddof=1)) * correction if is_known else None,
+        user_deviation=float(bootstrapped.std(ddof=1)) * correction if is_known else None,
         luck_deviation=math.sqrt(float((own**2).mean()) * seeds / (seeds - 1)) * correction
         if is_known and seeds > 1
         else None,

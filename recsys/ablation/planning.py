@@ -1,4 +1,4 @@
-"""How many seeds would settle what is still open: foretold from the seeds that there are, by what they leave unsaid.
+"""How many seeds would settle an open verdict: predicted from the mean and spread of the seeds that there are.
 
 The plain answer, the number at which the interval would just exclude what it holds now, supposes that the difference
 and its spread are what they happened to be. With two or three seeds they are not; and at that number half of all
@@ -51,7 +51,7 @@ def seeds_to_settle(spread: Spread, margin: float, level: float, tests: int) -> 
 
 
 class _Future:
-    """Many courses that the study may take from here."""
+    """Simulated continuations of the study, `_DRAWS` of them."""
 
     def __init__(self, spread: Spread, margin: float, level: float, tests: int) -> None:
         assert spread.seed_deviation is not None
@@ -64,7 +64,7 @@ class _Future:
         self._difference = spread.difference + self._deviation / math.sqrt(spread.seeds) * chance
 
     def share_settled(self, seeds: float) -> float:
-        """Share of the courses in which so many seeds in all, more than there are, bring a verdict."""
+        """Share of the continuations in which so many seeds in all, more than there are, bring a verdict."""
         user_deviation = self._spread.user_deviation_with(seeds)
         if math.isinf(seeds):
             mean, users = self._difference, self._spread.effective_users

@@ -121,9 +121,9 @@ def _how_to_read(rules: Rules) -> str:
     margins = ", ".join(f"{value:g} {label_of(name)}" for name, value in rules.margins.items())
     return (
         f"First minus second, paired by seed. The {1 - rules.level:.0%} interval covers both sources of chance: other "
-        "seeds (Student's t, which is wide for few seeds) and other test users (users resampled whole). P-values are "
-        "corrected for all that is looked at: half of the level is for the whole, half for the segments together "
-        "(Holm), who have all of it where the whole is decided. *Equivalent*: the whole interval lies within the "
-        f"margin ({margins or 'none set'}). *Better* or *worse*: the p-value is below {rules.level:g}. Otherwise there "
-        "is *not enough evidence*, which is not the same as no difference."
+        "seeds (Student's t, which is wide for few seeds) and other test users (a bootstrap of whole users). P-values "
+        "are corrected for multiple testing: half of the level is spent on the overall difference, half on the "
+        "segments together (Holm), which have all of it where the overall difference is decided. *Equivalent*: the "
+        f"whole interval lies within the margin ({margins or 'none set'}). *Better* or *worse*: the p-value is below "
+        f"{rules.level:g}. Otherwise there is *not enough evidence*, which is not the same as no difference."
     )

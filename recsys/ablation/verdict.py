@@ -125,7 +125,7 @@ def _how_near(difference: Difference) -> str:
 
 def _what_would_settle(difference: Difference) -> str:
     if difference.seeds == 1:
-        return "one seed tells nothing about the luck of seeds, so run at least two more"
+        return "one seed does not show how much seeds differ, so run at least two more"
     if difference.user_deviation is None:
         return f"{_count(difference.users, 'user')} are too few for an interval"
     if difference.seeds_to_settle is None:

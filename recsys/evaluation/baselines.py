@@ -1,4 +1,4 @@
-"""Two rankers that know next to nothing, for the same rows: what a model must beat before its score means anything.
+"""Two simple rankers for the same rows, which a model must beat before its score means anything.
 
 The constant predicts the training rows' mean label. The logistic regression adds up what each dense feature, each user
 and each item says by itself, as McMahan et al. predict clicks ("Ad Click Prediction: a View from the Trenches", KDD
@@ -140,7 +140,7 @@ def _columns(batches: Iterable[Batch], ranker: LogisticRanker) -> _DesignMatrix:
 
 def _one_hot(ids: NDArray[np.int64], size: int) -> sparse.csr_matrix:
     rows = sparse.csr_matrix((np.ones(len(ids)), ids, np.arange(len(ids) + 1)), shape=(len(ids), size))
-    return rows[:, 1:]  # row 0 is every unknown id's, of which training tells nothing
+    return rows[:, 1:]  # row 0 stands for unknown ids, which training rows do not have
 
 
 def _penalty_path(rows: _DesignMatrix) -> Iterator[tuple[NDArray[np.float64], float]]:

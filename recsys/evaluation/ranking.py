@@ -112,7 +112,7 @@ def evaluate_ranking(
     """Rank every query's candidates by each of `scores` in one pass, so that a ranker stands beside its baselines.
 
     The batches carry the extra columns `query`; `is_new_to_user` where the second scope is wanted; `user_key` where the
-    queries are to be resampled by user. Candidates of one score are ordered by a fixed shuffle of their positions in
+    queries are to be bootstrapped by user. Candidates of one score are ordered by a fixed shuffle of their positions in
     the stream: neither arbitrary nor in favour of rows that happen to come first, such as relevant ones.
 
     Raises:

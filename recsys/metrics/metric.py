@@ -32,7 +32,7 @@ class Support:
     Attributes:
         rows, users: that take part; users of one class have no part in the grouped AUC.
         effective_users: as many of equal weight would be as good (Kish 1965, section 11.7), for an AUC those of the
-            scarcer class: ten users of whom two have all the positives tell no more of it than two.
+            scarcer class: ten users of whom two have all the positives are no more evidence than two.
     """
 
     rows: int
@@ -136,7 +136,7 @@ def weight_support(rows: UserRows, weight: Floats) -> Support:
 
 
 def effective_users(user: Column, weight: Floats) -> float:
-    """The number of users of equal weight that tell as much as these: (sum w)^2 / sum w^2 over the users.
+    """The number of users of equal weight that are as much evidence as these: (sum w)^2 / sum w^2 over the users.
 
     Args:
         user: (M,) whose entry it is.

@@ -52,7 +52,7 @@ class Forwarder(threading.Thread):
         return self._delivery.run_id if self._delivery else None
 
     def run(self) -> None:
-        """Deliver until told to finish, and then once more."""
+        """Deliver until `finish` is called, and then once more."""
         while not self._is_ending:
             self._sample_if_due()
             if time.monotonic() >= self._due_at:

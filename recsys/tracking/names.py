@@ -209,7 +209,7 @@ def training_metrics(
 
 
 def stream_metrics(counts: Mapping[str, int]) -> dict[str, float]:
-    """Name what became of invalid values while rows streamed, as `BatchStream.counts` tells it column by column.
+    """Name what became of invalid values while rows streamed, as `BatchStream.counts` has it column by column.
 
     >>> stream_metrics({"rows dropped: price": 3, "rows dropped": 3, "ids unknown: item_id": 2})
     {'data/rows_dropped': 3, 'data/values_mended': 2}

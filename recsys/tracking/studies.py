@@ -169,7 +169,7 @@ def find_study(store: TrackingStore, wanted: str = "") -> RecordedStudy:
 
     Raises:
         ServiceError: the server does not answer.
-        DataError: there is none; tells of those that there are.
+        DataError: there is none; names those that there are.
         UsageError: `wanted` cannot be an id.
     """
     _checked(wanted)

@@ -61,7 +61,7 @@ def test_one_seed_has_no_interval_since_it_tells_nothing_about_seeds():
     assert spread.p_value() is None
 
 
-def test_users_of_whom_resamples_often_lack_a_class_have_no_interval():
+def test_users_of_whom_samples_often_lack_a_class_have_no_interval():
     pairs = np.tile([0.1, np.nan, 0.2, 0.1, 0.3], (3, 1))
     assert spread_of(pairs, effective_users=50).half_width(0.05) is None
 
@@ -92,12 +92,12 @@ def test_what_users_do_is_told_apart_into_what_seeds_share_and_what_they_do_not(
 
 def test_where_seeds_share_nothing_enough_of_them_average_users_away():
     assert _spread(seeds=4, user_deviation=0.001, luck=0.002).user_deviation_with(math.inf) == 0.0
-    # What is estimated from resamples may overshoot; a variance below zero is none.
+    # What is estimated from bootstrap samples may overshoot; a variance below zero is none.
     assert _spread(seeds=4, user_deviation=0.001, luck=0.003).user_deviation_with(math.inf) == 0.0
 
 
 def test_one_seed_cannot_say_what_more_of_them_would_do_to_the_users_part():
-    with pytest.raises(ValueError, match="One seed"):
+    with pytest.raises(ValueError, match="one seed or few users"):
         _spread(seeds=1, seed_deviation=None, luck=None).user_deviation_with(5)
 
 

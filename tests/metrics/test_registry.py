@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipelines.recording import ranking_metrics
-from pipelines.recording import test_metrics as recorded_scores
 
 from recsys.ablation.bootstrap import UserBootstrap, measure_arm
 from recsys.ablation.comparison import Rules, Verdict, compare
@@ -16,6 +14,8 @@ from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
 from recsys.metrics import registry
 from recsys.metrics.metric import Metric, RatioOfSums, UserSums
+from recsys.run.record import ranking_metrics
+from recsys.run.record import test_metrics as recorded_scores
 from tests.ablation.simulated_studies import QUESTION, SEGMENTS, World, simulate
 from tests.evaluation.small_split import Stream, rows
 
