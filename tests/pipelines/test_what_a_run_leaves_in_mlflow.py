@@ -23,6 +23,7 @@ from recsys.evaluation.predictions import load_predictions
 from recsys.progress import silent
 from recsys.tracking import names
 
+DRAWS_PICTURES = True
 MODES = {"frozen_tower": "conditional", "end_to_end": "parallel"}
 
 
