@@ -12,7 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import forkserver, util
@@ -69,6 +69,10 @@ class Commands:
         request = {"words": list(words), "log": str(log), "moment": asdict(moment) if moment else None}
         return int(self._ask(request)["pid"])
 
+    def start_function(self, function: str, arguments: Sequence[Any], log: Path) -> int:
+        """Call "module:name" with JSON-able arguments in a process of its own; return its id once it runs."""
+        return int(self._ask({"function": function, "arguments": list(arguments), "log": str(log)})["pid"])
+
     def wait(self, pid: int, log: Path) -> Ending | None:
         """Wait until the command ends, or stops at its moment: then None."""
         answer = self._ask({"wait": pid})
@@ -92,7 +96,7 @@ class Commands:
 def _serve() -> None:
     import torch
 
-    _draw_no_pictures()
+    draw_no_pictures()
     for name in ("recsys.study.ablate", "pipelines.cli", "recsys.run.train", "pipelines.sync"):
         importlib.import_module(name)
     torch.set_num_threads(1)
@@ -110,27 +114,38 @@ def _waited(pid: int) -> dict[str, Any]:
 
 
 def _forked(request: dict[str, Any]) -> int:
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     if child := os.fork():
+        os.close(log)
         return child
     code = 70
     try:
-        log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for stream in (1, 2):
             os.dup2(log, stream)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        if request["words"][0] == "ablate":
-            _fork_the_server_of_arms()
-        if request["moment"]:
-            _set(Moment(**request["moment"]))
-        from pipelines.cli import main
-
-        code = main(request["words"])
+        code = _called(request) if "function" in request else _commanded(request)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _called(request: dict[str, Any]) -> int:
+    module, _, name = request["function"].partition(":")
+    getattr(importlib.import_module(module), name)(*request["arguments"])
+    return 0
+
+
+def _commanded(request: dict[str, Any]) -> int:
+    if request["words"][0] == "ablate":
+        _fork_the_server_of_arms()
+    if request["moment"]:
+        _set(Moment(**request["moment"]))
+    from pipelines.cli import main
+
+    return main(request["words"])
 
 
 def _fork_the_server_of_arms() -> None:
@@ -151,7 +166,8 @@ def _fork_the_server_of_arms() -> None:
     util.spawnv_passfds = original
 
 
-def _draw_no_pictures() -> None:
+def draw_no_pictures() -> Callable[[], None]:
+    """Leave the files of pictures empty, which else take a third of a small training; the result undoes it."""
     from matplotlib.figure import Figure
 
     draw = Figure.savefig
@@ -163,7 +179,11 @@ def _draw_no_pictures() -> None:
         else:
             draw(figure, place, **options)
 
+    def undo() -> None:
+        Figure.savefig = draw  # type: ignore[method-assign]
+
     Figure.savefig = save  # type: ignore[method-assign]
+    return undo
 
 
 def _set(moment: Moment) -> None:

@@ -78,7 +78,7 @@ def test_a_killed_preparation_goes_on_where_it_was_to_the_same_bytes(
 def test_a_preparation_killed_again_and_again_ends_as_if_it_had_not_been(
     commands: Commands, unbroken: Path, tmp_path: Path
 ):
-    for _ in range(4):
+    for _ in range(2):
         again = Moment("recsys.datasets.finished_parts:FinishedParts.add", 3)
         assert commands.run(["prepare", *words(unbroken, tmp_path)], tmp_path / "log", again).code == -signal.SIGKILL
     assert commands.run(["prepare", *words(unbroken, tmp_path)], tmp_path / "log").code == 0

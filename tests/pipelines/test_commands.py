@@ -1,9 +1,8 @@
 """The command line as a user types it: what is printed, what is left behind, how it ends."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from recsys.datasets.decode import raw_rows
 from recsys.progress import silent
 from recsys.run.folder import CHECKPOINTS, RESULT
 from recsys.run.prepare import run as prepare
+from tests.faults.commands import Commands
 from tests.pipelines.conftest import runs_folder, small_overrides
 
 
@@ -129,17 +129,20 @@ def test_a_run_that_is_not_there_ends_with_65(tmp_path: Path, capsys: pytest.Cap
     assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_terminated_run_leaves_a_checkpoint_and_resumes_to_the_same_result_bit_for_bit(tmp_path: Path):
+def test_a_terminated_run_leaves_a_checkpoint_and_resumes_to_the_same_result_bit_for_bit(
+    commands: Commands, tmp_path: Path
+):
     slow = ["training.epochs=3", "training.batch_size=64", "training.checkpoint_every=10", "training.patience=99"]
     overrides = [*small_overrides(tmp_path), *slow]
     assert main(["train", *overrides]) == 0
     (unbroken,) = run_folders(overrides)
     time.sleep(1.1)  # run folders are named by the second
-    command = [sys.executable, "-m", "pipelines.cli", "train", *overrides]
-    process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL)
+    process = commands.start(["train", *overrides], tmp_path / "log")
     broken = wait_for_checkpoint(overrides, unbroken)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    os.kill(process, signal.SIGTERM)
+    ending = commands.wait(process, tmp_path / "log")
+    assert ending is not None
+    assert ending.code == 143
     assert not (broken / RESULT).exists()
     assert main(["train", "--resume", str(broken), *overrides]) == 0
     one, other = (json.loads((folder / RESULT).read_text()) for folder in (unbroken, broken))

@@ -34,8 +34,15 @@ def stages_by_step(run: mlflow.entities.Run, overrides: list[str]) -> dict[int, 
     return {point.step: point.value for point in client.get_metric_history(run.info.run_id, "train/stage")}
 
 
-def test_a_staged_run_follows_its_stages_and_keeps_the_contract_and_the_proof_of_each(small_world: list[str]) -> None:
-    folder = trained([*small_world, *STAGED])
+@pytest.fixture(scope="module")
+def unbroken(small_world: list[str]) -> Path:
+    """The folder of a staged run that nothing stopped."""
+    return trained([*small_world, *STAGED])
+
+
+def test_a_staged_run_follows_its_stages_and_keeps_the_contract_and_the_proof_of_each(
+    small_world: list[str], unbroken: Path
+) -> None:
 
     run = newest_run(small_world)
     stages = stages_by_step(run, small_world)
@@ -45,7 +52,7 @@ def test_a_staged_run_follows_its_stages_and_keeps_the_contract_and_the_proof_of
     client = mlflow.MlflowClient(f"sqlite:///{runs_folder(small_world)}/mlflow.db")
     kept = {entry.path for entry in client.list_artifacts(run.info.run_id)}
     assert {f"optimizer_contract{suffix}.json" for suffix in ("", "_stage_1", "_stage_2")} <= kept
-    proof = json.loads((folder / RESULT).read_text())["frozen_proof"]
+    proof = json.loads((unbroken / RESULT).read_text())["frozen_proof"]
     assert {path: (each["from_step"], each["to_step"]) for path, each in proof.items()} == {
         "embedding_tower": (0, 3),
         "embedding_tower.user_side": (3, 5),
@@ -56,9 +63,8 @@ def test_a_staged_run_follows_its_stages_and_keeps_the_contract_and_the_proof_of
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4])
 def test_a_staged_run_that_was_stopped_goes_on_to_the_same_scores(
-    small_world: list[str], monkeypatch: pytest.MonkeyPatch, stop_after: int
+    small_world: list[str], unbroken: Path, monkeypatch: pytest.MonkeyPatch, stop_after: int
 ) -> None:
-    unbroken = trained([*small_world, *STAGED])
     asked = []
 
     def stop(request: StopRequest) -> bool:

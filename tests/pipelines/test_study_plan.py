@@ -1,5 +1,6 @@
 """What makes an arm the same arm and a study the same study; what a dry run tells; what is refused before any work."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,13 @@ def encoded(small_world: list[str]) -> EncodedDataset:
 
 
 def plan(encoded: EncodedDataset, words: list[str], *more: str) -> StudyPlan:
-    return StudyPlan(StudyGrid([*words, *more]), encoded)
+    return StudyPlan(grid_of((*words, *more)), encoded)
+
+
+@cache
+def grid_of(words: tuple[str, ...]) -> StudyGrid:
+    """A grid is composed once: plans only read it."""
+    return StudyGrid(words)
 
 
 def folders(plan: StudyPlan) -> dict[str, Path]:

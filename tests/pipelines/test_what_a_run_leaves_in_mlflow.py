@@ -23,6 +23,7 @@ from recsys.run.prepare import run as prepare
 from recsys.run.record import open_store
 from recsys.tracking import names
 
+DRAWS_PICTURES = True
 MODES = {"frozen_tower": "conditional", "end_to_end": "parallel"}
 
 

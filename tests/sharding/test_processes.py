@@ -1,15 +1,18 @@
 """A run of one needs no torchrun, no port and no name service; torchrun's variables are all there or refused."""
 
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 from recsys.errors import UsageError
 from recsys.sharding.processes import device_kind, device_name, gpus, start_processes
+from tests.faults.commands import Commands, Ending
 
-ALONE = "from recsys.sharding.processes import start_processes; c = start_processes('cpu'); print(c.rank, c.world_size)"
+
+def start_alone() -> None:
+    context = start_processes("cpu")
+    print(context.rank, context.world_size)
 
 
 def test_a_run_of_one_starts_by_itself(context):
@@ -21,10 +24,11 @@ def test_a_group_that_stands_is_used_as_it_is(context):
     assert start_processes("cpu") == context
 
 
-def test_many_runs_start_on_one_machine_at_the_same_moment():
-    runs = [subprocess.Popen([sys.executable, "-c", ALONE], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+def test_many_runs_start_on_one_machine_at_the_same_moment(commands: Commands, tmp_path: Path):
+    logs = [tmp_path / name for name in ("first", "second", "third")]
+    runs = [commands.start_function(f"{__name__}:{start_alone.__name__}", [], log) for log in logs]
 
-    assert [run.communicate(timeout=60)[0] for run in runs] == ["0 1\n"] * 3
+    assert [commands.wait(run, log) for run, log in zip(runs, logs, strict=True)] == [Ending(0, "0 1\n")] * 3
 
 
 @pytest.mark.parametrize(

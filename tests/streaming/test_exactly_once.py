@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from recsys.streaming.shuffle import ConsumedBatches
 from tests.streaming.rows import open_stream, write_layout
 
-few_examples = settings(max_examples=30, deadline=None)
+few_examples = settings(max_examples=12, deadline=None)
 layouts = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=5).filter(
     lambda layout: sum(map(sum, layout)) >= 4  # a row for each of the most ranks
 )
@@ -121,7 +121,7 @@ def test_every_epoch_of_a_life_has_every_row_once_and_all_ranks_make_the_same_st
     assert all(sorted(keys) == list(range(rows)) for keys in epochs.values())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(layout=layouts, life=legs, shuffle=st.booleans())
 def test_in_step_a_life_on_any_ranks_reads_the_rows_in_the_order_of_one_unbroken_process(
     folders, layout, life, shuffle

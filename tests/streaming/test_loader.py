@@ -19,7 +19,7 @@ from tests.worlds import write_encoded_world
 
 layouts = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=5)
 # A folder per example: Hypothesis runs many examples inside one test, and tmp_path is one per test.
-few_examples = settings(max_examples=40, deadline=None)
+few_examples = settings(max_examples=20, deadline=None)
 
 
 def rows_of(layout):

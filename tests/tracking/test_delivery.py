@@ -1,8 +1,8 @@
 """Delivery to a real server that comes and goes: nothing lost, nothing doubled."""
 
 import logging
-import subprocess
-import sys
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from recsys.tracking.delivery import Delivery, sync
 from recsys.tracking.run import TrackedRun, start_run
 from recsys.tracking.spool import Spool, read_lines, spools_in
 from recsys.tracking.store import TrackingStore
+from tests.faults.commands import Commands
 from tests.tracking.servers import TrackingServer, free_port
 from tests.waiting import wait_until
 
@@ -198,22 +199,26 @@ def test_a_lost_answer_is_sent_again_and_stored_once(
     assert found.data.params == {"seed": "1"}
 
 
-def test_a_run_killed_without_warning_is_brought_in_whole_and_ended_as_killed(tmp_path: Path, server: TrackingServer):
-    script = (
-        "import os, sys\n"
-        "from pathlib import Path\n"
-        "from recsys.tracking.run import TrackedRun, start_run\n"
-        "from recsys.tracking.store import TrackingStore\n"
-        "with start_run(TrackingStore(sys.argv[1], 'killed', Path(sys.argv[2])), 'r', {}, {}) as run:\n"
-        "    for step in range(1000): run.log_step(step, {'train/loss': float(step)})\n"
-        "    while run.run_id is None: pass\n"
-        "    for step in range(1000, 2000): run.log_step(step, {'train/loss': float(step)})\n"
-        "    os.kill(os.getpid(), 9)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, server.uri, str(tmp_path)], check=False, timeout=120)
-    assert done.returncode == -9
+def record_and_die(uri: str, folder: str) -> None:
+    with start_run(TrackingStore(uri, "killed", Path(folder)), "r", {}, {}) as run:
+        for step in range(1000):
+            run.log_step(step, {"train/loss": float(step)})
+        wait_until(lambda: run.run_id is not None)
+        for step in range(1000, 2000):
+            run.log_step(step, {"train/loss": float(step)})
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    store = TrackingStore(server.uri, "killed", tmp_path)
+
+def test_a_run_killed_without_warning_is_brought_in_whole_and_ended_as_killed(
+    commands: Commands, tmp_path: Path, server: TrackingServer
+):
+    spools, log = tmp_path / "spools", tmp_path / "log"
+    process = commands.start_function(f"{__name__}:{record_and_die.__name__}", [server.uri, str(spools)], log)
+    ending = commands.wait(process, log)
+    assert ending is not None
+    assert ending.code == -signal.SIGKILL
+
+    store = TrackingStore(server.uri, "killed", spools)
     sync(store)
 
     client, found = the_run(store)

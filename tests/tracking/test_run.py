@@ -2,8 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import mlflow
@@ -17,6 +16,7 @@ from recsys.errors import CannotWriteError, UsageError
 from recsys.tracking import names
 from recsys.tracking.run import DatasetUse, TrackedRun, start_run
 from recsys.tracking.store import TrackingStore
+from tests.faults.commands import Commands, Ending
 from tests.waiting import wait_until
 
 TAGS = {names.TAG_KIND: "arm", names.TAG_ABLATION_ID: "study-1"}
@@ -96,23 +96,19 @@ def test_ctrl_c_ends_the_run_as_killed(store: TrackingStore):
     assert "Ctrl-C" in found.data.tags[names.TAG_END_REASON]
 
 
-def test_sigterm_ends_the_run_as_killed_and_the_process_with_143(tmp_path: Path):
-    script = (
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        "from recsys.tracking.run import start_run\n"
-        "from recsys.tracking.store import TrackingStore\n"
-        "with start_run(TrackingStore.in_folder(Path(sys.argv[1]), 'e'), 'r', {}, {}) as run:\n"
-        "    run.log_step(1, {'train/loss': 0.5})\n"
-        "    print('ready', flush=True)\n"
-        "    time.sleep(60)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    os.kill(process.pid, signal.SIGTERM)
+def record_until_stopped(folder: str) -> None:
+    with start_run(TrackingStore.in_folder(Path(folder), "e"), "r", {}, {}) as run:
+        run.log_step(1, {"train/loss": 0.5})
+        print("ready", flush=True)
+        time.sleep(60)
 
-    assert process.wait(timeout=60) == 143
+
+def test_sigterm_ends_the_run_as_killed_and_the_process_with_143(commands: Commands, tmp_path: Path):
+    process = commands.start_function(f"{__name__}:{record_until_stopped.__name__}", [str(tmp_path)], tmp_path / "log")
+    wait_until(lambda: (tmp_path / "log").read_text() == "ready\n")
+    os.kill(process, signal.SIGTERM)
+
+    assert commands.wait(process, tmp_path / "log") == Ending(143, "ready\n")
     _, (found,) = runs_in(TrackingStore.in_folder(tmp_path, "e"))
     assert found.info.status == "KILLED"
     assert found.data.metrics == {"train/loss": 0.5}

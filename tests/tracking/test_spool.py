@@ -2,8 +2,7 @@
 
 import os
 import resource
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from recsys.errors import BusyError, CannotWriteError, DataError
 from recsys.tracking.spool import LINES, Spool, read_lines, spools_in
+from tests.faults.commands import Commands, Ending
 
 
 def metric_lines(folder: Path) -> list[tuple[int, dict[str, float]]]:
@@ -63,19 +63,19 @@ def test_a_damaged_line_in_the_middle_is_named_by_file_and_byte(tmp_path: Path):
         list(read_lines(spool.folder))
 
 
-def test_every_line_of_a_process_killed_at_once_is_there(tmp_path: Path):
-    script = (
-        "import os, sys\n"
-        "from pathlib import Path\n"
-        "from recsys.tracking.spool import Spool\n"
-        "spool = Spool.create(Path(sys.argv[1]), {'name': 'r'})\n"
-        "for step in range(500): spool.write_metrics(step, {'train/loss': float(step)})\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+def spool_and_die(folder: str) -> None:
+    spool = Spool.create(Path(folder), {"name": "r"})
+    for step in range(500):
+        spool.write_metrics(step, {"train/loss": float(step)})
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    assert done.returncode == -9
-    (folder,) = spools_in(tmp_path)
+
+def test_every_line_of_a_process_killed_at_once_is_there(commands: Commands, tmp_path: Path):
+    spools, log = tmp_path / "spools", tmp_path / "log"
+    process = commands.start_function(f"{__name__}:{spool_and_die.__name__}", [str(spools)], log)
+
+    assert commands.wait(process, log) == Ending(-signal.SIGKILL, "")
+    (folder,) = spools_in(spools)
     assert [step for step, _ in metric_lines(folder)] == list(range(500))
 
 

@@ -1,7 +1,5 @@
 """Opening a store: fresh ones by many at once, absent servers, and addresses that mean nothing."""
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -10,31 +8,26 @@ import pytest
 from recsys.errors import ServiceError, UsageError
 from recsys.tracking.run import start_run
 from recsys.tracking.store import TrackingStore
+from tests.faults.commands import Commands, Ending
 from tests.recorded import recorded_table
 from tests.tracking.servers import free_port
 
-_ARM = """
-import sys
-from pathlib import Path
-from recsys.tracking.run import start_run
-from recsys.tracking.store import TrackingStore
-folder, number = Path(sys.argv[1]), int(sys.argv[2])
-sys.stdin.readline()
-with start_run(TrackingStore.in_folder(folder, "fresh"), f"s{number}", {"seed": number}, {"kind": "arm"}) as run:
-    for step in range(50):
-        run.log_step(step, {"train/loss": float(step), "train/epoch": 0.0})
-"""
+
+def record_arm(folder: str, number: int) -> None:
+    with start_run(
+        TrackingStore.in_folder(Path(folder), "fresh"), f"s{number}", {"seed": number}, {"kind": "arm"}
+    ) as run:
+        for step in range(50):
+            run.log_step(step, {"train/loss": float(step), "train/epoch": 0.0})
 
 
-def test_eight_runs_at_once_on_a_fresh_store_all_succeed(tmp_path: Path):
-    command = [sys.executable, "-c", _ARM, str(tmp_path)]
-    arms = [
-        subprocess.Popen([*command, str(n)], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for n in range(8)
-    ]
-    outputs = [arm.communicate("go\n", timeout=240) for arm in arms]
+def test_eight_runs_at_once_on_a_fresh_store_all_succeed(commands: Commands, tmp_path: Path):
+    runs, logs = tmp_path / "runs", [tmp_path / f"log-{number}" for number in range(8)]
+    function = f"{__name__}:{record_arm.__name__}"
+    arms = [commands.start_function(function, [str(runs), number], log) for number, log in enumerate(logs)]
 
-    assert [(arm.returncode, errors) for arm, (_, errors) in zip(arms, outputs, strict=True)] == [(0, "")] * 8
-    table = recorded_table(TrackingStore.in_folder(tmp_path, "fresh"))
+    assert [commands.wait(arm, log) for arm, log in zip(arms, logs, strict=True)] == [Ending(0, "")] * 8
+    table = recorded_table(TrackingStore.in_folder(runs, "fresh"))
     assert sorted(table["param.seed"]) == list("01234567")
     assert table["metric.train/loss"].tolist() == [49.0] * 8
 
