@@ -5,19 +5,16 @@ These functions make a configuration of what they are given and call what the co
 finds. Where rows are asked for, a pandas or polars DataFrame, an Arrow table, a path or a URI will do.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from recsys.build import register_composition, register_network
 from recsys.config.compose import compose_config
 from recsys.config.overrides import override
-from recsys.datasets.table_layout import load_table_layout
-from recsys.errors import UsageError
-from recsys.features.plain_yaml import read_plain_yaml
-from recsys.features.schema import load_schema
+from recsys.datasets.table_layout import TableLayout
+from recsys.features.plain_yaml import plain_yaml, read_plain_yaml
+from recsys.features.schema import FeatureSchema
 from recsys.progress import Progress, silent
 from recsys.results import Data, Run, Study, Tower
 from recsys.run import prepare as prepare_rows
@@ -56,15 +53,9 @@ class Schema:
 
     def __init__(self, **document: Any) -> None:
         self.document = document
-        with TemporaryDirectory() as folder:
-            path = Path(folder, SCHEMA)
-            path.write_text(_text(document), encoding="utf-8")
-            try:
-                schema = load_schema(path)
-                if "table" in document:
-                    load_table_layout(path, schema)
-            except UsageError as error:
-                raise UsageError(str(error).replace(f"Schema file {path}", "Schema")) from None
+        schema = FeatureSchema.from_document(document, "Schema")
+        if "table" in document:
+            TableLayout.from_document(document, schema, "Schema")
 
     def __repr__(self) -> str:
         return f"Schema({', '.join(f'{key}={value!r}' for key, value in self.document.items())})"
@@ -99,12 +90,12 @@ def prepare(
     words = _words({"data.name": name or document.get("name", "data"), **places, **(settings or {})})
     below = compose_config(["data=table", "data.schema_path=none", "data.raw=none", *words]).runtime.encoded
     if is_path(rows):
-        path = stored_frames({}, below, _text(document)) / SCHEMA if isinstance(schema, Schema) else Path(schema)
+        path = stored_frames({}, below, plain_yaml(document)) / SCHEMA if isinstance(schema, Schema) else Path(schema)
         words += _words({"data.raw": rows, "data.schema_path": path})
     else:
         frames = dict(rows) if isinstance(rows, Mapping) else {"rows": rows}
         files = {each: f"{each}.parquet" for each in frames} if isinstance(rows, Mapping) else "rows.parquet"
-        text = _text({**document, "table": {**document.get("table", {}), "files": files}})
+        text = plain_yaml({**document, "table": {**document.get("table", {}), "files": files}})
         stored = stored_frames(frames, below, text)
         words += _words({"data.raw": stored, "data.schema_path": stored / SCHEMA})
     words = ["data=table", *words]
@@ -204,8 +195,3 @@ def ablate(
 
 def _words(values: Settings) -> list[str]:
     return [override(key, value) for key, value in values.items()]
-
-
-def _text(document: Mapping[str, Any]) -> str:
-    # JSON is YAML; days and times, which JSON lacks, are read from text too.
-    return json.dumps(document, default=str)
