@@ -21,6 +21,8 @@ from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+# What a command imports when it first needs it; every fork would do so anew, for longer than its work takes.
+_IMPORTED_LATE = ("mlflow.store.tracking.sqlalchemy_store", "alembic.command", "pyarrow.dataset", "mako.template")
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _serve() -> None:
     import torch
 
     draw_no_pictures()
-    for name in ("recsys.study.ablate", "pipelines.cli", "recsys.run.train", "pipelines.sync"):
+    for name in ("recsys.study.ablate", "pipelines.cli", "recsys.run.train", "pipelines.sync", *_IMPORTED_LATE):
         importlib.import_module(name)
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -83,10 +83,10 @@ def test_a_server_that_is_away_from_start_to_end_costs_no_time_and_sync_brings_e
 
 
 def test_a_server_killed_in_the_middle_and_started_again_has_every_point_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, server: TrackingServer, caplog: pytest.LogCaptureFixture
 ):
-    with TrackingServer(tmp_path / "server") as server, caplog.at_level(logging.WARNING):
-        store = TrackingStore(server.uri, "restart", tmp_path / "spool")
+    with caplog.at_level(logging.WARNING):
+        store = TrackingStore(server.uri, "restart", tmp_path)
         with start_run(store, "r", {}, {"kind": "arm"}) as run:
             for step in range(600):
                 run.log_step(step, {"train/loss": float(step)})
@@ -104,10 +104,10 @@ def test_a_server_killed_in_the_middle_and_started_again_has_every_point_once(
 
 
 def test_a_server_that_dies_before_the_end_gets_the_rest_and_the_end_by_sync(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, server: TrackingServer, caplog: pytest.LogCaptureFixture
 ):
-    with TrackingServer(tmp_path / "server") as server, caplog.at_level(logging.WARNING):
-        store = TrackingStore(server.uri, "end", tmp_path / "spool")
+    with caplog.at_level(logging.WARNING):
+        store = TrackingStore(server.uri, "end", tmp_path)
         with start_run(store, "r", {}, {"kind": "arm"}) as run:
             for step in range(300):
                 run.log_step(step, {"train/loss": float(step)})
