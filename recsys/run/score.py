@@ -12,7 +12,7 @@ from recsys.run.serving import MODEL
 
 
 def run(config: RunConfig, folder: Path, input_file: Path, output_file: Path, progress: Progress) -> int:
-    """Score the rows of a Parquet file by the run in `folder`, write them with their `probability`, return their number.
+    """Score the rows of a Parquet file by the run in `folder`; write them with a `probability`; return how many.
 
     Raises:
         UsageError, DataError, CannotWriteError: there is no finished run in `folder`; and see `score_file`.
