@@ -1,4 +1,5 @@
-"""One run of one ranker: `prepare`, `pretrain`, `train`, `evaluate` and `audit`, each with `run(config, ...)`.
+"""One run of one ranker: `prepare`, `pretrain`, `train`, `evaluate`, `audit` and `score`, each with
+`run(config, ...)`.
 
 `assemble.py` makes model, optimizers and stages, `streams.py` the batches, `session.py` takes the steps, keeps
 checkpoints and measures, `record.py` names what goes to MLflow, `folder.py` is what a run leaves on disk. Values are

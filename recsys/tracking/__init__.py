@@ -1,8 +1,8 @@
 """What a run leaves behind for people to compare: MLflow, and nowhere else.
 
 Holds the names of everything that is recorded, the local spool that training writes, its delivery to a tracking store,
-the life of a run, finished runs as a table, and the figures attached to a run. It knows neither models nor training:
-whoever calls it hands over plain numbers.
+the life of a run, recorded studies, the figures attached to a run, and MLflow's own server for who wants to look. It
+knows neither models nor training: whoever calls it hands over plain numbers.
 """
 
 import os

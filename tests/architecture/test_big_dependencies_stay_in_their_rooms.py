@@ -57,6 +57,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "torchrec.optim": ("recsys.sharding",),
     "fbgemm_gpu": ("recsys.sharding",),
     "matplotlib": ("recsys.tracking", "recsys.ablation"),
+    "psutil": ("recsys.tracking",),
     "rich": ("pipelines",),
     "argparse": ("pipelines",),
     "pydantic": (

@@ -7,7 +7,7 @@ import pytest
 import torch.distributed as dist
 
 from recsys.errors import DataError
-from recsys.evaluation.evaluate import predict
+from recsys.evaluation.split_evaluation import predict
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
 from tests.evaluation.small_split import FirstColumnRanker, Stream, rows
