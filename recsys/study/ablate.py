@@ -32,10 +32,10 @@ from recsys.run.record import CUTOFF, FOLLOWED, STUDY, open_store, study_params
 from recsys.run.session import RANKING_EXTRAS
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_stream, started
 from recsys.sharding.processes import device_kind
-from recsys.study.report import Origin, gather
 from recsys.study.execute import check_pairs, finish_arms
 from recsys.study.finished import FinishedArm, auc_intervals, by_condition, measure, write_json
 from recsys.study.plan import StudyGrid, StudyPlan
+from recsys.study.report import Origin, gather
 from recsys.tracking import names
 from recsys.tracking.chart_views import study_views
 from recsys.tracking.run import start_run
