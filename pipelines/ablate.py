@@ -18,7 +18,7 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     console.print("Next: recsys ui")
 
 
-def show(study: ablate.Study) -> None:
+def show(study: ablate.FinishedStudy) -> None:
     """Print the study as `recsys compare` does, and where its report is."""
     comparisons = [each.to_document() for each in study.comparisons]
     show_study(study.id, study.scores, comparisons, ablate.DECISIVE, study.verdict)

@@ -114,7 +114,7 @@ class Run:
 class Study:
     """A finished study."""
 
-    study: study_of_arms.Study
+    study: study_of_arms.FinishedStudy
 
     @property
     def verdict(self) -> str:

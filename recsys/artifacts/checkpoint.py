@@ -47,6 +47,9 @@ def save_checkpoint(
 ) -> Path:
     """Write one checkpoint, whole or not at all, then delete all but the `keep_last` newest; return its path.
 
+    Args:
+        tensors: by name, of any shape.
+
     Raises:
         CannotWriteError: too little space or no permission; the checkpoints that stand are untouched.
     """

@@ -107,7 +107,7 @@ def export_ranker(
     """Write the served model at `target`, whole or not at all.
 
     Args:
-        weights: `state_dict()` of the plain (unwrapped) ranker.
+        weights: `state_dict()` of the plain (unwrapped) ranker, each tensor in its own shape.
         description: JSON-able; all that `rebuild` needs beside the contract.
         rebuild: `module:function` of this package, a `Rebuild`; a ranker that it makes takes `weights` exactly.
         example: a few raw rows, kept as the input example; they are scored once here.

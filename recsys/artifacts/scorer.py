@@ -101,6 +101,7 @@ def write_ranker(
     """Write what `read_scorer` reads.
 
     Args:
+        weights: `state_dict()` of the plain ranker, each tensor in its own shape.
         table: the schema file whose `table:` block rows are read by; None where there is none.
     """
     (folder / _VOCABULARIES).mkdir(parents=True)

@@ -14,7 +14,7 @@ BRANCHES = ("embedding_tower", "interaction_network")
 """The two parts of a ranker that a composition joins, by name."""
 
 
-class Tower(Protocol):
+class TowerBranch(Protocol):
     """An embedding tower as a composition calls it; see `EmbeddingTower.forward`."""
 
     def __call__(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
@@ -47,7 +47,7 @@ class Composition(nn.Module):
         self.output_width = output_width
         self.tower_adapter: LowRankAdapter | None = None
 
-    def with_adapter(self, embedding_tower: Tower) -> Tower:
+    def with_adapter(self, embedding_tower: TowerBranch) -> TowerBranch:
         """Return the tower with the adapter on its output, or the tower itself where there is none."""
         adapter = self.tower_adapter
         if adapter is None:
@@ -62,7 +62,7 @@ class Composition(nn.Module):
         """
         return frozenset((*BRANCHES, *(f"composition.{name}" for name, _ in self.named_children())))
 
-    def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
+    def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return the joined vector of every row, (B, output_width)."""
         raise NotImplementedError
 

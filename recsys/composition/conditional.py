@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.composition.branches import BRANCHES, BranchProjection, Composition, Network, Tower
+from recsys.composition.branches import BRANCHES, BranchProjection, Composition, Network, TowerBranch
 from recsys.composition.parallel import Join
 from recsys.composition.routing import apply_by_segment
 from recsys.errors import UsageError
@@ -75,7 +75,7 @@ class SegmentGatedComposition(Composition):
         """Return both branches, and the segment's own gates and expert."""
         return super().reached_by(segment) - {"composition.segments"} | {f"composition.segments.{segment}"}
 
-    def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
+    def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, D)."""
         branches = self.projection(embedding_tower(batch), interaction_network(batch))  # (B, 2, D)
         return apply_by_segment(self.segments, branches, batch.segment)
@@ -127,7 +127,7 @@ class SegmentRoutedComposition(Composition):
             own.append("composition.tower_adapter")
         return frozenset((*passed, *own))
 
-    def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
+    def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, D)."""
         joined = batch.dense.new_zeros(len(batch), self.output_width)
         projections = (self.projection.tower, self.projection.network)
@@ -167,7 +167,7 @@ class ParallelConditionalComposition(Composition):
         """Return both branches, the shared join, and the segment's own gates and expert."""
         return super().reached_by(segment) - {"composition.segments"} | {f"composition.segments.{segment}"}
 
-    def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
+    def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, the join's width + D), the shared half first."""
         branches = self.projection(embedding_tower(batch), interaction_network(batch))  # (B, 2, D)
         return torch.cat([self.join(branches), apply_by_segment(self.segments, branches, batch.segment)], dim=1)

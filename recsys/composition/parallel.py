@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from recsys.composition.branches import BranchProjection, Composition, Network, Tower
+from recsys.composition.branches import BranchProjection, Composition, Network, TowerBranch
 from recsys.features.batch import Batch
 
 
@@ -78,6 +78,6 @@ class ParallelComposition(Composition):
         self.projection = projection
         self.join = join
 
-    def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
+    def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, output_width)."""
         return self.join(self.projection(embedding_tower(batch), interaction_network(batch)))

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from recsys.composition.branches import Composition, Network, Tower
+from recsys.composition.branches import Composition, Network, TowerBranch
 from recsys.features.batch import Batch
 
 
@@ -30,6 +30,6 @@ class SequentialComposition(Composition):
         super().__init__(network_width)
         self.tower_field = nn.Linear(tower_width, field_width)
 
-    def forward(self, batch: Batch, embedding_tower: Tower, interaction_network: Network) -> Tensor:
+    def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, network_width)."""
         return interaction_network(batch, tower_field=self.tower_field(embedding_tower(batch)))

@@ -63,7 +63,7 @@ class LogisticRanker(nn.Module):
 
     @property
     def id_weights(self) -> dict[str, Tensor]:
-        """The user's and the item's feature, each with one weight per row of its table."""
+        """The user's and the item's feature, each with one weight per row of its table, (rows,)."""
         return dict(zip(self.names, (self.user, self.item), strict=True))
 
 

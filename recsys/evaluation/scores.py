@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from recsys.errors import UsageError
-from recsys.evaluation.evaluate import evaluation_mode
+from recsys.evaluation.split_evaluation import evaluation_mode
 from recsys.features.batch import Batch
 
 Score = Callable[[Batch], Tensor]

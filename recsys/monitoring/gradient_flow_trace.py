@@ -103,7 +103,7 @@ class Trace:
             hook.remove()
 
     def outputs_of(self, module: str) -> list[Tensor]:
-        """Return what all calls of a module returned."""
+        """Return what all calls of a module returned, tensors of any shape."""
         return [output for call in self.calls if call.module == module for output in call.outputs]
 
     def first_bad(self, is_bad: Callable[[Arrival], bool], sources: set[Node] | None = None) -> str | None:
@@ -167,7 +167,7 @@ class Trace:
 
 
 def nodes(tensors: Iterable[Tensor]) -> set[Node]:
-    """Return the nodes of the graph that made some tensors; none for one without a graph."""
+    """Return the nodes of the graph that made some tensors, of any shape; none for one without a graph."""
     return {get_gradient_edge(tensor).node for tensor in tensors if tensor.requires_grad}
 
 
@@ -178,7 +178,7 @@ def innermost(calls: Sequence[Call]) -> list[Call]:
 
 
 def graph_behind(tensors: Iterable[Tensor], *, without: set[Node] | None = None) -> set[Node]:
-    """Return every node of the graph behind some tensors; the walk does not enter the nodes of `without`."""
+    """Return every node of the graph behind some tensors, of any shape; the walk does not enter those of `without`."""
     seen: set[Node] = set(without or ())
     waiting = list(nodes(tensors))
     while waiting:

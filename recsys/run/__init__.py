@@ -1,4 +1,5 @@
-"""One run of one ranker: `prepare`, `pretrain`, `train`, `evaluate` and `audit`, each with `run(config, ...)`.
+"""One run of one ranker: `prepare`, `pretrain`, `train`, `evaluate`, `audit` and `score`, each with
+`run(config, ...)`.
 
 Making it: `assemble.py` (model, optimizers, stages), `streams.py` (batches), `fitted_baselines.py` (the constant and
 the logistic regression beside every ranker), `frames.py` and `raw_copy.py` (DataFrames and URIs as files). While it

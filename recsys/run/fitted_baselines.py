@@ -10,7 +10,7 @@ from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import CONSTANT, LOGISTIC, LogisticRanker, fit_baselines, gain_error
-from recsys.evaluation.evaluate import evaluate, predict
+from recsys.evaluation.split_evaluation import evaluate, predict
 from recsys.features.batch import Batch
 from recsys.metrics.auc import AUC
 from recsys.metrics.log_loss import LOG_LOSS, NORMALISED_ENTROPY

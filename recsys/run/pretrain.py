@@ -12,7 +12,7 @@ from recsys.artifacts.pretrained_tower import load_tower, save_tower
 from recsys.config import ImportedTowerConfig, RunConfig, TrainingConfig, TwoTowerConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
-from recsys.evaluation.evaluate import evaluation_mode
+from recsys.evaluation.split_evaluation import evaluation_mode
 from recsys.features.batch import Batch
 from recsys.progress import Progress
 from recsys.run.assemble import assemble, loop_settings, with_budget

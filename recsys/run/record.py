@@ -6,8 +6,8 @@ from dataclasses import asdict
 from recsys.all_segments import ALL
 from recsys.config import KINDS, RunConfig, TrainingModeConfig, config_document
 from recsys.errors import DataError
-from recsys.evaluation.evaluate import Evaluation
 from recsys.evaluation.ranking import RankingEvaluation
+from recsys.evaluation.split_evaluation import Evaluation
 from recsys.metrics import registry
 from recsys.metrics.auc import AUC
 from recsys.metrics.log_loss import LOG_LOSS

@@ -14,9 +14,9 @@ from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
 from recsys.evaluation.baselines import LOGISTIC, LogisticRanker
-from recsys.evaluation.evaluate import Evaluation, evaluate, predict
 from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking, save_ranking
 from recsys.evaluation.scores import ranker_score
+from recsys.evaluation.split_evaluation import Evaluation, evaluate, predict
 from recsys.evaluation.stored_predictions import save_predictions
 from recsys.files import canonical_json, write_text_atomically
 from recsys.monitoring.cost import Cost, CostMeter

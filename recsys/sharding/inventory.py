@@ -164,7 +164,7 @@ class Inventory:
         return {name: parameter for name, parameter in named if not name.startswith(outside)}
 
     def dense_buffers(self, *, only_persistent: bool = False) -> dict[str, Tensor]:
-        """Return every buffer that is of no table, by name; `only_persistent` leaves out derived ones."""
+        """Return every buffer that is of no table, of any shape, by name; `only_persistent` leaves out derived ones."""
         outside = self._table_prefixes()
         return {
             f"{path}.{name}" if path else name: buffer

@@ -63,7 +63,7 @@ def table_optimizer_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
 
 
 def load_table_optimizer_state(module: nn.Module | Inventory, state: Mapping[str, Tensor]) -> None:
-    """Write what `table_optimizer_state` returned back into the kernels.
+    """Write what `table_optimizer_state` returned, shaped as it says, back into the kernels.
 
     Raises:
         DataError: a table's accumulator is missing or has another shape, as after a change of the optimizer.
@@ -79,7 +79,8 @@ def load_table_optimizer_state(module: nn.Module | Inventory, state: Mapping[str
 
 
 def whole_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
-    """Return a copy of the module's state on the CPU, with the names of the plain module's `state_dict()`.
+    """Return a copy of the module's state on the CPU, with the names and shapes of the plain module's `state_dict()`:
+    a table is whole, (rows, D), however it is sharded.
 
     Every process calls it and receives all.
     """
@@ -89,7 +90,7 @@ def whole_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
 
 
 def load_whole_state(module: nn.Module | Inventory, state: Mapping[str, Tensor]) -> None:
-    """Write what `whole_state`, or a plain module's `state_dict()`, returned into `module`.
+    """Write what `whole_state`, or a plain module's `state_dict()`, returned into `module`, whole tables as (rows, D).
 
     Raises:
         DataError: an entry is missing, has another shape, or belongs to nothing here.

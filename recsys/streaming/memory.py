@@ -51,7 +51,7 @@ class ReusedMemory:
         self._blocks: dict[str, list[_Block]] = {}
 
     def empty(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `HostMemory`."""
+        """See `HostMemory`; a tensor of that shape."""
         needed = math.prod(shape) * dtype.itemsize
         block = self._free_block(role, needed)
         return torch.from_numpy(block.array(needed, _NUMPY_TYPES[dtype])).view(*shape)
@@ -78,7 +78,7 @@ class PinnedMemory:
     """
 
     def empty(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `HostMemory`."""
+        """See `HostMemory`; a tensor of that shape."""
         return torch.empty(*shape, dtype=dtype, pin_memory=True)
 
 

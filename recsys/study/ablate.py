@@ -9,7 +9,7 @@ from statistics import fmean
 from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.comparison import Comparison, Rules, compare
 from recsys.ablation.pairing import HeldEqual
-from recsys.ablation.report import study_report
+from recsys.ablation.study_report import study_report
 from recsys.ablation.study_tables import BySeed, mean_costs
 from recsys.ablation.verdict import verdict_paragraph
 from recsys.all_segments import ALL
@@ -32,10 +32,10 @@ from recsys.run.record import CUTOFF, FOLLOWED, STUDY, open_store, study_params
 from recsys.run.session import RANKING_EXTRAS
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_stream, started
 from recsys.sharding.processes import device_kind
-from recsys.study.evidence_of_arms import Origin, gather
 from recsys.study.execute import check_pairs, finish_arms
 from recsys.study.finished import FinishedArm, auc_intervals, by_condition, measure, write_json
 from recsys.study.plan import StudyGrid, StudyPlan
+from recsys.study.report import Origin, gather
 from recsys.tracking import names
 from recsys.tracking.chart_views import study_views
 from recsys.tracking.run import start_run
@@ -46,7 +46,7 @@ _DOTS_PER_INCH = 150
 
 
 @dataclass(frozen=True)
-class Study:
+class FinishedStudy:
     """A finished study: its arms, baselines, comparisons, and where its files are."""
 
     id: str
@@ -74,7 +74,7 @@ class Study:
         return [sentence for sentence in found if sentence]
 
 
-def run(overrides: Sequence[str], progress: Progress) -> Study:
+def run(overrides: Sequence[str], progress: Progress) -> FinishedStudy:
     """Train every arm that has not finished yet, compare, and record the study.
 
     Args:
@@ -94,7 +94,7 @@ def run(overrides: Sequence[str], progress: Progress) -> Study:
         return _run(plan, overrides, progress)
 
 
-def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study:
+def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> FinishedStudy:
     config, encoded, ablation = plan.config, plan.encoded, plan.config.ablation
     finished = finish_arms(plan, progress)
     held = check_pairs(plan, finished)
@@ -107,7 +107,7 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Study
     # Fitted on the rows that all arms have, so any arm's will do.
     beside = {f"baseline: {name}": scores for name, scores in finished[0].result.baselines.items()}
     beside |= _ranking_baselines(config, encoded, progress)
-    study = Study(plan.id, plan.folder, tuple(finished), beside, comparisons, rules, verdict)
+    study = FinishedStudy(plan.id, plan.folder, tuple(finished), beside, comparisons, rules, verdict)
     _record(plan, study, measured, held, overrides)
     return study
 
@@ -124,7 +124,7 @@ def _ranking_baselines(config: RunConfig, encoded: EncodedDataset, progress: Pro
     return {name: ranking.flat_metrics("") for name, ranking in ranked.items()}
 
 
-def _charted(study: Study) -> list[str]:
+def _charted(study: FinishedStudy) -> list[str]:
     """Names of everything that an arm's chart page can show."""
     followed = [*FOLLOWED, names.grad_norm(names.WHOLE), names.ROWS_PER_SECOND, names.DATA_WAIT_SHARE]
     sections = ("train/", "perf/", f"{names.VALIDATION}/")
@@ -136,7 +136,7 @@ def _charted(study: Study) -> list[str]:
 
 def _record(
     plan: StudyPlan,
-    study: Study,
+    study: FinishedStudy,
     measured: Sequence[MeasuredArm],
     held: Sequence[HeldEqual],
     typed: Sequence[str],

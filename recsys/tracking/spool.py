@@ -18,13 +18,14 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from fcntl import LOCK_EX, LOCK_NB, flock
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from recsys.errors import BusyError, CannotWriteError, DataError
+from recsys.errors import CannotWriteError, DataError
 from recsys.files import ensure_writable
+from recsys.locks import held_lock
 from recsys.tracking import names
 
 LINES, FILES, LOCK = "lines.jsonl", "files", "lock"
@@ -35,32 +36,6 @@ Line = dict[str, Any]
 def now_milliseconds() -> int:
     """The wall clock as MLflow counts it."""
     return time.time_ns() // 1_000_000
-
-
-class SpoolLock:
-    """The right to change a spool: one process at a time, freed by the kernel when that process dies.
-
-    Raises:
-        BusyError: another process holds it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        # Held open for as long as the lock is.
-        self._stream = (folder / LOCK).open("a+")
-        try:
-            flock(self._stream, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            self._stream.seek(0)
-            holder = self._stream.read().strip() or "another process"
-            self._stream.close()
-            raise BusyError(f"The spool {folder} is in use by {holder}. Wait for it to end, or stop it.") from None
-        self._stream.truncate(0)
-        self._stream.write(f"process {os.getpid()} on {os.uname().nodename}")
-        self._stream.flush()
-
-    def release(self) -> None:
-        """Let others have it; a second call does nothing."""
-        self._stream.close()
 
 
 class Spool:
@@ -75,7 +50,9 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = SpoolLock(folder)
+        # A stack, as the lock outlives this call: it ends with `close`.
+        self._lock = ExitStack()
+        self._lock.enter_context(held_lock(folder / LOCK, f"The spool {folder}"))
         _cut_torn_line(folder / LINES)
         self._logged_steps, self._final = _logged_so_far(folder)
         self._handle = os.open(folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -180,7 +157,7 @@ class Spool:
             self._is_closed = True
             self.flush()
             os.close(self._handle)
-            self._lock.release()
+            self._lock.close()
 
     def __enter__(self) -> "Spool":
         return self

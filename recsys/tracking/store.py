@@ -8,10 +8,8 @@ import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -21,7 +19,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from recsys.errors import CannotWriteError, ServiceError, UsageError
-from recsys.files import ensure_writable
+from recsys.locks import held_lock
 from recsys.tracking import names
 
 _PROBE_SECONDS = 3.0
@@ -110,7 +108,8 @@ class TrackingStore:
         if self.is_server:
             require_answer(self)
             return MlflowClient(self.uri)
-        with locked(self.database.parent / ".mlflow.lock"):
+        # Two processes that create a fresh database at once crash each other; the second waits, however long.
+        with held_lock(self.database.parent / ".mlflow.lock", f"The run store {self.database}", wait_seconds=-1):
             try:
                 return MlflowClient(self.uri)
             except MlflowException as error:
@@ -166,16 +165,3 @@ def require_answer(store: TrackingStore) -> None:
         raise ServiceError(
             f"The tracking server {store.public_uri} does not answer ({reason}). Start it, or correct `tracking.uri`."
         ) from error
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file for the length of the block; the kernel frees it when the process dies.
-
-    Raises:
-        CannotWriteError: the folder cannot be written.
-    """
-    ensure_writable(path.parent)
-    with path.open("a") as stream:
-        flock(stream, LOCK_EX)
-        yield

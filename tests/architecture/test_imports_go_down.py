@@ -122,7 +122,7 @@ def test_every_room_stands_in_the_table() -> None:
         ("recsys/composition/ranker.py", "from recsys.training.loop import train_steps"),
         ("recsys/training/loop.py", "from recsys.tracking.run import start_run"),
         ("recsys/monitoring/throughput.py", "from recsys.sharding.wrap import wrap_ranker"),
-        ("recsys/evaluation/evaluate.py", "def f():\n    from recsys.tracking import run"),
+        ("recsys/evaluation/split_evaluation.py", "def f():\n    from recsys.tracking import run"),
         ("recsys/artifacts/export.py", "from ..build import build_ranker"),
         ("recsys/build.py", "import recsys.run.train"),
         ("recsys/errors.py", "from recsys.files import canonical_json"),

@@ -1,12 +1,17 @@
-"""Files and functions that can be read in one sitting, and a docstring on everything public."""
+"""Files and functions that can be read in one sitting, names that exist once, and a docstring on all that is public."""
 
 import ast
-from collections.abc import Iterator
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
-from tests.architecture.sources import Source, sources
+from tests.architecture.sources import Source, imports, sources
 
 MAXIMUM_FILE_LINES = 350
 MAXIMUM_FUNCTION_LINES = 60
+
+# "(B, D)", "(rows,)", "(B, ...)", "()"; or in words: "scalar", "of any shape", "of that shape", "shaped as".
+SHAPE = re.compile(r"\([\w*+ ]+,[^()]*\)|\(\)|\bscalar|\b(any|that|own|same) shape|\bshaped as", re.IGNORECASE)
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -29,6 +34,45 @@ def undocumented(source: Source) -> list[str]:
         for node in _public(source.tree)
         if ast.get_docstring(node) is None
     ]
+
+
+def named_twice(files: Iterable[Source]) -> list[str]:
+    """File names and public class names that stand for two things, with the places of both.
+
+    A command's file may share the name of the library's file that it calls.
+    """
+    places: dict[str, list[str]] = defaultdict(list)
+    for source in files:
+        calls_its_namesake = any(name.rpartition(".")[2] == source.path.stem for name, _ in imports(source))
+        if source.path.name != "__init__.py" and not (source.room == "pipelines" and calls_its_namesake):
+            places[source.path.name].append(str(source.path))
+        for node in ast.walk(source.tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[f"class {node.name}"].append(str(source.path))
+    return [f"{name}: {', '.join(found)}" for name, found in places.items() if len(found) > 1]
+
+
+def shapeless(source: Source) -> list[str]:
+    """Public functions and methods with tensors in their signature whose docstring tells no shape.
+
+    Where the class's docstring does, `forward` need not repeat it.
+    """
+    found = []
+    for parent in [source.tree, *(node for node in _public(source.tree) if isinstance(node, ast.ClassDef))]:
+        of_class = (ast.get_docstring(parent) or "") if isinstance(parent, ast.ClassDef) else ""
+        for node in parent.body:
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith("_") or _is_overload(node):
+                continue
+            kinds = [argument.annotation for argument in _arguments(node.args)] + [node.returns]
+            has_tensors = any(re.search(r"\bTensor\b", ast.unparse(kind)) for kind in kinds if kind is not None)
+            told = (ast.get_docstring(node) or "") + (of_class if node.name == "forward" else "")
+            if has_tensors and not SHAPE.search(told):
+                found.append(f"{source.path}:{node.lineno} {node.name} tells no shape")
+    return found
+
+
+def _arguments(arguments: ast.arguments) -> list[ast.arg]:
+    return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
 
 
 def _public(parent: ast.Module | ast.ClassDef) -> Iterator[Definition]:
@@ -54,6 +98,36 @@ def test_no_function_is_longer_than_a_screen() -> None:
 
 def test_everything_public_has_a_docstring() -> None:
     assert [found for source in sources() for found in undocumented(source)] == []
+
+
+def test_every_file_and_every_public_class_has_a_name_of_its_own() -> None:
+    assert named_twice(sources()) == []
+
+
+def test_every_public_function_with_tensors_tells_their_shapes() -> None:
+    assert [found for source in sources() for found in shapeless(source)] == []
+
+
+def test_names_that_stand_twice_and_tensors_without_a_shape_are_found() -> None:
+    made = [
+        Source.of("recsys/run/train.py", "class Run: ...\nclass _Own: ..."),
+        Source.of("recsys/api.py", "class Run: ...\nclass _Own: ..."),
+        Source.of("recsys/study/train.py", ""),
+        Source.of("pipelines/train.py", "from recsys.run import train"),
+    ]
+    assert named_twice(made) == [
+        "train.py: recsys/run/train.py, recsys/study/train.py",
+        "class Run: recsys/run/train.py, recsys/api.py",
+    ]
+    functions = [
+        'def f(x: Tensor) -> None:\n    """Take x."""',
+        'def g(x: Tensor) -> None:\n    """Take x, (B, D)."""',
+        'def h() -> dict[str, Tensor]:\n    """Return all."""',
+    ]
+    assert shapeless(Source.of("recsys/made.py", "\n".join(functions))) == [
+        "recsys/made.py:1 f tells no shape",
+        "recsys/made.py:5 h tells no shape",
+    ]
 
 
 def test_long_function_and_missing_docstring_are_found() -> None:

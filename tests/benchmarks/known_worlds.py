@@ -28,7 +28,7 @@ from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.datasets.simulator import SimulatorSource, simulate
 from recsys.datasets.world import World
 from recsys.evaluation.baselines import LogisticRanker
-from recsys.evaluation.evaluate import predict
+from recsys.evaluation.split_evaluation import predict
 from recsys.evaluation.stored_predictions import load_predictions, save_predictions
 from recsys.features.batch import Batch
 from recsys.features.schema import load_schema

@@ -9,9 +9,9 @@ from recsys.ablation.bootstrap import UserBootstrap, measure_arm
 from recsys.ablation.comparison import Rules, Verdict, compare
 from recsys.ablation.verdict import verdict_paragraph
 from recsys.all_segments import ALL
-from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
+from recsys.evaluation.split_evaluation import evaluate
 from recsys.metrics import registry
 from recsys.metrics.metric import Metric, RatioOfSums, UserSums
 from recsys.run.record import ranking_metrics

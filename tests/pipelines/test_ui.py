@@ -15,6 +15,7 @@ import pytest
 
 from pipelines import ui
 from pipelines.cli import main
+from recsys.tracking import ui_server
 from recsys.tracking.store import TrackingStore
 from tests.tracking.servers import free_port
 
@@ -56,7 +57,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, wait_seconds: float, serve_seconds: f
         inner = ["-c", INNER, str(port), str(wait_seconds), str(serve_seconds)]
         return [sys.executable, "-c", OUTER, *inner]
 
-    monkeypatch.setattr(ui, "_command", command)
+    monkeypatch.setattr(ui_server, "_command", command)
 
 
 def test_the_second_of_two_that_start_at_once_ends_and_names_the_first(runs: Path, monkeypatch, capsys):
@@ -87,13 +88,13 @@ def test_a_server_that_stops_listening_ends_the_command_with_69(runs: Path, monk
 
 
 def test_a_server_that_dies_at_its_start_ends_the_command_with_69(runs: Path, monkeypatch, capsys):
-    monkeypatch.setattr(ui, "_command", lambda store, port: [sys.executable, "-c", "raise SystemExit(3)"])
+    monkeypatch.setattr(ui_server, "_command", lambda store, port: [sys.executable, "-c", "raise SystemExit(3)"])
     assert main(["ui", "--port", str(free_port()), f"runtime.runs={runs}"]) == 69
-    assert "did not start; what it said stands above" in capsys.readouterr().err
+    assert "did not start; its output is above" in capsys.readouterr().err
 
 
 def test_a_server_that_never_listens_is_not_waited_for_for_ever(runs: Path, monkeypatch, capsys):
-    monkeypatch.setattr(ui, "_START_SECONDS", 2.0)
+    monkeypatch.setattr(ui_server, "_START_SECONDS", 2.0)
     serve(monkeypatch, wait_seconds=600, serve_seconds=0)
     assert main(["ui", "--port", str(free_port()), f"runtime.runs={runs}"]) == 69
     assert "did not start" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys.errors import DataError, TrainingError
-from recsys.evaluation.evaluate import evaluate, evaluation_from_json, predict
+from recsys.evaluation.split_evaluation import evaluate, evaluation_from_json, predict
 from recsys.evaluation.stored_predictions import load_predictions, save_predictions
 from recsys.metrics.predictions import Predictions
 from tests.evaluation.small_split import FirstColumnRanker, Stream, rows

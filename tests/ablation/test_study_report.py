@@ -6,7 +6,7 @@ import pytest
 
 from recsys.ablation.comparison import Verdict
 from recsys.ablation.page import Report, ReportTable
-from recsys.ablation.report import Evidence, study_report
+from recsys.ablation.study_report import Evidence, study_report
 from recsys.ablation.study_tables import arms_table, costs_table, differences_table, mean_costs
 from recsys.tracking import names
 from tests.ablation.studies_by_hand import RULES, comparison, difference

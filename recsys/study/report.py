@@ -6,9 +6,9 @@ from importlib.metadata import version
 
 import numpy as np
 
-from recsys.ablation.report import Evidence
+from recsys.ablation.study_report import Evidence
 from recsys.datasets.encoded import EncodedDataset
-from recsys.evaluation.evaluate import Evaluation, evaluation_from_json
+from recsys.evaluation.split_evaluation import Evaluation, evaluation_from_json
 from recsys.run.curves import load_curves
 from recsys.run.folder import read_record
 from recsys.study.finished import FinishedArm, by_condition
