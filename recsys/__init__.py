@@ -49,7 +49,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'recsys' has no attribute {name!r}; it has {', '.join(__all__)}")
+        from recsys.errors import did_you_mean
+
+        has = f"it has {', '.join(__all__)}"
+        raise AttributeError(f"module 'recsys' has no attribute {name!r}{did_you_mean(name, __all__)}; {has}")
     from recsys import api
 
     return getattr(api, name)
