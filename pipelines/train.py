@@ -7,6 +7,7 @@ from pathlib import Path
 from recsys.config import RunConfig
 from recsys.run import train
 from recsys.run.folder import load_result, new_run
+from recsys.run.record import final_metrics
 
 from .console import console, progress_bars, show_table
 from .result_tables import show_beside_baselines, show_optimizers
@@ -22,10 +23,10 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     with progress_bars() as progress:
         result = train.run(config, identity, progress, resume=bool(arguments.resume))
     show_optimizers(result.optimizers)
-    rows = [(metric, f"{value:.4f}") for metric, value in result.metrics.items() if "support" not in metric]
-    show_table(
-        f"{result.name}: {result.steps} steps, the best weights from step {result.best_step}", ("metric", "value"), rows
-    )
+    scored = [entry for metrics in final_metrics(result.scores).values() for entry in metrics.items()]
+    rows = [(metric, f"{value:.4f}") for metric, value in scored if "support" not in metric]
+    title = f"{result.name}: {result.record.steps} steps, the best weights from step {result.best_step}"
+    show_table(title, ("metric", "value"), rows)
     show_beside_baselines(result.name, result.scores, result.baselines)
     if result.best_step == 0:
         console.print(

@@ -8,9 +8,9 @@ from recsys.artifacts.export import load_scorer
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import UsageError
-from recsys.evaluation.split_evaluation import evaluate, predict
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import ranker_score
+from recsys.evaluation.split_evaluation import evaluate, predict
 from recsys.features.contract import contract_tags, require_same_contract
 from recsys.progress import Progress
 from recsys.run import fitted_baselines, prepare

@@ -7,13 +7,13 @@ from recsys.all_segments import ALL
 from recsys.config import KINDS, RunConfig, TrainingModeConfig, config_document
 from recsys.errors import DataError
 from recsys.evaluation.split_evaluation import Evaluation
-from recsys.evaluation.ranking import RankingEvaluation
 from recsys.metrics import registry
 from recsys.metrics.auc import AUC
 from recsys.metrics.log_loss import LOG_LOSS
-from recsys.metrics.ranked_lists import SCOPES
+from recsys.metrics.ranked_lists import SCOPES, name_at
 from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
+from recsys.run.streams import RANKING_TEST, TEST
 from recsys.tracking import figures, names
 from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore
@@ -144,30 +144,31 @@ def validation_figures(evaluation: Evaluation) -> dict[str, float]:
     return {name: value for name, value in figures_of.items() if value is not None}
 
 
-def test_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """The final scores on the test split; what is undefined is absent."""
-    recorded = [metric.name for metric in registry.row_metrics() if metric.is_recorded]
-    overall = {name: evaluation.overall.get(name) for name in recorded}
-    by_segment = {
-        segment: {AUC.name: value}
-        for segment, metrics in evaluation.by_segment.items()
-        if (value := metrics.get(AUC.name)) is not None
+def final_metrics(scores: Mapping[str, float], cutoff: int = CUTOFF) -> dict[str, dict[str, float]]:
+    """Name a run's final scores for the tracking store, by the split whose rows they are of.
+
+    Args:
+        scores: as "<metric>/<segment>", what is undefined being absent; of these the registered metrics are recorded,
+            over all rows, AUC and support by segment as well.
+    """
+    by_metric: dict[str, dict[str, float]] = {}
+    for name, value in scores.items():
+        metric, _, segment = name.partition("/")
+        by_metric.setdefault(metric, {})[segment] = value
+    overall = {name: found[ALL] for name, found in by_metric.items() if ALL in found}
+    of_rows = {
+        each.name: overall[each.name] for each in registry.row_metrics() if each.is_recorded and each.name in overall
     }
-    present = {name: value for name, value in overall.items() if value is not None}
-    support = {names.score(names.TEST, "support", s): float(e.rows) for s, e in evaluation.support.items()}
-    return names.evaluation_metrics(names.TEST, present, by_segment) | support
-
-
-def ranking_metrics(ranking: RankingEvaluation) -> dict[str, float]:
-    """Recall, NDCG and what else is registered of whole candidate lists, for each of the scopes."""
-    found = {
-        names.ranking(f"{metric.name}@{ranking.cutoff}", scope): ranking.mean(metric.name, scope)
+    segments = {name: {AUC.name: value} for name, value in by_metric.get(AUC.name, {}).items() if name != ALL}
+    support = {names.score(names.TEST, "support", name): rows for name, rows in by_metric.get("support", {}).items()}
+    of_lists = {
+        names.ranking(f"{metric.name}@{cutoff}", scope): overall[name]
         for scope in SCOPES
-        if scope in ranking.by_scope
         for metric in registry.ranking_metrics()
-        if metric.is_recorded
+        if metric.is_recorded and (name := name_at(metric.name, cutoff, scope)) in overall
     }
-    return {name: value for name, value in found.items() if value is not None}
+    of_test = names.evaluation_metrics(names.TEST, of_rows, segments) | support
+    return {TEST: of_test} | ({RANKING_TEST: of_lists} if of_lists else {})
 
 
 def cost_metrics(cost: Cost) -> dict[str, float]:

@@ -28,14 +28,14 @@ from recsys.run import prepare
 from recsys.run.assemble import with_ranker_budget
 from recsys.run.curves import charted_values, load_curves
 from recsys.run.fitted_baselines import shortfall
-from recsys.run.record import CUTOFF, FOLLOWED, STUDY, open_store, study_params
+from recsys.run.record import CUTOFF, FOLLOWED, STUDY, final_metrics, open_store, study_params
 from recsys.run.session import RANKING_EXTRAS
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_stream, started
 from recsys.sharding.processes import device_kind
-from recsys.study.report import Origin, gather
 from recsys.study.execute import check_pairs, finish_arms
 from recsys.study.finished import FinishedArm, auc_intervals, by_condition, measure, write_json
 from recsys.study.plan import StudyGrid, StudyPlan
+from recsys.study.report import Origin, gather
 from recsys.tracking import names
 from recsys.tracking.chart_views import study_views
 from recsys.tracking.run import start_run
@@ -131,7 +131,8 @@ def _charted(study: FinishedStudy) -> list[str]:
     curves = load_curves(study.arms[0].folder)
     steps = [name for name in curves if name not in followed and not name.startswith(sections)]
     followed.append(names.TRAIN_SECONDS)
-    return [*steps, *followed, *(name for name in study.arms[0].result.metrics if "support" not in name)]
+    scored = final_metrics(study.arms[0].result.scores).values()
+    return [*steps, *followed, *(name for named in scored for name in named if "support" not in name)]
 
 
 def _record(

@@ -27,4 +27,4 @@ def train_arm(config: RunConfig, identity: RunIdentity, progress: Progress) -> N
         if load_result(folder) is None:
             resume = any((folder / CHECKPOINTS).glob("step-*"))
             result = train.run(config, identity, of_the_arm, resume=resume)
-            progress(identity.name, result.budget_steps + 1, result.budget_steps + 1)
+            progress(identity.name, result.record.budget_steps + 1, result.record.budget_steps + 1)

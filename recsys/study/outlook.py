@@ -83,7 +83,7 @@ def _minutes(results: Iterable[Path]) -> list[float]:
     durations = []
     for path in newest:
         began, ended = (path.parent / CONFIG).stat().st_mtime, path.stat().st_mtime
-        trained = read_record(path, lambda text: float(json.loads(text)["train_seconds"]))
+        trained = read_record(path, lambda text: float(json.loads(text)["cost"]["wall_seconds"]))
         if ended - began >= trained:
             durations.append((ended - began) / 60)
     return durations

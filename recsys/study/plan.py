@@ -15,7 +15,7 @@ from recsys.ablation.arms import Arm, Contrast, contrasts, expand_grid, study_id
 from recsys.ablation.trial_sampling import Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document
 from recsys.config.compose import compose_config
-from recsys.config.overrides import require_unset
+from recsys.config.overrides import override, require_unset
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import UsageError
 from recsys.files import fingerprint_of
@@ -67,7 +67,7 @@ class StudyGrid:
         require_unset(overrides, list(ablation.grid), "`ablation.grid` has the values that the study's arms take of it")
         require_unset(overrides, [SEED_KEY], "a study trains every arm with each of `ablation.seeds`; set those")
         self.questions: tuple[Contrast, ...] = contrasts(self.arms, ablation.contrast)
-        self.composed = {arm.name: compose_config(overrides, arm.overrides(SEED_KEY)) for arm in self.arms}
+        self.composed = {arm.name: self._composed(arm) for arm in self.arms}
         self._require_ranges()
 
     @cached_property
@@ -77,6 +77,10 @@ class StudyGrid:
         for arm in self.arms:
             first.setdefault(arm.condition, arm)
         return first
+
+    def _composed(self, arm: Arm) -> RunConfig:
+        own = [override(key, value) for key, value in {**arm.choices, SEED_KEY: arm.seed}.items()]
+        return compose_config([*self.overrides, *own])
 
     def _require_ranges(self) -> None:
         ablation = self.config.ablation

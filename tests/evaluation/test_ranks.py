@@ -7,9 +7,9 @@ import pytest
 import torch.distributed as dist
 
 from recsys.errors import DataError
-from recsys.evaluation.split_evaluation import predict
 from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import column_score
+from recsys.evaluation.split_evaluation import predict
 from tests.evaluation.small_split import FirstColumnRanker, Stream, rows
 from tests.sharding.two_processes import start_in_two
 
