@@ -1,4 +1,4 @@
-"""Does the loss of every segment's rows reach every part that it should, and no other? Asked before the first step."""
+"""Does the loss of every segment's rows reach every part that it should, and no other? Checked before training."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ _MOST_ROWS, _ROWS_AT_ONCE = 65_536, 4096
 
 
 def run(config: RunConfig, progress: Progress) -> FlowReport:
-    """Audit the ranker that `recsys train` would train, as it stands before its first step.
+    """Audit the ranker that `recsys train` would train, as it is before its first step.
 
     Raises:
         DataError, UsageError: see the steps.
@@ -55,7 +55,7 @@ def run(config: RunConfig, progress: Progress) -> FlowReport:
 
 
 def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, context: ProcessContext) -> FlowReport:
-    """Audit a ranker in its present stage on rows of the training split; nothing of it moves, nor the random state."""
+    """Audit a ranker in its present stage on rows of the training split; weights and random state are unchanged."""
     module = unwrapped(assembly.wrapped)
     assert isinstance(module, Ranker)
     stream = BatchStream(
@@ -89,7 +89,7 @@ def require_flow(tracked: TrackedRun, report: FlowReport) -> None:
 
 
 def modules_frozen_in(ranker: nn.Module, mode: str) -> tuple[str, ...]:
-    """Return the names of the modules that a training mode holds still, whatever the modules' own flags say."""
+    """Return the names of the modules that a training mode keeps frozen, whatever the modules' own flags say."""
     learning = learning_halves(mode)
     if not learning:
         return (TOWER,)

@@ -19,7 +19,7 @@ CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PREDICTIONS, QUERIES = "predictions", "queries"
 _Record = TypeVar("_Record")
 ARM, DAILY, TRAIN = "arm", "daily", "train"
-"""The kind of a run that belongs to a study; of a scheduled one; and of one that stands alone."""
+"""The kinds of runs: of a study; scheduled; and of one outside of both."""
 
 
 @dataclass(frozen=True)

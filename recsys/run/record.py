@@ -1,4 +1,4 @@
-"""How this project's runs are recorded: the store, the names of a report's numbers, an evaluation's, and the plots."""
+"""How runs are recorded: the store, the params, the tracked names of what is measured, and the plots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -62,7 +62,7 @@ def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] 
     # In one param each, so that runs of all modes have the same params.
     document["training_mode"] |= {"stages": _stages(config.training_mode), "rates": _rates(config.training_mode)}
     if arm != STUDY:
-        # What a study asks is its own: arms that join it later must not differ from the others by that.
+        # The grid and the rest are params of the study's own run: arms that join it later must not differ by them.
         document["ablation"] = {"name": config.ablation.name}
     params: dict[str, str | int | float] = {
         **names.flattened(document),
@@ -80,7 +80,7 @@ def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] 
 
 
 def study_params(config: RunConfig, arms: Sequence[RunConfig]) -> dict[str, str | int | float]:
-    """The params of a study's own run: what all of its arms have in common, and what it asks.
+    """The params of a study's own run: what all of its arms have in common, and the settings of `ablation`.
 
     What differs between arms reads "varied": the study's run is none of them.
     """
@@ -88,8 +88,8 @@ def study_params(config: RunConfig, arms: Sequence[RunConfig]) -> dict[str, str 
     keys = dict.fromkeys(key for params in every for key in params)
     found = {key: {str(params.get(key)) for params in every} for key in keys}
     shared = {key: values.pop() if len(values) == 1 else names.VARIED for key, values in found.items()}
-    asked = run_params(config, STUDY, names.NONE)
-    return shared | {key: value for key, value in asked.items() if key.startswith("ablation.")}
+    own = run_params(config, STUDY, names.NONE)
+    return shared | {key: value for key, value in own.items() if key.startswith("ablation.")}
 
 
 def _stages(mode: TrainingModeConfig) -> list[str]:
@@ -111,7 +111,7 @@ def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, 
         rates: of the parts that there are, as `RankerOptimizers.learning_rates` names them.
 
     Gradient norms and the view by segment are there in the steps that read them, and only there or where the run was
-    validated are the counts and rates that move slowly: half of what a store is asked to keep would be theirs.
+    validated are the counts and rates that move slowly: they would be half of all that is stored.
     """
     measured = names.training_metrics(
         loss=float("nan") if report.loss is None else report.loss,

@@ -60,17 +60,17 @@ class FinishedStudy:
     @property
     def scores(self) -> BySeed:
         """The rows of its table: each condition's seeds, then baselines."""
-        beside = {name: [scores] for name, scores in self.baselines.items()}
-        return {**by_condition(self.arms, lambda each: each.result.scores), **beside}
+        baselines = {name: [scores] for name, scores in self.baselines.items()}
+        return {**by_condition(self.arms, lambda each: each.result.scores), **baselines}
 
     def shortfalls(self) -> list[str]:
         """Where a condition's mean over seeds is no better than a baseline that predicts for the same rows."""
         found = []
-        beside = self.arms[0].result.baselines
+        baselines = self.arms[0].result.baselines
         for condition in dict.fromkeys(each.arm.condition for each in self.arms):
             seeds = [each.result.scores for each in self.arms if each.arm.condition == condition]
             mean = {name: fmean(each[name] for each in seeds) for name in seeds[0] if all(name in s for s in seeds)}
-            found += [shortfall(condition, mean, name, scores) for name, scores in beside.items()]
+            found += [shortfall(condition, mean, name, scores) for name, scores in baselines.items()]
         return [sentence for sentence in found if sentence]
 
 
@@ -105,9 +105,9 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Finis
     costs = mean_costs(by_condition(finished, FinishedArm.costs))
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
     # Fitted on the rows that all arms have, so any arm's will do.
-    beside = {f"baseline: {name}": scores for name, scores in finished[0].result.baselines.items()}
-    beside |= _ranking_baselines(config, encoded, progress)
-    study = FinishedStudy(plan.id, plan.folder, tuple(finished), beside, comparisons, rules, verdict)
+    baselines = {f"baseline: {name}": scores for name, scores in finished[0].result.baselines.items()}
+    baselines |= _ranking_baselines(config, encoded, progress)
+    study = FinishedStudy(plan.id, plan.folder, tuple(finished), baselines, comparisons, rules, verdict)
     _record(plan, study, measured, held, overrides)
     return study
 
