@@ -35,7 +35,7 @@ def show(report: FlowReport) -> None:
     header = [f"{segment}*" if segment in report.made_up else segment for segment in segments]
     rows = [(module, *(shown[module, segment] for segment in segments)) for module in modules]
     show_table("Norm of the gradient that a segment's rows bring", ("module", *header), rows)
-    console.print("frozen: does not learn. ·: not on the segment's way, and untouched. !: see below.")
+    console.print("frozen: does not learn. ·: the segment does not reach it, and brings no gradient. !: see below.")
     if report.made_up:
         console.print("*: no rows in the training data seen; probed with other segments' rows under its name.")
     for finding in report.findings:

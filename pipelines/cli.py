@@ -55,13 +55,13 @@ def _failed(command: str, error: BaseException) -> int:
     """Say what ended the command, and return the exit code."""
     match error:
         case RecsysError():
-            output.say(f"{command}: {error}")
+            output.print_error(f"{command}: {error}")
             return error.exit_code
         case KeyboardInterrupt():
-            output.say(f"{command}: stopped by Ctrl-C")
+            output.print_error(f"{command}: stopped by Ctrl-C")
             return 130
         case Terminated():
-            output.say(f"{command}: stopped by SIGTERM")
+            output.print_error(f"{command}: stopped by SIGTERM")
             return 143
         case BrokenPipeError():
             return _without_output(command, output.fault() or error)
@@ -69,10 +69,10 @@ def _failed(command: str, error: BaseException) -> int:
         case OSError(filename=None) if (unwritable := output.fault(probe="\n")) is not None:
             return _without_output(command, unwritable)
     if (fault := machine_fault(error)) is not None:
-        output.say(f"{command}: {fault}")
+        output.print_error(f"{command}: {fault}")
         return fault.exit_code
-    output.say("".join(traceback.format_exception(error)).rstrip())
-    output.say(f"{command}: this is a bug of ours; please report it with the lines above.")
+    output.print_error("".join(traceback.format_exception(error)).rstrip())
+    output.print_error(f"{command}: this is a bug of ours; please report it with the lines above.")
     return 70
 
 
@@ -80,7 +80,7 @@ def _without_output(command: str, unwritable: OSError) -> int:
     if isinstance(unwritable, BrokenPipeError):
         # The reader of our output (`| head`) has gone, having read what it wanted.
         return 141
-    output.say(f"{command}: Cannot write to standard output: {unwritable.strerror}. Send it elsewhere.")
+    output.print_error(f"{command}: Cannot write to standard output: {unwritable.strerror}. Send it elsewhere.")
     return CannotWriteError.exit_code
 
 

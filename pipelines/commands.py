@@ -1,11 +1,11 @@
-"""The words of the command line: what each command is for, its options, and which overrides it takes.
+"""The table of commands: what each command is for, its options, and which overrides it takes.
 
 **An override that a command makes no use of is refused by name**, so that nobody takes an old number for a new one.
 What a command takes is its `takes`: parts of the configuration (`training`) or single keys (`runtime.runs`).
 
 - A command that makes a run, or a step of one, takes all of a run's configuration: who prepares with the overrides of
   the coming run can type the same ones again.
-- A study and a scheduled run take their own part beside it. What the study's grid and seeds, or the scheduled run's
+- A study and a scheduled run take their own part as well. What the study's grid and seeds, or the scheduled run's
   date, set anew for every run is refused as well.
 - A command on a finished or stopped run has that run's configuration, and takes what may differ without making it
   another run; of the rest, what agrees with the run is let through.
@@ -34,7 +34,7 @@ MEASURED = ("data.raw", "data.schema_path", "evaluation", *RESUMED)
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a command beside the overrides."""
+    """One option of a command, apart from the overrides."""
 
     flag: str
     help: str

@@ -8,7 +8,7 @@ from recsys.run import evaluate
 from recsys.run.serving import MODEL
 
 from .console import console, progress_bars, show_table
-from .result_tables import show_beside_baselines
+from .result_tables import show_with_baselines
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -26,5 +26,5 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     segments = list(dict.fromkeys(name.partition("/")[2] for name in scores))
     rows = [(m, *(f"{scores[f'{m}/{s}']:.4f}" if f"{m}/{s}" in scores else "-" for s in segments)) for m in metrics]
     show_table(f"{folder.name} on {arguments.split}", ("metric", *segments), rows)
-    show_beside_baselines(folder.name, scores, found.baselines)
+    show_with_baselines(folder.name, scores, found.baselines)
     console.print(f"Measured {folder / MODEL} on rows of {config.data.raw}", soft_wrap=True, markup=False)

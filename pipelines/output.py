@@ -39,7 +39,7 @@ def fault(probe: str = "") -> OSError | None:
     return None
 
 
-def say(message: str) -> None:
+def print_error(message: str) -> None:
     """Print a line to standard error, if there is one."""
     with suppress(OSError):
         print(message, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Tables that several commands print: a study, a ranker beside the baselines, and which optimizer steps what."""
+"""Tables that several commands print: a study, a ranker and the baselines, and which optimizer steps what."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -56,14 +56,14 @@ def _show_comparison(comparison: Mapping[str, Any], metric: str) -> None:
     show_table(title, ("segment", "users", "difference", "95 % interval", "verdict"), rows)
 
 
-def show_beside_baselines(name: str, scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> None:
+def show_with_baselines(name: str, scores: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> None:
     """Print a ranker's scores over those of the baselines on the same rows, and warn where it does not beat them."""
     shown = {name: scores, **{f"baseline: {word}": found for word, found in baselines.items()}}
     rows = [(who, *(figure_of(found, metric) for metric in COMPARED)) for who, found in shown.items()]
     show_table("Beside the baselines", ("", *(words for words in COMPARED.values())), rows)
     for word, found in baselines.items():
-        if told := shortfall(name, scores, word, found):
-            warn(told)
+        if sentence := shortfall(name, scores, word, found):
+            warn(sentence)
 
 
 def show_optimizers(stages: Sequence[Mapping[str, Any]]) -> None:

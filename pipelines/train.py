@@ -7,9 +7,10 @@ from pathlib import Path
 from recsys.config import RunConfig
 from recsys.run import train
 from recsys.run.folder import load_result, new_run
+from recsys.run.record import final_metrics
 
 from .console import console, progress_bars, show_table
-from .result_tables import show_beside_baselines, show_optimizers
+from .result_tables import show_optimizers, show_with_baselines
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
@@ -18,15 +19,15 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     if arguments.resume:
         identity = replace(identity, folder=Path(arguments.resume))
         if load_result(identity.folder):
-            console.print("This run has finished: nothing is done, and its record stays as it is.")
+            console.print("This run has finished already: nothing is trained, and its record is unchanged.")
     with progress_bars() as progress:
         result = train.run(config, identity, progress, resume=bool(arguments.resume))
     show_optimizers(result.optimizers)
-    rows = [(metric, f"{value:.4f}") for metric, value in result.metrics.items() if "support" not in metric]
-    show_table(
-        f"{result.name}: {result.steps} steps, the best weights from step {result.best_step}", ("metric", "value"), rows
-    )
-    show_beside_baselines(result.name, result.scores, result.baselines)
+    scored = [entry for metrics in final_metrics(result.scores).values() for entry in metrics.items()]
+    rows = [(metric, f"{value:.4f}") for metric, value in scored if "support" not in metric]
+    title = f"{result.name}: {result.record.steps} steps, the best weights from step {result.best_step}"
+    show_table(title, ("metric", "value"), rows)
+    show_with_baselines(result.name, result.scores, result.baselines)
     if result.best_step == 0:
         console.print(
             "No validation was better than the start by more than chance, so the ranker is kept as it started: as the "

@@ -38,7 +38,7 @@ WINDOW = ("train_start", "validation_start", "test_start", "test_end")
 _DECISION = "decision.json"
 # The rows say which days were learnt from and measured on; the tower goes in by its own key; of a study's settings the
 # comparison of two models takes the number of resamples alone.
-_NOT_OF_A_DAY = (
+_NO_EFFECT_ON_DAY = (
     *("data", "tower", "daily.train_days", "daily.validation_days", "daily.test_days"),
     *(f"ablation.{name}" for name in ("name", "grid", "seeds", "contrast", "margin", "processes", "tune")),
 )
@@ -46,7 +46,7 @@ _NOT_OF_A_DAY = (
 
 @dataclass(frozen=True)
 class DailyResult:
-    """What a scheduled run came to: whether it ran, in one sentence, and the decision where it took one."""
+    """What a scheduled run did: whether it ran, in one sentence, and its decision if it took one."""
 
     readiness: Readiness
     reason: str
@@ -70,17 +70,17 @@ def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResu
     root = config.runtime.runs / config.data.name / "daily"
     ensure_writable(root)
     with held_lock(root / ".daily.lock", f"The scheduled run of {config.data.name}"):
-        # Rows that are prepared tell at once whether this day's work was done on them.
+        # With prepared rows the key is known at once, and with it whether this day has been decided.
         prepared = prepare.prepared(dated)
-        if prepared and (done := _done(_folder(root, date, dated, prepared), window)):
-            return done
+        if prepared and (earlier := _earlier_result(_folder(root, date, dated, prepared), window)):
+            return earlier
         state, reason = readiness(window, complete_days(*_first_and_newest(config)), is_done=False)
         if state is not Readiness.GO:
             return DailyResult(state, reason, root, None)
         encoded = prepare.run(dated, progress)
         folder = _folder(root, date, dated, encoded)
-        if done := _done(folder, window):
-            return done
+        if earlier := _earlier_result(folder, window):
+            return earlier
         result = load_result(folder)
         if result is None:
             identity = RunIdentity(folder, f"daily/{date}", DAILY, DAILY)
@@ -118,12 +118,12 @@ def _folder(root: Path, date: datetime.date, config: RunConfig, encoded: Encoded
     """Where the day's work is kept: under a key of all that its model and its decision follow from."""
     rows = rows_of(encoded, (TRAIN, VALIDATION, TEST, RANKING_TEST))
     tower, code = pretrain.stage_of(config, encoded).key, code_of(train.fit_and_measure, _compare_and_promote)
-    key = fingerprint_of([settings_of(config, _NOT_OF_A_DAY), rows, tower, code])
+    key = fingerprint_of([settings_of(config, _NO_EFFECT_ON_DAY), rows, tower, code])
     return root / f"{date}-{key[:8]}"
 
 
-def _done(folder: Path, window: Window) -> DailyResult | None:
-    """What was decided in `folder`; None where nothing was yet."""
+def _earlier_result(folder: Path, window: Window) -> DailyResult | None:
+    """The decision that was taken in `folder`; None where there is none yet."""
     if not (folder / _DECISION).is_file():
         return None
     state, reason = readiness(window, window.whole, is_done=True)

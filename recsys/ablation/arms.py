@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from recsys.config.overrides import literal
 from recsys.errors import UsageError
 from recsys.files import fingerprint_of
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
-_BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _PLAIN = (str, int, float, bool, type(None))
 # Keys in which arms must not differ, as they would no longer be pairs.
 _NOT_IN_A_GRID = {
@@ -44,10 +44,6 @@ class Arm:
     condition: str
     choices: Mapping[str, Any]
     seed: int
-
-    def overrides(self, seed_key: str) -> tuple[str, ...]:
-        """The arm as command-line overrides: ("training_mode=frozen_tower", ..., "<seed_key>=0")."""
-        return tuple(f"{key}={_override_value(value)}" for key, value in {**self.choices, seed_key: self.seed}.items())
 
 
 @dataclass(frozen=True)
@@ -179,24 +175,10 @@ def _words(key: str, values: Sequence[Any], axes: Mapping[str, Sequence[Any]], l
 
 
 def _in_a_name(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, list | tuple) else _override_value(value)
+    return "-".join(map(str, value)) if isinstance(value, list | tuple) else literal(value)
 
 
 def _refuse_equal_names(arms: Sequence[Arm]) -> None:
     names = [arm.name for arm in arms]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"Two arms would be named {twice[0]!r}: give their values different words under `labels`.")
-
-
-def _override_value(value: Any) -> str:
-    """A value as Hydra's override grammar reads it back with its type."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(str, value))}]"
-    if not isinstance(value, str):
-        return repr(value)
-    is_word = _BARE_WORD.fullmatch(value) and value.lower() not in ("null", "true", "false", "nan", "inf")
-    return value if is_word else "'" + value.replace("'", "\\'") + "'"

@@ -28,7 +28,7 @@ _NAMES_SHOWN = 3
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run keeps of its start and its way.
+    """What a run started from, read first, and took of its budget.
 
     Attributes:
         weights: every tensor of the ranker before the first step, by name: its shape and a digest of its bits.

@@ -31,18 +31,13 @@ from recsys.resources import CONF
 _OWN_KEYS = re.compile(r"(ablation\.grid|ablation\.tune\.ranges|training_mode\.stages\.\w+)=\s*{")
 
 
-def compose_config(overrides: Sequence[str], values: Sequence[str] = ()) -> RunConfig:
+def compose_config(overrides: Sequence[str]) -> RunConfig:
     """Compose `conf/run.yaml` with overrides such as `data=online_retail` or `training.epochs=2`, and check it.
-
-    Args:
-        overrides: as typed.
-        values: further ones that a program wrote, with every value in Hydra's grammar.
 
     Raises:
         UsageError: an override names no known key or choice, or a value has the wrong type or range.
     """
     words, texts = _without_texts(overrides)
-    words = [*words, *values]
     for word in words:
         _require_one_value(word)
     return config_from(_with_texts(_compose(words), texts))

@@ -118,7 +118,7 @@ def cached_tower(
 
     Args:
         encoded: the data that come.
-        attach: told at the end how that went: a file's name and its text.
+        attach: called at the end with the name and the text of a file on how the cache did.
     """
     rows = encoded.rows(TRAIN) + encoded.rows(VALIDATION)
     cache = TowerCache(wrapped, megabytes, context, rows) if megabytes and frozen_parts(wrapped) else None

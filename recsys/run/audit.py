@@ -1,4 +1,4 @@
-"""Does the loss of every segment's rows reach every part that it should, and no other? Asked before the first step."""
+"""Does the loss of every segment's rows reach every part that it should, and no other? Checked before training."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ _MOST_ROWS, _ROWS_AT_ONCE = 65_536, 4096
 
 
 def run(config: RunConfig, progress: Progress) -> FlowReport:
-    """Audit the ranker that `recsys train` would train, as it stands before its first step.
+    """Audit the ranker that `recsys train` would train, as it is before its first step.
 
     Raises:
         DataError, UsageError: see the steps.
@@ -54,7 +54,7 @@ def run(config: RunConfig, progress: Progress) -> FlowReport:
 
 
 def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, context: ProcessContext) -> FlowReport:
-    """Audit a ranker in its present stage on rows of the training split; nothing of it moves, nor the random state."""
+    """Audit a ranker in its present stage on rows of the training split; weights and random state are unchanged."""
     module = unwrapped(assembly.wrapped)
     assert isinstance(module, Ranker)
     stream = BatchStream(

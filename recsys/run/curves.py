@@ -18,7 +18,7 @@ CURVES = "curves.jsonl"
 
 
 class CurveFile:
-    """The curves of a run under way.
+    """The curves of a run, written while it learns.
 
     Args:
         folder: of the run; made with the first line.

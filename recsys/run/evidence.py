@@ -1,4 +1,4 @@
-"""What a run keeps to prove how it learned: who stepped which parameter, and that what was frozen is unchanged."""
+"""The proof of how a run learned: which optimizer steps which parameter, and that frozen parts are unchanged."""
 
 import json
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class StageContracts:
 
 
 def restore_proven(tracked: TrackedRun, record: Callable[[], dict[str, Any]], best: BestWeights) -> dict[str, Any]:
-    """Go back to the best weights; attach and return the proof that nothing frozen moved on the way or by that.
+    """Go back to the best weights; attach and return the proof that frozen parts are unchanged, by that as well.
 
     Args:
         record: compares what is frozen with how it began, such as `FrozenProof.record`.

@@ -1,4 +1,4 @@
-"""The constant and the logistic regression beside every ranker: fitted once per data set, and kept."""
+"""The constant and the logistic regression that every ranker is compared with: fitted once per data set, and kept."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -88,15 +88,15 @@ def evaluated(
     }
 
 
-def shortfall(name: str, scores: Mapping[str, float], baseline: str, beside: Mapping[str, float]) -> str:
+def shortfall(name: str, scores: Mapping[str, float], baseline: str, others: Mapping[str, float]) -> str:
     """Say where a ranker is no better than a baseline; empty where it is better throughout."""
     worse = [
-        f"{words} {figure_of(scores, metric)} against {figure_of(beside, metric)}"
+        f"{words} {figure_of(scores, metric)} against {figure_of(others, metric)}"
         for metric, words in COMPARED.items()
         if metric != _ENTROPY
         and metric in scores
-        and metric in beside
-        and not is_gain(metric.partition("/")[0], scores[metric] - beside[metric])
+        and metric in others
+        and not is_gain(metric.partition("/")[0], scores[metric] - others[metric])
     ]
     if not worse:
         return ""

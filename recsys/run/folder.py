@@ -3,21 +3,23 @@
 import json
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from recsys.ablation.pairing import RunRecord
 from recsys.config import RunConfig, config_from, with_own_knobs
 from recsys.config.kinds import UnknownKindError
 from recsys.errors import DataError, UsageError
+from recsys.monitoring.cost import Cost
 from recsys.tracking import names
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PREDICTIONS, QUERIES = "predictions", "queries"
 _Record = TypeVar("_Record")
 ARM, DAILY, TRAIN = "arm", "daily", "train"
-"""The kind of a run that belongs to a study; of a scheduled one; and of one that stands alone."""
+"""The kinds of runs: of a study; scheduled; and of one outside of both."""
 
 
 @dataclass(frozen=True)
@@ -67,32 +69,30 @@ class RunResult:
     """What a finished run left behind, as `result.json` keeps it.
 
     Attributes:
-        metrics: final scores under their tracked names.
         scores: every final score as "<metric>/<segment>", "all" being every row.
         frozen_proof: per frozen part, that it is unchanged; {} where nothing was frozen.
-        train_seconds: of all parts of a run that was stopped and resumed.
         learning_parameters: numbers that some optimizer steps, tables included.
-        cost: of its training, as `recsys.monitoring.cost.Cost`.
+        cost: of its training, all parts of a run that was stopped and resumed together.
         baselines: the baselines' scores on the same rows, by name, as `scores`.
         optimizers: for each stage that this process trained, which optimizer steps what: "stage", "mode", "rows" (cells
             under `optimizer_contract.SUMMARY_HEADER`) and "shared", sentences on shared parameters.
-        record: what a study checks its pairs by, as `recsys.ablation.pairing.RunRecord`.
+        record: what a study checks its pairs by, steps and budget among it.
     """
 
     name: str
     spool_id: str
-    metrics: dict[str, float]
     scores: dict[str, float]
     frozen_proof: dict[str, Any]
-    budget_steps: int
-    steps: int
     best_step: int
-    train_seconds: float
     learning_parameters: int
-    cost: dict[str, Any]
-    record: dict[str, Any]
+    cost: Cost
+    record: RunRecord
     baselines: dict[str, dict[str, float]]
     optimizers: list[dict[str, Any]]
+
+    def to_json(self) -> str:
+        """Return the text that `load_result` reads back."""
+        return json.dumps(asdict(self), indent=2) + "\n"
 
 
 def load_result(folder: Path) -> RunResult | None:
@@ -102,7 +102,12 @@ def load_result(folder: Path) -> RunResult | None:
         DataError: the file is damaged or of another version.
     """
     path = folder / RESULT
-    return read_record(path, lambda text: RunResult(**json.loads(text))) if path.is_file() else None
+    return read_record(path, _result_of) if path.is_file() else None
+
+
+def _result_of(text: str) -> RunResult:
+    document = json.loads(text)
+    return RunResult(**document | {"cost": Cost(**document["cost"]), "record": RunRecord(**document["record"])})
 
 
 def load_config(folder: Path) -> RunConfig:

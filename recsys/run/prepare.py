@@ -36,8 +36,8 @@ from recsys.run.result_keys import code_of
 from recsys.scheduling.stage import Stage, input_fingerprint, is_up_to_date, run_stage
 
 _ROWS, _WORLD = "rows", "world"
-# Where the files lie does not matter, what is in them does; rules to rank by are read later.
-_NOT_OF_THE_ROWS = ("raw", "schema_path", "ranking_baselines")
+# Of files the content counts, and not the path; rules to rank by are read later.
+_NO_EFFECT_ON_ROWS = ("raw", "schema_path", "ranking_baselines")
 # Names, places, sizes and times of the encoded files that this process has made or read through.
 _INTACT: set[tuple[tuple[str, int, int, int], ...]] = set()
 
@@ -56,7 +56,7 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
 
     def work(folder: Path) -> None:
         if (folder / _ROWS).exists():
-            # Whoever was killed here had only the receipt left to write.
+            # A preparation that was killed here had only its receipt left to write.
             return
         encode(
             _SOURCE_OF[type(config.data)](config.data, raw),
@@ -76,7 +76,7 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
 
 
 def prepared(config: RunConfig) -> EncodedDataset | None:
-    """Return the prepared data if they stand already; nothing is made."""
+    """Return the prepared data if they exist already; nothing is made."""
     data = config.data
     raw = _world(data)[1] / _WORLD if isinstance(data, SimulatedData) else data.raw
     if not raw.exists():
@@ -92,7 +92,7 @@ def stage_of(config: RunConfig, raw: Path) -> Stage:
     return Stage(
         "prepare",
         inputs={"raw": input_fingerprint(raw), "schema": _fingerprint_of_schema(schema_file(config.data))},
-        parameters={key: value for key, value in settings.items() if key not in _NOT_OF_THE_ROWS},
+        parameters={key: value for key, value in settings.items() if key not in _NO_EFFECT_ON_ROWS},
         code_version=code_of(load_schema, encode, _SOURCE_OF[type(config.data)]),
     )
 

@@ -48,10 +48,10 @@ _RECALL_AT = 20
 _LARGEST_BATCH = 4096  # every row of a batch is a negative for the others, so more help
 _ROWS_SEEN = 2_000_000
 # A tower is made before the ranker is, and not measured on the test split.
-_NOT_OF_A_TOWER = ("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily")
-# Nor has it segments, checkpoints or lists to rank: its run's record does not speak of them.
-_NOT_IN_ITS_RECORD = (
-    *(key for key in _NOT_OF_A_TOWER if key != "data"),
+_NO_EFFECT_ON_TOWER = ("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily")
+# It has no segments, checkpoints or lists to rank either, so its params have "none" there.
+_NOT_RECORDED = (
+    *(key for key in _NO_EFFECT_ON_TOWER if key != "data"),
     *(f"training.{key}" for key in ("segment_view_every", "checkpoint_every", "keep_checkpoints")),
 )
 _RATES = ("embedding_tower", "embedding_tower_tables")
@@ -106,8 +106,8 @@ def stage_of(config: RunConfig, encoded: EncodedDataset) -> Stage:
 def tower_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that the configured tower follows from; vectors to import count by what is in them."""
     if isinstance(config.tower, ImportedTowerConfig):
-        return settings_of(config, (*_NOT_OF_A_TOWER, "training", "evaluation", "runtime", "tower.vectors"))
-    return settings_of(replace(config, training=_training_of(config.tower, config.training)), _NOT_OF_A_TOWER)
+        return settings_of(config, (*_NO_EFFECT_ON_TOWER, "training", "evaluation", "runtime", "tower.vectors"))
+    return settings_of(replace(config, training=_training_of(config.tower, config.training)), _NO_EFFECT_ON_TOWER)
 
 
 def _import(config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:
@@ -140,7 +140,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     with start_run(
         open_store(config),
         f"pretrain/{tower_config.name}",
-        run_params(config, PRETRAIN, device_name(context.device), _NOT_IN_ITS_RECORD),
+        run_params(config, PRETRAIN, device_name(context.device), _NOT_RECORDED),
         {names.TAG_KIND: PRETRAIN, names.TAG_CONTRACT: encoded.contract.fingerprint},
         dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION), days),
         system_metrics=config.tracking.system_metrics,

@@ -1,4 +1,4 @@
-"""What a run notes of its start and its way, so that a study can tell whether two runs were a pair."""
+"""Digests of what a run started from and read first, by which a study checks that two runs were a pair."""
 
 import hashlib
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ class StartOfRun:
         self._rows = fingerprint_of(stream.state_dict())
 
     def record(self, stream: WatchedStream, budget_steps: int, state: LoopState) -> RunRecord:
-        """Return all that a study asks for, at the run's end."""
+        """Return what a study checks its pairs by, at the run's end."""
         return RunRecord(
             weights=self._weights,
             rows=self._rows,

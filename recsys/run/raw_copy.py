@@ -13,7 +13,7 @@ _COPY = "files"
 
 
 def uri_of(path: Path) -> str | None:
-    """Return the URI that a user wrote where a path was asked for; None for a path.
+    """Return the URI that a user wrote where a path is expected; None for a path.
 
     >>> uri_of(Path("s3://bucket/clicks")), uri_of(Path("data/raw"))
     ('s3://bucket/clicks', None)

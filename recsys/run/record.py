@@ -1,4 +1,4 @@
-"""How this project's runs are recorded: the store, the names of a report's numbers, an evaluation's, and the plots."""
+"""How runs are recorded: the store, the params, the tracked names of what is measured, and the plots."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -6,14 +6,14 @@ from dataclasses import asdict
 from recsys.all_segments import ALL
 from recsys.config import KINDS, RunConfig, TrainingModeConfig, config_document
 from recsys.errors import DataError
-from recsys.evaluation.ranking import RankingEvaluation
 from recsys.evaluation.split_evaluation import Evaluation
 from recsys.metrics import registry
 from recsys.metrics.auc import AUC
 from recsys.metrics.log_loss import LOG_LOSS
-from recsys.metrics.ranked_lists import SCOPES
+from recsys.metrics.ranked_lists import SCOPES, name_at
 from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
+from recsys.run.streams import RANKING_TEST, TEST
 from recsys.tracking import figures, names
 from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore
@@ -62,7 +62,7 @@ def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] 
     # In one param each, so that runs of all modes have the same params.
     document["training_mode"] |= {"stages": _stages(config.training_mode), "rates": _rates(config.training_mode)}
     if arm != STUDY:
-        # What a study asks is its own: arms that join it later must not differ from the others by that.
+        # The grid and the rest are params of the study's own run: arms that join it later must not differ by them.
         document["ablation"] = {"name": config.ablation.name}
     params: dict[str, str | int | float] = {
         **names.flattened(document),
@@ -80,7 +80,7 @@ def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] 
 
 
 def study_params(config: RunConfig, arms: Sequence[RunConfig]) -> dict[str, str | int | float]:
-    """The params of a study's own run: what all of its arms have in common, and what it asks.
+    """The params of a study's own run: what all of its arms have in common, and the settings of `ablation`.
 
     What differs between arms reads "varied": the study's run is none of them.
     """
@@ -88,8 +88,8 @@ def study_params(config: RunConfig, arms: Sequence[RunConfig]) -> dict[str, str 
     keys = dict.fromkeys(key for params in every for key in params)
     found = {key: {str(params.get(key)) for params in every} for key in keys}
     shared = {key: values.pop() if len(values) == 1 else names.VARIED for key, values in found.items()}
-    asked = run_params(config, STUDY, names.NONE)
-    return shared | {key: value for key, value in asked.items() if key.startswith("ablation.")}
+    own = run_params(config, STUDY, names.NONE)
+    return shared | {key: value for key, value in own.items() if key.startswith("ablation.")}
 
 
 def _stages(mode: TrainingModeConfig) -> list[str]:
@@ -111,7 +111,7 @@ def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, 
         rates: of the parts that there are, as `RankerOptimizers.learning_rates` names them.
 
     Gradient norms and the view by segment are there in the steps that read them, and only there or where the run was
-    validated are the counts and rates that move slowly: half of what a store is asked to keep would be theirs.
+    validated are the counts and rates that move slowly: they would be half of all that is stored.
     """
     measured = names.training_metrics(
         loss=float("nan") if report.loss is None else report.loss,
@@ -144,30 +144,31 @@ def validation_figures(evaluation: Evaluation) -> dict[str, float]:
     return {name: value for name, value in figures_of.items() if value is not None}
 
 
-def test_metrics(evaluation: Evaluation) -> dict[str, float]:
-    """The final scores on the test split; what is undefined is absent."""
-    recorded = [metric.name for metric in registry.row_metrics() if metric.is_recorded]
-    overall = {name: evaluation.overall.get(name) for name in recorded}
-    by_segment = {
-        segment: {AUC.name: value}
-        for segment, metrics in evaluation.by_segment.items()
-        if (value := metrics.get(AUC.name)) is not None
+def final_metrics(scores: Mapping[str, float], cutoff: int = CUTOFF) -> dict[str, dict[str, float]]:
+    """Name a run's final scores for the tracking store, by the split whose rows they are of.
+
+    Args:
+        scores: as "<metric>/<segment>", what is undefined being absent; of these the registered metrics are recorded,
+            over all rows, AUC and support by segment as well.
+    """
+    by_metric: dict[str, dict[str, float]] = {}
+    for name, value in scores.items():
+        metric, _, segment = name.partition("/")
+        by_metric.setdefault(metric, {})[segment] = value
+    overall = {name: found[ALL] for name, found in by_metric.items() if ALL in found}
+    of_rows = {
+        each.name: overall[each.name] for each in registry.row_metrics() if each.is_recorded and each.name in overall
     }
-    present = {name: value for name, value in overall.items() if value is not None}
-    support = {names.score(names.TEST, "support", s): float(e.rows) for s, e in evaluation.support.items()}
-    return names.evaluation_metrics(names.TEST, present, by_segment) | support
-
-
-def ranking_metrics(ranking: RankingEvaluation) -> dict[str, float]:
-    """Recall, NDCG and what else is registered of whole candidate lists, for each of the scopes."""
-    found = {
-        names.ranking(f"{metric.name}@{ranking.cutoff}", scope): ranking.mean(metric.name, scope)
+    segments = {name: {AUC.name: value} for name, value in by_metric.get(AUC.name, {}).items() if name != ALL}
+    support = {names.score(names.TEST, "support", name): rows for name, rows in by_metric.get("support", {}).items()}
+    of_lists = {
+        names.ranking(f"{metric.name}@{cutoff}", scope): overall[name]
         for scope in SCOPES
-        if scope in ranking.by_scope
         for metric in registry.ranking_metrics()
-        if metric.is_recorded
+        if metric.is_recorded and (name := name_at(metric.name, cutoff, scope)) in overall
     }
-    return {name: value for name, value in found.items() if value is not None}
+    of_test = names.evaluation_metrics(names.TEST, of_rows, segments) | support
+    return {TEST: of_test} | ({RANKING_TEST: of_lists} if of_lists else {})
 
 
 def cost_metrics(cost: Cost) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """What a result follows from: its settings, its rows, its code and the libraries that computed it.
 
-Results that stand on disk are used again under a key of all of these. Whatever is not named here counts, a setting, a
+Results on disk are used again under a key of all of these. Whatever is not named here counts, a setting, a
 file or a library that is new as well; what is named here has no part in any result, each for its reason.
 """
 

@@ -3,7 +3,6 @@
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,8 @@ from recsys.run.record import (
     attach_gradient_norms,
     attach_learning_curves,
     cost_metrics,
-    ranking_metrics,
+    final_metrics,
     step_metrics,
-    test_metrics,
 )
 from recsys.run.serving import export_run
 from recsys.run.stopping import StopRequest
@@ -161,28 +159,22 @@ class Session:
         with scoring_memory(config, self._context):
             predictions = predict(self._wrapped, stream)
         evaluation = evaluate(predictions, encoded.contract.schema.segments)
-        ranked: dict[str, float] = {}
         scores = evaluation.flat_metrics("")
         if config.evaluation.ranking and encoded.rows(RANKING_TEST):
             ranking = self._rank(progress)
             save_ranking(ranking, folder / QUERIES)
-            ranked = ranking_metrics(ranking)
             scores |= ranking.flat_metrics("")
         lines = self._assembly.optimizers.contract()
         budget = loop_settings(config.training, self._stream.num_batches).max_steps
         result = RunResult(
             name=self._identity.name,
             spool_id=tracked.spool_id,
-            metrics=test_metrics(evaluation) | ranked,
             scores=scores,
             frozen_proof=proof,
-            budget_steps=budget,
-            steps=self._state.step,
             best_step=self._state.best_step or 0,
-            train_seconds=cost.wall_seconds,
             learning_parameters=sum(line.elements for line in lines if line.is_trainable),
-            cost=cost.to_document(),
-            record=self._start.record(self._watched, budget, self._state).to_document(),
+            cost=cost,
+            record=self._start.record(self._watched, budget, self._state),
             optimizers=self._contracts.summaries,
             baselines=evaluated(self._baselines, config, encoded, TEST, self._context),
         )
@@ -190,8 +182,8 @@ class Session:
         write_text_atomically(folder / "evaluation.json", evaluation.to_json())
         progress(f"exporting {self._identity.name}", 0, 0)
         model = export_run(folder, config, self._spec, self._wrapped, encoded)
-        self._record(tracked, result, evaluation, ranked, model)
-        write_text_atomically(folder / RESULT, json.dumps(asdict(result), indent=2) + "\n")
+        self._record(tracked, result, evaluation, model)
+        write_text_atomically(folder / RESULT, result.to_json())
         return result
 
     def _rank(self, progress: Progress) -> RankingEvaluation:
@@ -200,22 +192,13 @@ class Session:
         scores = {"ranker": ranker_score(self._wrapped)}
         return evaluate_ranking(scores, stream, segments, CUTOFF, progress)["ranker"]
 
-    def _record(
-        self,
-        tracked: TrackedRun,
-        result: RunResult,
-        evaluation: Evaluation,
-        ranked: Mapping[str, float],
-        model: Path,
-    ) -> None:
+    def _record(self, tracked: TrackedRun, result: RunResult, evaluation: Evaluation, model: Path) -> None:
         tracked.log_model(_MODEL_NAME, model)
-        # Of which rows a score is, and of none that the run did not read.
-        scored = {TEST: {name: value for name, value in result.metrics.items() if name not in ranked}}
-        for split, metrics in (scored | ({RANKING_TEST: ranked} if ranked else {})).items():
+        for split, metrics in final_metrics(result.scores).items():
             (use,) = dataset_uses(self._encoded, self._config.data.name, (split,))
             tracked.log_dataset(use)
             tracked.log_final(metrics, dataset=use, model=_MODEL_NAME)
-        tracked.log_final(cost_metrics(Cost(**result.cost)))
+        tracked.log_final(cost_metrics(result.cost))
         tracked.log_final(names.baseline_metrics(result.baselines))
         if counts := self._stream.counts:
             tracked.log_final(names.stream_metrics(counts))

@@ -36,14 +36,14 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
 
     Raises:
         DataError, TrainingError, CannotWriteError: see the steps; nothing half-written carries a final name.
-        SystemExit, KeyboardInterrupt: a signal came; a checkpoint stands, and `resume` goes on from it.
+        SystemExit, KeyboardInterrupt: a signal came; a checkpoint is written, and `resume` goes on from it.
 
     Args:
         resume: go on with a run that was stopped; one that has finished stays as it is, its record and times too.
     """
     if resume and (finished := load_result(identity.folder)):
         return finished
-    # The run's own folder is made later, by what first stands in it: a start that fails leaves none.
+    # The run's own folder is made later, by the first file in it: a start that fails leaves none.
     for folder in (identity.folder.parent, config.runtime.towers):
         ensure_writable(folder)
     device_kind(config.runtime.device)

@@ -28,7 +28,7 @@ from recsys.run import prepare
 from recsys.run.assemble import with_ranker_budget
 from recsys.run.curves import charted_values, load_curves
 from recsys.run.fitted_baselines import shortfall
-from recsys.run.record import CUTOFF, FOLLOWED, STUDY, open_store, study_params
+from recsys.run.record import CUTOFF, FOLLOWED, STUDY, final_metrics, open_store, study_params
 from recsys.run.session import RANKING_EXTRAS
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_stream, started
 from recsys.sharding.processes import device_kind
@@ -60,17 +60,17 @@ class FinishedStudy:
     @property
     def scores(self) -> BySeed:
         """The rows of its table: each condition's seeds, then baselines."""
-        beside = {name: [scores] for name, scores in self.baselines.items()}
-        return {**by_condition(self.arms, lambda each: each.result.scores), **beside}
+        baselines = {name: [scores] for name, scores in self.baselines.items()}
+        return {**by_condition(self.arms, lambda each: each.result.scores), **baselines}
 
     def shortfalls(self) -> list[str]:
         """Where a condition's mean over seeds is no better than a baseline that predicts for the same rows."""
         found = []
-        beside = self.arms[0].result.baselines
+        baselines = self.arms[0].result.baselines
         for condition in dict.fromkeys(each.arm.condition for each in self.arms):
             seeds = [each.result.scores for each in self.arms if each.arm.condition == condition]
             mean = {name: fmean(each[name] for each in seeds) for name in seeds[0] if all(name in s for s in seeds)}
-            found += [shortfall(condition, mean, name, scores) for name, scores in beside.items()]
+            found += [shortfall(condition, mean, name, scores) for name, scores in baselines.items()]
         return [sentence for sentence in found if sentence]
 
 
@@ -105,9 +105,9 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Finis
     costs = mean_costs(by_condition(finished, FinishedArm.costs))
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
     # Fitted on the rows that all arms have, so any arm's will do.
-    beside = {f"baseline: {name}": scores for name, scores in finished[0].result.baselines.items()}
-    beside |= _ranking_baselines(config, encoded, progress)
-    study = FinishedStudy(plan.id, plan.folder, tuple(finished), beside, comparisons, rules, verdict)
+    baselines = {f"baseline: {name}": scores for name, scores in finished[0].result.baselines.items()}
+    baselines |= _ranking_baselines(config, encoded, progress)
+    study = FinishedStudy(plan.id, plan.folder, tuple(finished), baselines, comparisons, rules, verdict)
     _record(plan, study, measured, held, overrides)
     return study
 
@@ -131,7 +131,8 @@ def _charted(study: FinishedStudy) -> list[str]:
     curves = load_curves(study.arms[0].folder)
     steps = [name for name in curves if name not in followed and not name.startswith(sections)]
     followed.append(names.TRAIN_SECONDS)
-    return [*steps, *followed, *(name for name in study.arms[0].result.metrics if "support" not in name)]
+    scored = final_metrics(study.arms[0].result.scores).values()
+    return [*steps, *followed, *(name for named in scored for name in named if "support" not in name)]
 
 
 def _record(

@@ -17,7 +17,7 @@ def train_arm(config: RunConfig, identity: RunIdentity, progress: Progress) -> N
         BusyError: another process trains it, and still does after a minute.
     """
 
-    def of_the_arm(label: str, done: int, total: int) -> None:
+    def arm_progress(label: str, done: int, total: int) -> None:
         # One bar an arm; it is full when the arm is measured and recorded, not when its last step is taken.
         if label == f"training {identity.name}":
             progress(identity.name, done, total + 1)
@@ -26,5 +26,5 @@ def train_arm(config: RunConfig, identity: RunIdentity, progress: Progress) -> N
     with held_lock(folder.parent / f".{folder.name}.lock", f"Arm {identity.name}", _PATIENCE_SECONDS):
         if load_result(folder) is None:
             resume = any((folder / CHECKPOINTS).glob("step-*"))
-            result = train.run(config, identity, of_the_arm, resume=resume)
-            progress(identity.name, result.budget_steps + 1, result.budget_steps + 1)
+            result = train.run(config, identity, arm_progress, resume=resume)
+            progress(identity.name, result.record.budget_steps + 1, result.record.budget_steps + 1)

@@ -1,4 +1,4 @@
-"""A study's work: its towers, its trials, its arms; side by side, each once, and none lost when it is broken off."""
+"""Run a study's towers, trials and arms: several at once, each once, going on where an interrupted study was."""
 
 import json
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from recsys.study.arm import train_arm
 from recsys.study.finished import FinishedArm
 from recsys.study.plan import PlannedArm, StudyPlan
 from recsys.study.tuning import Search, load_trials, trials_table, tune
-from recsys.study.workers import Piece, free_processes, run_side_by_side
+from recsys.study.workers import Job, free_processes, run_side_by_side
 from recsys.tracking.figures import arm_colours
 
 _CONDITIONS = "conditions.json"
@@ -29,14 +29,14 @@ def threads_of(config: RunConfig) -> int:
     return config.runtime.threads or 1
 
 
-def processes_of(config: RunConfig, pieces: int) -> int:
-    """How many of the pieces to do at once."""
-    free = config.ablation.processes or free_processes(threads_of(config), pieces, config.runtime.device)
-    return min(free, max(1, pieces))
+def processes_of(config: RunConfig, jobs: int) -> int:
+    """How many of the jobs to run at once."""
+    free = config.ablation.processes or free_processes(threads_of(config), jobs, config.runtime.device)
+    return min(free, max(1, jobs))
 
 
 def finish_arms(plan: StudyPlan, progress: Progress) -> list[FinishedArm]:
-    """Make the towers, spend the trials and train the arms, as far as all that is not done.
+    """Make the towers, run the trials and train the arms that have not finished yet.
 
     Raises:
         RecsysError: some arms failed; the others have finished. Its exit code is that of the first one.
@@ -48,20 +48,20 @@ def finish_arms(plan: StudyPlan, progress: Progress) -> list[FinishedArm]:
     # Fitted before several processes would fit them at once.
     baselines.run(plan.config, plan.encoded, progress)
     searches = [search for search in plan.searches().values() if len(load_trials(search.folder)) < search.trials]
-    _do([_tuning(search, plan) for search in searches], plan.config, progress, "searches")
+    _run_all([_tuning(search, plan) for search in searches], plan.config, progress, "searches")
     planned = plan.planned()
     identities = _identities(plan, planned)
-    to_do = [each for each in planned if each.result is None]
-    pieces = [
-        Piece(
+    unfinished = [each for each in planned if each.result is None]
+    jobs = [
+        Job(
             each.arm.name,
             train_arm,
             (_with_threads(each.config), identities[each.arm.name]),
             each.folder.parent / "logs" / f"{each.folder.name}.log",
         )
-        for each in to_do
+        for each in unfinished
     ]
-    _do(pieces, plan.config, progress, "arms")
+    _run_all(jobs, plan.config, progress, "arms")
     finished = []
     for each in planned:
         result = each.result
@@ -96,26 +96,26 @@ def _tuned(plan: StudyPlan) -> list[HeldEqual]:
     return [HeldEqual("Tuning", True, budget), rates]
 
 
-def _tuning(search: Search, plan: StudyPlan) -> Piece:
+def _tuning(search: Search, plan: StudyPlan) -> Job:
     search = replace(search, config=_with_threads(search.config))
-    return Piece(search.name, tune, (search,), plan.folder / "logs" / f"tuning-{search.folder.name}.log")
+    return Job(search.name, tune, (search,), plan.folder / "logs" / f"tuning-{search.folder.name}.log")
 
 
-def _do(pieces: Sequence[Piece], config: RunConfig, progress: Progress, label: str) -> None:
-    """Do all pieces; those that fail are told together, at the end.
+def _run_all(jobs: Sequence[Job], config: RunConfig, progress: Progress, label: str) -> None:
+    """Run all jobs; raise one error at the end that names all that failed.
 
     Raises:
         RecsysError: see `finish_arms`.
     """
-    if not pieces:
+    if not jobs:
         return
-    failures = run_side_by_side(pieces, processes_of(config, len(pieces)), progress, label, config.runtime.device)
+    failures = run_side_by_side(jobs, processes_of(config, len(jobs)), progress, label, config.runtime.device)
     if not failures:
         return
-    logs = {piece.name: piece.log for piece in pieces}
+    logs = {job.name: job.log for job in jobs}
     lines = [f"  {each.name}: {each.message} (log: {logs[each.name]})" for each in failures]
     others = "what the others did is kept, and the same command goes on from there"
-    error = RecsysError(f"{len(failures)} of {len(pieces)} {label} failed; {others}.\n" + "\n".join(lines))
+    error = RecsysError(f"{len(failures)} of {len(jobs)} {label} failed; {others}.\n" + "\n".join(lines))
     error.exit_code = failures[0].exit_code
     raise error
 

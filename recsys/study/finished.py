@@ -16,7 +16,6 @@ from recsys.evaluation.stored_predictions import load_predictions
 from recsys.files import write_text_atomically
 from recsys.metrics.auc import AUC
 from recsys.metrics.predictions import Predictions, QueryValues
-from recsys.monitoring.cost import Cost
 from recsys.progress import Progress
 from recsys.run.folder import PREDICTIONS, QUERIES, RunResult
 
@@ -34,14 +33,14 @@ class FinishedArm:
     @property
     def record(self) -> RunRecord:
         """What its pairs are checked by."""
-        return RunRecord(**self.result.record)
+        return self.result.record
 
     def costs(self) -> dict[str, float]:
         """What it cost, as the study's table shows it."""
         return {
-            "seconds_per_step": self.result.train_seconds / max(1, self.result.steps),
+            "seconds_per_step": self.result.cost.wall_seconds / max(1, self.result.record.steps),
             "trained_parameters": float(self.result.learning_parameters),
-            **Cost(**self.result.cost).figures(),
+            **self.result.cost.figures(),
         }
 
     def predictions(self) -> Predictions:

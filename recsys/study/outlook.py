@@ -18,24 +18,24 @@ _NEWEST = 20  # runs to learn from: older ones may have been of another size
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a dry run tells: a row an arm, and sentences."""
+    """What a dry run shows: a row for each arm, and sentences."""
 
     arms: ReportTable
     sentences: tuple[str, ...]
 
 
 def outlook(overrides: Sequence[str]) -> Outlook:
-    """Look at a study without doing anything.
+    """Say what a study would do; nothing is made or trained.
 
     Raises:
-        UsageError: it cannot be done.
+        UsageError: the grid cannot be used.
     """
     grid = StudyGrid(overrides)
     encoded = prepare.prepared(grid.config)
     plan = None if encoded is None else StudyPlan(grid, encoded)
     planned = {} if plan is None else {each.arm.name: each for each in plan.planned()}
     finished = {name for name, each in planned.items() if each.result is not None}
-    rows = [(arm.name, "finished" if arm.name in finished else _todo(planned.get(arm.name))) for arm in grid.arms]
+    rows = [(arm.name, "finished" if arm.name in finished else _state(planned.get(arm.name))) for arm in grid.arms]
     left, tuned = len(grid.arms) - len(finished), sum(len(trials) for trials in _trials(plan).values())
     trials = grid.config.ablation.tune.trials * len(grid.conditions) - tuned
     sentences = [
@@ -50,7 +50,7 @@ def outlook(overrides: Sequence[str]) -> Outlook:
     return Outlook(ReportTable("Arms", ("arm", "state"), tuple(rows)), tuple(sentences))
 
 
-def _todo(planned: PlannedArm | None) -> str:
+def _state(planned: PlannedArm | None) -> str:
     if planned is None:
         return "to do"
     return "to go on with" if any(planned.folder.glob("checkpoints/step-*")) else "to do"
@@ -83,7 +83,7 @@ def _minutes(results: Iterable[Path]) -> list[float]:
     durations = []
     for path in newest:
         began, ended = (path.parent / CONFIG).stat().st_mtime, path.stat().st_mtime
-        trained = read_record(path, lambda text: float(json.loads(text)["train_seconds"]))
+        trained = read_record(path, lambda text: float(json.loads(text)["cost"]["wall_seconds"]))
         if ended - began >= trained:
             durations.append((ended - began) / 60)
     return durations

@@ -1,4 +1,4 @@
-"""What a study will do: its arms with their whole configurations, what makes each the same arm again, and what is done.
+"""What a study consists of: its arms with their whole configurations, the keys by which finished ones are found again.
 
 An arm is known by a key of everything that its result follows from. A study is known by what its arms have in common;
 seeds, the values of its axes, and how many arms run at once are no part of that, so a study can grow and move.
@@ -15,7 +15,7 @@ from recsys.ablation.arms import Arm, Contrast, contrasts, expand_grid, study_id
 from recsys.ablation.trial_sampling import Trial, best_trial, next_values
 from recsys.config import RunConfig, config_document
 from recsys.config.compose import compose_config
-from recsys.config.overrides import require_unset
+from recsys.config.overrides import override, require_unset
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import UsageError
 from recsys.files import fingerprint_of
@@ -29,10 +29,10 @@ from recsys.study.tuning import Search, load_trials, ranges_of, try_values, with
 SEED_KEY = "training.seed"
 TUNING = "tuning"
 SHORT_WORDS = {"frozen_tower": "frozen", "end_to_end": "end-to-end", "parallel_conditional": "parallel+conditional"}
-# A study's own settings, and a night's; data and tower go in by what is in them.
-_NOT_OF_AN_ARM = ("ablation", "daily", "data", "tower")
+# The study's own settings and those of scheduled runs; data and tower count by their contents.
+_NO_EFFECT_ON_ARM = ("ablation", "daily", "data", "tower")
 # Trials are judged on validation, and rank nothing.
-_NOT_OF_A_TRIAL = (*_NOT_OF_AN_ARM, "evaluation.ranking")
+_NO_EFFECT_ON_TRIAL = (*_NO_EFFECT_ON_ARM, "evaluation.ranking")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class StudyGrid:
         require_unset(overrides, list(ablation.grid), "`ablation.grid` has the values that the study's arms take of it")
         require_unset(overrides, [SEED_KEY], "a study trains every arm with each of `ablation.seeds`; set those")
         self.questions: tuple[Contrast, ...] = contrasts(self.arms, ablation.contrast)
-        self.composed = {arm.name: compose_config(overrides, arm.overrides(SEED_KEY)) for arm in self.arms}
+        self.composed = {arm.name: self._composed(arm) for arm in self.arms}
         self._require_ranges()
 
     @cached_property
@@ -77,6 +77,10 @@ class StudyGrid:
         for arm in self.arms:
             first.setdefault(arm.condition, arm)
         return first
+
+    def _composed(self, arm: Arm) -> RunConfig:
+        own = [override(key, value) for key, value in {**arm.choices, SEED_KEY: arm.seed}.items()]
+        return compose_config([*self.overrides, *own])
 
     def _require_ranges(self) -> None:
         ablation = self.config.ablation
@@ -115,7 +119,7 @@ class StudyPlan:
         self.folder = self.config.runtime.runs / self.config.data.name / self.id
 
     def towers(self) -> list[RunConfig]:
-        """One configuration for each tower that some arm stands on."""
+        """One configuration for each tower that some arm uses."""
         by_key = {self._tower_key(config): config for config in self.grid.composed.values()}
         return list(by_key.values())
 
@@ -162,17 +166,17 @@ class StudyPlan:
         return code_of(fit_and_measure)
 
     def _arm_key(self, config: RunConfig) -> str:
-        settings = settings_of(config, _NOT_OF_AN_ARM)
+        settings = settings_of(config, _NO_EFFECT_ON_ARM)
         return fingerprint_of([settings, self._rows, self._tower_key(config), self.code])
 
     def _trial_key(self, config: RunConfig) -> str:
-        settings, rows = settings_of(config, _NOT_OF_A_TRIAL), rows_of(self.encoded, (TRAIN, VALIDATION))
+        settings, rows = settings_of(config, _NO_EFFECT_ON_TRIAL), rows_of(self.encoded, (TRAIN, VALIDATION))
         return fingerprint_of([settings, rows, self._tower_key(config), _code_of_trials()])
 
     def _tower_key(self, config: RunConfig) -> str:
         """The key of the arm's tower; those of one configuration are read once, as its vectors may be many."""
-        asked = [pretrain.tower_settings(config), str(getattr(config.tower, "vectors", ""))]
-        if (known := fingerprint_of(asked)) not in self._tower_keys:
+        settings = [pretrain.tower_settings(config), str(getattr(config.tower, "vectors", ""))]
+        if (known := fingerprint_of(settings)) not in self._tower_keys:
             self._tower_keys[known] = pretrain.stage_of(config, self.encoded).key
         return self._tower_keys[known]
 
@@ -187,7 +191,7 @@ class StudyPlan:
     def _fingerprint(self) -> str:
         """Of all that the arms have in common."""
         axes, tuning = self.config.ablation.grid, self.config.ablation.tune
-        document = settings_of(self.config, _NOT_OF_AN_ARM) | {"tower": config_document(self.config)["tower"]}
+        document = settings_of(self.config, _NO_EFFECT_ON_ARM) | {"tower": config_document(self.config)["tower"]}
         document["tower"].pop("vectors", None)
         for key in axes:
             *path, last = key.split(".")

@@ -34,7 +34,7 @@ class Search:
     """A condition's search.
 
     Attributes:
-        name: for the eye.
+        name: shown with its progress.
         config: the condition's, with the trials' seed.
         ranges: of keys that it has.
         folder: where its trials are kept.
@@ -49,7 +49,7 @@ class Search:
 
     @property
     def configured(self) -> dict[str, float]:
-        """The values as they stand in the configuration."""
+        """The values that the configuration has."""
         return {key: float(value_at(config_document(self.config), key)) for key in self.ranges}
 
 
@@ -93,7 +93,7 @@ def load_trials(folder: Path) -> list[Trial]:
 
 
 def tune(search: Search, progress: Progress) -> None:
-    """Spend what is left of the budget; every trial is kept as soon as it ends.
+    """Run the trials that are left of the budget; each is stored as soon as it ends.
 
     Raises:
         UsageError: a configured value is out of its range.
@@ -167,7 +167,7 @@ def try_values(
 def _fit(
     config: RunConfig, encoded: EncodedDataset, artifact: TowerArtifact, request: StopRequest, state: LoopState
 ) -> None:
-    """Train as an arm is trained, and keep nothing but where the loop stands."""
+    """Train as an arm is trained, and keep nothing but the state of the loop."""
     start = baselines.run(config, encoded, silent)[LOGISTIC]
     config = with_ranker_budget(config, encoded)
     context = started(config)
@@ -175,7 +175,7 @@ def _fit(
     assembly = assemble_ranker(config, artifact, start, encoded, stream.num_batches, context)
     segments = encoded.contract.schema.segments
     settings = loop_settings(config.training, stream.num_batches, segments)
-    # Nobody looks at a trial's gradients.
+    # A trial records no gradients, so it need not read them.
     settings = replace(settings, norms_every=settings.max_steps + 1, segment_view_every=0)
     with cached_tower(
         assembly.wrapped, config.training_mode.cache_megabytes, encoded, context, lambda name, text: None

@@ -1,10 +1,10 @@
-"""Pieces of work in processes of their own, several at once: what they say, how they end, how they are stopped.
+"""Jobs in processes of their own, several at once: their progress, how they end, how they are stopped.
 
-Every piece gets a process that is forked from a server which has imported everything and done nothing, so that it
-starts in no time, from the same state whatever ran before it, and with a peak of memory of its own. Where a GPU
-computes it is spawned instead: fbgemm asks for GPUs as it is imported, and CUDA does not survive a fork. A piece that
-fails is noted and the others go on. When the caller is stopped, so are they, in the way that lets each keep a
-checkpoint; when the caller dies, they stop by themselves.
+Every job gets a process that is forked from a server which has imported everything and run nothing, so that it
+starts at once, from the same state whatever ran before it, and with a peak of memory of its own. Where a GPU
+computes it is spawned instead: fbgemm asks for GPUs as it is imported, and CUDA does not survive a fork. A job that
+fails is noted and the others go on. When the caller is stopped, each gets its signal and time to keep a checkpoint;
+when the caller dies, they stop by themselves.
 """
 
 import multiprocessing
@@ -36,8 +36,8 @@ _OUR_BUG = 70
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A piece of work.
+class Job:
+    """A function to call in a process of its own.
 
     Attributes:
         work: a function of a module; it is called with `arguments`, all of which can be pickled, and a `Progress`.
@@ -52,7 +52,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Failure:
-    """A piece that did not end well: its exit code and what to tell the user."""
+    """A job that did not end well: its exit code and the message for the user."""
 
     name: str
     exit_code: int
@@ -61,32 +61,30 @@ class Failure:
 
 @dataclass
 class _Running:
-    piece: Piece
+    job: Job
     process: ForkServerProcess | SpawnProcess
     pipe: Connection
     gpu: str | None
-    last_word: tuple[Any, ...] | None = None
+    outcome: tuple[Any, ...] | None = None
 
 
-def run_side_by_side(
-    pieces: Sequence[Piece], processes: int, progress: Progress, label: str, device: str
-) -> list[Failure]:
-    """Do all pieces, `processes` at a time, in the order given; return those that failed.
+def run_side_by_side(jobs: Sequence[Job], processes: int, progress: Progress, label: str, device: str) -> list[Failure]:
+    """Run all jobs, `processes` at a time, in the order given; return those that failed.
 
     Args:
-        label: of the count of pieces that have ended, as `progress` is told it beside what the pieces say themselves.
-        device: that the pieces compute on, as `device_kind` is asked for it.
+        label: under which `progress` gets the number of jobs that have ended; the jobs report under their own.
+        device: that the jobs compute on, as `device_kind` takes it.
 
     Raises:
-        KeyboardInterrupt, ...: whatever stops the caller stops the pieces first.
+        KeyboardInterrupt, ...: whatever stops the caller stops the jobs first.
         UsageError: there is no such device.
     """
     context = _processes_for(device_kind(device))
-    waiting, running, failures = list(pieces), list[_Running](), list[Failure]()
+    waiting, running, failures = list(jobs), list[_Running](), list[Failure]()
     divided = _gpus(processes, gpus(device))
     with _stopping(running):
         while waiting or running:
-            progress(label, len(pieces) - len(waiting) - len(running), len(pieces))
+            progress(label, len(jobs) - len(waiting) - len(running), len(jobs))
             while waiting and len(running) < processes:
                 running.append(_started(context, waiting.pop(0), _least_used(divided, running)))
             wait([source for each in running for source in (each.pipe, each.process.sentinel)])
@@ -98,7 +96,7 @@ def run_side_by_side(
                 each.pipe.close()
                 if (failure := _failure(each)) is not None:
                     failures.append(failure)
-    progress(label, len(pieces), len(pieces))
+    progress(label, len(jobs), len(jobs))
     return failures
 
 
@@ -117,7 +115,7 @@ def _processes_for(kind: str) -> ForkServerContext | SpawnContext:
 def _environment_of_a_start(gpu: str | None) -> Iterator[None]:
     """Within it, a Python that starts finds its modules where this one does, and sees that GPU alone if one is given.
 
-    The driver reads which GPUs it may see once, and fbgemm asks it when it is imported: later is too late.
+    The driver reads which GPUs it may see once, and fbgemm makes it do so as it is imported.
     """
     wanted = {} if gpu is None else {_VISIBLE: gpu}
     if not {"", os.getcwd()} & set(sys.path):
@@ -125,8 +123,8 @@ def _environment_of_a_start(gpu: str | None) -> Iterator[None]:
         wanted[_SAFE_PATH] = "1"
     before, main = {name: os.environ.get(name) for name in wanted}, sys.modules["__main__"]
     os.environ.update(wanted)
-    # A child would run the caller's script again up to the call that started it. It needs nothing of it: what a piece
-    # of work takes stands in modules.
+    # A child would run the caller's script again up to the call that started it. It needs nothing of it: what a job
+    # takes is in modules.
     sys.modules["__main__"] = ModuleType("__main__")
     try:
         yield
@@ -139,19 +137,19 @@ def _environment_of_a_start(gpu: str | None) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def free_processes(threads: int, pieces: int, device: str) -> int:
-    """How many pieces to do at once where nobody says: a GPU each, or as many as there are cores for.
+def free_processes(threads: int, jobs: int, device: str) -> int:
+    """How many jobs to run at once where the configuration does not say: a GPU each, or as many as there are cores for.
 
     Args:
-        threads: that each piece computes with.
+        threads: that each job computes with.
         device: as for `run_side_by_side`.
     """
     room = gpus(device) or len(os.sched_getaffinity(0)) // threads
-    return max(1, min(room, pieces))
+    return max(1, min(room, jobs))
 
 
 def _gpus(processes: int, found: int) -> list[str]:
-    """The GPUs to divide among the pieces; none where one process may have them all."""
+    """The GPUs to divide among the jobs; none where one process may have them all."""
     if processes == 1 or found < 2:
         return []
     visible = os.environ.get(_VISIBLE)
@@ -163,36 +161,36 @@ def _least_used(gpus: Sequence[str], running: Sequence[_Running]) -> str | None:
     return min(gpus, key=used.count, default=None)
 
 
-def _started(context: ForkServerContext | SpawnContext, piece: Piece, gpu: str | None) -> _Running:
+def _started(context: ForkServerContext | SpawnContext, job: Job, gpu: str | None) -> _Running:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_in_child, args=(theirs, piece), name=piece.name)
+    process = context.Process(target=_in_child, args=(theirs, job), name=job.name)
     with _environment_of_a_start(gpu):
         process.start()
     theirs.close()
-    return _Running(piece, process, ours, gpu)
+    return _Running(job, process, ours, gpu)
 
 
 def _receive(each: _Running, progress: Progress) -> None:
-    """Pass on what the piece has said so far."""
+    """Pass on the progress that the job has reported, and keep how it ended."""
     with suppress(EOFError, ConnectionResetError):
         while each.pipe.poll():
             kind, *words = each.pipe.recv()
             if kind == "progress":
                 progress(*words)
             else:
-                each.last_word = (kind, *words)
+                each.outcome = (kind, *words)
 
 
 def _failure(each: _Running) -> Failure | None:
-    match each.last_word:
-        case ("done",):
+    match each.outcome:
+        case ("finished",):
             return None
         case ("failed", code, message):
-            return Failure(each.piece.name, code, message)
+            return Failure(each.job.name, code, message)
     code = each.process.exitcode or 0
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     memory = "; the system ends a process in this way when memory runs out" if code == -signal.SIGKILL else ""
-    return Failure(each.piece.name, _OUR_BUG, f"its process ended by {how}{memory}")
+    return Failure(each.job.name, _OUR_BUG, f"its process ended by {how}{memory}")
 
 
 @contextmanager
@@ -222,11 +220,11 @@ def _await(running: Sequence[_Running], deadline: float) -> None:
             _receive(each, silent)  # a full pipe would hold up the one who ends
 
 
-def _in_child(pipe: Connection, piece: Piece) -> None:
+def _in_child(pipe: Connection, job: Job) -> None:
     # Ctrl-C in a terminal reaches every process of the group, and the caller passes it on: once is enough.
     os.setsid()
-    piece.log.parent.mkdir(parents=True, exist_ok=True)
-    log = piece.log.open("a", buffering=1)
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    log = job.log.open("a", buffering=1)
     for stream in (1, 2):
         os.dup2(log.fileno(), stream)
     sys.stdout = sys.stderr = log
@@ -234,8 +232,8 @@ def _in_child(pipe: Connection, piece: Piece) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_forward_signal, args=(pipe,), daemon=True).start()
     try:
-        piece.work(*piece.arguments, lambda *words: _send(pipe, "progress", *words))
-        _send(pipe, "done")
+        job.work(*job.arguments, lambda *words: _send(pipe, "progress", *words))
+        _send(pipe, "finished")
     except RecsysError as error:
         _send(pipe, "failed", error.exit_code, str(error))
     except Exception as error:

@@ -58,7 +58,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "interactions": ("recsys.features",),
     "training": ("recsys.features", "recsys.monitoring", "recsys.sharding"),
     "evaluation": ("recsys.features", "recsys.metrics"),
-    "ablation": ("recsys.metrics", "recsys.tracking"),
+    "ablation": ("recsys.config.overrides", "recsys.metrics", "recsys.tracking"),
     "scheduling": ("recsys.tracking",),
     # floor 3
     "inspection": ("recsys.datasets.encoded", "recsys.datasets.manifest", "recsys.streaming"),

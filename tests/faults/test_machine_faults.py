@@ -22,7 +22,7 @@ from recsys.evaluation import predictions
 from recsys.features.vocabulary import Vocabulary
 from recsys.machine_faults import machine_fault
 from recsys.progress import silent
-from recsys.study.workers import Piece, run_side_by_side
+from recsys.study.workers import Job, run_side_by_side
 from tests.pipelines.own_table import PRETRAIN, OwnTable
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -189,8 +189,8 @@ def test_a_tower_on_a_full_disk_ends_with_73(table: OwnTable, monkeypatch: pytes
 
 
 def test_an_arm_on_a_full_disk_says_so_to_the_study(tmp_path: Path):
-    piece = Piece("arm", _write_too_much, (), tmp_path / "log")
-    (failure,) = run_side_by_side([piece], 1, silent, "arms", "cpu")
+    job = Job("arm", _write_too_much, (), tmp_path / "log")
+    (failure,) = run_side_by_side([job], 1, silent, "arms", "cpu")
     assert failure.exit_code == 73
     assert "No space left on device" in failure.message
 

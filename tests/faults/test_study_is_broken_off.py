@@ -56,7 +56,7 @@ def results(runs: Path) -> dict[str, Path]:
 def outcome(runs: Path) -> dict[str, dict[str, Any]]:
     """Of every arm, what must not depend on how the study came about."""
     documents = {name: json.loads(path.read_text()) for name, path in results(runs).items()}
-    return {name: {key: each[key] for key in ("scores", "steps", "record")} for name, each in documents.items()}
+    return {name: {key: each[key] for key in ("scores", "record")} for name, each in documents.items()}
 
 
 def test_six_arms_at_once_on_a_fresh_store_are_six_finished_runs(unbroken: Path, world: list[str]):

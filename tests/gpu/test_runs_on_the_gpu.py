@@ -1,4 +1,4 @@
-"""Whole runs on a GPU: routed in bfloat16, frozen and cached, and a piece of a study in a process of its own."""
+"""Whole runs on a GPU: routed in bfloat16, frozen and cached, and a job of a study in a process of its own."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from pipelines.cli import main
 from recsys.progress import Progress, silent
-from recsys.study.workers import Piece, run_side_by_side
+from recsys.study.workers import Job, run_side_by_side
 from tests.method.lower_precision import ALL_AND_ONE_ABSENT, DESIGNS, assert_close_to_single_precision
 from tests.pipelines.conftest import small_overrides
 
@@ -36,9 +36,9 @@ def multiply(folder: Path, progress: Progress) -> None:
 
 def test_a_piece_of_a_study_computes_on_the_gpu_in_a_process_of_its_own(tmp_path):
     torch.zeros(1, device="cuda")  # this process has used the GPU already, as one that pre-trained a tower has
-    piece = Piece("one", multiply, (tmp_path,), tmp_path / "log")
+    job = Job("one", multiply, (tmp_path,), tmp_path / "log")
 
-    assert run_side_by_side([piece], 2, silent, "pieces", "cuda") == []
+    assert run_side_by_side([job], 2, silent, "jobs", "cuda") == []
     assert json.loads((tmp_path / "product").read_text())[0] == 12.0
 
 

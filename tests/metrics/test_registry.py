@@ -14,8 +14,7 @@ from recsys.evaluation.scores import column_score
 from recsys.evaluation.split_evaluation import evaluate
 from recsys.metrics import registry
 from recsys.metrics.metric import Metric, RatioOfSums, UserSums
-from recsys.run.record import ranking_metrics
-from recsys.run.record import test_metrics as recorded_scores
+from recsys.run.record import final_metrics
 from tests.ablation.simulated_studies import QUESTION, SEGMENTS, World, simulate
 from tests.evaluation.small_split import Stream, rows
 
@@ -52,7 +51,7 @@ def test_a_registered_metric_of_rows_is_measured_in_every_segment_and_recorded()
     expected = float(_mistakes(predictions.label, predictions.logit).mean())
     assert evaluation.overall["error_rate"] == expected
     assert set(evaluation.flat_metrics("test")) >= {f"test_error_rate/{name}" for name in (ALL, *SEGMENTS)}
-    assert recorded_scores(evaluation)["test/error_rate"] == expected
+    assert final_metrics(evaluation.flat_metrics(""))["test"]["test/error_rate"] == expected
 
 
 def test_a_registered_metric_of_rows_is_bootstrapped_compared_and_judged_in_its_own_direction():
@@ -74,7 +73,7 @@ def test_a_registered_metric_of_lists_is_ranked_recorded_and_shown():
     ranking = evaluate_ranking({"x": column_score(("logit",), "logit")}, split, ("new",), cutoff=1)["x"]
     assert ranking.flat_metrics("")["hit_rate_1/all"] == 0.5
     assert ranking.by_query()["hit_rate_1"].value.tolist() == [1.0, 0.0]
-    assert ranking_metrics(ranking)["ranking/hit_rate1_all"] == 0.5
+    assert final_metrics(ranking.flat_metrics(""), cutoff=1)["ranking_test"]["ranking/hit_rate1_all"] == 0.5
     assert "hit_rate_1_new" in registry.study_metrics(1)
 
 

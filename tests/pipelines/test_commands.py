@@ -58,7 +58,7 @@ def test_a_dry_run_prints_the_configuration_and_writes_nothing(
 
 def test_training_leaves_a_result_predictions_a_proof_and_a_served_model(trained: Path):
     result = json.loads((trained / RESULT).read_text())
-    assert 0 < result["metrics"]["test_auc/all"] < 1
+    assert 0 < result["scores"]["auc/all"] < 1
     assert result["frozen_proof"]["embedding_tower"]["is_unchanged"]
     for name in ("config.json", "evaluation.json", "curves.jsonl", "predictions", "model/MLmodel"):
         assert (trained / name).exists(), name
