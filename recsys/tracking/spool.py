@@ -24,10 +24,10 @@ from types import TracebackType
 from typing import IO, Any
 
 from recsys.errors import CannotWriteError, DataError
-from recsys.files import ensure_writable
 from recsys.locks import held_lock
 from recsys.tracking import names
 
+# Names on disk: spools that runs of earlier versions left are sent and resumed by them.
 LINES, FILES, LOCK = "lines.jsonl", "files", "lock"
 
 Line = dict[str, Any]
@@ -55,6 +55,7 @@ class Spool:
         self._lock.enter_context(held_lock(folder / LOCK, f"The spool {folder}"))
         _cut_torn_line(folder / LINES)
         self._logged_steps, self._final = _logged_so_far(folder)
+        # O_APPEND puts each write at the end, and one write is one line: no buffer of ours can die with the process.
         self._handle = os.open(folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._is_closed = False
 
@@ -70,7 +71,6 @@ class Spool:
         """
         # The time first, so that a listing shows runs in order.
         folder = parent / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:12]}"
-        ensure_writable(folder)
         spool = cls(folder)
         spool.write("run", {**run, "spool_id": spool.spool_id})
         return spool
@@ -127,7 +127,7 @@ class Spool:
         self.write("metrics", {"step": step, "metrics": fresh})
 
     def write_final(self, metrics: Mapping[str, float], about: Mapping[str, str]) -> None:
-        """Append scores that a run has once, but for those that stand there with the same value already.
+        """Append scores that a run has once, but for those that it holds with the same value already.
 
         A run that is resumed after its end and trained further gets new scores; the store shows the latest.
         """
@@ -147,15 +147,12 @@ class Spool:
         place.parent.mkdir(parents=True)
         return place
 
-    def flush(self) -> None:
-        """Bring every line to the disk itself, against a crash of the whole machine."""
-        os.fsync(self._handle)
-
     def close(self) -> None:
-        """Flush and let others send the lines; a second call does nothing."""
+        """Keep the lines for good and let others send them; a second call does nothing."""
         if not self._is_closed:
             self._is_closed = True
-            self.flush()
+            # To the disk itself, against a crash of the whole machine.
+            os.fsync(self._handle)
             os.close(self._handle)
             self._lock.close()
 
@@ -193,7 +190,7 @@ def discard_files(folder: Path) -> None:
 def _whole_lines(stream: IO[bytes], path: Path, offset: int) -> Iterator[tuple[Line, int]]:
     for text in stream:
         if not text.endswith(b"\n"):
-            return
+            return  # half of a line: its writer is at it, or died; the next call begins with it again
         try:
             line = json.loads(text)
         except ValueError as error:

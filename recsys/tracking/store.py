@@ -22,6 +22,7 @@ from recsys.errors import CannotWriteError, ServiceError, UsageError
 from recsys.locks import held_lock
 from recsys.tracking import names
 
+# A server that is up answers its health page in milliseconds; a user waits this long to hear that it is not.
 _PROBE_SECONDS = 3.0
 _SQLITE = "sqlite:///"
 # Without the first, MLflow's pages take the experiment for one of prompts and traces; the second is the metric that its
@@ -137,7 +138,7 @@ class TrackingStore:
         return found.experiment_id
 
     def _created(self, client: MlflowClient) -> mlflow.entities.Experiment:
-        # A server keeps artifacts where it was told to; beside a SQLite file they would land in the working folder.
+        # A server has a place for artifacts; beside a SQLite file they would land in the working folder.
         folder = f"{self.database.parent.as_uri()}/artifacts/{quote(self.experiment, safe='')}"
         location = None if self.is_server else folder
         try:
@@ -152,7 +153,7 @@ class TrackingStore:
 
 
 def require_answer(store: TrackingStore) -> None:
-    """Ask the server whether it is up, before a client with longer patience is let loose on it.
+    """Ask the server whether it is up: MLflow's client would retry for minutes before it said so.
 
     Raises:
         ServiceError: no answer within 3 seconds.
