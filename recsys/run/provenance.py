@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class WatchedStream:
     """A stream that keeps a digest of each of the first batches that it handed out.
 
     Attributes:
-        seen: the digests, of at most 16 batches from the run's beginning; a resumed run sets those of its checkpoint.
+        seen: the digests, of at most 16 batches from the run's beginning.
     """
 
     def __init__(self, stream: BatchStream) -> None:
@@ -44,6 +45,15 @@ class WatchedStream:
             if len(self.seen) < _FIRST_BATCHES:
                 self.seen.append(_batch_digest(batch))
             yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The stream's, and the digests."""
+        return self._stream.state_dict() | {"first_batches": list(self.seen)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where `state_dict` was taken."""
+        self.seen = list(state["first_batches"])
+        self._stream.load_state_dict({name: value for name, value in state.items() if name != "first_batches"})
 
 
 class StartOfRun:

@@ -100,10 +100,9 @@ class Session:
         stages = self._assembly.stages
         stages.go_to(saved.facts["stages"])  # first, since it says which optimizer state there is
         held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
-        state = snapshot.load_state_dict(held, self._wrapped, self._assembly.optimizers, self._stream, self._best)
+        state = snapshot.load_state_dict(held, self._wrapped, self._assembly.optimizers, self._watched, self._best)
         stages.confirm()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
-        self._watched.seen = saved.facts["first_batches"]
         self._spent = Cost(**saved.facts["cost"])
         spool: str = saved.facts["spool"]
         return spool
@@ -212,10 +211,10 @@ class Session:
 
     def _save_checkpoint(self, state: LoopState) -> None:
         held = snapshot.state_dict(
-            self._wrapped, self._assembly.optimizers, self._stream, self._best, state.to_document()
+            self._wrapped, self._assembly.optimizers, self._watched, self._best, state.to_document()
         )
         facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._assembly.stages.to_document()}
-        facts |= {"spool": self._spool, "first_batches": self._watched.seen, "cost": self._meter.read().to_document()}
+        facts |= {"spool": self._spool, "cost": self._meter.read().to_document()}
         folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
         if self._context.is_first:
             save_checkpoint(folder, state.step, held.tensors, facts, self._encoded.contract, keep)

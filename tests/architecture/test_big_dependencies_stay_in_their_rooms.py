@@ -40,6 +40,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.features.raw",
         "recsys.artifacts.export",
         "recsys.run.frames",
+        "recsys.api",
         "recsys.results",
     ),
     "torchrec": (
