@@ -1,5 +1,5 @@
 # Every target does its own set-up: a machine needs Python 3.11 or newer, pip and make, and nothing else.
-# A target that stands is reused, so a second call costs a second.
+# An environment that is ready is used again, so a second call costs a second.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -28,7 +28,7 @@ demo: $(READY) ## simulate, prepare, pre-train, ablate, compare: the whole metho
 test: $(READY) ## run every test
 	@$(BIN)/python -m pytest -n 2
 
-ui: $(READY) ## serve MLflow on loopback over the runs that stand, and print the address
+ui: $(READY) ## serve MLflow on loopback over the recorded runs, and print the address
 	@$(BIN)/recsys ui
 
 lint: $(READY) ## ruff and mypy over everything
@@ -36,14 +36,14 @@ lint: $(READY) ## ruff and mypy over everything
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY) ## speed, as ratios against a limit and against peers
+bench: $(READY) ## speed, as ratios to a limit and to other libraries
 	@for benchmark in streaming reading preparation train_step gradients tracking; do
 		echo "$$benchmark"
 		$(BIN)/python tests/benchmarks/$$benchmark.py
 	done
 
 # No set-up: it must work on a machine without a network, by the interpreter at hand, as `make gpu PYTHON=python3`.
-gpu: ## what a GPU alone can show: its tests and short benchmarks, in 8 minutes
+gpu: ## the tests and short benchmarks that need a GPU, in 8 minutes
 	@python=$(PYTHON)
 	if [ "$(origin PYTHON)" = file ] && [ -x $(BIN)/python ]; then python=$(BIN)/python; fi
 	$$python -c 'import sys, importlib.util; sys.exit(importlib.util.find_spec("torch") is None)' || {
@@ -52,7 +52,7 @@ gpu: ## what a GPU alone can show: its tests and short benchmarks, in 8 minutes
 	}
 	$$python tests/benchmarks/on_gpu.py
 
-lock: ## resolve the versions anew and write both lock files
+lock: ## resolve the versions again and write both lock files
 	@$(PYTHON) requirements/lock.py
 
 # torch goes in first and by its exact version: asked for by torchrec alone, pip may take another build of it.

@@ -5,14 +5,20 @@ These functions make a configuration of what they are given and call what the co
 finds. Where rows are asked for, a pandas or polars DataFrame, an Arrow table, a path or a URI will do.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from recsys.build import register_composition, register_network
 from recsys.config.compose import compose_config
 from recsys.config.overrides import override
 from recsys.datasets.table_layout import TableLayout
+from recsys.errors import UsageError
 from recsys.features.plain_yaml import plain_yaml, read_plain_yaml
 from recsys.features.schema import FeatureSchema
 from recsys.progress import Progress, silent
@@ -22,6 +28,7 @@ from recsys.run import pretrain as pretrain_tower
 from recsys.run import train as train_ranker
 from recsys.run.folder import new_run
 from recsys.run.frames import SCHEMA, is_path, stored_frames
+from recsys.run.streams import TEST, TRAIN, VALIDATION
 from recsys.study import ablate as study_of_arms
 
 __all__ = [
@@ -45,6 +52,8 @@ Settings = Mapping[str, Any]
 class Schema:
     """What a row is: its columns, label, time and segments, and how they become train, validation and test rows.
 
+    `table.files` may be left out where the rows are frames.
+
     The keys and their checks are those of a schema file (`data/README.md` lists them), the `table:` block included.
 
     Raises:
@@ -52,10 +61,10 @@ class Schema:
     """
 
     def __init__(self, **document: Any) -> None:
-        self.document = document
-        schema = FeatureSchema.from_document(document, "Schema")
-        if "table" in document:
-            TableLayout.from_document(document, schema, "Schema")
+        self.document: dict[str, Any] = _plain(document)
+        schema = FeatureSchema.from_document(self.document, "Schema")
+        if "table" in self.document:
+            TableLayout.from_document(_with_files(self.document), schema, "Schema")
 
     def __repr__(self) -> str:
         return f"Schema({', '.join(f'{key}={value!r}' for key, value in self.document.items())})"
@@ -79,12 +88,18 @@ def prepare(
         name: of the data in folders and in MLflow; the schema's by default.
         folder: where `runs/`, `encoded/` and `towers/` are kept; by default where the commands keep them, below the
             working folder.
+        progress: here and below, called with a stage's label, the units done and in all (0: unknown); `print` will do.
 
     Raises:
         UsageError: the schema or a setting cannot be meant.
         DataError: the rows are missing or break the schema; names file or column, found, expected.
         CannotWriteError: a folder cannot be written.
     """
+    if not isinstance(schema, Schema | str | Path):
+        raise UsageError(
+            f"Found {type(schema).__name__} where a schema is expected: `recsys.Schema(...)`, or the path of a schema "
+            "file."
+        )
     document = schema.document if isinstance(schema, Schema) else read_plain_yaml(Path(schema), "Schema file")
     places = {} if folder is None else {f"runtime.{each}": Path(folder, each) for each in ("runs", "encoded", "towers")}
     words = _words({"data.name": name or document.get("name", "data"), **places, **(settings or {})})
@@ -95,8 +110,12 @@ def prepare(
     else:
         frames = dict(rows) if isinstance(rows, Mapping) else {"rows": rows}
         files = {each: f"{each}.parquet" for each in frames} if isinstance(rows, Mapping) else "rows.parquet"
-        text = plain_yaml({**document, "table": {**document.get("table", {}), "files": files}})
-        stored = stored_frames(frames, below, text)
+        table = document.get("table")
+        document = {**document, "table": {**table, "files": files}} if isinstance(table, Mapping) else document
+        where = "Schema" if isinstance(schema, Schema) else f"Schema file {schema}"
+        # Before anything is written, and by the name that the caller knows it by.
+        TableLayout.from_document(document, FeatureSchema.from_document(document, where), where)
+        stored = stored_frames(frames, below, plain_yaml(document))
         words += _words({"data.raw": stored, "data.schema_path": stored / SCHEMA})
     words = ["data=table", *words]
     return Data(prepare_rows.run(compose_config(words), progress), tuple(words))
@@ -119,6 +138,7 @@ def pretrain(
     Raises:
         DataError: vectors are missing or damaged.
     """
+    _require(data, Data, "prepare")
     words = _words(settings or {})
     if vectors is not None:
         below = data.config.runtime.encoded
@@ -126,7 +146,7 @@ def pretrain(
         columns = {"tower.id_column": id_column, "tower.vector_column": vector_column}
         words = ["tower=title_vectors", *_words({"tower.vectors": path, **columns}), *words]
     config = compose_config([*data.overrides, *words])
-    return Tower(pretrain_tower.run(config, data.encoded, progress), tuple(words))
+    return Tower(pretrain_tower.run(config, data.encoded, progress), data.encoded, tuple(words))
 
 
 def train(
@@ -152,9 +172,10 @@ def train(
     Raises:
         TrainingError: training diverged, a gradient does not arrive where it should, or a frozen part changed.
     """
+    beginning = _beginning(data, tower)
     chosen = {"composition": composition, "training_mode": mode, "network": network}
     named = {**chosen, "training.epochs": epochs, "training.seed": seed, **(settings or {})}
-    config = compose_config([*data.overrides, *(tower.overrides if tower else ()), *_words(named)])
+    config = compose_config([*beginning, *_words(named)])
     identity = new_run(config)
     return Run(train_ranker.run(config, identity, progress), identity.folder)
 
@@ -183,15 +204,79 @@ def ablate(
         UsageError: the grid cannot be used.
         RecsysError: some arms failed; the same call goes on from there.
     """
+    beginning = _beginning(data, tower)
+    if not isinstance(grid, Mapping):
+        raise UsageError(
+            f"Found {type(grid).__name__} where a grid is expected: config key or group -> list of its values, as in "
+            '{"training_mode": ["end_to_end", "frozen_tower"]}.'
+        )
+    if not isinstance(seeds, Integral | Iterable) or isinstance(seeds, str):
+        raise UsageError(f"`seeds` is {seeds!r}. Expected how many, such as 3, or which, such as [0, 1, 2].")
     asked = {
         "ablation.name": name,
         "ablation.grid": dict(grid),
-        "ablation.seeds": list(range(seeds) if isinstance(seeds, int) else seeds),
+        "ablation.seeds": list(range(int(seeds)) if isinstance(seeds, Integral) else seeds),
         "ablation.contrast": contrast or next(iter(grid), "training_mode"),
     }
-    words = [*data.overrides, *(tower.overrides if tower else ()), *_words({**asked, **(settings or {})})]
-    return Study(study_of_arms.run(words, progress))
+    return Study(study_of_arms.run([*beginning, *_words(asked), *_words(settings or {})], progress))
 
 
 def _words(values: Settings) -> list[str]:
-    return [override(key, value) for key, value in values.items()]
+    """The overrides that give these keys their values.
+
+    Raises:
+        UsageError: they are no mapping of names.
+    """
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise UsageError(f"Settings are {values!r}. Expected config key -> value, as in {{'training.patience': 4}}.")
+    return [override(key, each) for key, each in _plain(values).items()]
+
+
+def _beginning(data: Data, tower: Tower | None) -> list[str]:
+    """The overrides of everything that is trained on this data and stands on this tower.
+
+    Raises:
+        UsageError: they are something else, or do not belong together.
+    """
+    _require(data, Data, "prepare")
+    if tower is None:
+        return list(data.overrides)
+    _require(tower, Tower, "pretrain")
+    made_for, given = ((each.contract.fingerprint, each.digest(TRAIN)) for each in (tower.encoded, data.encoded))
+    if made_for != given:
+        # Without this check another tower would be made for these data, and nobody told.
+        raise UsageError(
+            f"The tower was made for the data in {tower.encoded.root}, and these are in {data.encoded.root}, with "
+            "other ids or other training rows. Make one with `recsys.pretrain(data)`."
+        )
+    return [*data.overrides, *tower.overrides]
+
+
+def _with_files(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema's document for frames, which stand for files that it need not name."""
+    table = document["table"]
+    if not isinstance(table, Mapping) or "files" in table:
+        return dict(document)
+    files = "rows.parquet" if "splits" in table else {split: f"{split}.parquet" for split in (TRAIN, VALIDATION, TEST)}
+    return {**document, "table": {"files": files, **table}}
+
+
+def _require(found: Any, kind: type, function: str) -> None:
+    if not isinstance(found, kind):
+        raise UsageError(
+            f"Found {type(found).__name__} where `{kind.__name__}` is expected, which `recsys.{function}` returns."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A value as a YAML file would hold it: numbers and lists of NumPy and pandas, and times, are written out."""
+    match value:
+        case Mapping():
+            return {key: _plain(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_plain(each) for each in value]
+        case np.ndarray() | np.generic() | pd.Series() | pd.Index():
+            return _plain(value.tolist())
+        case datetime():
+            return value.isoformat(sep=" ")
+    return value

@@ -22,7 +22,7 @@ def held_lock(path: Path, what: str, wait_seconds: float = 0.0) -> Iterator[None
 
     Args:
         what: what the lock protects, for the message ("Stage `prepare` for runs/3").
-        wait_seconds: how long to wait for another holder before giving up.
+        wait_seconds: how long to wait for another holder before giving up; -1: for as long as it takes.
 
     Raises:
         BusyError: another process holds it; the message starts with `what`.

@@ -50,6 +50,10 @@ class Data:
         """What was left out, filled, mended or repeated on the way, as `recsys prepare` shows it."""
         return {what: number for what, number in self.encoded.manifest.counts.items() if number}
 
+    def _repr_html_(self) -> str:
+        counts = pd.Series({f"{split} rows": number for split, number in self.rows.items()} | self.counts)
+        return _html(f"Data {self.encoded.contract.schema.name}", counts.map("{:,}".format).to_frame(""))
+
     def __repr__(self) -> str:
         rows = ", ".join(f"{number:,} {split}" for split, number in self.rows.items())
         return f"<Data {self.encoded.contract.schema.name}: {rows} rows>"
@@ -60,16 +64,23 @@ class Tower:
     """A pre-trained embedding tower.
 
     Attributes:
+        encoded: the rows that it was made for.
         overrides: what makes a configuration stand on it.
     """
 
     artifact: TowerArtifact
+    encoded: EncodedDataset
     overrides: tuple[str, ...]
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Where it came from: objective, validation loss and recall, data."""
         return dict(self.artifact.provenance)
+
+    def _repr_html_(self) -> str:
+        return _html(
+            f"Tower of width {self.artifact.spec.width}", pd.Series(self.provenance, dtype=object).to_frame("")
+        )
 
     def __repr__(self) -> str:
         return f"<Tower of width {self.artifact.spec.width}: {self.provenance.get('made_by', '')}>"
@@ -104,6 +115,12 @@ class Run:
             DataError: a column is missing or holds what the schema does not allow.
         """
         return load_scorer(self.folder / MODEL).score(arrow_table(rows))
+
+    def _repr_html_(self) -> str:
+        scores = {self.result.name: self.metrics} | {f"baseline: {name}": each for name, each in self.baselines.items()}
+        columns = [name for name in study_metrics(CUTOFF) if f"{name}/all" in self.metrics]
+        rows = {name: [each.get(f"{column}/all") for column in columns] for name, each in scores.items()}
+        return _html("Test split", pd.DataFrame.from_dict(rows, orient="index", columns=columns))
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {self.metrics[f'{name}/all']:.4f}" for name in ("auc", "log_loss"))
@@ -169,3 +186,8 @@ class Study:
 
     def __repr__(self) -> str:
         return f"<Study {self.study.id}: {self.verdict}>"
+
+
+def _html(title: str, table: pd.DataFrame) -> str:
+    shown: str = table.to_html(float_format="{:.4f}".format, na_rep="")
+    return f"<p><b>{html.escape(title)}</b></p>{shown}"

@@ -1,4 +1,6 @@
-"""What a run writes to disk and reads back: checkpoints, pre-trained towers, served models.
+"""The formats in which results are written to disk and read back: checkpoints, pre-trained towers, served models, and
+the scoring of raw rows with a served one.
 
-Every file here is checked by digest before it is deserialised, and no format used here can carry code.
+Every file is checked by digest before it is deserialised, and no format used here can carry code. Not here: which
+folder a run writes them to (`run/folder.py`), and prepared rows (`datasets`).
 """

@@ -1,7 +1,7 @@
 """Checkpoints: a run at one step, as safetensors and JSON in a folder that is whole or absent.
 
     <folder>/step-00000200/tensors.safetensors   weights, optimizer state, random generators
-    <folder>/step-00000200/facts.json            where loop and stream stand
+    <folder>/step-00000200/facts.json            how far loop and stream are
     <folder>/step-00000200/manifest.json         sizes and SHA-256 of both, the contract's tags, and its own digest
 
 Neither format can carry code. Every byte is checked against its digest before anything is parsed.
@@ -23,7 +23,7 @@ from recsys.files import ensure_writable, fingerprint_of, published_directory, s
 
 _TENSORS, _FACTS, _MANIFEST = "tensors.safetensors", "facts.json", "manifest.json"
 _PREFIX = "step-"
-_FORMAT = 1
+_FORMAT = 1  # raise it when files or their keys change: a checkpoint of another one is refused, not guessed at
 _SPARE_BYTES = 1 << 20  # for the JSON files and the folder's own entries
 
 
@@ -51,7 +51,7 @@ def save_checkpoint(
         tensors: by name, of any shape.
 
     Raises:
-        CannotWriteError: too little space or no permission; the checkpoints that stand are untouched.
+        CannotWriteError: too little space or no permission; the checkpoints that are there are untouched.
     """
     _require_space(folder, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
     final = folder / f"{_PREFIX}{step:08d}"
@@ -64,8 +64,10 @@ def save_checkpoint(
             "contract": contract_tags(contract),
             "files": {name: _described(work / name) for name in (_TENSORS, _FACTS)},
         }
+        # Its own digest as well: a changed digest of a file would otherwise pass a changed file.
         document = manifest | {"fingerprint": fingerprint_of(manifest)}
         (work / _MANIFEST).write_text(json.dumps(document, indent=2), encoding="utf-8")
+    # After the new one is whole on disk: a full disk or a crash leaves the old ones.
     for old in _found(folder)[:-keep_last]:
         shutil.rmtree(old)
     return final
@@ -105,6 +107,7 @@ class _NotWholeError(Exception):
 
 def _load(path: Path, contract: FeatureContract) -> Checkpoint:
     manifest = _checked_manifest(path)
+    # Before the files are parsed: no damaged byte reaches a parser.
     for name, described in manifest["files"].items():
         file = path / name
         if not file.is_file():

@@ -145,11 +145,6 @@ def export_ranker(
         )
 
 
-def load_served(folder: Path | str) -> mlflow.pyfunc.PyFuncModel:
-    """Load what `export_ranker` wrote, or a model of the tracking store such as `models:/ranker@champion`."""
-    return mlflow.pyfunc.load_model(str(folder))
-
-
 def load_scorer(folder: Path) -> Scorer:
     """Read the ranker out of what `export_ranker` wrote, without MLflow's own check of the columns before it.
 
@@ -175,7 +170,7 @@ def load_scorer(folder: Path) -> Scorer:
 def signature_of(columns: Mapping[str, str]) -> ModelSignature:
     """The raw columns that a served model takes, and the probability that it gives.
 
-    Strings are declared as such, all else as `any`, and what that stands for is in the model's metadata: MLflow's own
+    Strings are declared as such, all else as `any`, and what each of them is, is in the model's metadata: MLflow's own
     check refuses whole numbers for a `double` and a missing integer id, and turns a missing id in a list of strings
     into the id "n". The scorer checks types and values instead.
     """
@@ -194,7 +189,7 @@ def _table_of(frame: pd.DataFrame, columns: Iterable[str]) -> pa.Table:
         if name not in frame:
             continue
         if isinstance(frame[name], pd.DataFrame):
-            raise DataError(f"Column `{name}` stands in the frame twice; expected each name once.")
+            raise DataError(f"Column `{name}` is in the frame twice; expected each name once.")
         try:
             values = pa.Array.from_pandas(frame[name])
         except (pa.ArrowException, OverflowError) as error:

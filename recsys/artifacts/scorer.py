@@ -73,7 +73,7 @@ class Scorer:
         """
         for name in self.columns:
             if rows.column_names.count(name) > 1:
-                raise DataError(f"Column `{name}` stands in the rows twice; expected each name once.")
+                raise DataError(f"Column `{name}` is in the rows twice; expected each name once.")
         plain = self.reader.read(rows) if self.reader else rows
         schema = self.contract.schema
         require_raw_columns(plain.column_names, [*(feature.name for feature in schema.features), schema.segment])

@@ -101,6 +101,11 @@ def _require_one_value(word: str) -> None:
             f"The overrides cannot be applied: `{word}` cannot be read as `key=value`. A list is written as "
             f"{key}=[1,2], a mapping as {key}={{name: 1}}; what holds blanks stands in quotation marks of the shell."
         ) from error
+    if parsed.value() is None and (CONF / key).is_dir():
+        raise UsageError(
+            f"The overrides cannot be applied: `{word}` chooses none of `{key}`, and one is needed: "
+            f"{', '.join(choices(key))}."
+        )
     if parsed.is_sweep_override():
         raise UsageError(
             f"The overrides cannot be applied: `{word}` gives several values where a run takes one. A list stands in "

@@ -172,7 +172,7 @@ def parquet_rows(files: Sequence[Path], options: str = "") -> str:
     Args:
         options: more of `read_parquet`'s, with a comma in front.
     """
-    # Without a word DuckDB takes folders named `column=value`, wherever they are, for columns that replace the file's.
+    # By default DuckDB takes folders named `column=value`, wherever they are, for columns that replace the file's.
     return f"read_parquet({quoted_files(files)}, hive_partitioning=false{options})"
 
 

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recsys.datasets.encoded import EncodedDataset
-from recsys.datasets.row_encoder import SEGMENT
 from recsys.datasets.table_layout import SegmentRule, TableLayout
 from recsys.features.contract import FeatureContract
+from recsys.features.encoding import SEGMENT
 from recsys.features.schema import Feature, FeatureKind, FeatureSchema, Scale
 from recsys.features.vectors import column_of
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary

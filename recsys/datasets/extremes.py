@@ -37,26 +37,25 @@ def require_no_extremes(
         DataError: names the column, the value, its row and what can be declared.
     """
     for feature in schema.dense:
-        low, high = staged.ranges[feature.name]
-        ends = pa.array([low, high], pa.float64())
-        with np.errstate(over="ignore"):
-            reached = np.abs(scaled(ends, feature, scaling.get(feature.name)).astype(np.float64))
-        if reached.max() > MOST_SCALED:
-            value = (low, high)[int(reached.argmax())]
-            raise _refusal(
-                connection,
-                staged,
-                schema,
-                feature,
-                value,
-                f"which is {reached.max():.3g} {'as it stands' if feature.scale is Scale.NONE else 'spreads'} from "
-                f"where the training values lie; expected at most {MOST_SCALED:,.0f}",
-            )
-        if feature.scale is not Scale.NONE and reached.max() > _SUSPICIOUS_SPREADS:
-            _require_others_apart(connection, staged, schema, feature)
+        if extreme := _extreme(connection, staged, feature, scaling.get(feature.name)):
+            raise _refusal(connection, staged, schema, feature, *extreme)
 
 
-def _require_others_apart(connection: Backend, staged: StagedRows, schema: FeatureSchema, feature: Feature) -> None:
+def _extreme(
+    connection: Backend, staged: StagedRows, feature: Feature, scaling: Scaling | None
+) -> tuple[float, str] | None:
+    """A feature's value that is too far out, and in what way; None where there is none."""
+    ends = staged.ranges[feature.name]
+    with np.errstate(over="ignore"):
+        reached = np.abs(scaled(pa.array(ends, pa.float64()), feature, scaling).astype(np.float64))
+    if reached.max() > MOST_SCALED:
+        unit = "as it stands" if feature.scale is Scale.NONE else "spreads"
+        return ends[int(reached.argmax())], (
+            f"which is {reached.max():.3g} {unit} from where the training values lie; expected at most "
+            f"{MOST_SCALED:,.0f}"
+        )
+    if feature.scale is Scale.NONE or reached.max() <= _SUSPICIOUS_SPREADS:
+        return None
     values = transformed(staged.table[feature.name], feature)
     train = staged.table.select(SPLIT, value=values).filter(staged.table[SPLIT] == TRAIN)
     found = fetch_one(
@@ -70,17 +69,12 @@ def _require_others_apart(connection: Backend, staged: StagedRows, schema: Featu
     )
     width = found["last"] - found["first"]
     above, below = found["high"] - found["last"], found["first"] - found["low"]
-    if width > 0 and max(above, below) > _FARTHEST * width:
-        low, high = staged.ranges[feature.name]
-        raise _refusal(
-            connection,
-            staged,
-            schema,
-            feature,
-            high if above > below else low,
-            f"while eight tenths of the training values lie between {found['first']:.6g} and {found['last']:.6g}: "
-            "beside it they would all be one number",
-        )
+    if not (width > 0 and max(above, below) > _FARTHEST * width):
+        return None
+    return ends[int(above > below)], (
+        f"while eight tenths of the training values lie between {found['first']:.6g} and {found['last']:.6g}: "
+        "beside it they would all be one number"
+    )
 
 
 def _refusal(

@@ -1,6 +1,5 @@
 """Staged rows -> encoded rows: ids to table rows, dense values to unit spread, in batches of Arrow columns."""
 
-from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,27 +7,20 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
-from recsys.features.encoding import lengths_of_kept, newest, segment_type
+from recsys.features.encoding import LABEL, SEGMENT, WEIGHT, encoded_types, lengths_of_kept, lists_of, look_up
 from recsys.features.scaling import scaled
 from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 
-SEGMENT, LABEL, WEIGHT, TIME = "segment", "label", "weight", "time"
-"""Names of the encoded columns that are no features, whatever the schema calls their sources."""
+TIME = "time"
+"""The encoded column of times, which no batch carries, whatever the schema calls its source."""
 
 
 def encoded_schema(contract: FeatureContract) -> pa.Schema:
     """The Arrow schema of encoded rows: features in schema order, then the other columns; nothing is null."""
-    forms = {
-        FeatureKind.DENSE: pa.float32(),
-        FeatureKind.SPARSE: pa.int32(),
-        FeatureKind.SPARSE_LIST: pa.list_(pa.field("element", pa.int32(), nullable=False)),
-    }
-    columns = {feature.name: forms[feature.kind] for feature in contract.schema.features}
-    columns |= {SEGMENT: segment_type(contract.schema.segments), LABEL: pa.float32()}
-    if contract.schema.weight:
-        columns[WEIGHT] = pa.float32()
+    columns = encoded_types(contract.schema)
     columns[TIME] = pa.timestamp("us", tz="UTC")
     columns |= {name: pa.type_for_alias(EXTRA_TYPES[name]) for name in contract.extras}
     fields = [pa.field(name, form, nullable=False) for name, form in columns.items()]
@@ -44,7 +36,8 @@ class RowEncoder:
     def __init__(self, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary]) -> None:
         self.contract = contract
         self.arrow_schema = encoded_schema(contract)
-        self.counts: Counter[str] = Counter()
+        self._account = Account("", contract.schema.invalid, rows=0)
+        self.counts = self._account.counts
         self._vocabularies = vocabularies
         self._segments = pa.array(contract.schema.segments, type=pa.string())
 
@@ -79,29 +72,14 @@ class RowEncoder:
             kept = pc.is_valid(ids).to_numpy(zero_copy_only=False)
             lengths = lengths_of_kept(kept, lengths)
             ids = ids.drop_null()
-        rows = self._rows_of(ids, feature)
-        if (too_long := int((lengths > feature.max_length).sum())) > 0:
-            self._count("lists cut", feature, too_long)
-            rows, lengths = newest(rows, lengths, feature.max_length)
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        values = pa.array(rows.astype(np.int32))
-        return pa.ListArray.from_arrays(offsets, values, type=self.arrow_schema.field(feature.name).type)
+        return lists_of(self._rows_of(ids, feature), lengths, feature, self._account)
 
     def _rows_of(self, ids: pa.Array, feature: Feature) -> npt.NDArray[np.int64]:
-        vocabulary = self._vocabularies[feature.table]
-        invalid = (pc.sum(pc.less(ids, 0)).as_py() or 0) if pa.types.is_integer(ids.type) else 0
-        self._count("ids invalid", feature, invalid)
-        rows = _dictionary_rows(ids, vocabulary) if pa.types.is_dictionary(ids.type) else vocabulary.rows_of(ids)
-        self._count("ids unknown", feature, int((rows == UNKNOWN_ROW).sum()) - invalid - ids.null_count)
+        rows, broken = look_up(ids, self._vocabularies[feature.table])
+        number = int(np.count_nonzero(broken))
+        self._count("ids invalid", feature, number - ids.null_count)
+        self._count("ids unknown", feature, int(np.count_nonzero(rows == UNKNOWN_ROW)) - number)
         return rows
 
     def _count(self, what: str, feature: Feature, number: int) -> None:
-        if number:
-            self.counts[f"{what}: {feature.name}"] += number
-
-
-def _dictionary_rows(ids: pa.DictionaryArray, vocabulary: Vocabulary) -> npt.NDArray[np.int64]:
-    # A dictionary of a few thousand ids is looked up once, however many rows point into it.
-    row_of_entry = np.concatenate([vocabulary.rows_of(ids.dictionary), [UNKNOWN_ROW]])
-    entries = pc.fill_null(ids.indices.cast(pa.int64()), len(row_of_entry) - 1)
-    return row_of_entry[entries.to_numpy(zero_copy_only=False)]
+        self._account.count(what, feature.name, number)

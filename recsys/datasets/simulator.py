@@ -222,21 +222,17 @@ class _ItemColumns:
         self._category = people.item_category
         self._price = people.item_price
         held = np.arange(people.item_tags.shape[1]) < people.item_tag_count[:, None]
-        self._tag_offsets = np.concatenate([[0], np.cumsum(people.item_tag_count)])
-        self._tags = people.item_tags[held]
+        ends = np.cumsum(people.item_tag_count, dtype=np.int32)
+        words = _words([f"tag_{number:02d}" for number in range(TAGS)], people.item_tags[held])
+        self._tags = pa.ListArray.from_arrays(np.insert(ends, 0, 0), words)
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(people.content.ravel()), people.content.shape[1])
         self.vectors = pa.table({"item_id": self._ids, "vector": vectors.cast(pa.list_(pa.float32()))})
 
     def of(self, item: Integers) -> dict[str, pa.Array]:
-        lengths = (self._tag_offsets[1:] - self._tag_offsets[:-1])[item]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        row = np.repeat(np.arange(len(item)), lengths)
-        place = np.arange(offsets[-1]) - offsets[row] + self._tag_offsets[item][row]
-        tags = _words([f"tag_{number:02d}" for number in range(TAGS)], self._tags[place])
         return {
             "item_id": pa.array(self._ids[item]),
             "category": _words([f"category_{number:02d}" for number in range(CATEGORIES)], self._category[item]),
-            "tags": pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), tags),
+            "tags": self._tags.take(pa.array(item)),
             "price": pa.array(self._price[item]),
         }
 

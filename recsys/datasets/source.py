@@ -28,7 +28,7 @@ class SourceRows:
             of ids, oldest first), the segment as one of the schema's names, the label as 0 or 1, the weight where the
             schema has one, the time as a UTC timestamp, `split` (string), `day` (date), and the `extras`.
             Only these columns are read. NaN counts as null.
-        extras: which of `recsys.features.schema.EXTRA_COLUMNS` the rows carry.
+        extras: which of `recsys.features.schema.EXTRA_TYPES` the rows carry.
         description: plain values for the manifest: files with their digests, dates, sampling.
         counts: what the source itself dropped, merged or mended, by a readable name; goes into the manifest.
         origins: a column's name in the source's own files, where it is another one; messages name both.

@@ -30,7 +30,7 @@ from recsys.datasets.policies import clipped, id_rules, without_dropped
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.errors import DataError, did_you_mean
 from recsys.features.policy import Policy
-from recsys.features.schema import EXTRA_COLUMNS, EXTRA_TYPES, Feature, FeatureKind, FeatureSchema
+from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind, FeatureSchema
 
 INVALID_ID = -1
 """What an integer id becomes that no table row can stand for; negative ids are invalid as they come."""
@@ -116,8 +116,8 @@ def missing_or_infinite_as_null(values: ir.Value) -> ir.Value:
 def _require_columns(source: SourceRows, schema: FeatureSchema) -> None:
     found = source.rows.schema()
     where = _where(source)
-    if unknown := sorted(set(source.extras) - set(EXTRA_COLUMNS)):
-        raise DataError(f"{where}: extra column `{unknown[0]}` has no meaning; expected some of {[*EXTRA_COLUMNS]}.")
+    if unknown := sorted(set(source.extras) - set(EXTRA_TYPES)):
+        raise DataError(f"{where}: extra column `{unknown[0]}` has no meaning; expected some of {[*EXTRA_TYPES]}.")
     for name, (expected, accepts) in _expected_types(source, schema).items():
         if name not in found:
             raise DataError(

@@ -32,10 +32,8 @@ def uses_of(layout: TableLayout, schema: FeatureSchema) -> dict[str, Use]:
 def _uses(layout: TableLayout, schema: FeatureSchema) -> Iterator[tuple[str, Use]]:
     counted = layout.history.features
     for feature in schema.features:
-        if feature.name in layout.words:
-            yield layout.words[feature.name], Use.WORDS
-        elif feature.name in layout.lists:
-            yield layout.lists[feature.name].column, Use.WORDS
+        if feature.name in layout.texts:
+            yield layout.texts[feature.name], Use.WORDS
         elif feature.name not in counted:
             is_number = feature.kind is FeatureKind.DENSE
             yield layout.columns.get(feature.name, feature.name), Use.NUMBER if is_number else Use.ANY

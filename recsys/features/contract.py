@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from recsys.errors import DataError, UsageError
-from recsys.features.schema import EXTRA_COLUMNS, FeatureSchema
+from recsys.features.schema import EXTRA_TYPES, FeatureSchema
 from recsys.files import canonical_json, fingerprint_of
 
 
@@ -30,7 +30,7 @@ class FeatureContract:
         table_rows: rows of each embedding table, the unknown row 0 included.
         vocabulary_fingerprints: the fingerprint of each table's vocabulary.
         scaling: of each dense feature that is scaled.
-        extras: which of `recsys.features.schema.EXTRA_COLUMNS` the encoded rows carry.
+        extras: which of `recsys.features.schema.EXTRA_TYPES` the encoded rows carry.
     """
 
     schema: FeatureSchema
@@ -40,9 +40,9 @@ class FeatureContract:
     extras: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if unknown := sorted(set(self.extras) - set(EXTRA_COLUMNS)):
+        if unknown := sorted(set(self.extras) - set(EXTRA_TYPES)):
             raise DataError(
-                f"The extra column `{unknown[0]}` has no meaning; expected some of {', '.join(EXTRA_COLUMNS)}."
+                f"The extra column `{unknown[0]}` has no meaning; expected some of {', '.join(EXTRA_TYPES)}."
             )
 
     @property

@@ -5,6 +5,7 @@ test holds the two equal to the bit.
 """
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,27 @@ from recsys.features.contract import FeatureContract
 from recsys.features.plain_arrays import is_single, plain_ids, plain_lists, plain_numbers
 from recsys.features.policy import Policy
 from recsys.features.scaling import MOST_SCALED, scaled
-from recsys.features.schema import Feature, FeatureKind
+from recsys.features.schema import Feature, FeatureKind, FeatureSchema
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
+
+SEGMENT, LABEL, WEIGHT = "segment", "label", "weight"
+"""What encoded rows call these columns, whatever the schema calls the raw ones."""
+
+_FEATURE_TYPES = {
+    FeatureKind.DENSE: pa.float32(),
+    FeatureKind.SPARSE: pa.int32(),
+    FeatureKind.SPARSE_LIST: pa.list_(pa.field("element", pa.int32(), nullable=False)),
+}
+
+
+def encoded_types(schema: FeatureSchema) -> dict[str, pa.DataType]:
+    """Return the type of each encoded column: features in schema order, segment, label and, if declared, weight."""
+    return {
+        **{feature.name: _FEATURE_TYPES[feature.kind] for feature in schema.features},
+        SEGMENT: segment_type(schema.segments),
+        LABEL: pa.float32(),
+        **({WEIGHT: pa.float32()} if schema.weight else {}),
+    }
 
 
 def encode_feature(
@@ -128,7 +148,7 @@ def _encode_numbers(
 
 
 def _table_rows(ids: pa.Array, vocabulary: Vocabulary, feature: Feature, account: Account) -> npt.NDArray[np.int64]:
-    rows, broken = _looked_up(ids, vocabulary)
+    rows, broken = look_up(ids, vocabulary)
     if broken.any():
         _settle_ids(ids, broken, broken, feature, account)
     account.count("ids unknown", feature.name, int(np.count_nonzero((rows == UNKNOWN_ROW) & ~broken)))
@@ -141,24 +161,35 @@ def _encode_lists(values: pa.Array, vocabulary: Vocabulary, feature: Feature, ac
     ids = plain_ids(flat, vocabulary.ids.type, where)
     # A list's own missing ids are left out before its length is measured, as in the preparation.
     is_there = pc.is_valid(ids).to_numpy(zero_copy_only=False)
-    rows, broken = _looked_up(ids, vocabulary)
+    rows, broken = look_up(ids, vocabulary)
     if not is_there.all():
         account.count("ids missing in lists", feature.name, int(np.count_nonzero(~is_there)))
         lengths = lengths_of_kept(is_there, lengths)
         ids, rows, broken = ids.filter(pa.array(is_there)), rows[is_there], broken[is_there]
     if broken.any():
-        of_rows = np.zeros(account.rows, np.bool_)
-        of_rows[np.repeat(np.arange(account.rows), lengths)[broken]] = True
-        _settle_ids(ids, broken, of_rows, feature, account)
+        _settle_ids(ids, broken, lengths_of_kept(broken, lengths) > 0, feature, account)
     account.count("ids unknown", feature.name, int(np.count_nonzero((rows == UNKNOWN_ROW) & ~broken)))
+    return lists_of(rows, lengths, feature, account)
+
+
+def lists_of(
+    rows: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], feature: Feature, account: Account
+) -> pa.ListArray:
+    """Return table rows as lists of int32, the oldest of each left out where it is longer than declared; counts those.
+
+    Args:
+        rows: of all lists, end to end.
+        lengths: (n,) of the n lists.
+    """
     if len(lengths) and lengths.max() > feature.max_length:
         account.count("lists cut", feature.name, int(np.count_nonzero(lengths > feature.max_length)))
         rows, lengths = newest(rows, lengths, feature.max_length)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.astype(np.int32)))
+    form = _FEATURE_TYPES[FeatureKind.SPARSE_LIST]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.astype(np.int32)), type=form)
 
 
-def lengths_of_kept(kept: npt.NDArray[np.bool_], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def lengths_of_kept(kept: npt.NDArray[np.bool_], lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return the lengths of lists, (rows,), after their values that are not kept are dropped.
 
     >>> lengths_of_kept(np.array([True, False, True]), np.array([2, 0, 1])).tolist()
@@ -171,9 +202,7 @@ def lengths_of_kept(kept: npt.NDArray[np.bool_], lengths: npt.NDArray[np.int64])
     return totals[ends] - totals[ends - lengths]
 
 
-def newest(
-    values: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], most: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def newest(values: npt.NDArray[Any], lengths: npt.NDArray[Any], most: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the last `most` values of each list, and its new length: lists are written oldest first.
 
     >>> [each.tolist() for each in newest(np.array([1, 2, 3, 4]), np.array([3, 1]), most=2)]
@@ -187,13 +216,13 @@ def newest(
     return values[from_end <= most], np.minimum(lengths, most)
 
 
-def _looked_up(ids: pa.Array, vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Each id's table row, and whether it is missing or can be nobody's."""
+def look_up(ids: pa.Array, vocabulary: Vocabulary) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return each id's table row, and whether it is missing or can be nobody's; (n,) both."""
     if pa.types.is_dictionary(ids.type):
         # A dictionary of a few thousand ids is looked up once, however many rows point into it.
         entries = ids.indices.cast(pa.int64())
         entries = pc.fill_null(entries, len(ids.dictionary)).to_numpy(zero_copy_only=False)
-        rows, broken = _looked_up(ids.dictionary, vocabulary)
+        rows, broken = look_up(ids.dictionary, vocabulary)
         return np.append(rows, UNKNOWN_ROW)[entries], np.append(broken, True)[entries]
     broken = pc.is_null(ids)
     if pa.types.is_integer(ids.type):

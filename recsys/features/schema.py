@@ -6,7 +6,7 @@ is kept apart, in `contract.py`.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -36,25 +36,17 @@ Part = Literal["user_tower", "item_tower", "interaction_network"]
 PARTS: tuple[Part, ...] = get_args(Part)
 USER_TOWER, ITEM_TOWER, INTERACTION_NETWORK = PARTS
 
-EXTRA_COLUMNS = {
-    "user_key": "one number per user over all splits, unseen users included",
-    "query": "the list of candidates that a row is ranked in",
-    "log_sampling_rate": "log of the weight by which a row's item is drawn as a negative",
-    "is_new_to_user": "1 where the user never had the item before",
-    "true_probability": "the simulated probability of a positive label",
-}
-"""Encoded columns beside the schema's own that a source may know, and what each means; evaluation alone reads them."""
-
 EXTRA_TYPES = {
-    "user_key": "int64",
-    "query": "int64",
-    "log_sampling_rate": "float32",
-    "is_new_to_user": "int8",
-    "true_probability": "float32",
+    "user_key": "int64",  # one number per user over all splits, unseen users included
+    "query": "int64",  # the list of candidates that a row is ranked in
+    "log_sampling_rate": "float32",  # log of the weight by which a row's item is drawn as a negative
+    "is_new_to_user": "int8",  # 1 where the user never had the item before
+    "true_probability": "float32",  # the simulated probability of a positive label
 }
-"""The type of each of `EXTRA_COLUMNS`, by the name that Arrow and DuckDB both know."""
+"""Encoded columns beside the schema's own that a source may know; evaluation alone reads them. Each with its type, by
+the name that Arrow and DuckDB both know."""
 
-RESERVED_COLUMNS = (*ROLES, "split", "day", *EXTRA_COLUMNS)
+RESERVED_COLUMNS = (*ROLES, "split", "day", *EXTRA_TYPES)
 """Columns that encoded rows have beside the features, whatever the raw columns behind them are called."""
 
 
@@ -183,6 +175,11 @@ class FeatureSchema(Declaration):
     def used_by(self, part: str) -> tuple[Feature, ...]:
         """Features that one of `PARTS` reads, in declared order."""
         return tuple(feature for feature in self.features if part in feature.used_by)
+
+    def dense_columns(self, features: Iterable[Feature]) -> list[int]:
+        """The columns of `Batch.dense` that hold the dense ones among some features, in the features' order."""
+        columns = {feature.name: column for column, feature in enumerate(self.dense)}
+        return [columns[feature.name] for feature in features if feature.kind is FeatureKind.DENSE]
 
     def feature(self, name: str) -> Feature:
         """The feature of that name; KeyError where there is none."""

@@ -55,8 +55,7 @@ class InteractionFields(nn.Module):
         super().__init__()
         schema = contract.schema
         used = schema.used_by(INTERACTION_NETWORK)
-        dense_columns = {feature.name: column for column, feature in enumerate(schema.dense)}
-        columns = [dense_columns[feature.name] for feature in used if feature.kind is FeatureKind.DENSE]
+        columns = schema.dense_columns(used)
         segments = EmbeddingBagConfig(
             name=f"{TABLE_PREFIX}{SEGMENT_KEY}",
             num_embeddings=len(schema.segments),

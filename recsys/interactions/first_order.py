@@ -40,8 +40,7 @@ class FirstOrder(nn.Module):
     def __init__(self, contract: FeatureContract) -> None:
         super().__init__()
         used = contract.schema.used_by(INTERACTION_NETWORK)
-        columns = {feature.name: column for column, feature in enumerate(contract.schema.dense)}
-        order = [columns[feature.name] for feature in used if feature.kind is FeatureKind.DENSE]
+        order = contract.schema.dense_columns(used)
         self._tables = {
             feature.name: EmbeddingBagConfig(
                 name=_table_name(feature.name, place),

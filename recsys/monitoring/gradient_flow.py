@@ -199,7 +199,7 @@ def _of_parameter(trace: Trace, name: str, parameter: nn.Parameter, *, is_table:
 
 
 def _train_without_dropout(module: nn.Module) -> None:
-    """Set training mode; dropout rests, as on a few rows it would make zeros that come and go."""
+    """Set training mode, but for dropout: on a few rows it would make zeros that come and go."""
     module.train()
     for child in module.modules():
         if isinstance(child, nn.modules.dropout._DropoutNd):

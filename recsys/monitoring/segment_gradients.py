@@ -4,9 +4,9 @@ The loss is a sum over rows, so a part's gradient g is the sum of its segments' 
 segment s alone contribute (row weights and the loss's divisor as in the whole batch). Of them are reported
 
 - share of s: |g_s| over the sum of all |g_t|; the shares of a batch add up to 1;
-- cosine of s: that of g_s with g - g_s, what all other segments ask for. Near 1 the segment goes along with the rest,
-  near 0 it minds its own rows, below 0 the segments pull the part apart (the gradient conflict of Yu et al., "Gradient
-  Surgery for Multi-Task Learning", NeurIPS 2020).
+- cosine of s: that of g_s with g - g_s, what all other segments ask for. Near 1 the segment agrees with the rest, near
+  0 it asks for something unrelated, below 0 the segments pull the part apart (the gradient conflict of Yu et al.,
+  "Gradient Surgery for Multi-Task Learning", NeurIPS 2020).
 
 Both are exact, tables included, and of the same gradient as the norms (`gradient_norms.py`). A part computes each row's
 output from that row alone, so g_s is one backward pass through the part of the output's gradient with all rows but

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
 
 from recsys.composition.ranker import Ranker
 from recsys.config import RunConfig
@@ -24,7 +23,7 @@ from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
 from recsys.tracking.run import TrackedRun
 from recsys.training.loss import click_objective
-from recsys.training.modes import DENSE, TABLES, TOWER, TOWER_TABLES_CHILD, learning_halves
+from recsys.training.modes import modules_frozen_in
 
 REPORT = "gradient_flow.json"
 # Enough rows that no layer's every ReLU is closed by chance, and so few that a pass costs milliseconds.
@@ -81,18 +80,6 @@ def require_flow(tracked: TrackedRun, report: FlowReport) -> None:
     """
     tracked.attach(REPORT, json.dumps(report.to_document(), indent=1))
     report.require_clean()
-
-
-def modules_frozen_in(ranker: nn.Module, mode: str) -> tuple[str, ...]:
-    """Return the names of the modules that a training mode keeps frozen, whatever the modules' own flags say."""
-    learning = learning_halves(mode)
-    if not learning:
-        return (TOWER,)
-    halves = {
-        name: TABLES if name == TOWER_TABLES_CHILD else DENSE
-        for name, _ in ranker.get_submodule(TOWER).named_children()
-    }
-    return tuple(f"{TOWER}.{name}" for name, half in halves.items() if half not in learning)
 
 
 def make_probes(ranker: Ranker, batches: Iterable[Batch], segments: Sequence[str]) -> list[Probe]:

@@ -28,12 +28,12 @@ def stored_frames(frames: Mapping[str, Any], below: Path, text: str = "") -> Pat
 
     Args:
         frames: pandas, polars or Arrow tables, or anything else that offers its columns by the Arrow PyCapsule
-            interface, by name; the index of a pandas frame is left out.
+            interface, by name.
         text: kept beside them as `SCHEMA`, where it is not empty.
 
     Raises:
         UsageError: something else than a frame.
-        DataError: a column holds values of several kinds; names it.
+        DataError: a column holds values of several kinds, stands twice, or has a type that no file keeps; names it.
         CannotWriteError: `below` cannot be written.
     """
     ensure_writable(below)
@@ -54,21 +54,56 @@ def stored_frames(frames: Mapping[str, Any], below: Path, text: str = "") -> Pat
 def arrow_table(frame: Any) -> pa.Table:
     """Return a frame's columns as an Arrow table, without what its library notes beside them.
 
+    Levels of a pandas index that have a name are columns too; one without a name is left out. Categories are written
+    out, and a polars LazyFrame is collected.
+
     Raises:
         UsageError, DataError: see `stored_frames`.
     """
+    if type(frame).__name__ == "LazyFrame":
+        frame = frame.collect()
     try:
         if isinstance(frame, pd.DataFrame):
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-        elif hasattr(frame, "__arrow_c_stream__"):
+            named = [name for name in frame.index.names if name is not None and name not in frame.columns]
+            table = pa.Table.from_pandas(frame.reset_index(named) if named else frame, preserve_index=False)
+        elif hasattr(frame, "__arrow_c_stream__") and (hasattr(frame, "columns") or hasattr(frame, "read_all")):
             table = pa.table(frame)
         else:
+            # A Series has the stream of one column, and no columns.
             raise UsageError(
                 f"Found {type(frame).__name__} where rows are expected: a pandas or polars DataFrame, an Arrow table, "
                 "a path, or a URI."
             )
+        table = pa.table([_without_categories(column) for column in table.columns], names=table.column_names)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError) as error:
         raise DataError(
-            f"The frame's columns cannot be read: {error}. Give every column values of one kind, and a name of its own."
+            f"The frame's columns cannot be read: {'; '.join(map(str, error.args))}. Give every column values of one "
+            "kind, and a name of its own."
         ) from error
-    return table.replace_schema_metadata(None)
+    _require_columns(table)
+    return table
+
+
+def _without_categories(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column with its values instead of numbers of categories."""
+    if not pa.types.is_dictionary(column.type):
+        return column
+    kind = column.type.value_type
+    # Arrow cannot yet take from, or write, categories of polars' own kind of string.
+    kind = pa.string() if pa.types.is_string_view(kind) else kind
+    return pa.chunked_array([each.dictionary.cast(kind).take(each.indices) for each in column.chunks], type=kind)
+
+
+def _require_columns(table: pa.Table) -> None:
+    """Refuse columns that no file of rows could hold with their meaning."""
+    names = table.column_names
+    if not names:
+        raise DataError("The frame has no columns. Expected those that the schema names.")
+    for field in table.schema:
+        if names.count(field.name) > 1:
+            raise DataError(f"The frame's column `{field.name}` stands twice. Give every column a name of its own.")
+        if isinstance(field.type, pa.BaseExtensionType) and field.type.extension_name.startswith("pandas."):
+            raise DataError(
+                f"The frame's column `{field.name}` has type {field.type}, which other programs read as other values. "
+                "Convert it: a period with `.dt.to_timestamp()`, an interval to one of its ends."
+            )

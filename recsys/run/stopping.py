@@ -1,6 +1,7 @@
 """How a run is asked to stop: the first signal is noted, and the step in hand ends before it is obeyed."""
 
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
@@ -31,9 +32,14 @@ class StopRequest:
 
 @contextmanager
 def stoppable() -> Iterator[StopRequest]:
-    """Within it SIGTERM and Ctrl-C are noted, not obeyed, so that the step in hand ends and a checkpoint stands."""
+    """Within it SIGTERM and Ctrl-C are noted, not obeyed, so that the step in hand ends and a checkpoint stands.
+
+    In another thread than the main one nothing is noted: there signals arrive in the main thread, as they do anyway.
+    """
     request = StopRequest()
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    # Python lets the main thread alone set handlers; a user's program may train in any.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = (signal.SIGTERM, signal.SIGINT) if in_main_thread else ()
     previous: Mapping[int, object] = {number: signal.signal(number, request.note) for number in numbers}
     try:
         yield request

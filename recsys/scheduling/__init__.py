@@ -1,5 +1,6 @@
-"""Runs that nobody starts by hand: stages that are safe to start twice, windows of days, and promotion.
+"""What any scheduler needs of a run: is it done, is another process doing it, may it start, may its model take over.
 
-Holds what any scheduler needs of a run (is it done, is it running, may it start, may its model take over) and no
-scheduler: those are thin files over the commands.
+`stage` runs a piece of work once, under a key of all that its output depends on, `code_version` is the code's part of
+such a key, `window` says which days a scheduled run trains on, `promotion` decides between challenger and champion.
+There is no scheduler here; a scheduled run is `recsys/nightly.py`.
 """

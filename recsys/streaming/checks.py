@@ -15,12 +15,12 @@ import pyarrow.compute as pc
 
 from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
+from recsys.features.encoding import LABEL, SEGMENT, WEIGHT, lengths_of_kept, newest
 from recsys.features.policy import Policy
 from recsys.features.scaling import scaled
 from recsys.features.schema import Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW
 from recsys.streaming.column_views import list_view, number_view
-from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT
 
 # float32 keeps 24 bits: a bound that was scaled and rounded like the values may still differ in the last one.
 _ROUNDING = 2.0**-22
@@ -110,9 +110,7 @@ def _lists_below(array: pa.ListArray, limit: int, feature: Feature, account: Acc
     broken = _not_below(flat, limit)
     if broken is None:
         return array
-    owner = np.repeat(np.arange(len(lists)), lists.lengths)
-    of_rows = np.zeros(len(lists), np.bool_)
-    of_rows[owner[broken]] = True
+    of_rows = lengths_of_kept(broken, lists.lengths) > 0
     first = flat[int(np.argmax(broken))]
     expected = f"0 to {limit - 1} (table `{feature.table}`)"
     account.settle(feature.name, of_rows, lambda row: first, expected, mends=Policy.UNKNOWN)
@@ -139,9 +137,7 @@ def _short(array: pa.ListArray, feature: Feature, account: Account) -> pa.ListAr
         f"at most {feature.max_length} values",
         mends=Policy.CLIP,
     )
-    # The last ids of a list are the newest ones, and those are kept.
-    from_end = np.repeat(np.cumsum(lengths), lengths) - np.arange(lengths.sum())
-    return _list_array(lists.flat[from_end <= feature.max_length], np.minimum(lengths, feature.max_length))
+    return _list_array(*newest(lists.flat, lengths, feature.max_length))
 
 
 def _binary(array: pa.Array, account: Account) -> pa.Array:

@@ -14,10 +14,10 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.batch import Batch
+from recsys.features.encoding import LABEL, SEGMENT, WEIGHT
 from recsys.features.schema import FeatureSchema
 from recsys.streaming.column_views import ColumnView, ListView, numbers
-from recsys.streaming.memory import HostMemory
-from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT
+from recsys.streaming.memory import PinnedMemory, ReusedMemory
 from recsys.streaming.pools import Rows
 
 
@@ -29,7 +29,7 @@ class Collator:
         memory: what the tensors are built in.
     """
 
-    def __init__(self, schema: FeatureSchema, extras: Sequence[str], memory: HostMemory) -> None:
+    def __init__(self, schema: FeatureSchema, extras: Sequence[str], memory: ReusedMemory | PinnedMemory) -> None:
         self._dense = [feature.name for feature in schema.dense]
         self._sparse = [feature.name for feature in schema.sparse]
         self._is_weighted = schema.weight is not None

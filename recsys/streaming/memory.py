@@ -7,7 +7,7 @@ would pay for fresh pages: a fifth of the cost of building it.
 import math
 import weakref
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,14 +20,6 @@ _NUMPY_TYPES = {
     torch.int32: np.int32,
     torch.int64: np.int64,
 }
-
-
-class HostMemory(Protocol):
-    """Where the tensors of a batch come from."""
-
-    def empty(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return a tensor of that shape with arbitrary values; `role` says what it is in the batch."""
-        ...
 
 
 class ReusedMemory:
@@ -51,7 +43,7 @@ class ReusedMemory:
         self._blocks: dict[str, list[_Block]] = {}
 
     def empty(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `HostMemory`; a tensor of that shape."""
+        """Return a tensor of that shape with arbitrary values; `role` says what it is in the batch."""
         needed = math.prod(shape) * dtype.itemsize
         block = self._free_block(role, needed)
         return torch.from_numpy(block.array(needed, _NUMPY_TYPES[dtype])).view(*shape)
@@ -78,7 +70,7 @@ class PinnedMemory:
     """
 
     def empty(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """See `HostMemory`; a tensor of that shape."""
+        """See `ReusedMemory`; a tensor of that shape."""
         return torch.empty(*shape, dtype=dtype, pin_memory=True)
 
 

@@ -17,20 +17,12 @@ import pyarrow.parquet as pq
 
 from recsys.errors import DataError, UsageError
 from recsys.features.contract import FeatureContract
-from recsys.features.encoding import segment_type
-from recsys.features.schema import EXTRA_TYPES, FeatureKind
+from recsys.features.encoding import encoded_types
+from recsys.features.schema import EXTRA_TYPES
 from recsys.files import fingerprint_of
 from recsys.streaming.row_groups import OpenRowGroup, PartReader, RowGroup, parts_of
 from recsys.streaming.storage import Folder
 
-SEGMENT, LABEL, WEIGHT = "segment", "label", "weight"
-"""What encoded rows call these columns, whatever the schema calls the raw ones."""
-
-_FEATURE_TYPES = {
-    FeatureKind.DENSE: pa.float32(),
-    FeatureKind.SPARSE: pa.int32(),
-    FeatureKind.SPARSE_LIST: pa.list_(pa.int32()),
-}
 # Footers are small reads that mostly wait for a network, so more threads than cores pay off; a disk is faster than the
 # threads, each of which keeps memory of its own that grows with the number of files.
 _FOOTER_THREADS, _LOCAL_FOOTER_THREADS = 32, 8
@@ -65,20 +57,13 @@ def encoded_columns(contract: FeatureContract, extras: Sequence[str]) -> dict[st
     Raises:
         UsageError: an extra that the contract's data does not carry.
     """
-    schema = contract.schema
     for name in extras:
         if name not in contract.extras:
             raise UsageError(
                 f"The extra column `{name}` was asked for, but this data carries {list(contract.extras)}; leave it "
                 "out, or prepare the data from a source that knows it."
             )
-    return {
-        **{feature.name: _FEATURE_TYPES[feature.kind] for feature in schema.features},
-        SEGMENT: segment_type(schema.segments),
-        LABEL: pa.float32(),
-        **({WEIGHT: pa.float32()} if schema.weight else {}),
-        **{name: pa.type_for_alias(EXTRA_TYPES[name]) for name in extras},
-    }
+    return encoded_types(contract.schema) | {name: pa.type_for_alias(EXTRA_TYPES[name]) for name in extras}
 
 
 def row_groups_of_split(

@@ -9,13 +9,20 @@ import pyarrow as pa
 from recsys.errors import DataError, UsageError
 from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
-from recsys.features.encoding import encode_feature, encode_label, encode_segment, encode_weight
+from recsys.features.encoding import (
+    LABEL,
+    SEGMENT,
+    WEIGHT,
+    encode_feature,
+    encode_label,
+    encode_segment,
+    encode_weight,
+)
 from recsys.features.plain_arrays import element, plain_ids, plain_numbers
 from recsys.features.raw import require_raw_columns
 from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind
 from recsys.features.vectors import vector_element
 from recsys.features.vocabulary import Vocabulary
-from recsys.streaming.parquet import LABEL, SEGMENT, WEIGHT
 from recsys.streaming.storage import Folder
 
 

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import PurePath
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -66,7 +66,14 @@ class SplitRows:
         layout: a fingerprint of files and row groups; a position means the same rows only under it.
     """
 
-    def __init__(self, columns: "_RowFormat", folder: Folder, split: str, days: Collection[str], schema: FeatureSchema):
+    def __init__(
+        self,
+        columns: "RawColumns | _EncodedColumns",
+        folder: Folder,
+        split: str,
+        days: Collection[str],
+        schema: FeatureSchema,
+    ) -> None:
         self._columns, self._folder = columns, folder
         self.groups = row_groups_of_split(folder, split, columns.paths(folder, split), days, columns.check)
         self.layout = layout_fingerprint(self.groups, folder.root)
@@ -160,7 +167,7 @@ def open_rows(
     """
     if isinstance(rows, RawRows):
         folder = open_folder(rows.where)
-        columns: _RowFormat = RawColumns(contract, rows.vocabularies, extras, folder)
+        columns: RawColumns | _EncodedColumns = RawColumns(contract, rows.vocabularies, extras, folder)
     else:
         folder = open_folder(rows)
         columns = _EncodedColumns(contract, extras)
@@ -168,7 +175,7 @@ def open_rows(
 
 
 class _EncodedColumns:
-    """Rows as `recsys prepare` writes them."""
+    """Rows as `recsys prepare` writes them; `RawColumns`, in whose place it stands, says what each member is."""
 
     def __init__(self, contract: FeatureContract, extras: Sequence[str]) -> None:
         self._types = encoded_columns(contract, extras)
@@ -190,20 +197,3 @@ class _EncodedColumns:
 
     def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]:
         return self._checks.checked(columns, account)
-
-
-class _RowFormat(Protocol):
-    """What one kind of rows has on disk, and how it becomes encoded columns; `RawColumns` says what each member is."""
-
-    @property
-    def invalid(self) -> Mapping[str, Policy]: ...
-
-    def paths(self, folder: Folder, split: str) -> Sequence[str]: ...
-
-    def check(self, path: PurePath, found: pa.Schema) -> None: ...
-
-    def names(self, path: PurePath) -> Sequence[str]: ...
-
-    def as_dictionaries(self, path: PurePath) -> Sequence[str]: ...
-
-    def encoded(self, path: PurePath, columns: dict[str, pa.Array], account: Account) -> dict[str, pa.Array]: ...

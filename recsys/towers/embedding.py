@@ -136,8 +136,7 @@ class EmbeddingTower(nn.Module):
         self.ebc = EmbeddingBagCollection(
             tables=table_configs(contract, names, prefix=TABLE_PREFIX, dimension=spec.table_dimension)
         )
-        dense_columns = {feature.name: column for column, feature in enumerate(schema.dense)}
-        columns = [[dense_columns[f.name] for f in side if f.kind is FeatureKind.DENSE] for side in sides]
+        columns = [schema.dense_columns(side) for side in sides]
         # Buffers, so that they follow the module to its device; not persistent, as the schema gives them anew.
         self.register_buffer("user_columns", torch.tensor(columns[0], dtype=torch.int64), persistent=False)
         self.register_buffer("item_columns", torch.tensor(columns[1], dtype=torch.int64), persistent=False)

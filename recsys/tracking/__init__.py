@@ -1,8 +1,8 @@
 """What a run leaves behind for people to compare: MLflow, and nowhere else.
 
 Holds the names of everything that is recorded, the local spool that training writes, its delivery to a tracking store,
-the life of a run, recorded studies, the figures attached to a run, and MLflow's own server for who wants to look. It
-knows neither models nor training: whoever calls it hands over plain numbers.
+a tracked run from start to end, recorded studies read back, the chart pages, the figures attached to a run, and a
+server for MLflow's own pages. It knows neither models nor training: its callers pass plain numbers.
 """
 
 import os

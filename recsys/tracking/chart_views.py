@@ -1,8 +1,8 @@
-"""A prepared chart page: which runs, which charts, in which order. It stands under "Views" of the experiment's page.
+"""A prepared chart page: which runs, which charts, in which order; listed under "Views" on the experiment's page.
 
 MLflow's page orders sections by the alphabet and hides the eleventh run; a view puts what an ablation is about first.
 Views are tags of the experiment in a format of MLflow's page (3.17: "saved views"), which ignores what it cannot read,
-so a later MLflow that stores them otherwise shows its own arrangement.
+so a later MLflow that stores views in another way shows its own order instead.
 """
 
 import base64
@@ -34,8 +34,8 @@ _FIRST_CHARTS = (
     names.TRAIN_LOSS,
 )
 _DRAWN_AS_BARS = ("test", "ranking", "cost")
-_CARD_HEIGHT = 250
-_ROOM_SHARE = 0.05
+_CARD_HEIGHT = 250  # pixels
+_ROOM_SHARE = 0.05  # of the curves' span, above and below them
 _SEGMENTS = names.auc(names.VALIDATION).partition("/")[0]
 _OWN_SECTIONS = ("Model metrics", "System metrics")
 
@@ -84,14 +84,14 @@ class ChartView:
         """Return the page's state as MLflow's page keeps it."""
         arms = f"tags.{names.TAG_KIND} = 'arm' and tags.{names.TAG_ABLATION_ID} = '{self.ablation_id}'"
         by_section = _by_section(self.metrics)
-        glance = [self._chart(metric, _GLANCE) for metric in _at_a_glance(by_section)]
-        charts = [self._chart(metric, section) for section, metrics in by_section.items() for metric in metrics]
+        wanted = [(metric, _GLANCE) for metric in _at_a_glance(by_section)]
+        wanted += [(metric, section) for section, metrics in by_section.items() for metric in metrics]
         group = {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": names.PARAM_ARM}]}
         return {
             "searchFilter": arms,
             "orderByKey": f"params.`{names.PARAM_ARM}`",
             "orderByAsc": True,
-            "compareRunCharts": glance + charts,
+            "compareRunCharts": [_chart(metric, section, self.ranges.get(metric)) for metric, section in wanted],
             "compareRunSections": [_section(name) for name in (_GLANCE, *by_section, *_OWN_SECTIONS)],
             "isAccordionReordered": True,
             "runsHiddenMode": "SHOWALL",
@@ -99,9 +99,6 @@ class ChartView:
             "useGroupedValuesInCharts": True,
             "groupBy": group if self.is_grouped else None,
         }
-
-    def _chart(self, metric: str, section: str) -> dict[str, Any]:
-        return _chart(metric, section, dict(zip(("yMin", "yMax"), self.ranges.get(metric, ()), strict=False)))
 
 
 def study_views(
@@ -155,12 +152,12 @@ def _section(name: str) -> dict[str, Any]:
     }
 
 
-def _chart(metric: str, section: str, axis: Mapping[str, float]) -> dict[str, Any]:
+def _chart(metric: str, section: str, ends: tuple[float, float] | None) -> dict[str, Any]:
     is_bar = metric.startswith(_DRAWN_AS_BARS)
     chart: dict[str, Any] = {
         "uuid": f"{section}-{metric}",
         "type": "BAR" if is_bar else "LINE",
-        "runsCountToCompare": 100,
+        "runsCountToCompare": 100,  # the page draws ten runs unless a chart asks for more
         "metricSectionId": f"section-{section}",
         "deleted": False,
         "isGenerated": section != _GLANCE,
@@ -172,7 +169,7 @@ def _chart(metric: str, section: str, axis: Mapping[str, float]) -> dict[str, An
             "lineSmoothness": 0,
             "scaleType": "linear",
             "xAxisScaleType": "linear",
-            "range": dict(axis),
+            "range": dict(zip(("yMin", "yMax"), ends or (), strict=False)),
             "xAxisKey": "step",
         }
         chart |= {"selectedXAxisMetricKey": "", "yAxisKey": "metric", "yAxisExpressions": [], "ignoreOutliers": False}

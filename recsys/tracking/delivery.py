@@ -33,8 +33,10 @@ from recsys.tracking import names
 from recsys.tracking.spool import Line, Spool, discard_files, read_lines, spools_in
 from recsys.tracking.store import TrackingStore
 
+# What one `log_batch` takes of each; MLflow's server refuses more.
 _METRICS_PER_REQUEST = 1000
 _PARAMS_PER_REQUEST = 100
+# A line has one metric at least, so no request needs more lines; a spool of a long run is never read whole.
 _LINES_READ_AHEAD = 1000
 _DELIVERY, _REFUSED = "delivery.json", "refused.jsonl"
 # Sent again these would be refused again, so they must not hold up what comes behind them.
@@ -62,7 +64,7 @@ class SyncReport:
         delivered: spools of which every line is in the store now.
         lines: lines that were sent in this call.
         busy: spools whose run is alive and sends its lines itself.
-        refused: lines that the store will not take; they stand in `refused.jsonl` of their spool.
+        refused: lines that the store will not take; `refused.jsonl` of their spool keeps them.
     """
 
     delivered: int
@@ -120,15 +122,17 @@ class Delivery:
             else:
                 self._send[lines[0]["kind"]](lines[0])
         except MlflowException as error:
+            # A refused run is no line to pass over: all lines behind it are its own.
             if error.error_code not in _FINAL_REFUSALS or self._progress.run_id is None:
                 raise
             self._refuse(lines, error)
+        # Only now: a process that dies before this line sends the batch again, which changes nothing in the store.
         self._progress.offset = batch[-1][1]
         self._save_progress()
         return len(lines)
 
     def drain(self) -> int:
-        """Send everything that stands in the spool and return the number of lines."""
+        """Send everything that the spool holds and return the number of lines."""
         total = 0
         while sent := self.advance():
             total += sent
@@ -278,7 +282,7 @@ class Delivery:
 
 
 def sync(store: TrackingStore) -> SyncReport:
-    """Send what every run under the store's spool directory has not sent yet, and end the runs that died unheard.
+    """Send what the runs under the store's spool directory have not sent yet, and end those whose process died.
 
     A spool whose lock is free belongs to no living process: if its last event is no end, its run is recorded as KILLED.
     Each run goes to the experiment that it was started in.
@@ -300,6 +304,7 @@ def sync(store: TrackingStore) -> SyncReport:
             delivery = Delivery(folder, store, client)
             lines += delivery.drain()
             refused += delivery.refused
+            # Still under the lock: a run that is resumed now would attach files to the folder that is being emptied.
             discard_files(folder)
         delivered += 1
     return SyncReport(delivered, lines, busy, refused)
@@ -309,4 +314,6 @@ def _end_if_dead(spool: Spool) -> None:
     last = next(iter(deque((line for line, _ in read_lines(spool.folder)), maxlen=1)), None)
     if last and last["kind"] != "end":
         # The last sign of life is the best estimate of when it died.
-        spool.write("end", {"status": "KILLED", "reason": "the process died without a word", "time": last["time"]})
+        spool.write(
+            "end", {"status": "KILLED", "reason": "the process died before it could record why", "time": last["time"]}
+        )

@@ -9,12 +9,15 @@ from recsys.tracking.spool import Spool, discard_files
 from recsys.tracking.store import TrackingStore
 from recsys.tracking.system_metrics import SystemSampler
 
+# A chart that is watched is this far behind; each delivery is a request or more.
 _SECONDS_BETWEEN_DELIVERIES = 2.0
 # Of one processor: deliveries that take more come less often, down to one in so many seconds. What a store asks per
 # delivery is saved that way; what it asks per number remains.
 _SHARE_FOR_DELIVERY = 0.0025
 _LONGEST_BETWEEN_DELIVERIES = 30.0
 _SECONDS_BETWEEN_SAMPLES = 10.0
+# After a failure, doubled at each further one: a server that restarts is found soon, one that is away all night costs
+# little.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 2.0, 60.0
 
 logger = logging.getLogger("recsys.tracking")
@@ -36,6 +39,7 @@ class Forwarder(threading.Thread):
         self._spool = spool
         self._store = store
         self._sampler = SystemSampler() if system_metrics else None
+        # Samples have steps of their own; a resumed run goes on behind the last, or its samples would be dropped.
         self._samples = spool.highest_step("system/cpu_utilization_percentage") + 1
         self._next_sample = time.monotonic() + 1.0
         self._delivery: Delivery | None = None
@@ -62,18 +66,17 @@ class Forwarder(threading.Thread):
 
     def finish(self, patience_seconds: float) -> bool:
         """Send what is left, wait for it at most so long, and return whether all of it was sent."""
+        # In this order: the thread looks at the flag each time it wakes.
         self._is_ending = True
         self._wake.set()
         self.join(patience_seconds)
         if self._all_sent:
             discard_files(self._spool.folder)
         else:
-            logger.warning("tracking offline, the run's rest waits in %s; send it with `recsys sync`", self._place)
+            logger.warning(
+                "tracking offline, the run's rest waits in %s; send it with `recsys sync`", self._spool.folder
+            )
         return self._all_sent
-
-    @property
-    def _place(self) -> str:
-        return str(self._spool.folder)
 
     def _sample_if_due(self) -> None:
         if self._sampler and time.monotonic() >= self._next_sample:
@@ -85,6 +88,7 @@ class Forwarder(threading.Thread):
         try:
             if self._delivery is None:
                 self._delivery = Delivery(self._spool.folder, self._store, self._store.open())
+            # This thread's processor time: what waiting for the server takes costs training nothing.
             began = time.thread_time()
             self._delivery.drain()
             taken = time.thread_time() - began
@@ -100,7 +104,7 @@ class Forwarder(threading.Thread):
 
     def _note_failure(self, error: Exception) -> None:
         if not self._is_offline:
-            logger.warning("tracking offline, spooling to %s (%s)", self._place, str(error).split("\n")[0])
+            logger.warning("tracking offline, spooling to %s (%s)", self._spool.folder, str(error).split("\n")[0])
         self._is_offline = True
         self._due_at = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)

@@ -1,6 +1,6 @@
 """Every metric, parameter and tag name, once: runs line up in the comparison view because they spell alike.
 
-MLflow's chart page makes a section of what stands before the slash, and cuts a chart's title after about a dozen
+MLflow's chart page makes a section of what comes before the slash, and cuts a chart's title after about a dozen
 characters, so sections are few and the parts after the slash short. A metric with several values draws a line, one with
 a single value a bar; final scores therefore have sections of their own (`test`, `test_auc`, `ranking`).
 """
@@ -73,7 +73,7 @@ AUC_BY_SEGMENT_FILE = "plots/auc_by_segment.png"
 COMPARISONS_FILE = "comparisons.json"
 """Of a study's run: every paired difference with its interval and verdict."""
 
-_LONGEST_KEY = 250
+_LONGEST_KEY = 250  # MLflow's limit on a key
 # MLflow takes letters of any script, digits, `_`, `.`, `-`, space, `:` and `/`; the colon is spent on escaping here.
 _REFUSED = re.compile(r"[^\w.\- ]|^\.+|^ | $|\.$")
 _ESCAPED = re.compile(r":([0-9a-f]+):")
@@ -130,7 +130,7 @@ def grad_norm(of: str) -> str:
 
 
 def part_of_norm(metric: str) -> str:
-    """Return what a gradient norm is of, as `grad_norm` was told it; empty for any other metric.
+    """Return what a gradient norm is of, the argument of `grad_norm` that named it; empty for any other metric.
 
     >>> part_of_norm("grad_norm/head"), part_of_norm("grad_norm_tables/embedding_tower"), part_of_norm("train/loss")
     ('head', 'embedding_tower/tables', '')
@@ -171,14 +171,13 @@ def score(split: str, metric: str, segment: str = ALL) -> str:
     return f"{split}/{escaped(metric)}" if segment == ALL else f"{split}_{metric}/{escaped(segment)}"
 
 
-def ranking(metric: str, candidates: str, segment: str = ALL) -> str:
+def ranking(metric: str, candidates: str) -> str:
     """A ranking metric on the test split; MLflow refuses `@`, so it is dropped.
 
-    >>> ranking("recall@20", "all"), ranking("ndcg@20", "new_to_user", "heavy")
-    ('ranking/recall20_all', 'ranking_ndcg20_new_to_user/heavy')
+    >>> ranking("recall@20", "new_to_user")
+    'ranking/recall20_new_to_user'
     """
-    stem = f"{metric.replace('@', '')}_{candidates}"
-    return f"ranking/{stem}" if segment == ALL else f"ranking_{stem}/{escaped(segment)}"
+    return f"ranking/{metric.replace('@', '')}_{candidates}"
 
 
 def training_metrics(

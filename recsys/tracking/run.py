@@ -29,10 +29,13 @@ from recsys.tracking.forwarder import Forwarder
 from recsys.tracking.spool import Spool
 from recsys.tracking.store import TrackingStore
 
+# What a run waits for the store at its end; then its rest is left to `recsys sync`.
 _PATIENCE_SECONDS = 60.0
-_LONGEST_REASON = 500
-_LONGEST_DIGEST = 36
+_LONGEST_REASON = 500  # characters, of the thousands that a tag takes: enough to tell an error by
+_LONGEST_DIGEST = 36  # MLflow's own limit on a dataset's digest
 _FIGURE_DOTS_PER_INCH = 144
+# The run list has a column for these; MLflow fills it only for runs started by its own `start_run`.
+_SOURCE_TAGS = {"mlflow.source.name": "recsys", "mlflow.source.type": "LOCAL"}
 _SIGTERM_EXIT, _INTERRUPT_EXIT = 128 + signal.SIGTERM, 128 + signal.SIGINT
 
 
@@ -149,6 +152,7 @@ class TrackedRun:
             if isinstance(content, str):
                 place.write_text(content, encoding="utf-8")
             elif isinstance(content, Figure):
+                # Ids in an SVG are random without a salt, and the same figure would be another file each time.
                 with mpl.rc_context({"svg.hashsalt": "recsys"}):
                     content.savefig(place, dpi=_FIGURE_DOTS_PER_INCH, bbox_inches="tight")
             elif content.is_dir():
@@ -179,6 +183,7 @@ class TrackedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # The line first, so that a store which is away learns later how the run ended; the lock last.
         status, reason = _ending(error)
         self._spool.write("end", {"status": status, "reason": reason[:_LONGEST_REASON]})
         self._forwarder.finish(_PATIENCE_SECONDS)
@@ -207,7 +212,7 @@ def start_run(
         params: flat, the same keys in every run; see `names.flattened`.
         tags: `names.TAG_KIND` and, in a study, `names.TAG_ABLATION_ID` at least.
         system_metrics: whether to sample processor and memory every 10 seconds.
-        resume: the `spool_id` of the run to go on with; its params, tags and datasets stand as they are.
+        resume: the `spool_id` of the run to go on with; its params, tags and datasets are kept as they are.
 
     Raises:
         CannotWriteError: the spool folder cannot be written; nothing has been trained yet.
@@ -218,7 +223,7 @@ def start_run(
         spool = Spool.resume(store.spool_directory, resume)
     else:
         spool = Spool.create(
-            store.spool_directory, {"name": name, "experiment": store.experiment, "tags": _user_tags() | dict(tags)}
+            store.spool_directory, {"name": name, "experiment": store.experiment, "tags": _SOURCE_TAGS | dict(tags)}
         )
     run = TrackedRun(spool, Forwarder(spool, store, system_metrics))
     if not resume:
@@ -231,11 +236,6 @@ def start_run(
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     finite, dropped = names.split_finite(metrics)
     return finite | {names.NON_FINITE: float(dropped)} if dropped else finite
-
-
-def _user_tags() -> dict[str, str]:
-    # The run list has a column for these; MLflow fills it only for runs started by its own `start_run`.
-    return {"mlflow.source.name": "recsys", "mlflow.source.type": "LOCAL"}
 
 
 def _ending(error: BaseException | None) -> tuple[str, str]:

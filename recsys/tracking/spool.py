@@ -18,15 +18,16 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from fcntl import LOCK_EX, LOCK_NB, flock
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from recsys.errors import BusyError, CannotWriteError, DataError
-from recsys.files import ensure_writable
+from recsys.errors import CannotWriteError, DataError
+from recsys.locks import held_lock
 from recsys.tracking import names
 
+# Names on disk: spools that runs of earlier versions left are sent and resumed by them.
 LINES, FILES, LOCK = "lines.jsonl", "files", "lock"
 
 Line = dict[str, Any]
@@ -35,32 +36,6 @@ Line = dict[str, Any]
 def now_milliseconds() -> int:
     """The wall clock as MLflow counts it."""
     return time.time_ns() // 1_000_000
-
-
-class SpoolLock:
-    """The right to change a spool: one process at a time, freed by the kernel when that process dies.
-
-    Raises:
-        BusyError: another process holds it.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        # Held open for as long as the lock is.
-        self._stream = (folder / LOCK).open("a+")
-        try:
-            flock(self._stream, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            self._stream.seek(0)
-            holder = self._stream.read().strip() or "another process"
-            self._stream.close()
-            raise BusyError(f"The spool {folder} is in use by {holder}. Wait for it to end, or stop it.") from None
-        self._stream.truncate(0)
-        self._stream.write(f"process {os.getpid()} on {os.uname().nodename}")
-        self._stream.flush()
-
-    def release(self) -> None:
-        """Let others have it; a second call does nothing."""
-        self._stream.close()
 
 
 class Spool:
@@ -75,9 +50,12 @@ class Spool:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock = SpoolLock(folder)
+        # A stack, as the lock outlives this call: it ends with `close`.
+        self._lock = ExitStack()
+        self._lock.enter_context(held_lock(folder / LOCK, f"The spool {folder}"))
         _cut_torn_line(folder / LINES)
         self._logged_steps, self._final = _logged_so_far(folder)
+        # O_APPEND puts each write at the end, and one write is one line: no buffer of ours can die with the process.
         self._handle = os.open(folder / LINES, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._is_closed = False
 
@@ -93,7 +71,6 @@ class Spool:
         """
         # The time first, so that a listing shows runs in order.
         folder = parent / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:12]}"
-        ensure_writable(folder)
         spool = cls(folder)
         spool.write("run", {**run, "spool_id": spool.spool_id})
         return spool
@@ -150,7 +127,7 @@ class Spool:
         self.write("metrics", {"step": step, "metrics": fresh})
 
     def write_final(self, metrics: Mapping[str, float], about: Mapping[str, str]) -> None:
-        """Append scores that a run has once, but for those that stand there with the same value already.
+        """Append scores that a run has once, but for those that it holds with the same value already.
 
         A run that is resumed after its end and trained further gets new scores; the store shows the latest.
         """
@@ -170,17 +147,14 @@ class Spool:
         place.parent.mkdir(parents=True)
         return place
 
-    def flush(self) -> None:
-        """Bring every line to the disk itself, against a crash of the whole machine."""
-        os.fsync(self._handle)
-
     def close(self) -> None:
-        """Flush and let others send the lines; a second call does nothing."""
+        """Keep the lines for good and let others send them; a second call does nothing."""
         if not self._is_closed:
             self._is_closed = True
-            self.flush()
+            # To the disk itself, against a crash of the whole machine.
+            os.fsync(self._handle)
             os.close(self._handle)
-            self._lock.release()
+            self._lock.close()
 
     def __enter__(self) -> "Spool":
         return self
@@ -216,7 +190,7 @@ def discard_files(folder: Path) -> None:
 def _whole_lines(stream: IO[bytes], path: Path, offset: int) -> Iterator[tuple[Line, int]]:
     for text in stream:
         if not text.endswith(b"\n"):
-            return
+            return  # half of a line: its writer is at it, or died; the next call begins with it again
         try:
             line = json.loads(text)
         except ValueError as error:

@@ -8,10 +8,8 @@ import logging
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
@@ -21,9 +19,10 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from recsys.errors import CannotWriteError, ServiceError, UsageError
-from recsys.files import ensure_writable
+from recsys.locks import held_lock
 from recsys.tracking import names
 
+# A server that is up answers its health page in milliseconds; a user waits this long to hear that it is not.
 _PROBE_SECONDS = 3.0
 _SQLITE = "sqlite:///"
 # Without the first, MLflow's pages take the experiment for one of prompts and traces; the second is the metric that its
@@ -110,7 +109,8 @@ class TrackingStore:
         if self.is_server:
             require_answer(self)
             return MlflowClient(self.uri)
-        with locked(self.database.parent / ".mlflow.lock"):
+        # Two processes that create a fresh database at once crash each other; the second waits, however long.
+        with held_lock(self.database.parent / ".mlflow.lock", f"The run store {self.database}", wait_seconds=-1):
             try:
                 return MlflowClient(self.uri)
             except MlflowException as error:
@@ -138,7 +138,7 @@ class TrackingStore:
         return found.experiment_id
 
     def _created(self, client: MlflowClient) -> mlflow.entities.Experiment:
-        # A server keeps artifacts where it was told to; beside a SQLite file they would land in the working folder.
+        # A server has a place for artifacts; beside a SQLite file they would land in the working folder.
         folder = f"{self.database.parent.as_uri()}/artifacts/{quote(self.experiment, safe='')}"
         location = None if self.is_server else folder
         try:
@@ -153,7 +153,7 @@ class TrackingStore:
 
 
 def require_answer(store: TrackingStore) -> None:
-    """Ask the server whether it is up, before a client with longer patience is let loose on it.
+    """Ask the server whether it is up: MLflow's client would retry for minutes before it said so.
 
     Raises:
         ServiceError: no answer within 3 seconds.
@@ -166,16 +166,3 @@ def require_answer(store: TrackingStore) -> None:
         raise ServiceError(
             f"The tracking server {store.public_uri} does not answer ({reason}). Start it, or correct `tracking.uri`."
         ) from error
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file for the length of the block; the kernel frees it when the process dies.
-
-    Raises:
-        CannotWriteError: the folder cannot be written.
-    """
-    ensure_writable(path.parent)
-    with path.open("a") as stream:
-        flock(stream, LOCK_EX)
-        yield

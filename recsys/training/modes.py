@@ -22,7 +22,7 @@ FROZEN_TOWER = "frozen_tower"
 TOWER_TABLES = "tower_tables"
 TOWER_DENSE = "tower_dense"
 
-TOWER, TOWER_TABLES_CHILD = "embedding_tower", "ebc"
+TOWER, _TABLES_CHILD = "embedding_tower", "ebc"
 """The part that modes are about, and the child of it that holds its tables."""
 
 TABLES, DENSE = "tables", "dense"
@@ -64,14 +64,22 @@ def apply_training_mode(ranker: nn.Module, mode: str) -> tuple[str, ...]:
     if len(learning) < len(_LEARNING[END_TO_END]):
         _require_freezable(tower)
     if hasattr(tower, "is_frozen"):
-        _set_frozen(tower, not learning)
-        for name, child in tower.named_children():
-            half = TABLES if name == TOWER_TABLES_CHILD else DENSE
-            _set_frozen(child, bool(learning) and half not in learning)
+        frozen = modules_frozen_in(module, mode)
+        for name, part in ((TOWER, tower), *((f"{TOWER}.{name}", child) for name, child in tower.named_children())):
+            _set_frozen(part, name in frozen)
     _ask_for_gradients(tower, dense, learning)
     module.train()
     _require_frozen_for_good(tower)
     return frozen_parts(module)
+
+
+def modules_frozen_in(ranker: nn.Module, mode: str) -> tuple[str, ...]:
+    """Return the names of the modules that a mode freezes, whatever the modules' own flags say: the tower or halves."""
+    learning = learning_halves(mode)
+    if not learning:
+        return (TOWER,)
+    children = [name for name, _ in ranker.get_submodule(TOWER).named_children()]
+    return tuple(f"{TOWER}.{name}" for name in children if (TABLES if name == _TABLES_CHILD else DENSE) not in learning)
 
 
 def _set_frozen(module: nn.Module, is_frozen: bool) -> None:

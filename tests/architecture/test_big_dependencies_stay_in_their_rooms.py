@@ -1,5 +1,7 @@
 """Each big dependency has its rooms, so replacing one touches those and nothing else."""
 
+import ast
+
 import pytest
 
 from tests.architecture.sources import Source, imports, lies_in, sources
@@ -57,6 +59,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "matplotlib": ("recsys.tracking", "recsys.ablation"),
     "psutil": ("recsys.tracking",),
     "rich": ("pipelines",),
+    "argparse": ("pipelines",),
     "pydantic": (
         "recsys.config",
         "recsys.features.declaration",
@@ -101,6 +104,17 @@ def test_no_big_dependency_is_imported_outside_its_rooms() -> None:
 )
 def test_dependency_outside_its_rooms_is_found(path: str, line: str) -> None:
     assert strays(Source.of(path, line))
+
+
+def test_the_library_prints_nothing() -> None:
+    printing = [
+        f"{source.path}:{node.lineno}"
+        for source in sources()
+        if source.room != "pipelines"
+        for node in ast.walk(source.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "sys.stdout.write", "sys.stderr.write")
+    ]
+    assert printing == []
 
 
 def test_dependency_in_its_room_is_let_through() -> None:

@@ -1,4 +1,4 @@
-"""Files and functions that can be read in one sitting, names that stand for one thing, docstrings on what is public."""
+"""Files and functions that can be read in one sitting, names that exist once, and a docstring on all that is public."""
 
 import ast
 import re

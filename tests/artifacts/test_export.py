@@ -8,8 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from mlflow.pyfunc import load_model
 
-from recsys.artifacts.export import export_ranker, load_served
+from recsys.artifacts.export import export_ranker
 from recsys.build import build_ranker, describe_ranker
 from recsys.composition.ranker import Ranker
 from recsys.config.compositions import GatedConfig
@@ -74,7 +75,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def test_scores_keep_the_index_of_their_rows(exported: Exported):
     frame = exported.frame.iloc[[5, 2, 9]]
 
-    scores = load_served(exported.folder).predict(frame)
+    scores = load_model(str(exported.folder)).predict(frame)
 
     assert scores.index.tolist() == [5, 2, 9]
     np.testing.assert_allclose(scores["probability"], exported.expected(frame), rtol=0, atol=1e-6)
@@ -101,7 +102,7 @@ def test_nothing_in_the_folder_is_pickled(exported: Exported):
 
 
 def test_the_model_has_a_signature_and_an_example_that_can_be_scored(exported: Exported):
-    model = load_served(exported.folder)
+    model = load_model(str(exported.folder))
 
     names = model.metadata.signature.inputs.input_names()
     assert set(names) == {"user_id", "item_id", "country", "recent_item_ids", "price", "days_away", "activity"}
@@ -123,7 +124,7 @@ def test_missing_numbers_and_ids_follow_the_schema(exported: Exported):
         user_id=[-1, 1001], item_id=["never seen", "item-1"], days_away=[30, 30], country=["France", None]
     )
 
-    model = load_served(exported.folder)
+    model = load_model(str(exported.folder))
 
     assert model.predict(frame)["probability"].tolist() == model.predict(same)["probability"].tolist()
 
@@ -139,23 +140,23 @@ def test_missing_numbers_and_ids_follow_the_schema(exported: Exported):
 )
 def test_a_bad_value_is_named_and_nothing_is_scored(exported: Exported, change: dict[str, Any], message: str):
     with pytest.raises(DataError, match=message):
-        load_served(exported.folder).predict(exported.frame.head(2).assign(**change))
+        load_model(str(exported.folder)).predict(exported.frame.head(2).assign(**change))
 
 
 def test_a_missing_column_is_named(exported: Exported):
     with pytest.raises(Exception, match="item_id"):
-        load_served(exported.folder).predict(exported.frame.drop(columns="item_id"))
+        load_model(str(exported.folder)).predict(exported.frame.drop(columns="item_id"))
 
 
 def test_more_rows_than_one_pass_takes_are_all_scored(exported: Exported, monkeypatch: pytest.MonkeyPatch):
-    whole = load_served(exported.folder).predict(exported.frame)
+    whole = load_model(str(exported.folder)).predict(exported.frame)
     monkeypatch.setattr("recsys.artifacts.scorer._ROWS_PER_PASS", 7)
 
-    np.testing.assert_allclose(load_served(exported.folder).predict(exported.frame), whole, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(load_model(str(exported.folder)).predict(exported.frame), whole, rtol=0, atol=1e-6)
 
 
 def test_no_rows_give_no_scores(exported: Exported):
-    assert load_served(exported.folder).predict(exported.frame.head(0)).empty
+    assert load_model(str(exported.folder)).predict(exported.frame.head(0)).empty
 
 
 def test_changed_weights_are_refused_by_file_name(exported: Exported, tmp_path: Path):
@@ -166,7 +167,7 @@ def test_changed_weights_are_refused_by_file_name(exported: Exported, tmp_path: 
     weights.write_bytes(content)
 
     with pytest.raises(DataError, match=r"weights\.safetensors is missing or was changed"):
-        load_served(tmp_path / "served")
+        load_model(str(tmp_path / "served"))
 
 
 def test_weights_of_another_ranker_are_refused_and_leave_nothing_behind(exported: Exported, tmp_path: Path):

@@ -13,8 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
+from mlflow.pyfunc import load_model
 
-from recsys.artifacts.export import load_scorer, load_served
+from recsys.artifacts.export import load_scorer
 from recsys.errors import DataError
 from recsys.features.raw import raw_to_batch
 from tests.artifacts.own_rows import HISTORY, OwnRows
@@ -50,7 +51,7 @@ def test_every_row_gets_the_score_that_evaluation_gives_it(shop: OwnRows):
 def test_a_frame_is_scored_as_the_file_is(shop: OwnRows):
     frame = shop.table.to_pandas(types_mapper=pd.ArrowDtype)
 
-    scores = load_served(shop.folder).predict(frame)["probability"]
+    scores = load_model(str(shop.folder)).predict(frame)["probability"]
 
     np.testing.assert_allclose(scores, shop.prepared_scores(), rtol=0, atol=1e-6)
 
@@ -75,7 +76,7 @@ def test_a_fresh_process_reads_the_users_own_columns_with_the_code_that_the_mode
 
 
 def test_ids_that_a_frame_rounded_are_refused_and_exact_ones_with_missing_ones_are_taken(shop: OwnRows):
-    model, rows = load_served(shop.folder), shop.table
+    model, rows = load_model(str(shop.folder)), shop.table
     expected = load_scorer(shop.folder).score(rows)
 
     rounded = (
@@ -89,7 +90,7 @@ def test_ids_that_a_frame_rounded_are_refused_and_exact_ones_with_missing_ones_a
 
 
 def test_the_signature_names_the_columns_of_the_files_and_the_example_is_one(shop: OwnRows):
-    model = load_served(shop.folder)
+    model = load_model(str(shop.folder))
 
     read = {"customer", "item_id", "brand", "cost", "stock", "kinds", "title", "seen", "image", "age"}
     assert set(model.metadata.signature.inputs.input_names()) == read
@@ -112,7 +113,7 @@ def test_one_row_without_any_value_that_may_be_missing_is_scored(shop: OwnRows):
 
     assert score(empty) == score(typed)
     frame = pa.table({name: empty.get(name, row[name]) for name in row.column_names}).to_pandas()
-    assert load_served(shop.folder).predict(frame)["probability"].tolist() == [score(typed)]
+    assert load_model(str(shop.folder)).predict(frame)["probability"].tolist() == [score(typed)]
 
 
 def test_an_id_beyond_64_signed_bits_is_unknown_as_in_the_preparation(shop: OwnRows):

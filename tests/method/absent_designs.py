@@ -211,7 +211,7 @@ OWN_AVERAGE, ZEROS, FIND_UNUSED, PLAIN_DDP = AVERAGES = (
     "this project: all-reduce that counts who had one",
     "all-reduce, a missing gradient as zeros",
     "DDP, `find_unused_parameters=True`",
-    "DDP as it comes",
+    "DDP with its defaults",
 )
 
 
@@ -246,7 +246,7 @@ def _outcome(kind: str, context: ProcessContext) -> str:
     except RuntimeError as error:
         return "stops: " + str(error).split(".")[0]
     moved = max((p.detach() - before[name]).abs().max().item() for name, p in own.items()) / RATE
-    return "still, bit for bit" if moved == 0 else f"moves by {moved:.2g}"
+    return "unchanged, bit for bit" if moved == 0 else f"moves by {moved:.2g}"
 
 
 def one_process_table() -> list[str]:
@@ -256,7 +256,7 @@ def one_process_table() -> list[str]:
         for optimizer_name, optimizer in OPTIMIZERS.items():
             moved = measure(design, optimizer)
             numbers = [_number(moved.first), _number(moved.last)]
-            words = [", ".join(f"`{name}`" for name in names) or "still" for names in (moved.state, moved.buffers)]
+            words = [", ".join(f"`{name}`" for name in names) or "unchanged" for names in (moved.state, moved.buffers)]
             lines.append(f"| {' | '.join([design_name, optimizer_name, *numbers, *words])} |")
     return lines
 
@@ -270,7 +270,7 @@ def row_table() -> list[str]:
 
 
 def _number(value: float) -> str:
-    return f"{value:.2g}" if value else "still"
+    return f"{value:.2g}" if value else "unchanged"
 
 
 def two_processes_table() -> list[str]:

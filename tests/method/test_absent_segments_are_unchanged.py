@@ -241,7 +241,7 @@ def test_two_processes_leave_what_both_lack_and_average_what_one_has(tmp_path: P
         for parameter, values in alone["end"].items():
             torch.testing.assert_close(together["end"][parameter], values, rtol=0, atol=tolerance)
     others = first["others"]
-    assert others[OWN_AVERAGE] == others[FIND_UNUSED] == "still, bit for bit"
+    assert others[OWN_AVERAGE] == others[FIND_UNUSED] == "unchanged, bit for bit"
     assert others[ZEROS].startswith("moves by ")
     assert others[PLAIN_DDP].startswith("stops: Expected to have finished reduction")
 

@@ -10,11 +10,10 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from recsys.composition.ranker import Ranker
 from recsys.monitoring.gradient_flow import FlowReport, audit_flow
 from recsys.monitoring.gradient_flow_faults import FlowFinding, Probe
-from recsys.run.audit import modules_frozen_in
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loss import click_objective
-from recsys.training.modes import END_TO_END, apply_training_mode
+from recsys.training.modes import END_TO_END, apply_training_mode, modules_frozen_in
 from tests.composition.test_compositions import ranker_with
 from tests.small_model import ROWS, SEGMENTS, batch_of
 

@@ -64,7 +64,7 @@ class Golden:
         if now.key == self.key:
             return (
                 f"Results changed, and the key did not ({self.key}): {losses}. Something that bears on results is left "
-                "out of pipelines/result_keys.py, and studies would use old results again without a word."
+                "out of recsys/run/result_keys.py, and studies would use old results again without a word."
             )
         return f"Results changed ({losses}), and the key with them. If that is meant, record them: {RECORD}"
 

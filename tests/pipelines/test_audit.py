@@ -11,8 +11,8 @@ from recsys.config.compose import choices, compose_config
 from recsys.errors import TrainingError
 from recsys.interactions.cross import CrossNetwork
 from recsys.progress import silent
-from recsys.run.audit import REPORT, make_probes, modules_frozen_in, run
-from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
+from recsys.run.audit import REPORT, make_probes, run
+from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES, modules_frozen_in
 from tests.composition.test_compositions import ranker_with
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, SEGMENTS, batch_of
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from pipelines.side_by_side import _processes_for
 
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
+from recsys.study.workers import _processes_for
 
 _TIMEOUT = timedelta(seconds=60)
 

@@ -224,7 +224,7 @@ def test_a_run_killed_without_warning_is_brought_in_whole_and_ended_as_killed(
     client, found = the_run(store)
     assert points(client, found, "train/loss") == expected(2000)
     assert found.info.status == "KILLED"
-    assert found.data.tags[names.TAG_END_REASON] == "the process died without a word"
+    assert found.data.tags[names.TAG_END_REASON] == "the process died before it could record why"
 
 
 def test_a_living_run_is_left_to_itself(tmp_path: Path, server: TrackingServer):

@@ -82,7 +82,7 @@ def test_every_line_of_a_process_killed_at_once_is_there(commands: Commands, tmp
 def test_a_living_run_cannot_be_resumed_and_its_holder_is_named(tmp_path: Path):
     with (
         Spool.create(tmp_path, {"name": "r"}) as spool,
-        pytest.raises(BusyError, match=f"in use by process {os.getpid()} on"),
+        pytest.raises(BusyError, match=f"being worked on by process {os.getpid()} on"),
     ):
         Spool.resume(tmp_path, spool.spool_id)
 
