@@ -10,12 +10,15 @@ from torch import nn
 from recsys.build import build_ranker, build_rates, build_stages
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
-from recsys.evaluation.baselines import LogisticRanker
+from recsys.evaluation.baselines import LOGISTIC, LogisticRanker
 from recsys.monitoring.frozen_proof import frozen_parts
 from recsys.monitoring.out_of_memory import out_of_memory_explained
-from recsys.run.streams import TRAIN, VALIDATION, divided_days
+from recsys.progress import Progress
+from recsys.run import fitted_baselines
+from recsys.run.streams import TRAIN, VALIDATION, divided_days, ranker_stream, started
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import wrap_ranker
+from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
 from recsys.training.budget import budget_for
 from recsys.training.cache import TowerCache
@@ -35,6 +38,39 @@ class Assembly:
     wrapped: nn.Module
     optimizers: RankerOptimizers
     stages: TrainingStages
+
+
+@dataclass(frozen=True)
+class ReadyRanker:
+    """The configured ranker before its first step, and what it learns from.
+
+    Attributes:
+        config: with the budget settled.
+        stream: of the rows that it learns from, at its beginning.
+        baselines: by name; its first-order path begins as the logistic one.
+    """
+
+    config: RunConfig
+    context: ProcessContext
+    stream: BatchStream
+    baselines: Mapping[str, LogisticRanker]
+    assembly: Assembly
+
+
+def ready_ranker(
+    config: RunConfig, encoded: EncodedDataset, artifact: TowerArtifact, progress: Progress
+) -> ReadyRanker:
+    """Fit the baselines, settle the budget, join the processes, and assemble the ranker around its tower.
+
+    Raises:
+        UsageError, TrainingError: see `assemble_ranker`.
+    """
+    baselines = fitted_baselines.run(config, encoded, progress)
+    config = with_ranker_budget(config, encoded)
+    context = started(config)
+    stream = ranker_stream(config, encoded, context)
+    assembly = assemble_ranker(config, artifact, baselines[LOGISTIC], encoded, stream.num_batches, context)
+    return ReadyRanker(config, context, stream, baselines, assembly)
 
 
 def assemble(

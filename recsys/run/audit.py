@@ -10,15 +10,14 @@ from recsys.composition.ranker import Ranker
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import TrainingError
-from recsys.evaluation.baselines import LOGISTIC
 from recsys.features.batch import Batch
 from recsys.files import ensure_writable
 from recsys.monitoring.gradient_flow import FlowReport, audit_flow
 from recsys.monitoring.gradient_flow_faults import Probe
 from recsys.progress import Progress
-from recsys.run import fitted_baselines, prepare, pretrain
-from recsys.run.assemble import Assembly, assemble_ranker, with_ranker_budget
-from recsys.run.streams import TRAIN, ranker_stream, require_rows, started
+from recsys.run import prepare, pretrain
+from recsys.run.assemble import Assembly, ready_ranker
+from recsys.run.streams import TRAIN, require_rows
 from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
@@ -43,14 +42,10 @@ def run(config: RunConfig, progress: Progress) -> FlowReport:
     encoded = prepare.run(config, progress)
     require_rows(encoded, (TRAIN,))
     artifact = pretrain.run(config, encoded, progress)
-    start = fitted_baselines.run(config, encoded, progress)[LOGISTIC]
-    config = with_ranker_budget(config, encoded)
-    context = started(config)
-    batches_per_epoch = ranker_stream(config, encoded, context).num_batches
-    assembly = assemble_ranker(config, artifact, start, encoded, batches_per_epoch, context)
+    ready = ready_ranker(config, encoded, artifact, progress)
     # It stops at the first fault of a frozen part; the audit names all faults of all parts.
-    assembly.stages.proof.close()
-    return flow_report(config, encoded, assembly, context)
+    ready.assembly.stages.proof.close()
+    return flow_report(ready.config, encoded, ready.assembly, ready.context)
 
 
 def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, context: ProcessContext) -> FlowReport:

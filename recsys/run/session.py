@@ -2,17 +2,16 @@
 
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
-from recsys.config import RunConfig, config_document
+from recsys.config import config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
-from recsys.evaluation.baselines import LOGISTIC, LogisticRanker
+from recsys.evaluation.baselines import LOGISTIC
 from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking, save_ranking
 from recsys.evaluation.scores import ranker_score
 from recsys.evaluation.split_evaluation import Evaluation, evaluate, predict
@@ -20,7 +19,7 @@ from recsys.evaluation.stored_predictions import save_predictions
 from recsys.files import canonical_json, write_text_atomically
 from recsys.monitoring.cost import Cost, CostMeter
 from recsys.progress import Progress
-from recsys.run.assemble import Assembly, loop_settings
+from recsys.run.assemble import ReadyRanker, loop_settings
 from recsys.run.curves import CurveFile, load_curves
 from recsys.run.evidence import StageContracts, restore_proven
 from recsys.run.fitted_baselines import evaluated, validation_of
@@ -38,8 +37,6 @@ from recsys.run.record import (
 from recsys.run.serving import export_run
 from recsys.run.stopping import StopRequest
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_memory, scoring_stream
-from recsys.sharding.processes import ProcessContext
-from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import TowerSpec
 from recsys.tracking import names
@@ -58,26 +55,15 @@ RANKING_EXTRAS = ("query", "user_key", "is_new_to_user", "log_sampling_rate")
 class Session:
     """One run's parts while it lasts."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        identity: RunIdentity,
-        encoded: EncodedDataset,
-        spec: TowerSpec,
-        context: ProcessContext,
-        assembly: Assembly,
-        stream: BatchStream,
-        baselines: Mapping[str, LogisticRanker],
-    ) -> None:
-        self._baselines = baselines
-        self._config, self._identity, self._encoded, self._context = config, identity, encoded, context
-        self._spec = spec
-        self._assembly, self._stream = assembly, stream
+    def __init__(self, identity: RunIdentity, encoded: EncodedDataset, spec: TowerSpec, ready: ReadyRanker) -> None:
+        self._identity, self._encoded, self._spec = identity, encoded, spec
+        self._config, self._context, self._baselines = ready.config, ready.context, ready.baselines
+        assembly, stream = self._assembly, self._stream = ready.assembly, ready.stream
         self._state, self._best = LoopState(), BestWeights(assembly.wrapped)
         self._spool, self._contracts = "", StageContracts(assembly.stages, assembly.optimizers)
         self._start, self._watched = StartOfRun(assembly.wrapped, stream), WatchedStream(stream)
         self._spent: Cost | None = None  # by the parts of the run before this one
-        self._meter = CostMeter(context.device)
+        self._meter = CostMeter(ready.context.device)
 
     @property
     def _wrapped(self) -> nn.Module:

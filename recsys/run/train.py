@@ -4,11 +4,10 @@ import json
 
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
-from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import ensure_writable, write_text_atomically
 from recsys.progress import Progress
-from recsys.run import fitted_baselines, prepare, pretrain
-from recsys.run.assemble import assemble_ranker, cached_tower, with_ranker_budget
+from recsys.run import prepare, pretrain
+from recsys.run.assemble import cached_tower, ready_ranker
 from recsys.run.audit import flow_report, require_flow
 from recsys.run.folder import CONFIG, RunIdentity, RunResult, load_result
 from recsys.run.record import open_store, run_params
@@ -21,8 +20,6 @@ from recsys.run.streams import (
     dataset_uses,
     divided_days,
     require_rows,
-    started,
-    training_stream,
 )
 from recsys.sharding.processes import device_kind, device_name
 from recsys.towers.artifact import TowerArtifact
@@ -65,13 +62,10 @@ def fit_and_measure(
     resume: bool,
 ) -> RunResult:
     """Do what `run` promises, with the rows prepared and the tower made: all that a ranker's result follows from."""
-    baselines = fitted_baselines.run(config, encoded, progress)
-    config = with_ranker_budget(config, encoded)
-    context = started(config)
+    ready = ready_ranker(config, encoded, artifact, progress)
+    config, context, assembly = ready.config, ready.context, ready.assembly
     _, days = divided_days(encoded, config.training.tower_day_share)
-    stream = training_stream(config, encoded, context, days)
-    assembly = assemble_ranker(config, artifact, baselines[LOGISTIC], encoded, stream.num_batches, context)
-    session = Session(config, identity, encoded, artifact.spec, context, assembly, stream, baselines)
+    session = Session(identity, encoded, artifact.spec, ready)
     spool = session.load_checkpoint() if resume else ""
     write_text_atomically(identity.folder / CONFIG, json.dumps(config_document(config), indent=2) + "\n")
     with (

@@ -14,13 +14,11 @@ from recsys.errors import TrainingError
 from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import write_text_atomically
 from recsys.progress import Progress, silent
-from recsys.run import fitted_baselines as baselines
 from recsys.run import prepare, pretrain
-from recsys.run.assemble import assemble_ranker, cached_tower, loop_settings, with_ranker_budget
+from recsys.run.assemble import cached_tower, loop_settings, ready_ranker
 from recsys.run.fitted_baselines import validation_of
 from recsys.run.folder import read_record
 from recsys.run.stopping import StopRequest, stoppable
-from recsys.run.streams import ranker_stream, started
 from recsys.towers.artifact import TowerArtifact
 from recsys.training.loop import LoopState, train_steps
 from recsys.training.loss import click_objective
@@ -168,11 +166,8 @@ def _fit(
     config: RunConfig, encoded: EncodedDataset, artifact: TowerArtifact, request: StopRequest, state: LoopState
 ) -> None:
     """Train as an arm is trained, and keep nothing but the state of the loop."""
-    start = baselines.run(config, encoded, silent)[LOGISTIC]
-    config = with_ranker_budget(config, encoded)
-    context = started(config)
-    stream = ranker_stream(config, encoded, context)
-    assembly = assemble_ranker(config, artifact, start, encoded, stream.num_batches, context)
+    ready = ready_ranker(config, encoded, artifact, silent)
+    config, context, stream, assembly = ready.config, ready.context, ready.stream, ready.assembly
     segments = encoded.contract.schema.segments
     settings = loop_settings(config.training, stream.num_batches, segments)
     # A trial records no gradients, so it need not read them.
@@ -189,7 +184,7 @@ def _fit(
             context,
             state=state,
             best=BestWeights(assembly.wrapped),
-            validate=validation_of(assembly.wrapped, start, config, encoded, context),
+            validate=validation_of(assembly.wrapped, ready.baselines[LOGISTIC], config, encoded, context),
             checkpoint=lambda _: None,
             should_stop=request,
             stages=assembly.stages,

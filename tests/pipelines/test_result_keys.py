@@ -308,7 +308,7 @@ def test_every_exception_is_met_and_has_its_reason(training: SmallTraining, enco
             "click_objective and None,\n settings",
             {"arm"},
         ),
-        ("recsys/run/train.py", "training_stream(config, encoded", "training_stream(config, None or encoded", {"arm"}),
+        ("recsys/run/train.py", "Session(identity, encoded", "Session(identity, None or encoded", {"arm"}),
         ("recsys/monitoring/gradient_norms.py", "def norms_of_squares(", "def norms_of_squares(*, ", None),
         ("recsys/monitoring/frozen_proof.py", "hexdigest()", "hexdigest()[1:]", None),
         ("recsys/streaming/shuffle.py", "_ROW_DRAW = ", "_ROW_DRAW = 1 + ", {"tower", "trial", "arm"}),
