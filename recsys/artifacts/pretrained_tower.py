@@ -83,6 +83,7 @@ def load_tower(path: Path, contract: FeatureContract) -> TowerArtifact:
 
 def _used_part(contract: FeatureContract, spec: TowerSpec) -> FeatureContract:
     """The contract cut down to the features that the tower reads, so that only they must agree."""
+    # A schema that gains a feature for the interaction network leaves every tower usable.
     names = spec.user_features + spec.item_features
     features = tuple(feature for feature in contract.schema.features if feature.name in names)
     tables = {feature.table for feature in features if feature.table}

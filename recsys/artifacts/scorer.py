@@ -40,6 +40,7 @@ Rebuild = Callable[[Mapping[str, Any], FeatureContract], nn.Module]
 
 _WEIGHTS, _CONTRACT, _DESCRIPTION, _VOCABULARIES = "weights.safetensors", "contract.json", "ranker.json", "vocabulary"
 _TABLE = "table.yaml"
+# So that the activations of a large table are never in memory all at once.
 _ROWS_PER_PASS = 8192
 
 
@@ -130,6 +131,7 @@ def read_scorer(folder: Path, rebuild: Rebuild) -> Scorer:
             raise DataError(f"{folder / name} is missing or was changed since it was exported. Export the model again.")
     contract = FeatureContract.from_json((folder / _CONTRACT).read_text(encoding="utf-8"))
     ranker = rebuild(document["ranker"], contract)
+    # After the digests: safetensors would take changed weights for good ones.
     ranker.load_state_dict(load_file(folder / _WEIGHTS))
     # The whole forward pass is for scoring alone from here on: no dropout, no graph.
     ranker.eval().requires_grad_(False)

@@ -14,7 +14,7 @@ from recsys.errors import CannotWriteError, DataError, UsageError
 from recsys.files import ensure_writable
 from recsys.progress import Progress, silent
 
-_ROWS_AT_A_TIME = 65_536
+_ROWS_AT_A_TIME = 65_536  # what is held of a file, whatever its size
 _TEXT_NAME = re.compile(r"\.(csv|tsv|txt|jsonl?|xlsx?)(\.(gz|bz2|xz|zst|zip))?$", re.IGNORECASE)
 
 
@@ -48,6 +48,7 @@ def score_file(scorer: Scorer, rows: Path, output: Path, progress: Progress = si
                 writer.write_batch(pa.record_batch([*batch.columns, scores], schema=schema))
                 done += batch.num_rows
                 progress("scoring", done, total)
+        # Only a whole file takes the name: a run that is killed leaves the older one, or none.
         os.replace(work, output)
     except OSError as error:
         raise CannotWriteError(f"Cannot write {output}: {error.strerror or error}.") from error

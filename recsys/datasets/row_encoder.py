@@ -21,6 +21,9 @@ TIME = "time"
 def encoded_schema(contract: FeatureContract) -> pa.Schema:
     """The Arrow schema of encoded rows: features in schema order, then the other columns; nothing is null."""
     columns = encoded_types(contract.schema)
+    # Files say that no list holds a null either.
+    lists = {name: form.value_type for name, form in columns.items() if pa.types.is_list(form)}
+    columns |= {name: pa.list_(pa.field("element", form, nullable=False)) for name, form in lists.items()}
     columns[TIME] = pa.timestamp("us", tz="UTC")
     columns |= {name: pa.type_for_alias(EXTRA_TYPES[name]) for name in contract.extras}
     fields = [pa.field(name, form, nullable=False) for name, form in columns.items()]

@@ -26,7 +26,7 @@ SEGMENT, LABEL, WEIGHT = "segment", "label", "weight"
 _FEATURE_TYPES = {
     FeatureKind.DENSE: pa.float32(),
     FeatureKind.SPARSE: pa.int32(),
-    FeatureKind.SPARSE_LIST: pa.list_(pa.field("element", pa.int32(), nullable=False)),
+    FeatureKind.SPARSE_LIST: pa.list_(pa.int32()),
 }
 
 
@@ -185,8 +185,7 @@ def lists_of(
         account.count("lists cut", feature.name, int(np.count_nonzero(lengths > feature.max_length)))
         rows, lengths = newest(rows, lengths, feature.max_length)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    form = _FEATURE_TYPES[FeatureKind.SPARSE_LIST]
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.astype(np.int32)), type=form)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.astype(np.int32)))
 
 
 def lengths_of_kept(kept: npt.NDArray[np.bool_], lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -7,7 +7,7 @@ several processes all of them call `state_dict` and `load_state_dict`; every pro
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,16 @@ from recsys.errors import DataError
 from recsys.sharding.processes import gathered
 from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.training.optimizer import RankerOptimizers
-from recsys.training.training_stream import TrainingStream
+
+
+class Stream(Protocol):
+    """A source of batches that knows its position; `state_dict` is plain JSON."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the stream was consumed."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to where `state_dict` was taken."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class BestWeights:
 
 
 def state_dict(
-    ranker: nn.Module, optimizers: RankerOptimizers, stream: TrainingStream, best: BestWeights, loop: Mapping[str, Any]
+    ranker: nn.Module, optimizers: RankerOptimizers, stream: Stream, best: BestWeights, loop: Mapping[str, Any]
 ) -> Snapshot:
     """Return everything that the run needs to go on from here."""
     tensors = {f"model/{name}": tensor for name, tensor in whole_state(ranker).items()}
@@ -77,7 +86,7 @@ def state_dict(
 
 
 def load_state_dict(
-    snapshot: Snapshot, ranker: nn.Module, optimizers: RankerOptimizers, stream: TrainingStream, best: BestWeights
+    snapshot: Snapshot, ranker: nn.Module, optimizers: RankerOptimizers, stream: Stream, best: BestWeights
 ) -> dict[str, Any]:
     """Put ranker, optimizers, stream, best weights and random generators where they stood; return the loop's state.
 

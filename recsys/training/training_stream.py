@@ -1,7 +1,7 @@
-"""What the loop and its snapshots ask of whatever feeds them."""
+"""What the loop asks of whatever feeds it."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from recsys.features.batch import Batch
 
@@ -20,9 +20,3 @@ class TrainingStream(Protocol):
         ...
 
     def __iter__(self) -> Iterator[Batch]: ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how far the stream was consumed; plain JSON."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where `state_dict` was taken."""
