@@ -10,14 +10,15 @@ import ast
 import base64
 import io
 import json
-import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
+
+from tests.architecture.sources import REPOSITORY
 
 WRITEFILE = "%%writefile "
 Output = dict[str, Any]
@@ -27,23 +28,30 @@ def executed(path: Path) -> dict[str, Any]:
     """Return a notebook with the outputs of its cells, run in a process of its own; it is not written.
 
     Raises:
-        Exception: whatever a cell raises.
+        CalledProcessError: a cell raised what stands on the standard error.
     """
-    fresh = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, mp_context=fresh) as pool:
-        return pool.submit(_executed, json.loads(path.read_text("utf-8")), folder).result()
+    code = "import sys; from tests.examples.execute import _execute; _execute(*sys.argv[1:])"
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as beside:
+        result = Path(beside, "executed.ipynb")
+        # As in Jupyter the main module is no file, and modules that a cell writes lie in the working folder.
+        subprocess.run(
+            [sys.executable, "-c", code, str(path.resolve()), str(result)],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "MPLBACKEND": "agg"},
+            check=True,
+        )
+        document: dict[str, Any] = json.loads(result.read_text("utf-8"))
+    return document
 
 
-def _executed(notebook: dict[str, Any], folder: str) -> dict[str, Any]:
-    os.chdir(folder)
-    os.environ["MPLBACKEND"] = "agg"
-    sys.path.insert(0, "")  # as in Jupyter: a module that a cell writes is imported from the working folder
+def _execute(notebook_file: str, result_file: str) -> None:
+    notebook = json.loads(Path(notebook_file).read_text("utf-8"))
     names: dict[str, Any] = {"__name__": "__main__"}
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     for number, cell in enumerate(cells, 1):
         cell["outputs"] = _outputs("".join(cell["source"]), names, number)
         cell["execution_count"] = number
-    return notebook
+    Path(result_file).write_text(json.dumps(notebook), encoding="utf-8")
 
 
 def _outputs(source: str, names: dict[str, Any], number: int) -> list[Output]:
