@@ -5,14 +5,10 @@ These functions make a configuration of what they are given and call what the co
 finds. Where rows are asked for, a pandas or polars DataFrame, an Arrow table, a path or a URI will do.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from numbers import Integral
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pandas as pd
 
 from recsys.build import register_composition, register_network
 from recsys.config.compose import compose_config
@@ -102,7 +98,7 @@ def prepare(
         )
     document = schema.document if isinstance(schema, Schema) else read_plain_yaml(Path(schema), "Schema file")
     places = {} if folder is None else {f"runtime.{each}": Path(folder, each) for each in ("runs", "encoded", "towers")}
-    words = _words({"data.name": name or document.get("name", "data"), **places, **(settings or {})})
+    words = [*_words({"data.name": name or document.get("name", "data"), **places}), *_words(settings or {})]
     below = compose_config(["data=table", "data.schema_path=none", "data.raw=none", *words]).runtime.encoded
     if is_path(rows):
         path = stored_frames({}, below, plain_yaml(document)) / SCHEMA if isinstance(schema, Schema) else Path(schema)
@@ -210,10 +206,20 @@ def ablate(
             f"Found {type(grid).__name__} where a grid is expected: config key or group -> list of its values, as in "
             '{"training_mode": ["end_to_end", "frozen_tower"]}.'
         )
+<<<<<<< HEAD
     asked = {
         "ablation.name": name,
         "ablation.grid": dict(grid),
         "ablation.seeds": _seeds(seeds),
+=======
+    counted = _plain(seeds)
+    if not isinstance(counted, int | Sequence):
+        raise UsageError(f"`seeds` is {seeds!r}. Expected how many, such as 3, or which, such as [0, 1, 2].")
+    asked = {
+        "ablation.name": name,
+        "ablation.grid": dict(grid),
+        "ablation.seeds": list(range(counted) if isinstance(counted, int) else counted),
+>>>>>>> g-examples
         "ablation.contrast": contrast or next(iter(grid), "training_mode"),
     }
     return Study(study_of_arms.run([*beginning, *_words(asked), *_words(settings or {})], progress))
@@ -279,8 +285,6 @@ def _plain(value: Any) -> Any:
             return {key: _plain(each) for key, each in value.items()}
         case list() | tuple():
             return [_plain(each) for each in value]
-        case np.ndarray() | np.generic() | pd.Series() | pd.Index():
-            return _plain(value.tolist())
         case datetime():
             return value.isoformat(sep=" ")
-    return value
+    return _plain(value.tolist()) if hasattr(value, "tolist") else value

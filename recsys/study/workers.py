@@ -29,7 +29,7 @@ from recsys.machine_faults import machine_fault
 from recsys.progress import Progress, silent
 from recsys.sharding.processes import CUDA, device_kind, gpus
 
-_PRELOADED = ["recsys.study.arm", "recsys.study.tuning"]
+_PRELOADED = ["recsys.study.arm", "recsys.study.tuning", "mlflow.store.tracking.sqlalchemy_store"]
 _SAFE_PATH, _VISIBLE = "PYTHONSAFEPATH", "CUDA_VISIBLE_DEVICES"
 _GRACE_SECONDS = 25.0
 _OUR_BUG = 70
