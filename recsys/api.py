@@ -206,12 +206,6 @@ def ablate(
             f"Found {type(grid).__name__} where a grid is expected: config key or group -> list of its values, as in "
             '{"training_mode": ["end_to_end", "frozen_tower"]}.'
         )
-<<<<<<< HEAD
-    asked = {
-        "ablation.name": name,
-        "ablation.grid": dict(grid),
-        "ablation.seeds": _seeds(seeds),
-=======
     counted = _plain(seeds)
     if not isinstance(counted, int | Sequence):
         raise UsageError(f"`seeds` is {seeds!r}. Expected how many, such as 3, or which, such as [0, 1, 2].")
@@ -219,7 +213,6 @@ def ablate(
         "ablation.name": name,
         "ablation.grid": dict(grid),
         "ablation.seeds": list(range(counted) if isinstance(counted, int) else counted),
->>>>>>> g-examples
         "ablation.contrast": contrast or next(iter(grid), "training_mode"),
     }
     return Study(study_of_arms.run([*beginning, *_words(asked), *_words(settings or {})], progress))
@@ -234,12 +227,6 @@ def _words(values: Settings) -> list[str]:
     if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
         raise UsageError(f"Settings are {values!r}. Expected config key -> value, as in {{'training.patience': 4}}.")
     return [override(key, each) for key, each in _plain(values).items()]
-
-
-def _seeds(seeds: Any) -> list[int]:
-    if not isinstance(seeds, Integral | Iterable) or isinstance(seeds, str):
-        raise UsageError(f"`seeds` is {seeds!r}. Expected how many, such as 3, or which, such as [0, 1, 2].")
-    return list(range(int(seeds)) if isinstance(seeds, Integral) else seeds)
 
 
 def _beginning(data: Data, tower: Tower | None) -> list[str]:
