@@ -9,8 +9,8 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from recsys.errors import DataError
 from recsys.files import write_text_atomically
+from recsys.run.folder import read_record
 from recsys.tracking import names
 from recsys.tracking.figures import Curve
 
@@ -48,18 +48,18 @@ def load_curves(folder: Path) -> dict[str, Curve]:
     Raises:
         DataError: there is no such file, or it is damaged.
     """
-    path, points = folder / CURVES, dict[str, dict[int, float]]()
-    try:
-        for line in _whole_lines(path):
-            report = json.loads(line)
-            step = int(report.pop("step"))
-            for name, value in report.items():
-                points.setdefault(name, {})[step] = float(value)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} cannot be used ({type(error).__name__}: {error}). It is damaged, or another version wrote it: put "
-            "back a copy, or remove the run's folder and run it again."
-        ) from error
+    return read_record(folder / CURVES, _curves_of)
+
+
+def _curves_of(text: str) -> dict[str, Curve]:
+    points = dict[str, dict[int, float]]()
+    for line in text.splitlines():
+        report = json.loads(line)
+        step = int(report.pop("step"))
+        for name, value in report.items():
+            points.setdefault(name, {})[step] = float(value)
+    if not points:
+        raise ValueError("it holds no report")
     return {name: (list(curve), list(curve.values())) for name, curve in points.items()}
 
 

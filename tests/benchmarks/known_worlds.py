@@ -36,8 +36,7 @@ from recsys.files import fingerprint_of
 from recsys.metrics.log_loss import log_loss
 from recsys.metrics.predictions import Predictions
 from recsys.progress import silent
-from recsys.run import assemble as fitting
-from recsys.run import pretrain
+from recsys.run import assemble, pretrain, streams
 from recsys.run.result_keys import code_of
 from recsys.sharding.processes import start_processes
 from recsys.streaming.loader import BatchStream
@@ -64,7 +63,7 @@ _SETTINGS = (
     "network=mlp",
     "network.field_width=4",
     "network.hidden_widths=[16]",
-    # The planted answers are of towers and networks: a fitted start would tell most of what such small worlds hold.
+    # The planted answers are of towers and networks: a assembly start would tell most of what such small worlds hold.
     "network.first_order=false",
     "training.learning_rate=0.003",
     "training.table_learning_rate=0.1",
@@ -164,7 +163,7 @@ class Laboratory:
 
     def code(self) -> str:
         """Changes with anything that an arm's predictions follow from."""
-        code = code_of(simulate, encode, pretrain.run, fitting.assemble_ranker, train_steps, predict)
+        code = code_of(simulate, encode, pretrain.run, assemble.assemble_ranker, train_steps, predict)
         return fingerprint_of([asdict(self.size), _SETTINGS, _MODES, code])
 
 
@@ -220,32 +219,32 @@ class Workshop:
         context = start_processes("cpu")
         stream = MemoryStream(train, config.training.batch_size, luck)
         start = LogisticRanker(pools.encoded.contract)  # which a ranker without a first-order path does not read
-        fitted = fitting.assemble_ranker(config, self._tower, start, pools.encoded, stream.num_batches, context)
+        assembly = assemble.assemble_ranker(config, self._tower, start, pools.encoded, stream.num_batches, context)
 
         def validate() -> dict[str, float]:
-            rows = predict(fitted.wrapped, in_order(validation))
+            rows = predict(assembly.wrapped, in_order(validation))
             loss = log_loss(rows.label, rows.logit, rows.weight)
             assert loss is not None
             return {LOG_LOSS: loss}
 
-        best = BestWeights(fitted.wrapped)
+        best = BestWeights(assembly.wrapped)
         for _ in train_steps(
-            fitted.wrapped,
-            fitted.optimizers,
+            assembly.wrapped,
+            assembly.optimizers,
             stream,
             click_objective,
-            fitting.loop_settings(config.training, stream.num_batches),
+            assemble.loop_settings(config.training, stream.num_batches),
             context,
             state=LoopState(),
             best=best,
             validate=validate,
             checkpoint=lambda _: None,
             should_stop=lambda: False,
-            stages=fitted.stages,
+            stages=assembly.stages,
         ):
             pass
         best.restore()
-        return predict(fitted.wrapped, in_order(test))
+        return predict(assembly.wrapped, in_order(test))
 
 
 class Pools:
@@ -254,10 +253,10 @@ class Pools:
     def __init__(self, encoded: EncodedDataset, size: Size) -> None:
         self.encoded, self.segments = encoded, encoded.contract.schema.segments
         self._test_users = size.test_users
-        _, days = fitting.divided_days(encoded, size.tower_share)
-        self._train = _whole(encoded, fitting.TRAIN, days)
-        self._validation = _whole(encoded, fitting.VALIDATION)
-        self._test = _whole(encoded, fitting.TEST, extras=("user_key",))
+        _, days = streams.divided_days(encoded, size.tower_share)
+        self._train = _whole(encoded, streams.TRAIN, days)
+        self._validation = _whole(encoded, streams.VALIDATION)
+        self._test = _whole(encoded, streams.TEST, extras=("user_key",))
 
     def drawn(self, number: int, training_rows: int) -> tuple[Batch, Batch, Batch]:
         """Training and validation rows, and all test rows of some users, for the study with that number."""

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from pipelines.cli import main
 from recsys.artifacts import checkpoint, pretrained_tower
 from recsys.datasets import database
-from recsys.evaluation import predictions
+from recsys.evaluation import stored_predictions
 from recsys.features.vocabulary import Vocabulary
 from recsys.machine_faults import machine_fault
 from recsys.progress import silent
@@ -161,7 +161,7 @@ def test_preparing_on_a_full_disk_ends_with_73_and_leaves_nothing(
 
 TRAINING = {
     "a picture": (Figure, "savefig", "learning_curves"),
-    "the predictions": (predictions, "save_file", "/predictions"),
+    "the predictions": (stored_predictions, "save_file", "/predictions"),
     "a checkpoint": (checkpoint, "save_file", "/step-"),
     "a copy of the code": (shutil, "copytree", "/model"),
 }

@@ -8,7 +8,7 @@ import pytest
 from pipelines.cli import main
 from recsys.config.compose import compose_config
 from recsys.errors import UsageError
-from recsys.run import assemble as fitting
+from recsys.run import assemble
 from recsys.run.folder import RESULT
 from recsys.training.cache import TowerCache
 from tests.pipelines.conftest import runs_folder
@@ -16,7 +16,7 @@ from tests.pipelines.conftest import runs_folder
 
 def metrics(overrides: list[str]) -> dict[Path, dict[str, float]]:
     found = (runs_folder(overrides) / "simulated").glob(f"*/{RESULT}")
-    return {path: json.loads(path.read_text())["metrics"] for path in found}
+    return {path: json.loads(path.read_text())["scores"] for path in found}
 
 
 def test_a_frozen_run_ends_with_the_same_scores_bit_for_bit_with_and_without_its_cache(
@@ -29,7 +29,7 @@ def test_a_frozen_run_ends_with_the_same_scores_bit_for_bit_with_and_without_its
             records.append(self.record())
             super().close()
 
-    monkeypatch.setattr(fitting, "TowerCache", Noted)
+    monkeypatch.setattr(assemble, "TowerCache", Noted)
     scores = []
     for megabytes in ("16", "null"):
         before = metrics(small_world)

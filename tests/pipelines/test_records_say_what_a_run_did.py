@@ -12,7 +12,7 @@ from recsys.errors import TrainingError
 from recsys.progress import silent
 from recsys.run import prepare
 from recsys.run.record import open_store
-from recsys.run.session import Job
+from recsys.run.session import Session
 from recsys.run.streams import TRAIN, divided_days
 from recsys.tracking import names
 
@@ -121,7 +121,7 @@ def test_a_run_that_failed_before_it_was_measured_has_not_read_the_test_rows(
     def failing(*_: object) -> None:
         raise TrainingError("It was not to be.")
 
-    monkeypatch.setattr(Job, "finish", failing)
+    monkeypatch.setattr(Session, "finish", failing)
     assert main(["train", *records.words, "training.seed=5"]) == 70
     (failed,) = (run for run in records.of("train") if run.info.status == "FAILED")
     assert set(rows_read(failed)) == {"train", "validation"}

@@ -17,12 +17,12 @@ from tests.recorded import metric_history, recorded_table
 
 
 @pytest.fixture(scope="module")
-def study(small_world: list[str]) -> ablate.Study:
+def study(small_world: list[str]) -> ablate.FinishedStudy:
     return ablate.run(small_world, silent)
 
 
 @pytest.fixture(scope="module")
-def arms(small_world: list[str], study: ablate.Study):
+def arms(small_world: list[str], study: ablate.FinishedStudy):
     return recorded_table(open_store(compose_config(small_world)), study.id).set_index("name")
 
 
@@ -133,7 +133,7 @@ def test_the_comparison_is_between_pairs_of_one_seed_on_the_same_rows(study):
     assert overall.difference == pytest.approx(overall.first_mean - overall.second_mean)
 
 
-def test_the_studys_own_run_says_what_its_arms_share_and_that_the_rest_varied(small_world, study: ablate.Study):
+def test_the_studys_own_run_says_what_its_arms_share_and_that_the_rest_varied(small_world, study: ablate.FinishedStudy):
     client = open_store(compose_config(small_world)).open()
     experiment = client.get_experiment_by_name("simulated")
     runs = client.search_runs([experiment.experiment_id], f"tags.{names.TAG_KIND} = 'study'")

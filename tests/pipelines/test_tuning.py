@@ -21,16 +21,16 @@ WORDS = ["ablation.tune.trials=3", "ablation.seeds=[0]"]
 
 
 @pytest.fixture(scope="module")
-def tuned(small_world: list[str]) -> ablate.Study:
+def tuned(small_world: list[str]) -> ablate.FinishedStudy:
     return ablate.run([*small_world, *WORDS], silent)
 
 
-def trials_of(study: ablate.Study) -> dict[str, list[dict[str, Any]]]:
+def trials_of(study: ablate.FinishedStudy) -> dict[str, list[dict[str, Any]]]:
     found = study.folder.glob("tuning/*/trials.json")
     return {path.parent.name.rpartition("-")[0]: json.loads(path.read_text()) for path in found}
 
 
-def test_every_condition_spends_the_same_budget_and_trains_with_its_best_values(tuned: ablate.Study):
+def test_every_condition_spends_the_same_budget_and_trains_with_its_best_values(tuned: ablate.FinishedStudy):
     trials = trials_of(tuned)
     assert {name: len(found) for name, found in trials.items()} == {"end-to-end": 3, "frozen": 3}
     for each in tuned.arms:
@@ -41,7 +41,7 @@ def test_every_condition_spends_the_same_budget_and_trains_with_its_best_values(
 
 
 def test_an_arms_run_holds_the_table_of_its_trials_and_the_study_says_what_was_tuned(
-    tuned: ablate.Study, small_world: list[str]
+    tuned: ablate.FinishedStudy, small_world: list[str]
 ):
     store = open_store(compose_config(small_world))
     client = mlflow.MlflowClient(store.uri)
@@ -55,7 +55,7 @@ def test_an_arms_run_holds_the_table_of_its_trials_and_the_study_says_what_was_t
 
 
 def test_trials_never_read_a_test_row_and_a_search_goes_on_where_it_was(
-    tuned: ablate.Study, small_world: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tuned: ablate.FinishedStudy, small_world: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     opened = []
     stream = recsys.run.assemble.BatchStream
