@@ -31,6 +31,7 @@ DISTRIBUTIONS = {
 }
 
 
+TWO_ARMS = "ablation.grid={training_mode:[end_to_end,frozen_tower]}"
 # Where a wheel carries what stands at the top level of a clone.
 INSIDE = {"pipelines": "recsys/pipelines", "conf": "recsys/conf", "data/schemas": "recsys/data/schemas"}
 
@@ -92,7 +93,7 @@ def test_every_library_that_is_imported_is_asked_for(installed: Path) -> None:
 
 def test_a_study_runs_in_an_empty_folder_without_the_clone(installed: Path, tmp_path: Path) -> None:
     small = [word for word in small_overrides(tmp_path) if not word.startswith(("experiment=", "runtime.r"))]
-    ended = run(installed, tmp_path, "ablate", "experiment=smoke", "ablation.seeds=[0]", *small)
+    ended = run(installed, tmp_path, "ablate", "experiment=smoke", "ablation.seeds=[0]", *small, TWO_ARMS)
     assert ended.returncode == 0, ended.stderr
     (report,) = tmp_path.glob("runs/*/*/report.html")
     assert "</html>" in report.read_text()

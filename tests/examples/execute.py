@@ -16,9 +16,11 @@ import sys
 import tempfile
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tests.architecture.sources import REPOSITORY
+from tests.faults.commands import fork_the_server_of_arms
 
 WRITEFILE = "%%writefile "
 Output = dict[str, Any]
@@ -42,6 +44,15 @@ def executed(path: Path) -> dict[str, Any]:
         )
         document: dict[str, Any] = json.loads(result.read_text("utf-8"))
     return document
+
+
+def execute_in(folder: str, notebook_file: str, result_file: str) -> None:
+    """The same in this process, which has imported what cells import, and in a folder that is given."""
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    sys.modules["__main__"] = ModuleType("__main__")
+    fork_the_server_of_arms()
+    _execute(notebook_file, result_file)
 
 
 def _execute(notebook_file: str, result_file: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.architecture.sources import REPOSITORY
-from tests.examples.execute import executed
+from tests.examples.execute import execute_in
+from tests.faults.commands import Commands
 
 NOTEBOOKS = sorted((REPOSITORY / "examples").glob("*.ipynb"))
 
@@ -19,9 +20,14 @@ def kinds(notebook: dict[str, Any]) -> list[list[tuple[str, list[str]]]]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_its_stored_outputs_are_whole(path: Path) -> None:
-    stored = json.loads(path.read_text("utf-8"))
-    assert kinds(executed(path)) == kinds(stored)
+def test_a_notebook_runs_and_its_stored_outputs_are_whole(path: Path, commands: Commands, tmp_path: Path) -> None:
+    result, log, folder = tmp_path / "executed.ipynb", tmp_path / "log", tmp_path / "empty"
+    folder.mkdir()
+    function = f"{execute_in.__module__}:{execute_in.__name__}"
+    ending = commands.wait(commands.start_function(function, [str(folder), str(path), str(result)], log), log)
+    assert ending is not None
+    assert ending.code == 0, ending.printed
+    assert kinds(json.loads(result.read_text("utf-8"))) == kinds(json.loads(path.read_text("utf-8")))
 
 
 def test_there_are_three_and_none_tells_where_it_was_made() -> None:

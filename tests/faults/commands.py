@@ -142,7 +142,7 @@ def _called(request: dict[str, Any]) -> int:
 
 def _commanded(request: dict[str, Any]) -> int:
     if request["words"][0] == "ablate":
-        _fork_the_server_of_arms()
+        fork_the_server_of_arms()
     if request["moment"]:
         _set(Moment(**request["moment"]))
     from pipelines.cli import main
@@ -150,7 +150,7 @@ def _commanded(request: dict[str, Any]) -> int:
     return main(request["words"])
 
 
-def _fork_the_server_of_arms() -> None:
+def fork_the_server_of_arms() -> None:
     """Start the server of `multiprocessing` as a fork of this process, which has imported all that arms need."""
 
     def fork(_: object, words: Sequence[str], kept: Sequence[int]) -> int:
