@@ -51,15 +51,20 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (packages,) = place.glob("lib/python*/site-packages")
     # A path alone: the files that tell Python of an editable install are read from its own site-packages only.
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = [sys.executable, "-m", "pip", "--python", str(place / "bin/python"), "install", "--no-deps", str(wheel)]
-    subprocess.run(install, check=True, capture_output=True)
+    install = [sys.executable, "-m", "pip", "--python", str(place / "bin/python"), "install", "--no-deps"]
+    install += ["--ignore-installed", str(wheel)]
+    # The clone counts as an installed copy where it is on the path.
+    subprocess.run(install, check=True, capture_output=True, env=_without_the_clone())
     return packages
 
 
 def run(installed: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(installed.parents[2] / "bin/recsys"), *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, env=_without_the_clone(), capture_output=True, text=True, check=False)
+
+
+def _without_the_clone() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def test_it_holds_the_library_the_commands_and_all_that_is_no_python(installed: Path) -> None:

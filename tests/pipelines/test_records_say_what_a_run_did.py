@@ -97,7 +97,7 @@ def test_a_run_that_has_finished_is_not_resumed_and_keeps_its_record_bit_for_bit
     records: Records, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def state() -> dict[Path, tuple[bytes, int]]:
-        files = [path for path in records.runs.rglob("*") if path.is_file() and "mlflow.db" not in path.name]
+        files = [path for path in records.runs.rglob("*") if path.is_file() and "mlflow" not in path.name]
         return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
     files, before = state(), records.one("train")

@@ -114,11 +114,11 @@ def test_arms_that_did_not_start_from_the_same_weights_are_refused_by_name(small
 def test_an_arms_costs_stand_in_its_result_its_row_and_its_run(study, arms):
     for each in study.arms:
         cost = each.result.cost
-        assert 0 < cost["cpu_seconds"] < 10 * cost["wall_seconds"]
-        assert cost["peak_memory_bytes"] > 10**8
-        assert cost["energy_joules"] is not None or cost["energy_source"].startswith("absent: ")
-        assert each.costs()["peak_memory_bytes"] == cost["peak_memory_bytes"]
-        assert arms.loc[each.arm.name, "metric.cost/cpu_seconds"] == pytest.approx(cost["cpu_seconds"])
+        assert 0 < cost.cpu_seconds < 10 * cost.wall_seconds
+        assert cost.peak_memory_bytes > 10**8
+        assert cost.energy_joules is not None or cost.energy_source.startswith("absent: ")
+        assert each.costs()["peak_memory_bytes"] == cost.peak_memory_bytes
+        assert arms.loc[each.arm.name, "metric.cost/cpu_seconds"] == pytest.approx(cost.cpu_seconds)
 
 
 def test_the_newest_study_is_found_again_for_the_page_that_shows_it(small_world, study):

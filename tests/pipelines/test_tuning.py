@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 
-import recsys.run.assemble
+import recsys.run.streams
 from recsys.config.compose import compose_config
 from recsys.progress import silent
 from recsys.run import prepare
@@ -58,13 +58,13 @@ def test_trials_never_read_a_test_row_and_a_search_goes_on_where_it_was(
     tuned: ablate.FinishedStudy, small_world: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     opened = []
-    stream = recsys.run.assemble.BatchStream
+    stream = recsys.run.streams.BatchStream
 
     def watched(root: Path, split: str, *arguments: Any, **options: Any) -> Any:
         opened.append(split)
         return stream(root, split, *arguments, **options)
 
-    monkeypatch.setattr(recsys.run.assemble, "BatchStream", watched)
+    monkeypatch.setattr(recsys.run.streams, "BatchStream", watched)
     words = [*small_world, *WORDS]
     search = StudyPlan(StudyGrid(words), prepare.run(compose_config(words), silent)).searches()["frozen"]
     kept = trials_of(tuned)["frozen"]
