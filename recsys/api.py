@@ -10,7 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from recsys.build import register_composition, register_network
+# As names of this file, so that `recsys` has them from here.
+from recsys.build import register_composition as register_composition
+from recsys.build import register_network as register_network
 from recsys.config.compose import compose_config
 from recsys.config.overrides import override
 from recsys.datasets.table_layout import TableLayout
@@ -26,20 +28,6 @@ from recsys.run.folder import new_run
 from recsys.run.frames import SCHEMA, is_path, stored_frames
 from recsys.run.streams import TEST, TRAIN, VALIDATION
 from recsys.study import ablate as study_of_arms
-
-__all__ = [
-    "Data",
-    "Run",
-    "Schema",
-    "Study",
-    "Tower",
-    "ablate",
-    "prepare",
-    "pretrain",
-    "register_composition",
-    "register_network",
-    "train",
-]
 
 Settings = Mapping[str, Any]
 """Configuration beside what has an argument of its own: dotted key of `conf/` -> value, {"training.patience": 4}."""

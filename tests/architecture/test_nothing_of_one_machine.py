@@ -42,6 +42,6 @@ def test_path_of_one_machine_is_found(root: str) -> None:
     assert machine_paths(f'read("{path}/data")'.encode()) == [path]
 
 
-@pytest.mark.parametrize("text", ["../shared/work/data", "https://host/home/page", "~/opt/x", "and/or/home/run"])
+@pytest.mark.parametrize("text", ["../shared/root/data", "https://host/home/page", "~/opt/x", "and/or/home/run"])
 def test_relative_paths_and_addresses_are_no_machine_paths(text: str) -> None:
     assert machine_paths(text.encode()) == []
