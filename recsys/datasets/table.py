@@ -12,7 +12,7 @@ from recsys.datasets.database import epoch_us, fetch_one, store
 from recsys.datasets.event_log import IS_PAST, TIME, EventLog, event_columns, user_key
 from recsys.datasets.event_tables import RawEvents, read_events
 from recsys.datasets.past import ROW
-from recsys.datasets.sampled_examples import SampledExamples
+from recsys.datasets.sampled_examples import sampled_rows
 from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows
 from recsys.datasets.table_files import ROW_HASH
 from recsys.datasets.table_layout import TableLayout
@@ -41,7 +41,7 @@ class TableSource:
             "schema_file": layout.text,
         }
         if layout.label is None:
-            rows, extras, counts = SampledExamples.of(connection, raw, progress).rows()
+            rows, extras, counts = sampled_rows(connection, raw, progress)
         else:
             extras = ("user_key",)
             rows, counts = labelled_rows(connection, raw, progress)
