@@ -2,8 +2,9 @@
 
 An id is scored by the label mean of its training rows. In training that mean leaves out the row's own fold, and rows
 are compared within their fold alone: neither does an id of one row score its own label, nor does a fold with more
-positives, whose other folds have fewer, look like the opposite of a signal. A feature that says nothing has an AUC of
-0.5 in both.
+positives, whose other folds have fewer, look like the opposite of a signal. For the same reason the rows of one query
+share a fold: where each has four negatives to a positive, more of one kind outside would mean fewer inside. A feature
+that says nothing has an AUC of 0.5 in both.
 """
 
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class LabelledRows:
     Attributes:
         label: (N,), each 0 or 1.
         weight: (N,), of mean 1.
-        fold: (N,), drawn at random from a fixed seed.
+        fold: (N,), each in [0, 5).
     """
 
     label: Floats
@@ -37,12 +38,15 @@ class LabelledRows:
     fold: NDArray[np.int64]
 
     @classmethod
-    def of(cls, label: Column, weight: Column | None) -> "LabelledRows":
-        """Take labels and weights, (N,) each; without weights every row counts once."""
+    def of(cls, label: Column, weight: Column | None, query: Column) -> "LabelledRows":
+        """Take rows by labels and weights, (N,) each; without weights every row counts once.
+
+        Args:
+            query: (N,) unsigned, a hash: rows of equal value share a fold.
+        """
         weights = np.ones(len(label)) if weight is None else np.asarray(weight, dtype=np.float64)
-        mean = weights.mean() if len(weights) else 1.0
-        fold = np.random.default_rng(0).integers(0, _FOLDS, len(label))
-        return cls(np.asarray(label, dtype=np.float64), weights / (mean or 1.0), fold)
+        fold = (query % _FOLDS).astype(np.int64)
+        return cls(np.asarray(label, dtype=np.float64), weights / (weights.mean() or 1.0), fold)
 
     @property
     def classes(self) -> tuple[int, int]:
@@ -58,17 +62,17 @@ class Ids:
 
     Attributes:
         values: (M,), each in [0, size).
-        row: (M,), the row that each belongs to, in [0, N).
+        row: (M,), the row that each belongs to, in [0, N); None where every row has one, in their order.
     """
 
     values: NDArray[np.int64]
-    row: NDArray[np.int64]
+    row: NDArray[np.int64] | None
     size: int
 
     @classmethod
     def single(cls, values: Column, size: int) -> "Ids":
         """Of rows with one id each, (N,)."""
-        return cls(np.asarray(values, dtype=np.int64), np.arange(len(values)), size)
+        return cls(np.asarray(values, dtype=np.int64), None, size)
 
     @classmethod
     def lists(cls, values: Column, lengths: Column, size: int) -> "Ids":
@@ -82,21 +86,29 @@ class Ids:
         row = np.concatenate([np.repeat(np.arange(len(lengths)), lengths), empty])
         return cls(np.concatenate([values, np.full(len(empty), size)]).astype(np.int64), row, size + 1)
 
+    def of_rows(self, column: Column) -> Column:
+        """A column of the rows, (N,), at every id, (M,)."""
+        return column if self.row is None else column[self.row]
+
+    def means(self, column: Floats) -> Floats:
+        """The mean over each row's ids, (N,), of a column of the ids, (M,)."""
+        if self.row is None:
+            return column
+        return np.asarray(np.bincount(self.row, column) / np.bincount(self.row))
+
 
 def id_auc(
     train: Ids, train_rows: LabelledRows, later: Ids | None, later_rows: LabelledRows | None
 ) -> tuple[float | None, float | None]:
     """AUC of the smoothed label mean of each row's ids, in training out of fold and in later rows; None: undefined."""
-    score = np.empty(len(train_rows.label))
-    for fold in range(_FOLDS):
-        is_own = train_rows.fold == fold
-        score[is_own] = _scores(train, _label_means(train, train_rows, ~is_own), len(score))[is_own]
+    counts, rates = _by_fold(train, train_rows)
+    outside = _smoothed(*(each.sum(axis=1, keepdims=True) - each for each in (*counts, *rates)))
+    score = train.means(outside[train.values, train.of_rows(train_rows.fold)])
     in_training = grouped_auc(train_rows.label, score, train_rows.fold, train_rows.weight)
     if later is None or later_rows is None:
         return in_training, None
-    everywhere = np.ones(len(score), dtype=bool)
-    later_score = _scores(later, _label_means(train, train_rows, everywhere), len(later_rows.label))
-    return in_training, auc(later_rows.label, later_score, later_rows.weight)
+    whole = _smoothed(*(each.sum(axis=1) for each in (*counts, *rates)))
+    return in_training, auc(later_rows.label, later.means(whole[later.values]), later_rows.weight)
 
 
 def value_auc(
@@ -127,16 +139,18 @@ def value_auc(
     return by_order, auc(later_rows.label, later if rising >= 0.5 else -later, later_rows.weight)
 
 
-def _label_means(ids: Ids, rows: LabelledRows, is_used: NDArray[np.bool_]) -> Floats:
-    """The smoothed label mean of every id over the rows that are used, (size,)."""
-    weight = np.where(is_used, rows.weight, 0.0)
-    total = weight.sum()
-    prior = weight @ rows.label / total if total else 0.0
-    of_id = np.bincount(ids.values, weight[ids.row], ids.size)
-    positive = np.bincount(ids.values, (weight * rows.label)[ids.row], ids.size)
-    return np.asarray((positive + _PRIOR_ROWS * prior) / (of_id + _PRIOR_ROWS))
+def _by_fold(ids: Ids, rows: LabelledRows) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """Weight and positive weight of every id in every fold, (size, folds) each; then of all rows, (1, folds) each."""
+    place = ids.values * _FOLDS + ids.of_rows(rows.fold)
+    columns = (rows.weight, rows.weight * rows.label)
+    of_ids = [
+        np.bincount(place, ids.of_rows(column), ids.size * _FOLDS).reshape(ids.size, _FOLDS) for column in columns
+    ]
+    of_rows = [np.bincount(rows.fold, column, _FOLDS)[None] for column in columns]
+    return (of_ids[0], of_ids[1]), (of_rows[0], of_rows[1])
 
 
-def _scores(ids: Ids, means: Floats, rows: int) -> Floats:
-    """Each row's mean over its ids, (N,)."""
-    return np.asarray(np.bincount(ids.row, means[ids.values], rows) / np.bincount(ids.row, minlength=rows))
+def _smoothed(weight: Floats, positive: Floats, all_weight: Floats, all_positive: Floats) -> Floats:
+    """The label means of ids, `_PRIOR_ROWS` rows of the overall rate added; of any shape."""
+    rate = np.divide(all_positive, all_weight, out=np.zeros_like(all_weight), where=all_weight > 0)
+    return np.asarray((positive + _PRIOR_ROWS * rate) / (weight + _PRIOR_ROWS))

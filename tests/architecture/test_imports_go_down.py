@@ -64,6 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "inspection": (
         "recsys.datasets.encoded",
         "recsys.datasets.manifest",
+        "recsys.datasets.row_encoder",
         "recsys.datasets.source",
         "recsys.features",
         "recsys.metrics",

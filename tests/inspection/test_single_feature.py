@@ -17,6 +17,11 @@ def labels(rate: float = 0.3, rows: int = ROWS, seed: int = 0) -> NDArray[np.flo
     return (np.random.default_rng(seed).random(rows) < rate).astype(float)
 
 
+def rows_of(label: NDArray[np.float64], weight: NDArray[np.float64] | None = None) -> LabelledRows:
+    """Rows each of which is a query of its own."""
+    return LabelledRows.of(label, weight, np.random.default_rng(9).integers(0, 2**60, len(label)).astype(np.uint64))
+
+
 def naive_id_auc(lists: list[list[int]], rows: LabelledRows) -> float:
     """Written row by row: label means of the other folds, ten rows of the overall rate added; pairs within a fold."""
     won = pairs = 0.0
@@ -57,7 +62,7 @@ def test_lists_are_scored_as_a_loop_over_rows_scores_them(made: list[tuple[list[
 
 
 def test_later_rows_are_scored_by_the_means_of_all_training_rows() -> None:
-    train, later = LabelledRows.of(np.array([1.0, 1, 0, 0]), None), LabelledRows.of(np.array([1.0, 0, 0]), None)
+    train, later = rows_of(np.array([1.0, 1, 0, 0])), rows_of(np.array([1.0, 0, 0]))
     # Label means (10 * 0.5 + positives) / (10 + rows): id 1 6/11, id 2 5/11, id 3 6/12; an unseen id 5/10.
     ids, seen_later = Ids.single(np.array([1, 3, 2, 3]), 5), Ids.single(np.array([3, 4, 1]), 5)
     # The positive ties with the unseen id and loses against id 1.
@@ -65,7 +70,7 @@ def test_later_rows_are_scored_by_the_means_of_all_training_rows() -> None:
 
 
 def test_ids_that_say_nothing_have_half_in_training_however_few_or_many_rows_each_has() -> None:
-    rows, draw = LabelledRows.of(labels(), None), np.random.default_rng(1)
+    rows, draw = rows_of(labels()), np.random.default_rng(1)
     assert id_auc(Ids.single(np.zeros(ROWS), 1), rows, None, None)[0] == 0.5
     assert id_auc(Ids.single(np.arange(ROWS), ROWS), rows, None, None)[0] == 0.5
     for ids in (2, 50, 1000):
@@ -73,21 +78,32 @@ def test_ids_that_say_nothing_have_half_in_training_however_few_or_many_rows_eac
         assert value == pytest.approx(0.5, abs=4 * auc_error(0.5, *rows.classes)), ids
 
 
+def test_users_with_the_same_share_of_positives_in_every_query_have_half() -> None:
+    query = np.arange(ROWS) // 5
+    label, user = (np.arange(ROWS) % 5 == 0).astype(float), query % 20
+    ids = Ids.single(user, 20)
+    by_query = LabelledRows.of(label, None, np.random.default_rng(0).integers(0, 2**60, ROWS).astype(np.uint64)[query])
+    assert id_auc(ids, by_query, None, None)[0] == pytest.approx(0.5, abs=0.005)
+    by_row, _ = id_auc(ids, rows_of(label), None, None)
+    assert by_row is not None
+    assert by_row < 0.48
+
+
 def test_an_id_made_of_the_label_has_all() -> None:
-    rows = LabelledRows.of(labels(), None)
+    rows = rows_of(labels())
     ids = Ids.single(rows.label.astype(int), 2)
     assert id_auc(ids, rows, ids, rows) == (1.0, 1.0)
 
 
 def test_a_list_that_is_empty_where_the_label_is_positive_has_all() -> None:
-    rows = LabelledRows.of(labels(), None)
+    rows = rows_of(labels())
     lengths = (rows.label == 0).astype(int)
     ids = Ids.lists(np.ones(lengths.sum(), dtype=int), lengths, 2)
     assert id_auc(ids, rows, ids, rows) == (1.0, 1.0)
 
 
 def test_a_number_is_judged_by_its_order_in_the_direction_that_training_says() -> None:
-    train, later = (LabelledRows.of(labels(seed=seed), None) for seed in (0, 1))
+    train, later = (rows_of(labels(seed=seed)) for seed in (0, 1))
     draw = np.random.default_rng(2)
     falling = [-2 * rows.label + draw.normal(size=ROWS) for rows in (train, later)]
     found = value_auc(falling[0], train, falling[1], later)
@@ -99,7 +115,7 @@ def test_a_number_is_judged_by_its_order_in_the_direction_that_training_says() -
 
 
 def test_a_value_amid_the_others_that_stands_for_the_label_is_found() -> None:
-    rows = LabelledRows.of(labels(), None)
+    rows = rows_of(labels())
     filled = np.where(rows.label == 1, 0.0, np.random.default_rng(0).normal(size=ROWS))
     assert abs(roc_auc_score(rows.label, filled) - 0.5) < 0.05
     for value in value_auc(filled, rows, filled, rows):
@@ -111,12 +127,12 @@ def test_rows_of_weight_zero_count_for_nothing() -> None:
     weight = np.tile([2.0, 0.0], ROWS // 2)
     label = labels()
     values = np.where(weight > 0, label, 1 - label)
-    assert value_auc(values, LabelledRows.of(label, weight), None, None)[0] == 1.0
-    assert LabelledRows.of(label, weight).classes == (label[::2].sum(), ROWS / 2 - label[::2].sum())
+    assert value_auc(values, rows_of(label, weight), None, None)[0] == 1.0
+    assert rows_of(label, weight).classes == (label[::2].sum(), ROWS / 2 - label[::2].sum())
 
 
 def test_without_both_labels_there_is_no_figure() -> None:
-    rows, other = LabelledRows.of(np.ones(20), None), LabelledRows.of(labels(rows=20), None)
+    rows, other = rows_of(np.ones(20)), rows_of(labels(rows=20))
     assert value_auc(np.arange(20.0), rows, np.arange(20.0), other) == (None, None)
     assert id_auc(Ids.single(np.zeros(20), 1), other, Ids.single(np.zeros(20), 1), rows)[1] is None
 
