@@ -9,7 +9,7 @@ from typing import Any
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.inspection.prepared_rows import PreparedReport
-from recsys.inspection.summaries import FeatureInSplit, SplitSummary
+from recsys.inspection.summaries import FeatureSummary, MeasuredAuc, SplitSummary
 from recsys.progress import silent
 from recsys.run import prepare, prepared_report
 
@@ -72,22 +72,24 @@ def _segment(split: SplitSummary, place: int) -> str:
 
 def _show_features(report: PreparedReport) -> None:
     looked_at = ", ".join(f"{each.rows_looked_at:,} {each.split}" for each in report.splits if each.rows_looked_at)
-    header = ("", "kind", *("rows with a value", "in validation"), "length", *("AUC", "in validation"))
+    header = ("", "kind", *("rows with a value", "in validation"), "length", *("AUC", "in validation", "of known"))
     rows = [
         (
             each.name,
             each.kind,
-            *_of_both(each.training, each.validation, "coverage", "{:.1%}"),
+            _cell(each.training.coverage, "{:.1%}"),
+            _cell(each.validation.coverage if each.validation else None, "{:.1%}"),
             _cell(each.training.mean_length, "{:.1f}"),
-            *_of_both(each.training, each.validation, "auc", "{:.3f}"),
+            *(_cell(value.value if value else None, "{:.3f}") for value in _aucs(each)),
         )
         for each in report.features
     ]
     show_table(f"Each feature by itself, in {looked_at} rows", header, rows)
 
 
-def _of_both(training: FeatureInSplit, validation: FeatureInSplit | None, figure: str, form: str) -> tuple[str, str]:
-    return _cell(getattr(training, figure), form), _cell(getattr(validation, figure, None), form)
+def _aucs(feature: FeatureSummary) -> tuple[MeasuredAuc | None, ...]:
+    later = feature.validation
+    return feature.training.auc, later.auc if later else None, feature.known_auc
 
 
 def _cell(value: float | None, form: str) -> str:

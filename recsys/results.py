@@ -61,16 +61,15 @@ class Data:
         `finding` says what is wrong with it, such as that it knows the label; empty: nothing. What is meant by each
         figure: `recsys/inspection/summaries.py`.
         """
-        rows = [
-            {"feature": each.name, "kind": each.kind}
-            | {
-                f"{split} {figure}": getattr(look, figure)
-                for figure in ("coverage", "mean_length", "auc", "auc_error")
-                for split, look in each.splits.items()
-            }
-            | {"finding": "; ".join(found.found for found in self._report.findings if found.subject == each.name)}
-            for each in self._report.features
-        ]
+        rows = []
+        for each in self._report.features:
+            row: dict[str, Any] = {"feature": each.name, "kind": each.kind}
+            for split, look in each.splits.items():
+                row |= {f"{split} coverage": look.coverage, f"{split} mean_length": look.mean_length}
+            aucs = {f"{split} auc": look.auc for split, look in each.splits.items()} | {"known auc": each.known_auc}
+            row |= {name: value and value.value for name, value in aucs.items()}
+            said = (finding.found for finding in self._report.findings if finding.subject == each.name)
+            rows.append(row | {"finding": "; ".join(said)})
         return pd.DataFrame(rows).set_index("feature")
 
     @cached_property

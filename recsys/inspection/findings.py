@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recsys.datasets.source import TRAIN, VALIDATION
-from recsys.inspection.summaries import FeatureInSplit, FeatureSummary, SplitSummary
+from recsys.inspection.summaries import FeatureSummary, MeasuredAuc, SplitSummary
 
 # Hardly any honest feature gets there alone: the best rankers of public click data, on all features, stay below 0.85.
 _LEAK_AUC = 0.95
@@ -41,8 +41,8 @@ def findings_of(splits: Sequence[SplitSummary], features: Sequence[FeatureSummar
 
 
 def _leak(feature: FeatureSummary) -> DataFinding | None:
-    judged = {name: look.auc for name, look in feature.splits.items() if _auc(look) is not None}
-    if not any(value is not None and value > _LEAK_AUC for value in judged.values()):
+    judged = {name: value.value for name, look in feature.splits.items() if (value := _judged(look.auc))}
+    if not any(value > _LEAK_AUC for value in judged.values()):
         return None
     shown = ", ".join(f"{value:.3f} in {name}" for name, value in judged.items())
     return DataFinding(
@@ -54,19 +54,28 @@ def _leak(feature: FeatureSummary) -> DataFinding | None:
 
 
 def _better_in_training(feature: FeatureSummary) -> DataFinding | None:
-    training, later = feature.training, feature.validation
-    if later is None or (known := _auc(training)) is None or (held_out := _auc(later)) is None:
+    known, later = _judged(feature.training.auc), feature.validation
+    held_out = _judged(later.auc) if later else None
+    if later is None or known is None or held_out is None or not _is_far_better(known, held_out):
         return None
-    gap, error = known - held_out, math.hypot(training.auc_error or 0, later.auc_error or 0)
-    if gap <= _MOST_GAP or gap < _MOST_ERRORS * error:
-        return None
-    found = f"its AUC is {known:.3f} in training and {held_out:.3f} in validation (standard error {error:.3f})"
-    if later.coverage < training.coverage / 2:
+    error = math.hypot(known.error, held_out.error)
+    found = (
+        f"its AUC is {known.value:.3f} in training and {held_out.value:.3f} in validation (standard error {error:.3f})"
+    )
+    if later.coverage < feature.training.coverage / 2:
         return DataFinding(
             feature.name,
-            f"{found}; its coverage {training.coverage:.1%} and {later.coverage:.1%}",
+            f"{found}; its coverage {feature.training.coverage:.1%} and {later.coverage:.1%}",
             "its values are met in training and hardly again, so that what is learnt of them is of no use later",
             "leave it out, or put in its place what is known of new values too",
+        )
+    of_known = _judged(feature.known_auc)
+    if of_known and not _is_far_better(known, of_known):
+        return DataFinding(
+            feature.name,
+            f"{found}; {of_known.value:.3f} in the rows of users and items that training knows",
+            "it tells of those that training knows, and many of validation's are others",
+            "nothing is wrong with it; features that tell of new users and items too will count for more",
         )
     return DataFinding(
         feature.name,
@@ -76,8 +85,13 @@ def _better_in_training(feature: FeatureSummary) -> DataFinding | None:
     )
 
 
-def _auc(look: FeatureInSplit) -> float | None:
-    return look.auc if look.scarcer_rows >= _LEAST_ROWS else None
+def _is_far_better(one: MeasuredAuc, other: MeasuredAuc) -> bool:
+    gap = one.value - other.value
+    return gap > _MOST_GAP and gap >= _MOST_ERRORS * math.hypot(one.error, other.error)
+
+
+def _judged(value: MeasuredAuc | None) -> MeasuredAuc | None:
+    return value if value and value.scarcer_rows >= _LEAST_ROWS else None
 
 
 def _no_value(feature: FeatureSummary) -> DataFinding | None:

@@ -6,11 +6,11 @@ split, some 300,000 rows of it. Everything is told of encoded rows, so that it h
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 
 from recsys.datasets.encoded import EncodedDataset
@@ -24,7 +24,6 @@ from recsys.features.vocabulary import UNKNOWN_ROW
 from recsys.inspection.findings import DataFinding, findings_of
 from recsys.inspection.single_feature import Ids, LabelledRows, id_auc, value_auc
 from recsys.inspection.summaries import FeatureInSplit, FeatureSummary, SegmentRows, SplitSummary
-from recsys.metrics.auc import auc_error
 from recsys.progress import Progress, silent
 from recsys.streaming.parquet import encoded_columns, read_row_group, require_columns, row_groups_of_split
 from recsys.streaming.row_groups import RowGroup
@@ -173,29 +172,31 @@ def _features(
     train_rows, later_rows = _labelled(contract, train), None if later is None else _labelled(contract, later)
     kinds = {feature.name: str(feature.kind) for feature in contract.schema.features}
     for name, kind in [*kinds.items(), (SEGMENT, SEGMENT)]:
-        columns = [train[name]] if later is None else [train[name], later[name]]
-        looks = [_there(contract, encoded.manifest.counts, name, column) for column in columns]
+        column, later_column = train[name], None if later is None else later[name]
         if kind == FeatureKind.DENSE:
-            numbers = [column.to_numpy() for column in columns]
-            values = value_auc(numbers[0], train_rows, numbers[1] if len(numbers) > 1 else None, later_rows)
+            later_values = None if later_column is None else later_column.to_numpy()
+            found = value_auc(column.to_numpy(), train_rows, later_values, later_rows)
         else:
-            ids = [_ids(contract, name, column) for column in columns]
-            values = id_auc(ids[0], train_rows, ids[1] if len(ids) > 1 else None, later_rows)
-        in_splits = [
-            FeatureInSplit(*look, value, None if value is None else auc_error(value, *rows.classes), min(rows.classes))
-            for look, value, rows in zip(looks, values, (train_rows, later_rows), strict=False)
-            if rows is not None
-        ]
-        is_constant = len(columns[0].unique()) < 2 if kind != FeatureKind.SPARSE_LIST else not len(columns[0].flatten())
-        shown = contract.schema.segment if kind == SEGMENT else name
-        yield FeatureSummary(shown, kind, is_constant, in_splits[0], in_splits[1] if len(in_splits) > 1 else None)
+            later_ids = None if later_column is None else _ids(contract, name, later_column)
+            found = id_auc(_ids(contract, name, column), train_rows, later_ids, later_rows)
+        there = partial(_there, contract, encoded.manifest.counts, name)
+        yield FeatureSummary(
+            contract.schema.segment if kind == SEGMENT else name,
+            kind,
+            len(column.unique()) < 2 if kind != FeatureKind.SPARSE_LIST else not len(column.flatten()),
+            FeatureInSplit(*there(column), found.training),
+            None if later_column is None else FeatureInSplit(*there(later_column), found.later),
+            found.known_later,
+        )
 
 
 def _labelled(contract: FeatureContract, rows: Mapping[str, pa.Array]) -> LabelledRows:
+    user, item = (rows[name].to_numpy() for name in (contract.schema.user, contract.schema.item))
     # The candidates of one query are of one user and one moment.
-    moments = {"user": rows[contract.schema.user].to_numpy(), "time": rows[TIME].cast(pa.int64()).to_numpy()}
-    query = pd.util.hash_pandas_object(pd.DataFrame(moments), index=False).to_numpy()
-    return LabelledRows.of(rows[LABEL].to_numpy(), rows[WEIGHT].to_numpy() if WEIGHT in rows else None, query)
+    query = (user, rows[TIME].cast(pa.int64()).to_numpy())
+    is_known = (user != UNKNOWN_ROW) & (item != UNKNOWN_ROW)
+    weight = rows[WEIGHT].to_numpy() if WEIGHT in rows else None
+    return LabelledRows.of(rows[LABEL].to_numpy(), weight, query, is_known)
 
 
 def _ids(contract: FeatureContract, name: str, column: pa.Array) -> Ids:

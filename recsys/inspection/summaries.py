@@ -54,6 +54,15 @@ class SplitSummary:
 
 
 @dataclass(frozen=True)
+class MeasuredAuc:
+    """An AUC with its standard error and the number of rows of the rarer label."""
+
+    value: float
+    error: float
+    scarcer_rows: int
+
+
+@dataclass(frozen=True)
 class FeatureInSplit:
     """One feature in the rows of a split that were looked at.
 
@@ -62,15 +71,16 @@ class FeatureInSplit:
             value, where the preparation filled any; a value that equals it by itself counts as filled.
         mean_length: of lists.
         auc: of the feature alone; None where all labels are equal.
-        auc_error: its standard error.
-        scarcer_rows: rows of the rarer label.
     """
 
     coverage: float
     mean_length: float | None
-    auc: float | None
-    auc_error: float | None
-    scarcer_rows: int
+    auc: MeasuredAuc | None
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "FeatureInSplit":
+        """Make one of its plain values."""
+        return cls(**{**document, "auc": document["auc"] and MeasuredAuc(**document["auc"])})
 
 
 @dataclass(frozen=True)
@@ -80,13 +90,15 @@ class FeatureSummary:
     Attributes:
         kind: one of `FeatureKind`, or "segment".
         is_constant: in training it has one value alone; of lists: all are empty.
+        known_auc: in those rows of validation whose user and item training knows.
     """
 
     name: str
     kind: str
     is_constant: bool
     training: FeatureInSplit
-    validation: FeatureInSplit | None
+    validation: FeatureInSplit | None = None
+    known_auc: MeasuredAuc | None = None
 
     @property
     def splits(self) -> dict[str, FeatureInSplit]:
@@ -96,6 +108,10 @@ class FeatureSummary:
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "FeatureSummary":
         """Make one of its plain values."""
-        later = document["validation"]
-        looks = {"training": FeatureInSplit(**document["training"]), "validation": later and FeatureInSplit(**later)}
-        return cls(**{**document, **looks})
+        later, known = document["validation"], document["known_auc"]
+        made = {
+            "training": FeatureInSplit.from_document(document["training"]),
+            "validation": later and FeatureInSplit.from_document(later),
+            "known_auc": known and MeasuredAuc(**known),
+        }
+        return cls(**{**document, **made})

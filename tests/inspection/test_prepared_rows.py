@@ -15,7 +15,7 @@ from recsys.features.schema import FeatureSchema
 from recsys.inspection import prepared_rows
 from recsys.inspection.findings import findings_of
 from recsys.inspection.prepared_rows import PreparedReport, report_on
-from recsys.inspection.summaries import FeatureInSplit, FeatureSummary, SplitSummary
+from recsys.inspection.summaries import FeatureInSplit, FeatureSummary, MeasuredAuc
 from tests.worlds import MadeSource, world_rows, world_schema, write_encoded_world
 
 Change = Callable[[dict[str, Any], np.random.Generator], None]
@@ -42,6 +42,11 @@ def report_of(folder: Path, change: Change, rows_per_day: int = 200) -> Prepared
 
 def feature(report: PreparedReport, name: str) -> FeatureSummary:
     return next(each for each in report.features if each.name == name)
+
+
+def value(auc: MeasuredAuc | None) -> float:
+    assert auc is not None
+    return auc.value
 
 
 def named(report: PreparedReport) -> dict[str, str]:
@@ -93,8 +98,7 @@ def test_honest_features_are_not_named(plain: EncodedDataset) -> None:
     assert report.findings == ()
     # The label is drawn by the item's parity, which turns round with the segment.
     item = feature(report, "item_id")
-    assert item.training.auc is not None
-    assert 0.55 < item.training.auc < 0.9
+    assert 0.55 < value(item.training.auc) < 0.9
 
 
 def _copy(columns: dict[str, Any], draw: np.random.Generator) -> None:
@@ -133,7 +137,7 @@ def test_a_feature_made_of_the_label_is_named(change: Change, name: str, tmp_pat
     found = feature(report, name)
     assert found.validation is not None
     assert (
-        f"an AUC of {found.training.auc:.3f} in training, {found.validation.auc:.3f} in validation"
+        f"an AUC of {value(found.training.auc):.3f} in training, {value(found.validation.auc):.3f} in validation"
         in named(report)[name]
     )
     assert {"item_id", "recent_item_ids", "user_id"}.isdisjoint(named(report))
@@ -150,7 +154,9 @@ def test_a_target_mean_that_holds_the_rows_own_label_is_named(tmp_path: Path) ->
     report = report_of(tmp_path / "rows", _target_mean_with_the_row_itself)
     price = feature(report, "price")
     assert price.validation is not None
-    found = f"its AUC is {price.training.auc:.3f} in training and {price.validation.auc:.3f} in validation"
+    found = (
+        f"its AUC is {value(price.training.auc):.3f} in training and {value(price.validation.auc):.3f} in validation"
+    )
     assert named(report)["price"].startswith(found)
     assert "own" in next(each.means for each in report.findings if each.subject == "price")
 
@@ -198,11 +204,7 @@ def test_a_split_of_one_label_is_named_and_has_no_auc(tmp_path: Path) -> None:
     assert named(report)["validation"] == "all of its 200 labels are 0"
     later = feature(report, "price").validation
     assert later is not None
-    assert (later.auc, later.auc_error) == (None, None)
-
-
-def summary(training: FeatureInSplit, validation: FeatureInSplit) -> FeatureSummary:
-    return FeatureSummary("price", "dense", False, training, validation)
+    assert later.auc is None
 
 
 @pytest.mark.parametrize(
@@ -220,9 +222,28 @@ def summary(training: FeatureInSplit, validation: FeatureInSplit) -> FeatureSumm
 def test_what_chance_can_do_is_not_named(
     known: float, later: float, error: float, scarcer: int, is_named: bool
 ) -> None:
-    looks = [FeatureInSplit(1.0, None, value, error, scarcer) for value in (known, later)]
-    splits = [SplitSummary("train", 100, "", "", 40, 9, 9, 0.0, 0.0, (), 100)]
-    assert bool(findings_of(splits, [summary(*looks)])) == is_named
+    looks = [FeatureInSplit(1.0, None, MeasuredAuc(value, error, scarcer)) for value in (known, later)]
+    assert bool(findings_of([], [FeatureSummary("price", "dense", False, *looks)])) == is_named
+
+
+def _new_users_later(columns: dict[str, Any], draw: np.random.Generator) -> None:
+    # An honest mean of each user's earlier labels; of later rows most are of users without any.
+    user, is_new = draw.integers(0, 20, 1000), (np.arange(1000) >= 600) & (np.arange(1000) % 5 > 0)
+    liking = draw.choice([0.1, 0.9], 20)
+    columns["clicked"] = (draw.random(1000) < np.where(is_new, 0.5, liking[user])).astype(int)
+    columns["price"] = np.where(is_new, 0.5, liking[user] + 0.1 * draw.normal(size=1000))
+    columns["user_id"] = np.where(is_new, 5000 + np.arange(1000), user).astype(object)
+
+
+def test_a_feature_that_says_nothing_of_new_users_is_told_from_a_leak(tmp_path: Path) -> None:
+    report = report_of(tmp_path / "rows", _new_users_later, rows_per_day=200)
+    price = feature(report, "price")
+    assert value(price.known_auc) > value(price.training.auc) - 0.1
+    (found,) = (each for each in report.findings if each.subject == "price")
+    assert f"{value(price.known_auc):.3f} in the rows of users and items that training knows" in found.found
+    assert "nothing is wrong with it" in found.do
+    # As in training, so with the rows of known users alone.
+    assert "hardly again" in next(each.means for each in report.findings if each.subject == "user_id")
 
 
 def test_of_many_rows_whole_row_groups_are_looked_at(plain: EncodedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
