@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from recsys.datasets.source import TRAIN, VALIDATION
+from recsys.features.schema import FeatureKind
 from recsys.inspection.summaries import FeatureSummary, MeasuredAuc, SplitSummary
 
 # Hardly any honest feature gets there alone: the best rankers of public click data, on all features, stay below 0.85.
@@ -77,6 +78,13 @@ def _better_in_training(feature: FeatureSummary) -> DataFinding | None:
             "it tells of those that training knows, and many of validation's are others",
             "nothing is wrong with it; features that tell of new users and items too will count for more",
         )
+    if feature.kind != FeatureKind.DENSE:
+        return DataFinding(
+            feature.name,
+            found,
+            "its values stand for single users or other few rows of training, and what is learnt of them does not last",
+            "make its values coarser, or leave it out; check that they were not made with the labels",
+        )
     return DataFinding(
         feature.name,
         found,
@@ -102,7 +110,7 @@ def _no_value(feature: FeatureSummary) -> DataFinding | None:
         )
     scarce = {name: look.coverage for name, look in feature.splits.items() if look.coverage < _LEAST_COVERAGE}
     # Ids that validation does not know are a matter of the split, and told with it.
-    if not scarce or (feature.kind == "sparse" and "training" not in scarce):
+    if not scarce or (feature.kind == FeatureKind.SPARSE and "training" not in scarce):
         return None
     shown = ", ".join(f"{share:.2%} in {name}" for name, share in scarce.items())
     return DataFinding(

@@ -226,6 +226,24 @@ def test_what_chance_can_do_is_not_named(
     assert bool(findings_of([], [FeatureSummary("price", "dense", False, *looks)])) == is_named
 
 
+@pytest.mark.parametrize(
+    ("kind", "coverage", "of_known", "says"),
+    [
+        ("dense", 1.0, 0.5, "each row's own among them"),
+        ("sparse", 1.0, 0.5, "single users"),
+        ("sparse_list", 0.4, 0.5, "hardly again"),
+        ("sparse", 1.0, 0.78, "many of validation's are others"),
+        ("dense", 1.0, 0.78, "many of validation's are others"),
+    ],
+)
+def test_why_a_feature_is_better_in_training_is_said(kind: str, coverage: float, of_known: float, says: str) -> None:
+    training, later, known = (MeasuredAuc(value, 0.001, 50) for value in (0.8, 0.5, of_known))
+    looks = FeatureInSplit(1.0, None, training), FeatureInSplit(coverage, None, later)
+    (found,) = findings_of([], [FeatureSummary("price", kind, False, *looks, known)])
+    assert "0.800 in training and 0.500 in validation" in found.found
+    assert says in found.means
+
+
 def _new_users_later(columns: dict[str, Any], draw: np.random.Generator) -> None:
     # An honest mean of each user's earlier labels; of later rows most are of users without any.
     user, is_new = draw.integers(0, 20, 1000), (np.arange(1000) >= 600) & (np.arange(1000) % 5 > 0)
