@@ -5,6 +5,7 @@ from typing import Any
 
 from ibis.backends.duckdb import Backend
 
+from recsys.datasets.declared_roles import LabelRule
 from recsys.datasets.schema_inference.column_profiles import ColumnKind, ColumnProfile, in_expression
 from recsys.datasets.schema_inference.drafted_features import (
     NETWORK,
@@ -17,7 +18,6 @@ from recsys.datasets.schema_inference.event_roles import EventRoles, Notes
 from recsys.datasets.schema_inference.first_rules import are_items, owned
 from recsys.datasets.schema_inference.role_words import Role, is_called, is_only
 from recsys.datasets.schema_inference.side_keys import SideKey
-from recsys.datasets.table_layout import LabelRule
 from recsys.features.schema import EXTRA_TYPES
 
 _SAME_WORD, _SAME_NUMBER = 0.8, 0.99

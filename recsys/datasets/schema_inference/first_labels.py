@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import quoted_name
+from recsys.datasets.declared_roles import LabelRule
 from recsys.datasets.schema_inference.column_profiles import ColumnKind, ColumnProfile, rows_of
 from recsys.datasets.schema_inference.event_roles import NOTHING, EventRoles, Notes, Settled
 from recsys.datasets.schema_inference.role_words import Role, is_called, score
-from recsys.datasets.table_layout import LabelRule
 from recsys.errors import UsageError, did_you_mean
 
 _MOST_GRADES = 21
@@ -139,7 +140,7 @@ def _plain(value: float) -> int | float:
     return int(value) if value.is_integer() else value
 
 
-def _values(events: EventRoles, name: str, connection: Backend) -> list[tuple[object, ...]]:
+def _values(events: EventRoles, name: str, connection: Backend) -> list[tuple[Any, ...]]:
     own, view = quoted_name(name), quoted_name(events.view)
     return rows_of(connection, f"SELECT DISTINCT {own} AS v FROM {view} WHERE {own} IS NOT NULL ORDER BY v")
 

@@ -34,6 +34,7 @@ from recsys.datasets.schema_inference.raw_tables import RawTable, find_tables, m
 from recsys.datasets.schema_inference.side_keys import find_sides
 from recsys.datasets.source import TRAIN
 from recsys.datasets.table_files import FILE_SPLIT
+from recsys.datasets.table_layout import TableLayout
 from recsys.errors import UsageError
 from recsys.features.schema import FeatureSchema
 from recsys.progress import Progress
@@ -140,7 +141,7 @@ class _Inference:
             "table": {key: value for key, value in table.items() if key == "candidates" or value not in ({}, [])},
         }
         where_is = f"The schema inferred from {raw}"
-        FeatureSchema.from_document(document, where_is)
+        TableLayout.from_document(document, FeatureSchema.from_document(document, where_is), where_is)
         head = _head(raw, shown, events, notes)
         seen = {entry["name"]: note for entry, note in drafted.features}
         text = commented_yaml(document, head, notes.said, seen)

@@ -108,8 +108,7 @@ def find_tables(raw: Path, names: Sequence[str], events: str, connection: Backen
         name = _table_name(files)
         name = f"{name}_{number}" if name in taken else name
         taken.add(name)
-        rest = {"splits": _splits(files), "csv": forms[files[0]]}
-        table = RawTable(name, tuple(files), types[files[0]], view=f"raw {number}", **rest)
+        table = RawTable(name, tuple(files), types[files[0]], _splits(files), forms[files[0]], f"raw {number}")
         tables.append(_stored(raw, table, connection))
     return tables
 
