@@ -30,7 +30,7 @@ from recsys.features.declaration import (
     Text,
     such_that,
 )
-from recsys.features.plain_yaml import plain_yaml, read_plain_yaml
+from recsys.features.plain_yaml import lines_named, plain_yaml, read_plain_yaml
 from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import for_elements, vector_element
 
@@ -249,7 +249,8 @@ def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
     """
     document = read_plain_yaml(schema_path, "Schema file")
     text = schema_path.read_text(encoding="utf-8")
-    return TableLayout.from_document(document, schema, f"Schema file {schema_path}", text)
+    with lines_named(schema_path, where := f"Schema file {schema_path}"):
+        return TableLayout.from_document(document, schema, where, text)
 
 
 def _check(layout: TableLayout, schema: FeatureSchema, where: str) -> None:
