@@ -183,8 +183,8 @@ def _parsed(text: str, where: str) -> exp.Expr:
         place = f", at character {found['col']}" if found.get("line") == 1 else ""
         reason = found.get("description") or "it is no SQL"
         raise UsageError(
-            f"{where}: {text!r} cannot be read{place} ({reason}); expected one expression of {_GRAMMAR}. A column whose "
-            "name is not a plain word stands in double quotation marks."
+            f"{where}: {text!r} cannot be read{place} ({reason}); expected one expression of {_GRAMMAR}. A column "
+            "whose name is no plain word stands in double quotation marks."
         ) from error
     if tree is None:
         raise UsageError(f"{where}: {text!r} holds no expression; expected one such as `price / mean_price`.")

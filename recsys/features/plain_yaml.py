@@ -111,7 +111,7 @@ def lines_named(path: Path, where: str) -> Iterator[None]:
             root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_PlainLoader)
             place, _, sentence = said[len(where) :].partition(": ")
             place = place.removeprefix(", ").replace("`", "")
-            if line := _line_of(root, place, _BACKTICKED.findall(sentence)):
+            if root and (line := _line_of(root, place, _BACKTICKED.findall(sentence))):
                 error.args = (f"{where}, line {line}{said[len(where) :]}",)
         raise
 
