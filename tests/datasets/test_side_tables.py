@@ -72,7 +72,9 @@ def test_a_table_of_the_events_holds_each_keys_first_value(tmp_path: Path) -> No
 
 def test_a_column_of_two_tables_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("item_id,price\na,1\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"`price` stands in the events and in the side table `items`.*`items_price: price`"):
+    with pytest.raises(
+        DataError, match=r"`price` stands in the events and in the side table `items`.*`items_price: price`"
+    ):
         read_table(tmp_path, table={"tables": {"items": {"files": "items.csv", "key": "item_id"}}})
 
 
