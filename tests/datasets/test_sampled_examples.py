@@ -218,7 +218,9 @@ def test_without_any_order_the_past_is_counted_out_of_fold(tmp_path: Path) -> No
         "history": {"scope": "train_only", "features": {"sold": {"kind": "count", "by": ["item_id"], "folds": 2}}},
     }
     rows, _ = read_table(tmp_path, columns, table, features=[*IDS, feature("sold")])
-    train = rows[(rows.bought == 1) & (rows.split == "train")].groupby("item_id").size()
+    events = pd.DataFrame(columns)
+    is_train = events.user_id.map(rows.groupby("user_id").split.first()) == "train"
+    train = events[is_train].groupby("item_id").size()
     later = rows[rows.split != "train"].groupby("item_id")["sold"].first()
     assert later.to_dict() == {item: train.get(item, 0) for item in later.index}
 
