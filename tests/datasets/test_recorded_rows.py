@@ -22,8 +22,8 @@ from recsys.datasets.source import Source
 from recsys.datasets.split import TimeSplit
 from recsys.features.schema import load_schema
 from recsys.progress import silent
+from tests.datasets.archives.releases import write_100k, write_csv
 from tests.datasets.made_up_shop import LINE_COLUMNS, SPLIT_DAYS, shop_lines
-from tests.datasets.test_movielens import write_100k, write_csv
 
 SCHEMAS = Path(__file__).parents[2] / "data" / "schemas"
 RECORDED = Path(__file__).parent / "recorded"

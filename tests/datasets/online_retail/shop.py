@@ -6,10 +6,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys.datasets.archives.retail_transactions import COLUMNS
 from recsys.datasets.database import fetch, temporary_database
 from recsys.datasets.online_retail.examples import Sampling
 from recsys.datasets.online_retail.retail_source import OnlineRetailSource
-from recsys.datasets.online_retail.transactions import COLUMNS
 from recsys.datasets.split import TimeSplit
 from recsys.features.schema import FeatureSchema, load_schema
 from recsys.progress import silent
