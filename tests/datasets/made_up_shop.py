@@ -33,7 +33,7 @@ def shop_lines() -> list[Line]:
     """About 600 lines of 14 months.
 
     Among them: repeats within a minute (other titles, prices, quantities), lines that are added to an invoice minutes
-    later or after midnight, two invoices of a customer in one minute, guests, cancellations, prices of 0 and NaN,
+    or hours later, two invoices of a customer in one minute, guests, cancellations, prices of 0 and NaN,
     codes that are no products, products that are new that day or were not sold for months, titles that change, are
     padded or missing, and a customer who moves to another country.
     """
@@ -63,7 +63,7 @@ def _invoice(rng: random.Random, invoice: str, time: datetime, customer: int, da
     if rng.random() < 0.2:
         lines.append(_line(rng, invoice, codes[0], time, customer, day, country))
     if rng.random() < 0.1:
-        later = time + timedelta(minutes=3 if rng.random() < 0.7 else 900)
+        later = time + timedelta(minutes=3 if rng.random() < 0.7 else 200)
         lines.append(_line(rng, invoice, codes[-1], later, customer, day, country))
         lines.append(_line(rng, invoice, known[0], later, customer, day, country))
     kind = rng.random()
