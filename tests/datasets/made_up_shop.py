@@ -19,8 +19,12 @@ LINE_COLUMNS = pa.schema(
         "country": pa.string(),
     }
 )
-SPLIT_DAYS = ("2010-12-20", "2011-02-01", "2011-02-15", "2011-03-01")
-"""Where training, validation and test begin in the shop, and where test ends."""
+SHOP_SPLITS = {
+    "train_start": "2010-12-20",
+    "validation_start": "2011-02-01",
+    "test_start": "2011-02-15",
+    "test_end": "2011-03-01",
+}
 
 _FIRST = datetime(2010, 1, 4)
 # (first day, days, invoices): a season of the year before, quiet months, then the weeks that are learnt from.

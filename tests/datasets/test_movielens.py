@@ -6,21 +6,17 @@ import pandas as pd
 import pytest
 
 from recsys.datasets.database import temporary_database
-from recsys.datasets.movielens import MovielensSource
 from recsys.datasets.staging import stage
-from recsys.errors import UsageError
 from recsys.features.schema import load_schema
 from recsys.progress import silent
-from tests.datasets.archives.releases import write_1m, write_100k, write_csv
-
-SCHEMAS = Path(__file__).parents[2] / "data" / "schemas"
+from tests.datasets.archives.releases import SCHEMAS, release_source, write_1m, write_100k, write_csv
 
 
 def read(raw: Path, schema_name: str = "movielens") -> pd.DataFrame:
     """The rows as `encode` would see them, in time order."""
     schema = load_schema(SCHEMAS / f"{schema_name}.yaml")
     with temporary_database(raw.parent, "500MB", 1) as connection:
-        rows = stage(connection, MovielensSource(raw).read(connection, schema, silent), schema).table
+        rows = stage(connection, release_source(raw, schema_name).read(connection, schema, silent), schema).table
         return connection.con.sql(connection.compile(rows)).df().sort_values("time", ignore_index=True)
 
 
@@ -69,8 +65,3 @@ def test_the_csv_layout_has_segments_by_past_activity(tmp_path: Path) -> None:
     assert rows["segment"].tolist() == ["new", "light", "new", "light", "new", *["light"] * 5]
     assert rows["title_words"][0].tolist() == ["amélie", "or", "fate"]
     assert rows["genres"][6].tolist() == []
-
-
-def test_the_schema_of_another_layout_is_refused_with_the_right_one(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"this MovieLens release has new, light, regular, heavy.*movielens_csv.yaml"):
-        read(write_csv(tmp_path / "ml"), "movielens")

@@ -15,17 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.datasets.database import fetch, temporary_database
-from recsys.datasets.movielens import MovielensSource
-from recsys.datasets.online_retail import OnlineRetailSource
-from recsys.datasets.online_retail.examples import Sampling
 from recsys.datasets.source import Source
-from recsys.datasets.split import TimeSplit
 from recsys.features.schema import load_schema
 from recsys.progress import silent
-from tests.datasets.archives.releases import write_100k, write_csv
-from tests.datasets.made_up_shop import LINE_COLUMNS, SPLIT_DAYS, shop_lines
+from tests.datasets.archives.releases import SCHEMAS, release_source, write_100k, write_csv
+from tests.datasets.made_up_shop import LINE_COLUMNS, SHOP_SPLITS, shop_lines
+from tests.datasets.online_retail.shop import shop_source
 
-SCHEMAS = Path(__file__).parents[2] / "data" / "schemas"
 RECORDED = Path(__file__).parent / "recorded"
 # Users who rate in the same second, also where a split ends; a user who leaves and one who comes late.
 RATINGS = [
@@ -40,15 +36,15 @@ RATINGS = [
 def shop(folder: Path) -> Source:
     """The shop's rows, few validation invoices among them that rank."""
     pq.write_table(pa.Table.from_pylist(shop_lines(), schema=LINE_COLUMNS), folder / "transactions.parquet")
-    return OnlineRetailSource(folder, TimeSplit.from_days(*SPLIT_DAYS), Sampling(4, 5, 0))
+    return shop_source(folder, SHOP_SPLITS, negatives=4, ranked=5)
 
 
 def release_with_users(folder: Path) -> Source:
-    return MovielensSource(write_100k(folder / "ml", RATINGS))
+    return release_source(write_100k(folder / "ml", RATINGS), "movielens")
 
 
 def csv_release(folder: Path) -> Source:
-    return MovielensSource(write_csv(folder / "ml", RATINGS))
+    return release_source(write_csv(folder / "ml", RATINGS), "movielens_csv")
 
 
 def sorted_rows(source: Source, schema_name: str, scratch: Path) -> pd.DataFrame:

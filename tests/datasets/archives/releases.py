@@ -2,6 +2,15 @@
 
 from pathlib import Path
 
+from recsys.datasets.archives import unpack
+from recsys.datasets.source import Source
+from recsys.datasets.table import TableSource
+from recsys.datasets.table_layout import load_table_layout
+from recsys.features.schema import load_schema
+from recsys.progress import silent
+
+SCHEMAS = Path(__file__).parents[3] / "data" / "schemas"
+
 # Ten ratings, one a second: the first eight are train, the ninth validation, the tenth test.
 RATINGS = [
     (1, 7, 5, 100),
@@ -52,3 +61,12 @@ def write_csv(folder: Path, ratings: list[tuple[int, int, int, int]] = RATINGS) 
     movies = '7,"Amélie, or Fate (2001)",Comedy|Romance\n8,Toy Story (1995),Animation\n9,Untitled,(no genres listed)\n'
     (folder / "movies.csv").write_text("movieId,title,genres\n" + movies, encoding="utf-8")
     return folder
+
+
+def release_source(raw: Path, schema_name: str = "movielens") -> Source:
+    """The release as the schema file that ships with the project declares it, unpacked beside `raw`."""
+    target = raw.parent / f"{raw.name}_tables"
+    target.mkdir(parents=True, exist_ok=True)
+    unpack("movielens", raw, target, silent)
+    path = SCHEMAS / f"{schema_name}.yaml"
+    return TableSource(target, load_table_layout(path, load_schema(path)))
