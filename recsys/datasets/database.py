@@ -153,6 +153,16 @@ def store(connection: Backend, name: str, rows: ir.Table) -> ir.Table:
     return connection.table(name)
 
 
+@contextmanager
+def in_written_order(connection: Backend) -> Iterator[None]:
+    """Within it, rows are numbered in the order in which they stand in their files, at the cost of memory."""
+    connection.raw_sql("SET preserve_insertion_order = true")
+    try:
+        yield
+    finally:
+        connection.raw_sql("SET preserve_insertion_order = false")
+
+
 def folder_of(connection: Backend) -> Path:
     """The folder of a temporary database, which vanishes with it."""
     ((path,),) = connection.raw_sql("SELECT path FROM duckdb_databases() WHERE NOT internal").fetchall()

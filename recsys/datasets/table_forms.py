@@ -5,9 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
 from pydantic import Field
 
+from recsys.datasets.database import is_moment, is_nothing, make_timestamp, utc_without_zone
 from recsys.datasets.table_files import TSV_SUFFIXES
+from recsys.errors import DataError
 from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Text, Word, such_that
 
 UTF8 = "utf-8"
@@ -81,3 +86,34 @@ class TimeForm(Declaration):
         """Refuse a format of numbers."""
         if self.format and self.unit != TIMESTAMP:
             raise ValueError(f"has a format, but numbers since 1970 have none; expected unit: {TIMESTAMP}.")
+
+
+def moments_of(column: ir.Value, declared: TimeForm, where: str, key: str) -> ir.TimestampValue:
+    """Return a column's times in UTC, without zone, in microseconds.
+
+    Args:
+        where: the files, for messages; key: where the schema file declares the times.
+
+    Raises:
+        DataError: the column has another type than the declared unit asks for.
+    """
+    name, unit, form = declared.column, declared.unit, column.type()
+    if is_nothing(form):
+        return column.cast(dt.Timestamp(scale=6))
+    if unit == TIMESTAMP:
+        if not is_moment(form):
+            raise DataError(
+                f"{where}: time column `{name}` has type {form}; expected a timestamp. If it holds numbers, "
+                f"set `{key}.unit` to seconds, ms or us."
+            )
+        return utc_without_zone(column)
+    if not form.is_numeric():
+        raise DataError(f"{where}: time column `{name}` has type {form}; expected numbers, as `{key}.unit` is {unit}.")
+    if form.is_integer():
+        return make_timestamp(column.cast("int64") * TIME_UNITS[unit])
+    return make_timestamp((nan_as_null(column) * TIME_UNITS[unit]).round().cast("int64"))
+
+
+def nan_as_null(column: ir.Value) -> ir.Value:
+    """The column with null in place of NaN."""
+    return column.isnan().ifelse(ibis.null(column.type()), column) if column.type().is_floating() else column

@@ -1,156 +1,33 @@
 """The `table:` block of a schema file: how a user's own files become rows of the schema.
 
-It declares values and nothing else. A rule is a column, or a column compared with a number or word: there is no
-expression language, so nothing that stands in a schema file can run.
+It declares values, and expressions over columns that are checked word by word (`recsys/datasets/expressions.py`):
+nothing that stands in a schema file reads, writes or calls anything.
 """
 
-import datetime
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
-from pathlib import Path, PurePosixPath
+from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, PlainValidator
+from pydantic import BeforeValidator, PlainValidator
 
-from recsys.datasets.declared_history import HistoryRule, check_history
-from recsys.datasets.declared_values import Declared
+from recsys.datasets.declared_examples import CandidateRule, NegativeRule, QueryRule, RankingRule
+from recsys.datasets.declared_history import HistoryRule, Order, check_history
+from recsys.datasets.declared_roles import LabelRule, SegmentRule, SplitRule, Values
+from recsys.datasets.declared_tables import MergeRule, SideTable, patterns_of
+from recsys.datasets.expressions import Expression, parse_expression
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
 from recsys.datasets.table_forms import CsvForm, TimeForm
 from recsys.errors import UsageError, did_you_mean
-from recsys.features.declaration import (
-    NOT_NULL,
-    ByValue,
-    Declaration,
-    Expected,
-    Listed,
-    Named,
-    Text,
-    such_that,
-)
+from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Named, Text
 from recsys.features.plain_yaml import plain_yaml, read_plain_yaml
 from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import for_elements, vector_element
 
 _SPLITS = (TRAIN, VALIDATION, TEST)
-_COMPARISON = re.compile(r"^(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*(?P<value>[^<>=!]+)$")
-
-
-@dataclass(frozen=True)
-class LabelRule:
-    """Label 1 where `column` stands in the relation `operator` to `value`; with no operator, the column's own 0 or 1.
-
-    >>> LabelRule.parse("rating > 3")
-    LabelRule(column='rating', operator='>', value=3)
-    >>> LabelRule.parse("clicked")
-    LabelRule(column='clicked', operator='', value='')
-    """
-
-    column: str
-    operator: str = ""
-    value: Declared = ""
-
-    @classmethod
-    def parse(cls, text: str) -> "LabelRule":
-        """Read "column" or "column > value"; a value in quotation marks is text."""
-        if not isinstance(text, str) or not text:
-            raise ValueError
-        if not (match := _COMPARISON.match(text.strip())):
-            return cls(text.strip())
-        return cls(match["column"].strip(), match["operator"], _value_of(match["value"].strip()))
-
-
-def _value_of(word: str) -> Declared:
-    """What an unquoted word stands for; what would be written otherwise, as 007 would, is text."""
-    if word.lower() in ("true", "false"):
-        return word.lower() == "true"
-    for form in (int, float):
-        with suppress(ValueError):
-            if re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?(e-?\d+)?", word):
-                return form(word)
-    return word.strip("'\"")
-
-
-def _in_a_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-
-def _moment(value: Any) -> datetime.datetime:
-    moment = datetime.datetime.fromisoformat(str(value))
-    return moment.astimezone(datetime.UTC).replace(tzinfo=None) if moment.tzinfo else moment
-
-
-_Values = Annotated[
-    tuple[Any, ...],
-    BeforeValidator(_in_a_tuple),
-    such_that(lambda values: all(isinstance(value, Declared) for value in values)),
-    Expected("a value of the column. An empty place in the files needs no declaration"),
-]
-_Moment = Annotated[datetime.datetime, PlainValidator(_moment), Expected("a UTC date or time such as 2011-07-01")]
-
-
-@dataclass(frozen=True)
-class SegmentRule(Declaration):
-    """The segment of a row, from `column`.
-
-    With `bins`, rising numbers b1, b2, ...: the first segment below b1, the second from b1 to below b2, and so on.
-    No numbers, which are not the same as None, put every row that has a value into the only segment. With `names`: raw
-    values, each with its segment. With neither, the column's values are the segments' names.
-    """
-
-    column: Text
-    bins: Annotated[
-        Listed[Annotated[float, Field(strict=True)]] | None, Expected("a list of rising numbers"), NOT_NULL
-    ] = None
-    names: ByValue[Text] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse two rules at once."""
-        if self.bins is not None and self.names:
-            raise ValueError("has both `bins` and `names`; expected one of them.")
-        if strange := [value for value in self.names if not isinstance(value, Declared)]:
-            raise ValueError(f"names has the key {strange[0]!r}; expected values of the column.")
-
-
-@dataclass(frozen=True)
-class SplitRule(Declaration):
-    """Which rows are train, validation and test, where the files do not say it.
-
-    With a `column`: the raw values of each split. Otherwise by time: train before `validation_start`, validation
-    before `test_start`, test before `test_end` (None: to the end). Rows outside every split are left out and counted.
-    """
-
-    column: Text = ""
-    train: _Values = ()
-    validation: _Values = ()
-    test: _Values = ()
-    validation_start: _Moment | None = None
-    test_start: _Moment | None = None
-    test_end: _Moment | None = None
-
-    @classmethod
-    def keys(cls, values: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
-        """Those of the splits by a column, or of those by time."""
-        if "column" in values:
-            return ("column", *_SPLITS), ("column", *_SPLITS)
-        return ("validation_start", "test_start", "test_end"), ("validation_start", "test_start")
-
-    def __post_init__(self) -> None:
-        """Refuse spans of time that do not follow one another, and a value of two splits."""
-        starts = [start for start in (self.validation_start, self.test_start, self.test_end) if start is not None]
-        if any(later <= earlier for earlier, later in pairwise(starts)):
-            found = ", ".join(map(str, starts))
-            raise ValueError(f"validation_start, test_start and test_end must rise; found {found}.")
-        words = [str(value) for value, _ in self.values]
-        if repeated := [value for value, _ in self.values if words.count(str(value)) > 1]:
-            raise ValueError(f"the value {repeated[0]!r} stands in two splits; expected one.")
-
-    @property
-    def values(self) -> tuple[tuple[Declared, str], ...]:
-        """Raw values, each with its split."""
-        return tuple((value, split) for split in _SPLITS for value in getattr(self, split))
+# Of fields that no document has.
+_AS_IT_IS = PlainValidator(lambda value: value)
 
 
 @dataclass(frozen=True)
@@ -166,16 +43,8 @@ def _files(found: Any) -> dict[str, tuple[str, ...]]:
         strange = [name for name in found if name not in _SPLITS]
         hint = did_you_mean(strange[0], _SPLITS) if strange else ""
         raise ValueError(f"names the splits {list(found)}{hint}; expected {', '.join(_SPLITS)}.")
-    files = {}
-    for split, entry in (found if isinstance(found, Mapping) else {"": found}).items():
-        patterns = [entry] if isinstance(entry, str) else entry
-        if not isinstance(patterns, list | tuple) or not patterns or not all(isinstance(one, str) for one in patterns):
-            raise ValueError(f"holds {entry!r}; expected a path, a pattern, or a list of them.")
-        for pattern in patterns:
-            if PurePosixPath(pattern).is_absolute() or ".." in PurePosixPath(pattern).parts or "\0" in pattern:
-                raise ValueError(f"holds {pattern!r}; expected a path below the raw folder, without `..`.")
-        files[split] = tuple(patterns)
-    return files
+    each = found.items() if isinstance(found, Mapping) else [("", found)]
+    return {split: patterns_of(entry) for split, entry in each}
 
 
 @dataclass(frozen=True)
@@ -183,25 +52,43 @@ class TableLayout(Declaration):
     """The block.
 
     Attributes:
-        files: split -> patterns below the raw folder; the one key "" where a split rule says the split.
+        files: of the events: split -> patterns below the raw folder; the one key "" where a split rule says the split.
+        label: None: every event is a positive, and `negatives` are drawn.
+        time, position: the column of times, or of places in a user's own order; neither: nothing is known of order.
         columns: name in the schema -> name in the files, where the two differ.
         missing: feature or weight -> the values that stand for "not known" in the files.
         csv: how CSV files are written.
+        tables: side tables by name, joined to the events by a key.
+        derive: column -> expression over columns of the files and features of the past.
+        where: conditions that an event meets, or it is left out.
         lists: sparse list -> text column that holds it; words: sparse list -> text column, cut into lower-case words.
+        archive: the publisher's archive that the raw folder may hold in place of the files; see `recsys/datasets/archives`.
         text: of the schema file, which goes along with a ranker that is to read rows in the same way.
     """
 
     files: Annotated[dict[str, tuple[str, ...]], BeforeValidator(_files)]
-    label: Annotated[LabelRule, PlainValidator(LabelRule.parse), Expected("text such as `rating > 3`")]
-    time: TimeForm
     segment: SegmentRule
+    label: Annotated[LabelRule | None, PlainValidator(LabelRule.parse), Expected("text such as `rating > 3`")] = None
+    time: Annotated[TimeForm | None, NOT_NULL] = None
+    position: Text = ""
     splits: Annotated[SplitRule | None, NOT_NULL] = None
     columns: Named[Text] = field(default_factory=dict)
-    missing: Named[_Values] = field(default_factory=dict)
+    missing: Named[Values] = field(default_factory=dict)
     lists: Named[ListedText] = field(default_factory=dict)
     words: Named[Text] = field(default_factory=dict)
+    tables: Named[SideTable] = field(default_factory=dict)
+    derive: Named[Text] = field(default_factory=dict)
+    where: Annotated[Listed[Text], Expected("a list of conditions such as [quantity > 0]")] = ()
+    merge: Annotated[MergeRule | None, NOT_NULL] = None
+    query: Annotated[QueryRule | None, NOT_NULL] = None
+    candidates: Annotated[CandidateRule | None, NOT_NULL] = None
+    negatives: Annotated[NegativeRule | None, NOT_NULL] = None
+    ranking: Annotated[RankingRule | None, NOT_NULL] = None
     history: HistoryRule = field(default_factory=HistoryRule)
     csv: CsvForm = field(default_factory=CsvForm)
+    archive: Annotated[str, Expected("one of", ("movielens", "online_retail"))] = ""
+    expressions: Annotated[Mapping[str, Expression], _AS_IT_IS] = field(default_factory=dict)
+    conditions: Annotated[tuple[Expression, ...], _AS_IT_IS] = ()
     text: str = ""
 
     @property
@@ -209,11 +96,27 @@ class TableLayout(Declaration):
         """Sparse list -> the text column that it is cut out of."""
         return {**{name: one.column for name, one in self.lists.items()}, **self.words}
 
+    @property
+    def order(self) -> Order:
+        """What says which of two events was earlier."""
+        return "time" if self.time else "position" if self.position else "none"
+
+    @property
+    def computed(self) -> frozenset[str]:
+        """Features of the past and derived columns: what no file holds."""
+        return frozenset((*self.history.features, *self.derive))
+
+    @cached_property
+    def counted(self) -> frozenset[str]:
+        """Features of the past, and derived columns that read one: what a row's own columns do not say."""
+        past = self.history.features
+        return frozenset((*past, *(name for name in self.expressions if reads_of(name, self) & set(past))))
+
     @classmethod
     def keys(cls, values: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
-        """All but the text, which is not of the block."""
+        """All but what is made of the others."""
         known, required = super().keys(values)
-        return [key for key in known if key != "text"], required
+        return [key for key in known if key not in ("text", "expressions", "conditions")], required
 
     @classmethod
     def from_document(
@@ -233,10 +136,15 @@ class TableLayout(Declaration):
         if not isinstance(document.get("table"), Mapping):
             raise UsageError(
                 f"{where}: the block is missing; a source of kind `table` needs it to know files, label, time and "
-                "splits. Copy that of data/schemas/ml_100k.yaml."
+                "splits. `recsys init <file or folder>` writes one."
             )
         layout = cls.checked(document["table"], where)
-        _check(layout, schema, where)
+        layout = replace(
+            layout,
+            expressions={name: parse_expression(one, f"{where}.derive.{name}") for name, one in layout.derive.items()},
+            conditions=tuple(parse_expression(one, f"{where}.where") for one in layout.where),
+        )
+        check_layout(layout, schema, where)
         missing = for_elements(layout.missing, [feature.name for feature in schema.dense])
         return replace(layout, missing=missing, text=text or plain_yaml(document))
 
@@ -252,20 +160,39 @@ def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
     return TableLayout.from_document(document, schema, f"Schema file {schema_path}", text)
 
 
-def _check(layout: TableLayout, schema: FeatureSchema, where: str) -> None:
-    """Refuse what the schema does not know, and what contradicts it."""
+def check_layout(layout: TableLayout, schema: FeatureSchema, where: str) -> None:
+    """Refuse what the schema does not know, and what contradicts it.
+
+    Raises:
+        UsageError: names the key, what was found and what to write instead.
+    """
     if ("" in layout.files) != (layout.splits is not None):
         raise UsageError(
             f"{where}: the splits are said by `files: {{train: ..., validation: ..., test: ...}}` or by "
             "`splits:`; exactly one of the two must do it."
         )
+    if layout.time and layout.position:
+        raise UsageError(f"{where}: has `time` and `position`; expected one of them to say the order.")
+    _check_order(layout, where)
+    _check_examples(layout, where)
     _check_segment(layout.segment, schema, f"{where}.segment")
     _check_names(layout, schema, where)
-    check_history(layout.history, schema, ("label", schema.label, layout.label.column), f"{where}.history")
-    for feature in (one for one in schema.features if one.name not in layout.history.features):
+    label = (layout.label.column,) if layout.label else ()
+    labels = ("label", schema.label, *label)
+    check_history(layout.history, schema, _read_names(layout), labels, layout.order, f"{where}.history")
+    for name in layout.derive:
+        if name in layout.history.features:
+            raise UsageError(f"{where}.derive: `{name}` stands under `history.features` too; expected one of them.")
+        if leak := [column for column in reads_of(name, layout) if column in labels]:
+            if name in {feature.name for feature in schema.features}:
+                raise UsageError(
+                    f"{where}.derive.{name}: reads `{leak[0]}`, which is the label or what it is made of: the feature "
+                    "would leak the answer. `history` can count earlier rows' values of a derived column."
+                )
+    for feature in (one for one in schema.features if one.name not in layout.computed):
         column = layout.texts.get(feature.name) or layout.columns.get(feature.name, feature.name)
         # The user and the item stand in every row whatever is asked of it.
-        if column == layout.label.column and feature.name not in (schema.user, schema.item):
+        if column in label and feature.name not in (schema.user, schema.item):
             raise UsageError(
                 f"{where}: the feature `{feature.name}` reads `{column}`, which the label is made of: it would leak "
                 "the answer. Leave the feature out; `history` can count earlier rows' values."
@@ -275,6 +202,64 @@ def _check(layout: TableLayout, schema: FeatureSchema, where: str) -> None:
             raise UsageError(
                 f"{where}: `{feature.name}` is the segment and a feature, with different values. Name the segment "
                 f"otherwise, such as `{feature.name}_segment`."
+            )
+
+
+def reads_of(name: str, layout: TableLayout) -> set[str]:
+    """The columns that a derived column reads, itself or through other derived ones; features of the past end it."""
+    found, open_names = set[str](), [name]
+    while open_names:
+        for column in layout.expressions[open_names.pop()].columns:
+            if column not in found:
+                found.add(column)
+                if column in layout.expressions:
+                    open_names.append(column)
+    return found
+
+
+def _read_names(layout: TableLayout) -> list[str]:
+    """Names that expressions, features of the past and the segment read."""
+    read = [column for expression in layout.expressions.values() for column in expression.columns]
+    for entry in layout.history.features.values():
+        read += [*entry.columns, entry.to]
+    return [*read, layout.segment.column]
+
+
+def _check_order(layout: TableLayout, where: str) -> None:
+    """Refuse rules that need times, or an order, where the events have none."""
+    order, splits = layout.order, layout.splits
+    if order != "time":
+        instead = "leave_last: 1 or " if order == "position" else ""
+        if splits and splits.needs_times:
+            raise UsageError(
+                f"{where}.splits: `{splits.needs_times}` needs times, and `table.time` is not declared. Use "
+                f"{instead}shares by row or by user."
+            )
+        if layout.query and layout.query.session:
+            raise UsageError(f"{where}.query: `session` needs `table.time`. Use `next: event`, or a column.")
+        if layout.candidates and layout.candidates.within:
+            raise UsageError(f"{where}.candidates: `within` needs `table.time`. Use `top`, or leave it out.")
+    if order == "none" and splits and splits.leave_last:
+        raise UsageError(
+            f"{where}.splits: `leave_last` needs an order. Declare `table.time` or `table.position`, or use shares by "
+            "row or by user."
+        )
+
+
+def _check_examples(layout: TableLayout, where: str) -> None:
+    """Refuse positives without negatives, and lists to rank that nothing makes."""
+    if layout.label is None and layout.negatives is None:
+        raise UsageError(
+            f"{where}: has no `label`, so every event is a positive, and no `negatives`, so nothing tells positives "
+            "from. Declare `negatives: {per_positive: 4}` and `query: {next: event}`, or a `label`."
+        )
+    if layout.label and layout.negatives:
+        raise UsageError(f"{where}: has `label` and `negatives`; expected one, as labelled rows bring their own.")
+    for key in ("negatives", "ranking", "candidates"):
+        if getattr(layout, key) is not None and layout.query is None:
+            raise UsageError(
+                f"{where}: has `{key}` and no `query`, which says what belongs together. Declare `query: {{next: "
+                "event}}`, `query: {{session: 30m}}` or `query: {{column: <column>}}`."
             )
 
 
@@ -290,6 +275,11 @@ def _check_segment(rule: SegmentRule, schema: FeatureSchema, where: str) -> None
             f"{where}.names: leads to `{strange[0]}`{did_you_mean(strange[0], names)}; expected one of "
             f"{', '.join(names)}."
         )
+    for key in ("missing", "other"):
+        if (name := getattr(rule, key)) and name not in names:
+            raise UsageError(
+                f"{where}: `{key}` is {name}{did_you_mean(name, names)}; expected one of {', '.join(names)}."
+            )
 
 
 def _check_names(layout: TableLayout, schema: FeatureSchema, where: str) -> None:
@@ -299,8 +289,8 @@ def _check_names(layout: TableLayout, schema: FeatureSchema, where: str) -> None
         _require_names(getattr(layout, key), lists, "a feature of kind sparse_list", f"{where}.{key}")
     if both := sorted(set(layout.lists) & set(layout.words)):
         raise UsageError(f"{where}: `{both[0]}` stands under `lists` and under `words`; expected one of them.")
-    # Features that are not counted, vectors by their own name and by their elements', and the weight.
-    names = [feature.name for feature in schema.features if feature.name not in layout.history.features]
+    # Features that are not computed, vectors by their own name and by their elements', and the weight.
+    names = [feature.name for feature in schema.features if feature.name not in layout.computed]
     vectors = [vector[0] for name in names if (vector := vector_element(name))]
     in_files = list(dict.fromkeys([*names, *vectors, *([schema.weight] if schema.weight else [])]))
     _require_names(

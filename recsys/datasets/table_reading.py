@@ -47,7 +47,6 @@ from recsys.errors import DataError, UsageError
 from recsys.features.column_names import OWN_PREFIX
 
 _FILE = f"{OWN_PREFIX}file"
-_FOLDERS = "table_folders"
 _TEXT = "text"
 """In place of a plain type: columns of CSV files and of folders, which have none."""
 
@@ -82,6 +81,7 @@ class TableReader:
         raw: the folder in which they lie.
         uses: the columns that are used, and what for; all others are passed on as they are found.
         apart: a column in which rows of two splits differ whatever else they hold; no part of their hash.
+        name: of the views that are made in the database.
     """
 
     raw: Path
@@ -89,6 +89,7 @@ class TableReader:
     uses: Mapping[str, Use]
     rules: TextRules
     apart: str = ""
+    name: str = "table"
     _opened: dict[Path, Path] = field(default_factory=dict)
 
     def read(self, connection: Backend, files: Sequence[TableFile]) -> ir.Table:
@@ -104,7 +105,7 @@ class TableReader:
         hashed = ", ".join(quoted_name(name) for name in names if name != self.apart) or "0"
         selects = [self._select(part, names, types) for part in parts]
         query = f"SELECT *, hash({hashed}) AS {quoted_name(ROW_HASH)} FROM ({' UNION ALL '.join(selects)})"
-        return view(connection, "table_files", query)
+        return view(connection, f"{self.name}_files", query)
 
     def _parts(self, connection: Backend, files: Sequence[TableFile]) -> list[_Part]:
         columns, rows = {}, {}
@@ -121,7 +122,7 @@ class TableReader:
             self._load_folders(connection, files)
         parts = []
         for number, same in enumerate(grouped.values()):
-            part = _Part(f"table_part_{number}", same, columns[same[0]])
+            part = _Part(f"{self.name}_part_{number}", same, columns[same[0]])
             view(connection, part.name, self._rows(connection, part))
             parts.append(part)
         return parts
@@ -148,7 +149,7 @@ class TableReader:
         names = dict.fromkeys(name for file in files for name in file.folders)
         columns: dict[str, list[str | None]] = {_FILE: [str(self._path(connection, file)) for file in files]}
         columns |= {name: [file.folders.get(name) for file in files] for name in names}
-        load(connection, _FOLDERS, pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()}))
+        load(connection, f"{self.name}_folders", pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()}))
 
     def _path(self, connection: Backend, file: TableFile) -> Path:
         """Where the database finds a file: without links and `..` above, so that it names it as we do."""
@@ -170,8 +171,9 @@ class TableReader:
             columns = [quoted_name(name) for name in part.own]
         if not folders:
             return f"SELECT {', '.join(columns)} FROM {rows}"
-        columns += [f"{_FOLDERS}.{quoted_name(name)}" for name in folders]
-        return f"SELECT {', '.join(columns)} FROM {rows} files JOIN {_FOLDERS} USING ({quoted_name(_FILE)})"
+        table = f"{self.name}_folders"
+        columns += [f"{table}.{quoted_name(name)}" for name in folders]
+        return f"SELECT {', '.join(columns)} FROM {rows} files JOIN {table} USING ({quoted_name(_FILE)})"
 
     def _types(self, connection: Backend, parts: Sequence[_Part], names: Sequence[str]) -> dict[str, str]:
         """Name -> the DuckDB type that text takes, `MOMENT`, or nothing for a column that stays as it is."""

@@ -4,22 +4,19 @@ A feature and the segment hang on nothing but their own columns, so that rows wi
 model gets them, are read by the same code as rows to learn from.
 """
 
-import datetime
 import functools
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import ibis
-import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from recsys.datasets.database import is_moment, is_nothing, make_timestamp, utc_without_zone
+from recsys.datasets.database import is_nothing, make_timestamp
+from recsys.datasets.declared_roles import SplitRule
 from recsys.datasets.declared_values import Declared, compared, equals
-from recsys.datasets.source import TEST, TRAIN, VALIDATION
-from recsys.datasets.table_files import FILE_SPLIT
-from recsys.datasets.table_forms import TIME_UNITS
-from recsys.datasets.table_layout import SplitRule, TableLayout
+from recsys.datasets.table_forms import TIME_UNITS, moments_of, nan_as_null
+from recsys.datasets.table_layout import TableLayout
 from recsys.errors import DataError, similar_name
 from recsys.features.column_names import OWN_PREFIX
 from recsys.features.schema import FeatureKind, FeatureSchema
@@ -54,8 +51,12 @@ class TableShape:
 
     def segment(self) -> ir.Value:
         """The name of the row's segment, or what stands in its place."""
+        return self.segment_of(self._segment_column())
+
+    def segment_of(self, column: ir.Value) -> ir.Value:
+        """The segment by the value of the declared column, which may have been counted."""
         rule, names = self.layout.segment, self.schema.segments
-        column = self._segment_column()
+        missing = rule.missing or ibis.null("string")
         if rule.bins is not None:
             if not column.type().is_numeric():
                 raise DataError(
@@ -64,16 +65,18 @@ class TableShape:
                 )
             place = self._place(rule.column, "table.segment.bins")
             cases = [(compared(column, "<", edge, place), name) for edge, name in zip(rule.bins, names, strict=False)]
-            return ibis.cases((column.isnull(), ibis.null("string")), *cases, else_=names[-1])
+            return ibis.cases((column.isnull(), missing), *cases, else_=names[-1])
         # A value without a name stays as it is, so that the check of the segments can show it.
-        named = [(is_meant, name) for is_meant, name, _ in self._named_segments()]
-        return ibis.cases(*named, else_=column.cast("string"))
+        named = [(is_meant, name) for is_meant, name, _ in self._named_segments(column)]
+        return ibis.cases((column.isnull(), missing), *named, else_=rule.other or column.cast("string"))
 
     def label(self) -> ir.Value:
         """0 or 1 by the layout's rule; the column itself where there is none."""
         rule = self.layout.label
+        if rule is None:
+            return ibis.literal(1, type="int8")
         # NaN first: DuckDB holds it for greater than any number, so an unknown rating would be a positive label.
-        column = _nan_as_null(self.column(rule.column, "the label", "table.label"))
+        column = nan_as_null(self.column(rule.column, "the label", "table.label"))
         if not rule.operator:
             return column.cast("float64") if is_nothing(column.type()) else column
         place = self._place(rule.column, "table.label")
@@ -86,39 +89,23 @@ class TableShape:
 
     def time(self) -> ir.TimestampValue:
         """UTC, without zone, in microseconds."""
-        name, unit = self.layout.time.column, self.layout.time.unit
-        column = self.column(name, "the time", "table.time.column")
-        form = column.type()
-        if is_nothing(form):
-            return column.cast(dt.Timestamp(scale=6))
-        if unit == "timestamp":
-            if not is_moment(form):
+        if self.layout.position:
+            # The order alone counts: a place stands for so many seconds of 1970.
+            place = self.column(self.layout.position, "the position", "table.position")
+            if not (place.type().is_integer() or is_nothing(place.type())):
                 raise DataError(
-                    f"{self.where}: time column `{name}` has type {form}; expected a timestamp. If it holds numbers, "
-                    "set `table.time.unit` to seconds, ms or us."
+                    f"{self.where}: column `{self.layout.position}` has type {place.type()}; expected whole numbers, "
+                    "which `table.position` puts into an order."
                 )
-            return utc_without_zone(column)
-        if not form.is_numeric():
-            raise DataError(
-                f"{self.where}: time column `{name}` has type {form}; expected numbers, as `table.time.unit` is {unit}."
-            )
-        if form.is_integer():
-            return make_timestamp(column.cast("int64") * TIME_UNITS[unit])
-        return make_timestamp((_nan_as_null(column) * TIME_UNITS[unit]).round().cast("int64"))
+            return make_timestamp(place.cast("int64") * TIME_UNITS["seconds"])
+        if self.layout.time is None:
+            return make_timestamp(ibis.literal(0, type="int64"))
+        column = self.column(self.layout.time.column, "the time", "table.time.column")
+        return moments_of(column, self.layout.time, self.where, "table.time")
 
-    def split(self, moment: ir.TimestampValue) -> ir.StringValue:
-        """The row's split, null outside every split; `moment` is its time."""
-        rule = self.layout.splits
-        if rule is None:
-            return self.raw[FILE_SPLIT]
-        if rule.column:
-            return ibis.cases(*((is_meant, split) for is_meant, split, _ in self._named_splits(rule)))
-        ends = (
-            (rule.validation_start, TRAIN),
-            (rule.test_start, VALIDATION),
-            (rule.test_end or datetime.datetime.max, TEST),
-        )
-        return ibis.cases(*((moment < end, split) for end, split in ends))
+    def split_by_column(self, rule: SplitRule) -> ir.StringValue:
+        """The row's split by a column's values; null where the value has none."""
+        return ibis.cases(*((is_meant, split) for is_meant, split, _ in self._named_splits(rule)))
 
     def occurrences(self) -> dict[str, ir.BooleanValue]:
         """Where each value that the layout declares occurs, by its key and itself."""
@@ -127,9 +114,10 @@ class TableShape:
             for name in self.layout.missing
             for is_meant, value in self._missing(name, self._source(name))
         }
-        if self.layout.segment.bins is None:
+        if self.layout.segment.bins is None and self.layout.segment.column not in self.layout.counted:
             key = "segment.names" if self.layout.segment.names else "segments"
-            found |= {f"{key}: {value}": is_meant for is_meant, _, value in self._named_segments()}
+            named = self._named_segments(self._segment_column())
+            found |= {f"{key}: {value}": is_meant for is_meant, _, value in named}
         rule = self.layout.splits
         if rule is not None and rule.column:
             found |= {f"splits.{split}: {value}": is_meant for is_meant, split, value in self._named_splits(rule)}
@@ -140,12 +128,21 @@ class TableShape:
         there = [column for column in self.raw.columns if not column.startswith(OWN_PREFIX)]
         if name in there:
             return self.raw[name]
+        if name in self.layout.expressions and name not in self.layout.counted:
+            parts = self.layout.expressions[name].columns
+            use, key = f"part of the derived column `{name}`", f"table.derive.{name}"
+            return self.layout.expressions[name].to_ibis({part: self.derived_part(part, use, key) for part in parts})
         close = similar_name(name, there)
         raise DataError(
             f"{self.where}: column `{name}` is missing, which is to be {use}; found {', '.join(there)}."
             f"{f' Did you mean `{close}`?' if close else ''} Rename it in the file, or say under `{key}` of schema "
             f"`{self.schema.name}` which column it is."
         )
+
+    def derived_part(self, name: str, use: str, key: str) -> ir.Value:
+        """A column that an expression reads: a feature by its name in the schema, else a column of the files."""
+        is_renamed = name in self.layout.columns or name in self.layout.texts
+        return self.feature(name) if is_renamed else self.column(name, use, key)
 
     def _known(self, name: str) -> ir.Value:
         """The column of a feature or weight, null where it holds NaN or a value that stands for nothing known."""
@@ -155,7 +152,7 @@ class TableShape:
             unknown = self.layout.missing[name]
             place = self._place(name, f"table.missing.{name}")
             return column.filter(lambda one: ~_any(equals(one, value, place) for value in unknown))
-        column = _nan_as_null(column)
+        column = nan_as_null(column)
         return _any(missing).fill_null(False).ifelse(ibis.null(column.type()), column) if missing else column
 
     def _missing(self, name: str, column: ir.Value) -> Iterator[tuple[ir.BooleanValue, Declared]]:
@@ -173,7 +170,7 @@ class TableShape:
         if name in self.layout.texts:
             return self._text(self.layout.texts[name], use)
         vector = vector_element(name)
-        if vector is None or name in self.layout.columns or name in self.raw.columns:
+        if vector is None or name in self.layout.columns or name in self.raw.columns or name in self.layout.expressions:
             return self.column(self.layout.columns.get(name, name), use)
         column = self.column(self.layout.columns.get(vector[0], vector[0]), use)
         if not column.type().is_array():
@@ -195,10 +192,10 @@ class TableShape:
         return column
 
     def _segment_column(self) -> ir.Value:
-        return _nan_as_null(self.column(self.layout.segment.column, "the segment", "table.segment.column"))
+        return nan_as_null(self.column(self.layout.segment.column, "the segment", "table.segment.column"))
 
-    def _named_segments(self) -> Iterator[tuple[ir.BooleanValue, str, Declared]]:
-        rule, column = self.layout.segment, self._segment_column()
+    def _named_segments(self, column: ir.Value) -> Iterator[tuple[ir.BooleanValue, str, Declared]]:
+        rule = self.layout.segment
         place = self._place(rule.column, "table.segment.names" if rule.names else "segments")
         # Without names the column's values are the segments' own.
         for value, name in rule.names.items() or [(name, name) for name in self.schema.segments]:
@@ -223,7 +220,3 @@ def _stripped(word: ir.StringValue) -> ir.StringValue:
 
 def _any(conditions: list[ir.BooleanValue] | Iterator[ir.BooleanValue]) -> ir.BooleanValue:
     return functools.reduce(operator.or_, conditions)
-
-
-def _nan_as_null(column: ir.Value) -> ir.Value:
-    return column.isnan().ifelse(ibis.null(column.type()), column) if column.type().is_floating() else column
