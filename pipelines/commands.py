@@ -99,6 +99,23 @@ COMMANDS = (
         positional_help="a Parquet file, or a folder with some anywhere below it",
     ),
     Command(
+        "init",
+        "look at rows that nobody has declared yet, and write a commented schema file for them",
+        "recsys init path/to/folder --output shop.yaml",
+        ("runtime.threads", "runtime.memory_limit"),
+        (
+            Option("--output", "schema file to write (<name of the folder or file>.yaml)", default="", is_path=True),
+            Option("--events", "the files that are the events: a name, folder or pattern (guessed)", default=""),
+            Option("--user", "column of users (guessed, as all below)", default=""),
+            Option("--item", "column of items", default=""),
+            Option("--time", "column of times; none: there is none", default=""),
+            Option("--label", "column of 0 and 1, or a rule such as 'stars > 3'; none: only positives", default=""),
+            Option("--query", "column of baskets, sessions or lists; none: there is none", default=""),
+        ),
+        positional="path",
+        positional_help="a Parquet or CSV file, or a folder with some anywhere below it",
+    ),
+    Command(
         "prepare",
         "raw rows -> encoded Parquet, everything fitted on the training split; reports what came out",
         "recsys prepare data=online_retail data.raw=path/to/folder",

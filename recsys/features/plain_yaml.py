@@ -63,6 +63,15 @@ def plain_yaml(document: Mapping[str, Any]) -> str:
     return yaml.dump(document, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
 
+def flow_yaml(value: Any) -> str:
+    """Return the text of a plain value in one line, as it may stand behind a key."""
+    text = yaml.dump(
+        value, Dumper=_PlainDumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=1e9
+    )
+    # Behind a plain word stands a mark of its end.
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 def read_plain_yaml(path: Path, what: str) -> dict[str, Any]:
     """Read a file of keys and values.
 
