@@ -4,7 +4,7 @@ A feature of the past may be counted of another one (how often a user bought aga
 is counted for every event first, by the same rule, strictly before the event.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -80,16 +80,13 @@ class ComputedFeatures:
         """
         return self._computed(connection, rows, events, self.asked, progress, is_final=True, more=more)
 
-    def derived(self, rows: ir.Table, names: Iterable[str], column: Callable[[str], ir.Value] | None = None) -> ir.Table:
-        """Return `rows` with derived columns, in the order of `names`.
-
-        Args:
-            column: gives a column by its name; absent: under its own name in `rows`.
-        """
+    def derived(self, rows: ir.Table, names: Iterable[str]) -> ir.Table:
+        """Return `rows` with derived columns, in the order of `names`; what they read stands there by `own_name`."""
         for name in names:
             if name in self.layout.expressions and own_name(name) not in rows.columns:
-                found = column or (lambda each, rows=rows: rows[own_name(each)])
-                rows = rows.mutate(**{own_name(name): self.layout.expressions[name].to_ibis(found)})
+                expression = self.layout.expressions[name]
+                parts = {part: rows[own_name(part)] for part in expression.columns}
+                rows = rows.mutate(**{own_name(name): expression.to_ibis(parts)})
         return rows
 
     @property

@@ -8,21 +8,19 @@ from dataclasses import dataclass
 
 import ibis
 import ibis.expr.types as ir
-from ibis.backends.duckdb import Backend
 
 from recsys.datasets.assigned_split import assigned_split, is_history
 from recsys.datasets.computed_features import ComputedFeatures, own_name
-from recsys.datasets.database import epoch_us, store
+from recsys.datasets.database import epoch_us
 from recsys.datasets.declared_history import HistoryScope
 from recsys.datasets.event_tables import RawEvents
-from recsys.datasets.past import CONTRIBUTES, LABEL, MOMENT, ROW, UNIT
+from recsys.datasets.past import CONTRIBUTES, LABEL, MOMENT, ROW, UNIT, PastKind
 from recsys.datasets.source import SPLIT, TRAIN
 from recsys.datasets.staging import missing_or_infinite_as_null
 from recsys.datasets.table_files import FILE_SPLIT, ROW_HASH
 from recsys.datasets.table_shape import TableShape
 from recsys.errors import DataError
 from recsys.features.column_names import OWN_PREFIX
-from recsys.progress import Progress
 
 TIME = f"{OWN_PREFIX}time"
 IS_PAST = f"{OWN_PREFIX}is_past"
@@ -49,7 +47,7 @@ def event_columns(raw: RawEvents, computed: ComputedFeatures, shape: TableShape)
     time = shape.time()
     user = shape.feature(schema.user)
     split = split_of(shape, time, user, _identity(shape))
-    columns = {own_name(name): read_column(name, shape) for name in computed.read}
+    columns = {own_name(name): column for name, column in counted_columns(computed, shape).items()}
     # Without any order nothing is known to have been earlier.
     moment = ibis.null("int64") if layout.order == "none" else epoch_us(time)
     is_past = is_history(layout.splits, time) if layout.order == "time" else ibis.literal(False)
@@ -67,6 +65,36 @@ def event_columns(raw: RawEvents, computed: ComputedFeatures, shape: TableShape)
     }
 
 
+def counted_columns(computed: ComputedFeatures, shape: TableShape) -> dict[str, ir.Value]:
+    """The columns of events that features of the past are counted by and of.
+
+    Raises:
+        DataError: one is missing, or of a type that cannot be counted so; names the feature.
+    """
+    past = computed.layout.history.features
+    readers = {column: name for name, one in reversed(past.items()) for column in one.columns}
+    found = {
+        name: read_column(name, shape, f"the history feature `{readers[name]}`" if name in readers else "a derived column")
+        for name in computed.read
+    }
+    for name, one in past.items():
+        by = [column for column in one.keyed_by if column in found and found[column].type().is_array()]
+        most = 0 if one.kind is PastKind.RECENT else 1
+        if len(by) > most:
+            raise DataError(
+                f"{shape.where}: the history feature `{name}` is counted by the lists {', '.join(by)}; expected "
+                f"{'at most one list' if most else 'none'} among {list(one.keyed_by)}."
+            )
+        if one.kind in (PastKind.MEAN, PastKind.SUM) and one.of in found:
+            form = found[one.of].type()
+            if not (form.is_numeric() or form.is_boolean()):
+                raise DataError(
+                    f"{shape.where}: column `{one.of}` has type {form}; expected numbers, of which the history feature "
+                    f"`{name}` is the {one.kind}."
+                )
+    return found
+
+
 def split_of(shape: TableShape, time: ir.TimestampValue, user: ir.Value, identity: ir.Value) -> ir.StringValue:
     """The row's split, as its file, a column or a rule says; null outside every split."""
     rule = shape.layout.splits
@@ -81,7 +109,7 @@ def _identity(shape: TableShape) -> ir.Value:
     return shape.raw[ROW_HASH] if ROW_HASH in shape.raw.columns else shape.feature(shape.schema.item)
 
 
-def read_column(name: str, shape: TableShape, use: str = "read by a feature of the past") -> ir.Value:
+def read_column(name: str, shape: TableShape, use: str = "a column of the table") -> ir.Value:
     """A column by its name in the schema, else in the files; `label` and `segment` are the declared ones."""
     schema, layout = shape.schema, shape.layout
     declared = {feature.name for feature in schema.features}
@@ -99,7 +127,7 @@ def read_column(name: str, shape: TableShape, use: str = "read by a feature of t
     role, source, read = roles[name]
     if name != role and name in shape.raw.columns and name != source:
         raise DataError(
-            f"{shape.where}: `{name}`, {use}, may be the declared {name}, which is made of `{source}`, or the files' "
+            f"{shape.where}: `{name}` of {use} may be the declared {name}, which is made of `{source}`, or the files' "
             f"own column `{name}`. Write `{role}` for the declared one, or rename the column in the files."
         )
     return _plain_numbers(read())
@@ -117,16 +145,3 @@ def user_key(user: ir.Value) -> ir.IntegerValue:
         return user.try_cast("int64").fill_null(-1)
     # Asked of the user, as the hash of null is a number like any other.
     return user.isnull().ifelse(-1, user.hash() & ibis.literal(2**62 - 1))
-
-
-def stored_log(
-    connection: Backend,
-    raw: RawEvents,
-    computed: ComputedFeatures,
-    columns: dict[str, ir.Value],
-    rows: ir.Table,
-    progress: Progress,
-) -> EventLog:
-    """Run the reading of the events once, and count for each of them what others are counted of."""
-    stored = store(connection, f"{OWN_PREFIX}events", rows.select(**columns))
-    return EventLog(raw, computed, computed.on_events(connection, stored, progress))

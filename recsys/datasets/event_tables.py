@@ -116,11 +116,9 @@ def _kept(
     """The rows that meet every condition; a condition that is null is not met."""
     shape = TableShape(rows, layout, schema, where)
     meets = [
-        condition.to_ibis(lambda name: shape.column(name, "read by a condition", "table.where"))
+        condition.condition({name: shape.derived_part(name, "a condition", "table.where") for name in condition.columns})
         for condition in layout.conditions
     ]
-    if wrong := [one for one, each in zip(layout.conditions, meets, strict=True) if not each.type().is_boolean()]:
-        raise DataError(f"{where}: `table.where` has `{wrong[0].text}`, which is no condition; expected true or false.")
     kept = rows.filter(*meets)
     counted = fetch_one(connection, rows.aggregate(rows=rows.count()))["rows"]
     left = fetch_one(connection, kept.aggregate(rows=kept.count()))["rows"]

@@ -12,7 +12,7 @@ from recsys.datasets.database import epoch_us, fetch_one, store
 from recsys.datasets.declared_examples import QueryRule
 from recsys.datasets.declared_history import HistoryScope
 from recsys.datasets.enum_columns import with_enums
-from recsys.datasets.event_log import TIME, EventLog, read_column, user_key
+from recsys.datasets.event_log import IS_PAST, TIME, EventLog, counted_columns, read_column, user_key
 from recsys.datasets.event_tables import RawEvents, reduced
 from recsys.datasets.past import CONTRIBUTES, LABEL, MOMENT, ROW, UNIT
 from recsys.datasets.source import SPLIT, TRAIN
@@ -24,7 +24,7 @@ from recsys.progress import Progress
 
 QUERY, ITEM = f"{OWN_PREFIX}query", f"{OWN_PREFIX}item"
 """Numbers of queries and items: of queries in the order of their times, of items in the order of their ids."""
-ID, IS_PAST = f"{OWN_PREFIX}query_id", f"{OWN_PREFIX}is_past"
+ID = f"{OWN_PREFIX}query_id"
 _RULE_SPLIT = f"{OWN_PREFIX}rule_split"
 
 
@@ -84,7 +84,8 @@ def _stored_events(connection: Backend, raw: RawEvents, computed: ComputedFeatur
     assert rule is not None
     shape = raw.shape(raw.joined(raw.rows, epoch_us(raw.shape(raw.rows).time())))
     time = shape.time()
-    columns = {own_name(name): read_column(name, shape) for name in (*computed.read, schema.user, schema.item)}
+    columns = {own_name(name): column for name, column in counted_columns(computed, shape).items()}
+    columns |= {own_name(name): read_column(name, shape) for name in (schema.user, schema.item)}
     columns |= {_kept(name): shape.column(name, "kept for the query", "table.query.keep") for name in rule.keep}
     if moment := _moment_column(raw):
         columns[_kept(moment)] = shape.column(moment, "the time", "table.time.column")

@@ -14,10 +14,10 @@ from recsys.datasets.candidate_lists import CandidateLists, GroupedValues, Ints,
 from recsys.datasets.computed_features import own_name
 from recsys.datasets.database import fetch, fetch_one, load_batches
 from recsys.datasets.declared_examples import CandidateRule
-from recsys.datasets.event_log import TIME
+from recsys.datasets.event_log import IS_PAST, TIME
 from recsys.datasets.event_tables import RawEvents
 from recsys.datasets.pair_rows import HAD_BEFORE, PairRows
-from recsys.datasets.query_tables import ID, IS_PAST, ITEM, QUERY, QueryLog, file_name, read_queries
+from recsys.datasets.query_tables import ID, ITEM, QUERY, QueryLog, file_name, read_queries
 from recsys.datasets.sampled_pairs import COUNT, IS_POSITIVE, IS_RANKING, PAIRS, RANKING, PairSampler, Queries
 from recsys.datasets.source import SPLIT, TRAIN
 from recsys.errors import DataError

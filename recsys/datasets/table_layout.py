@@ -26,6 +26,8 @@ from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import for_elements, vector_element
 
 _SPLITS = (TRAIN, VALIDATION, TEST)
+# Of fields that no document has.
+_AS_IT_IS = PlainValidator(lambda value: value)
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class TableLayout(Declaration):
     history: HistoryRule = field(default_factory=HistoryRule)
     csv: CsvForm = field(default_factory=CsvForm)
     archive: Annotated[str, Expected("one of", ("movielens", "online_retail"))] = ""
-    expressions: Mapping[str, Expression] = field(default_factory=dict)
-    conditions: tuple[Expression, ...] = ()
+    expressions: Annotated[Mapping[str, Expression], _AS_IT_IS] = field(default_factory=dict)
+    conditions: Annotated[tuple[Expression, ...], _AS_IT_IS] = ()
     text: str = ""
 
     @property

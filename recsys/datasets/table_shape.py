@@ -129,13 +129,20 @@ class TableShape:
         if name in there:
             return self.raw[name]
         if name in self.layout.expressions and name not in self.layout.counted:
-            return self.layout.expressions[name].to_ibis(lambda read: self.column(read, f"part of `{name}`", "table.derive"))
+            parts = self.layout.expressions[name].columns
+            use, key = f"part of the derived column `{name}`", f"table.derive.{name}"
+            return self.layout.expressions[name].to_ibis({part: self.derived_part(part, use, key) for part in parts})
         close = similar_name(name, there)
         raise DataError(
             f"{self.where}: column `{name}` is missing, which is to be {use}; found {', '.join(there)}."
             f"{f' Did you mean `{close}`?' if close else ''} Rename it in the file, or say under `{key}` of schema "
             f"`{self.schema.name}` which column it is."
         )
+
+    def derived_part(self, name: str, use: str, key: str) -> ir.Value:
+        """A column that an expression reads: a feature by its name in the schema, else a column of the files."""
+        is_renamed = name in self.layout.columns or name in self.layout.texts
+        return self.feature(name) if is_renamed else self.column(name, use, key)
 
     def _known(self, name: str) -> ir.Value:
         """The column of a feature or weight, null where it holds NaN or a value that stands for nothing known."""
