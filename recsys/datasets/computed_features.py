@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
@@ -160,7 +161,7 @@ class ComputedFeatures:
             waiting = [name for name in waiting if name not in done]
             extra = []
             if waiting or not is_final:
-                rows = store(connection, f"{OWN_PREFIX}counted_{len(done)}_{is_final}", rows)
+                rows = store(connection, str(ibis.util.gen_name("counted")), rows)
             known = known if is_final else done
         return rows
 

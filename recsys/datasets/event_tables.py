@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import ibis.expr.types as ir
@@ -60,9 +61,17 @@ class RawEvents:
 
 
 def read_events(
-    connection: Backend, raw: Path, layout: TableLayout, schema: FeatureSchema, progress: Progress
+    connection: Backend,
+    raw: Path,
+    layout: TableLayout,
+    schema: FeatureSchema,
+    progress: Progress,
+    before: datetime | None = None,
 ) -> RawEvents:
     """Read the events and side tables below `raw`.
+
+    Args:
+        before: UTC, without zone; events from then on are as if they stood in no file. None: all events.
 
     Raises:
         DataError: see `find_files`, `TableReader.read` and `read_sides`; or a column is missing or stands twice.
@@ -78,6 +87,8 @@ def read_events(
         apart=layout.splits.column if layout.splits else "",
     )
     rows, where = reader.read(connection, files), shown_files(files)
+    if before:
+        rows = rows.filter(TableShape(rows, layout, schema, where).time() < before)
     counts: dict[str, int] = {}
     if layout.conditions:
         rows, counts = _kept(connection, rows, layout, schema, where)

@@ -40,8 +40,8 @@ class RowReader:
     """
 
     def __init__(self, layout: TableLayout, schema: FeatureSchema, id_types: Mapping[str, pa.DataType]) -> None:
-        self._layout, self._schema = layout, schema
-        self._history = [feature.name for feature in layout.history.counted]
+        self.layout, self._schema = layout, schema
+        self._history = [feature.name for feature in schema.features if feature.name in layout.counted]
         self._columns = self._files_columns(id_types)
         self.origins = origins_of(layout, schema)
         # One thread: the rows must keep their order, and batches are small.
@@ -86,7 +86,7 @@ class RowReader:
                 self._backend.con.register(_ROWS, table.schema.empty_table())
                 raw = ibis.table(self._backend.table(_ROWS).schema(), name=_ROWS)
                 self._backend.con.unregister(_ROWS)
-                shape = TableShape(raw, self._layout, self._schema, _WHERE)
+                shape = TableShape(raw, self.layout, self._schema, _WHERE)
                 columns = {
                     feature.name: raw[feature.name] if feature.name in self._history else shape.feature(feature.name)
                     for feature in self._schema.features
@@ -96,7 +96,7 @@ class RowReader:
             return self._queries[table.schema]
 
     def _files_columns(self, id_types: Mapping[str, pa.DataType]) -> dict[str, _Column]:
-        layout, schema = self._layout, self._schema
+        layout, schema = self.layout, self._schema
         names = [feature.name for feature in schema.features]
         columns: dict[str, _Column] = {}
         for feature in schema.features:
@@ -136,7 +136,7 @@ class RowReader:
                     "the past (`table.history`), which rows to score do not bring along: add the column with what is "
                     "known of each row's past."
                 )
-            TableShape(raw, self._layout, self._schema, _WHERE).column(name, column.meaning)
+            TableShape(raw, self.layout, self._schema, _WHERE).column(name, column.meaning)
 
     def _stored(self, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
         """The column in a type that DuckDB reads as it reads the files' own."""
