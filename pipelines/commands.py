@@ -100,9 +100,10 @@ COMMANDS = (
     ),
     Command(
         "prepare",
-        "raw rows -> encoded Parquet, everything fitted on the training split",
+        "raw rows -> encoded Parquet, everything fitted on the training split; reports what came out",
         "recsys prepare data=online_retail data.raw=path/to/folder",
         WHOLE_RUN,
+        (AS_JSON,),
     ),
     Command("pretrain", "pre-train or import the embedding tower", "recsys pretrain data=online_retail", WHOLE_RUN),
     Command(

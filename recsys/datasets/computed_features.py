@@ -70,7 +70,12 @@ class ComputedFeatures:
         return self._computed(connection, events, events, self.of_events, progress, is_final=False)
 
     def on_rows(
-        self, connection: Backend, rows: ir.Table, events: ir.Table, progress: Progress, more: Sequence[PastFeature] = ()
+        self,
+        connection: Backend,
+        rows: ir.Table,
+        events: ir.Table,
+        progress: Progress,
+        more: Sequence[PastFeature] = (),
     ) -> ir.Table:
         """Return `rows`, a stored table, with those of `asked` that they do not have; the last step is not run yet.
 
@@ -169,6 +174,4 @@ class ComputedFeatures:
         one = self.layout.history.features[name].counted_as(own_name(name))
         columns = {key: own_name(getattr(one, key)) for key in ("beside", "to", "together")}
         of = one.of if one.of == AGE_DAYS else own_name(one.of)
-        return replace(
-            one, by=tuple(map(own_name, one.by)), within=tuple(map(own_name, one.within)), of=of, **columns
-        )
+        return replace(one, by=tuple(map(own_name, one.by)), within=tuple(map(own_name, one.within)), of=of, **columns)

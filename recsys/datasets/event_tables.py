@@ -9,6 +9,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import fetch_one, store
 from recsys.datasets.declared_tables import Keep
+from recsys.datasets.segment_clusters import clustered_segments
 from recsys.datasets.side_tables import StoredSide, read_sides, side_of_events
 from recsys.datasets.table_files import FILE_SPLIT, TableFile, find_files, shown_files
 from recsys.datasets.table_layout import TableLayout
@@ -90,7 +91,12 @@ def read_events(
         for name, rule in layout.tables.items()
         if not rule.files
     ]
-    ordered = sorted(sides, key=lambda side: [*layout.tables].index(side.name))
+    if layout.segment.vectors:
+        clusters, digest = clustered_segments(connection, raw, layout.segment, schema.segments)
+        sides, digests = [*sides, clusters], digests | digest
+    # In the order in which they are declared, as a table's key may be another one's column.
+    places = {name: place for place, name in enumerate(layout.tables)}
+    ordered = sorted(sides, key=lambda side: places.get(side.name, len(places)))
     _require_distinct(rows, ordered, where)
     return RawEvents(rows, tuple(ordered), layout, schema, where, _digests(files) | digests, counts)
 
@@ -105,14 +111,18 @@ def _kept(
     """The rows that meet every condition; a condition that is null is not met."""
     shape = TableShape(rows, layout, schema, where)
     meets = [
-        condition.condition({name: shape.derived_part(name, "a condition", "table.where") for name in condition.columns})
+        condition.condition(
+            {name: shape.derived_part(name, "a condition", "table.where") for name in condition.columns}
+        )
         for condition in layout.conditions
     ]
     kept = rows.filter(*meets)
     counted = fetch_one(connection, rows.aggregate(rows=rows.count()))["rows"]
     left = fetch_one(connection, kept.aggregate(rows=kept.count()))["rows"]
     if not left:
-        raise DataError(f"{where}: 0 of {counted} rows meet `table.where` ({'; '.join(layout.where)}). Mend a condition.")
+        raise DataError(
+            f"{where}: 0 of {counted} rows meet `table.where` ({'; '.join(layout.where)}). Mend a condition."
+        )
     return kept, {"events that `where` leaves out": counted - left}
 
 
