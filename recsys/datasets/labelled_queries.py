@@ -33,8 +33,10 @@ def labelled_queries(connection: Backend, raw: RawEvents, progress: Progress) ->
     users, items = _known(connection, raw)
     queries = _queries(connection, raw, users)
     item = file_name(schema.item, raw)
-    distinct = raw.rows.filter(raw.rows[item].notnull()).group_by(item).aggregate(
-        **{name: raw.rows[name].max() for name in items if name != item}
+    distinct = (
+        raw.rows.filter(raw.rows[item].notnull())
+        .group_by(item)
+        .aggregate(**{name: raw.rows[name].max() for name in items if name != item})
     )
     numbered = distinct.mutate(**{ITEM: ibis.row_number().over(order_by=distinct[item]).cast("int32")})
     whole = store(connection, f"{OWN_PREFIX}whole_items", raw.joined(store(connection, f"{OWN_PREFIX}items", numbered)))
@@ -76,8 +78,10 @@ def _queries(connection: Backend, raw: RawEvents, users: Sequence[str]) -> ir.Ta
     moment = layout.time.column if layout.time else layout.position
     if moment and moment not in kept:
         kept[moment] = rows[moment].max()
-    found = rows.filter(rows[user].notnull()).group_by(user).aggregate(
-        **{name: rows[name].max() for name in users if name != user}, **kept, **{TIME: time.max()}
+    found = (
+        rows.filter(rows[user].notnull())
+        .group_by(user)
+        .aggregate(**{name: rows[name].max() for name in users if name != user}, **kept, **{TIME: time.max()})
     )
     columns = {
         QUERY: ibis.row_number().over(order_by=found[user]).cast("int32"),

@@ -56,7 +56,11 @@ def _moment(queries: ir.Table, log: QueryLog, at: datetime | None) -> dict[str, 
     layout = log.raw.layout
     if layout.position:
         places = queries[layout.position] + 1
-        return {layout.position: places, TIME: queries[TIME] + ibis.interval(seconds=1), MOMENT: queries[MOMENT] + _PLACE}
+        return {
+            layout.position: places,
+            TIME: queries[TIME] + ibis.interval(seconds=1),
+            MOMENT: queries[MOMENT] + _PLACE,
+        }
     if layout.time is None or at is None:
         return {}
     moment = ibis.literal(at)

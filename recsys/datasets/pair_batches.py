@@ -69,6 +69,10 @@ class PairBatches:
         """Every feature and the segment of some pairs, (P,)."""
         return self._read(queries, items, [name for names in self._names.values() for name in names])
 
+    def segment(self, table: EncodedColumns) -> Ints:
+        """Of what `read` gave, the segments' places, (P,)."""
+        return np.asarray(table.columns[_SEGMENT].to_numpy()).astype(np.int64)
+
     def of(self, level: Level, table: EncodedColumns) -> EncodedColumns:
         """Of what `read` gave, the columns of the query alone, or of the item alone."""
         return EncodedColumns({name: table.columns[name] for name in self._names[level]})
@@ -116,16 +120,16 @@ class PairBatches:
     def _names(self) -> dict[Level, list[str]]:
         levels, schema, layout = self.rows.levels, self.contract.schema, self.rows.raw.layout
         of = {feature.name: levels.of_feature(feature.name) for feature in schema.features}
-        of[_SEGMENT] = levels.of_feature(layout.segment.column if layout.segment.column in layout.counted else "segment")
+        of[_SEGMENT] = levels.of_feature(
+            layout.segment.column if layout.segment.column in layout.counted else "segment"
+        )
         return {level: [name for name, own in of.items() if own is level] for level in Level}
 
     def _is_counted(self, name: str) -> bool:
         layout = self.rows.raw.layout
         return (layout.segment.column if name == _SEGMENT else name) in layout.counted
 
-    def _read(
-        self, queries: Ints, items: Ints, names: Sequence[str], *, with_past: bool = False
-    ) -> EncodedColumns:
+    def _read(self, queries: Ints, items: Ints, names: Sequence[str], *, with_past: bool = False) -> EncodedColumns:
         if not names and not with_past:
             return EncodedColumns({})
         schema = self.contract.schema
@@ -136,7 +140,9 @@ class PairBatches:
         with scratch(self.connection) as name:
             rows = self.rows.rows(self.connection, load(self.connection, name, asked), self.progress, f"{name}_rows")
             more = [HAD_BEFORE] if with_past else []
-            found = fetch(self.connection, rows.select(_PLACE, *dict.fromkeys(columns.values()), *more).order_by(_PLACE))
+            found = fetch(
+                self.connection, rows.select(_PLACE, *dict.fromkeys(columns.values()), *more).order_by(_PLACE)
+            )
         if found.num_rows != len(queries):
             raise AssertionError(f"{len(queries)} pairs became {found.num_rows} rows")
         encoded = self._encoded(found, columns)

@@ -44,8 +44,6 @@ from recsys.run.serving import MODEL
 from recsys.run.two_stages import Side, TwoStages, in_blocks
 from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
 
-RETRIEVED = 500
-"""How many candidates the ranker orders where nothing is said; of a shorter list it orders all."""
 _PAIRS_AT_ONCE = 500_000
 
 
@@ -124,7 +122,9 @@ def run(config: RunConfig, folder: Path, request: Request, output: Path, progres
 def _moment(request: Request, layout: TableLayout) -> datetime | None:
     if layout.order != "time":
         if request.date:
-            raise UsageError(f"--date is {request.date}, but the events have no times. Leave it out: all of them are known.")
+            raise UsageError(
+                f"--date is {request.date}, but the events have no times. Leave it out: all of them are known."
+            )
         return None
     try:
         return datetime.strptime(request.date, "%Y-%m-%d")
@@ -201,7 +201,9 @@ def _lists(connection: Backend, log: QueryLog, queries, at: datetime | None, req
         counts = of_item[items]
         shown = GroupedValues(numbers["number"], np.searchsorted(items, numbers["item"]))
     if not len(items):
-        raise DataError(f"{log.raw.where}: no item is a candidate on {request.date}. Check --date and `table.candidates`.")
+        raise DataError(
+            f"{log.raw.where}: no item is a candidate on {request.date}. Check --date and `table.candidates`."
+        )
     item = file_name(schema.item, log.raw)
     ids = fetch(connection, log.items.select(ITEM, item).order_by(ITEM))[item].combine_chunks().take(pa.array(items))
     power = layout.negatives.power if layout.negatives else 0.0

@@ -16,7 +16,9 @@ from recsys.datasets.candidate_lists import Ints
 from recsys.datasets.column_levels import Level
 from recsys.datasets.pair_batches import EncodedColumns, PairBatches
 from recsys.errors import UsageError
+from recsys.evaluation.scores import Score
 from recsys.evaluation.split_evaluation import evaluation_mode
+from recsys.features.batch import Batch
 from recsys.sharding.inventory import unwrapped
 from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.nearest import nearest
@@ -24,11 +26,17 @@ from recsys.towers.nearest import nearest
 
 @dataclass(frozen=True)
 class Side:
-    """Queries, or items as of some queries: their numbers (n,), what is their own, and their vectors (n, D) if asked for."""
+    """Queries, or items as of some queries: numbers (n,), own columns, segments of the rows (n,), vectors (n, D) or None."""
 
     numbers: Ints
     table: EncodedColumns
+    segment: Ints
     vectors: Tensor | None
+
+    def part(self, start: int, stop: int) -> "Side":
+        """Some of them, with their vectors alone."""
+        vectors = None if self.vectors is None else self.vectors[start:stop]
+        return Side(self.numbers[start:stop], EncodedColumns({}), self.segment[start:stop], vectors)
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,20 @@ class TwoStages:
                     sides = self._tower.side_vectors(batch.to(self.device))
                     found.append(sides[0 if level is Level.QUERY else 1])
             vectors = torch.cat(found)
-        return Side(queries if level is Level.QUERY else items, self.pairs.of(level, table), vectors)
+        return Side(
+            queries if level is Level.QUERY else items, self.pairs.of(level, table), self.pairs.segment(table), vectors
+        )
+
+
+def tower_score(tower: EmbeddingTower) -> Score:
+    """The inner product of the user's vector and the item's, by which the first of two stages retrieves."""
+
+    def score(batch: Batch) -> Tensor:
+        with evaluation_mode(tower):
+            user, item = tower.side_vectors(batch)
+        return (user * item).sum(dim=1).double()
+
+    return score
 
 
 def in_blocks(total: int, size: int) -> Iterator[slice]:
