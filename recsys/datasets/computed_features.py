@@ -173,6 +173,12 @@ class ComputedFeatures:
 
     def _feature(self, name: str) -> PastFeature:
         one = self.layout.history.features[name].counted_as(own_name(name))
-        columns = {key: own_name(getattr(one, key)) for key in ("beside", "to", "together")}
-        of = one.of if one.of == AGE_DAYS else own_name(one.of)
-        return replace(one, by=tuple(map(own_name, one.by)), within=tuple(map(own_name, one.within)), of=of, **columns)
+        return replace(
+            one,
+            by=tuple(map(own_name, one.by)),
+            within=tuple(map(own_name, one.within)),
+            of=one.of if one.of == AGE_DAYS else own_name(one.of),
+            beside=own_name(one.beside),
+            to=own_name(one.to),
+            together=own_name(one.together),
+        )

@@ -1,6 +1,6 @@
 """The events of a table: its files as one, the rows that count, repeats merged, side tables joined."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -171,7 +171,7 @@ def reduced(column: ir.Value, keep: Keep, order: Sequence[ir.Value]) -> ir.Value
 
 
 def _with_derived(
-    rows: ir.Table, names: Sequence[str], layout: TableLayout, schema: FeatureSchema, where: str
+    rows: ir.Table, names: Iterable[str], layout: TableLayout, schema: FeatureSchema, where: str
 ) -> ir.Table:
     shape = TableShape(rows, layout, schema, where)
     derived = [name for name in names if name not in rows.columns and name in layout.expressions]

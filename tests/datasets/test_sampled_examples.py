@@ -226,14 +226,14 @@ def test_without_any_order_the_past_is_counted_out_of_fold(tmp_path: Path) -> No
 
     table["history"] = {"scope": "live", "features": {"sold": {"kind": "count", "by": ["item_id"]}}}
     with pytest.raises(
-        UsageError, match="the events have no time, so none of them is known to be earlier.*`folds: 10`"
+        UsageError, match=r"the events have no time, so none of them is known to be earlier.*`folds: 10`"
     ):
         read_table(tmp_path, columns, table, features=[*IDS, feature("sold")])
 
 
 def test_a_column_that_only_events_have_is_refused_for_items_that_were_not_chosen(tmp_path: Path) -> None:
     columns = purchases() | {"price": [1.0] * 40}
-    with pytest.raises(UsageError, match="`price` is read from `price`, which only events have.*Say whose it is"):
+    with pytest.raises(UsageError, match=r"`price` is read from `price`, which only events have.*Say whose it is"):
         read_table(tmp_path, columns, IMPLICIT, features=[*IDS, feature("price")])
 
 
@@ -267,5 +267,5 @@ def test_lists_that_would_be_too_long_are_refused_before_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("recsys.datasets.sampled_pairs._MOST_RANKED_ROWS", 10)
-    with pytest.raises(DataError, match="Rank fewer queries .*or the nearest items alone"):
+    with pytest.raises(DataError, match=r"Rank fewer queries .*or the nearest items alone"):
         read(tmp_path, ranking={})
