@@ -31,6 +31,9 @@ RESUMED = ("runtime.encoded", "runtime.towers", "runtime.device", "runtime.threa
 # Other rows may be measured too, as long as they have the contract that the ranker was trained under.
 MEASURED = ("data.raw", "data.schema_path", "evaluation", *RESUMED)
 
+# The events may have grown since the run was trained.
+RECOMMENDED = ("data.raw", "runtime.encoded", "runtime.threads", "runtime.memory_limit")
+
 
 @dataclass(frozen=True)
 class Option:
@@ -194,6 +197,33 @@ COMMANDS = (
             ),
             Option("--output", "Parquet file to write: the rows and their `probability`", required=True, is_path=True),
         ),
+    ),
+    Command(
+        "recommend",
+        "the best candidates of every user on a date, as partitioned Parquet; a killed one goes on",
+        "recsys recommend --run runs/online_retail/20260101-120000-e2e --date 2011-09-01 --output lists",
+        RECOMMENDED,
+        (
+            OF_RUN,
+            Option(
+                "--output", "folder to write `date=.../model=.../part-*.parquet` below", required=True, is_path=True
+            ),
+            Option(
+                "--date",
+                "the first day whose events are not known, YYYY-MM-DD; none for events without times",
+                default="",
+            ),
+            Option("--users", "all, a file with one id a line, or ids with commas between them", default="all"),
+            Option("--top", "how many items a user gets", default="20"),
+            Option(
+                "--retrieve",
+                "how many candidates the tower finds for the ranker to order; 0: the ranker orders all",
+                default="500",
+            ),
+            Option("--new-only", "leave out what the user had before", is_switch=True),
+        ),
+        run_option="run",
+        may_differ=RECOMMENDED,
     ),
     Command(
         "daily",

@@ -1,22 +1,19 @@
-"""Every layout of the transactions gives the same table; a damaged or foreign file is refused by name."""
+"""Every form of the publisher's transactions becomes the same table; a damaged or foreign file is refused by name."""
 
 import csv
-import shutil
+import tempfile
 import zipfile
 from datetime import datetime
 from pathlib import Path
 
 import openpyxl
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys.datasets.database import fetch, temporary_database
-from recsys.datasets.online_retail import transactions
-from recsys.datasets.online_retail.transactions import COLUMNS, read_transactions
+from recsys.datasets.archives import retail_transactions, unpack
+from recsys.datasets.archives.retail_transactions import COLUMNS
 from recsys.errors import DataError
 from recsys.progress import silent
-from tests.datasets.online_retail.shop import line, write_transactions
 
 HEADER = ["Invoice", "StockCode", "Description", "Quantity", "InvoiceDate", "Price", "Customer ID", "Country"]
 FIRST = [489434, 85048, "15CM CHRISTMAS GLASS BALL", 12, datetime(2009, 12, 1, 7, 45), 6.95, 13085, "United Kingdom"]
@@ -46,10 +43,11 @@ EXPECTED = [
 
 
 def read(path: Path, scratch: Path) -> list[dict]:
-    with temporary_database(scratch, "100MB", 1) as connection:
-        table, digests = read_transactions(connection, path, silent)
-        assert all(digest.startswith("sha256:") for digest in digests.values())
-        return fetch(connection, table.order_by("invoice_date")).to_pylist()
+    """The transactions in the order of their file."""
+    with tempfile.TemporaryDirectory(dir=scratch) as target:
+        unpack("online_retail", path, Path(target), silent)
+        assert [file.name for file in Path(target).iterdir()] == ["transactions.parquet"]
+        return pq.read_table(Path(target, "transactions.parquet")).to_pylist()
 
 
 def write_xlsx(path: Path, sheets: dict[str, list[list]]) -> Path:
@@ -103,14 +101,6 @@ def test_the_first_years_names_of_the_columns_are_understood(tmp_path):
     assert read(write_csv(tmp_path / "a.csv", rows, old), tmp_path) == EXPECTED
 
 
-def test_parquet_files_of_several_months_are_read_together(tmp_path):
-    write_transactions(tmp_path / "raw", [line("1", "11111", "01-01 09:00", 5)])
-    (tmp_path / "raw" / "transactions.parquet").rename(tmp_path / "raw" / "transactions-01.parquet")
-    write_transactions(tmp_path / "raw", [line("2", "22222", "02-01 09:00", 6)])
-
-    assert [row["invoice"] for row in read(tmp_path / "raw", tmp_path)] == ["1", "2"]
-
-
 def refusal(path: Path, scratch: Path) -> str:
     with pytest.raises(DataError) as raised:
         read(path, scratch)
@@ -124,53 +114,11 @@ def test_an_empty_folder_and_an_absent_one_are_refused(tmp_path):
     assert "`recsys fetch online_retail`" in refusal(tmp_path / "absent", tmp_path)
 
 
-def test_a_parquet_file_without_a_column_or_with_another_type_is_refused(tmp_path):
-    folder = write_transactions(tmp_path, [line("1", "11111", "01-01 09:00", 5)])
-    table = pq.read_table(folder / "transactions.parquet")
-
-    pq.write_table(table.drop_columns("unit_price"), folder / "transactions.parquet")
-    assert "transactions.parquet: column `unit_price` is missing; found invoice," in refusal(folder, tmp_path)
-
-    text = table.set_column(3, "quantity", pa.array(["1"]))
-    pq.write_table(text, folder / "transactions.parquet")
-    assert "column `quantity` has type string; expected int64" in refusal(folder, tmp_path)
-
-
-def test_a_second_file_of_another_form_is_found_before_it_is_mixed_in(tmp_path):
-    folder = write_transactions(tmp_path, [line("1", "11111", "01-01 09:00", 5)])
-    table = pq.read_table(folder / "transactions.parquet").rename_columns({"country": "land"})
-    pq.write_table(table, folder / "transactions-2.parquet")
-
-    assert "transactions-2.parquet: column `country` is missing" in refusal(folder, tmp_path)
-
-
-def test_any_name_of_a_folder_is_just_a_name(tmp_path):
-    raw = tmp_path / "quantity=7" / "[*] it's"
-    write_transactions(raw, [line("1", "11111", "01-01 09:00", 5)])
-
-    (row,) = read(raw, tmp_path)
-    assert (row["invoice"], row["quantity"]) == ("1", 1)
-
-
-def test_a_copy_of_a_file_is_refused(tmp_path):
-    write_transactions(tmp_path / "raw", [line("1", "11111", "01-01 09:00", 5)])
-    shutil.copy(tmp_path / "raw" / "transactions.parquet", tmp_path / "raw" / "transactions (1).parquet")
-
-    assert "each of their rows would count twice" in refusal(tmp_path / "raw", tmp_path)
-
-
 def test_a_row_that_is_too_short_is_refused(tmp_path):
     rows = [[*row[:4], str(row[4]), *row[5:]] for row in (FIRST, SECOND)]
     told = refusal(write_csv(tmp_path / "a.csv", [rows[0], rows[1][:7]]), tmp_path)
 
     assert "has 7 fields; expected 8, as in the header" in told
-
-
-def test_a_parquet_file_cut_short_is_refused(tmp_path):
-    file = write_transactions(tmp_path, [line("1", "11111", "01-01 09:00", 5)]) / "transactions.parquet"
-    file.write_bytes(file.read_bytes()[:200])
-
-    assert "transactions.parquet cannot be read as Parquet" in refusal(tmp_path, tmp_path)
 
 
 def test_a_sheet_without_a_column_is_named(tmp_path):
@@ -218,7 +166,7 @@ def test_a_damaged_archive_is_refused(tmp_path, name):
 
 
 def test_an_archive_that_declares_too_much_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(transactions, "MAX_UNPACKED_BYTES", 1_000_000)
+    monkeypatch.setattr(retail_transactions, "MAX_UNPACKED_BYTES", 1_000_000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.csv", b"0" * 2_000_000)
 
@@ -233,7 +181,7 @@ def test_a_bomb_inside_the_workbook_inside_the_zip_is_refused(tmp_path, monkeypa
         archive.writestr("xl/worksheets/sheet1.xml", b"0" * 2_000_000)
     with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
         archive.write(tmp_path / "a.xlsx", "a.xlsx")
-    monkeypatch.setattr(transactions, "MAX_UNPACKED_BYTES", 1_000_000)
+    monkeypatch.setattr(retail_transactions, "MAX_UNPACKED_BYTES", 1_000_000)
 
     assert "declares 2000000 bytes unpacked" in refusal(tmp_path / "outer.zip", tmp_path)
 
@@ -246,7 +194,37 @@ def test_a_zip_with_two_tables_is_refused(tmp_path):
     assert "expected exactly one xlsx or csv in the zip" in refusal(tmp_path / "two.zip", tmp_path)
 
 
-def test_what_every_layout_is_read_as_is_what_the_schema_of_the_table_says(tmp_path):
-    folder = write_transactions(tmp_path, [line("1", "11111", "01-01 09:00", 5)])
+def test_a_zip_that_is_no_workbook_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.xlsx", "w") as archive:
+        archive.writestr("letter.txt", "x")
 
-    assert list(read(folder, tmp_path)[0]) == list(COLUMNS)
+    assert "a.xlsx cannot be read (KeyError" in refusal(tmp_path / "a.xlsx", tmp_path)
+
+
+def test_the_one_parquet_file_is_taken_as_it_is(tmp_path):
+    (tmp_path / "out").mkdir()
+    unpack("online_retail", two_sheets(tmp_path / "a.xlsx"), tmp_path / "out", silent)
+    renamed = (tmp_path / "out" / "transactions.parquet").rename(tmp_path / "sales.parquet")
+
+    assert read(renamed, tmp_path) == EXPECTED
+
+
+def test_equal_archives_become_equal_bytes(tmp_path):
+    written = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        unpack("online_retail", two_sheets(tmp_path / f"{name}.xlsx"), tmp_path / name, silent)
+        written.append((tmp_path / name / "transactions.parquet").read_bytes())
+
+    assert written[0] == written[1]
+    assert list(pq.read_schema(tmp_path / "a" / "transactions.parquet").names) == list(COLUMNS)
+
+
+def test_a_zip_cut_in_its_middle_is_refused(tmp_path):
+    rows = [[*FIRST[:4], str(FIRST[4]), *FIRST[5:]]] * 500
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(write_csv(tmp_path / "rows.csv", rows), "a.csv")
+    whole = (tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "torn.zip").write_bytes(whole[:200] + bytes(50) + whole[250:])
+
+    assert "torn.zip" in refusal(tmp_path / "torn.zip", tmp_path)

@@ -1,4 +1,7 @@
-"""The transactions, in any layout: Parquet, or the publisher's zip, xlsx (one sheet a year) or csv."""
+"""Online Retail II as its publisher ships it: a zip, an xlsx (one sheet a year) or a csv.
+
+Source of the data: Chen, D. (2012), Online Retail II, UCI Machine Learning Repository, doi 10.24432/C5CG6D, CC BY 4.0.
+"""
 
 import csv
 import datetime
@@ -7,22 +10,20 @@ import operator
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
-import ibis.expr.types as ir
 import openpyxl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from ibis.backends.duckdb import Backend
 from openpyxl.utils.exceptions import InvalidFileException
 
-from recsys.datasets.database import fetch_one, load_batches, parquet_rows, temporary_database
+from recsys.datasets.archives.zip_members import extract_member
 from recsys.errors import DataError
-from recsys.files import sha256_of_file
-from recsys.progress import Progress, silent
+from recsys.progress import Progress
 
 MAX_UNPACKED_BYTES = 2_000_000_000
 """Archives that declare more than this are refused; the publisher's file unpacks to about 0.4 GB."""
@@ -37,7 +38,7 @@ COLUMNS = {
     "customer_id": pa.int64(),
     "country": pa.string(),
 }
-"""What every layout is read as."""
+"""Columns of `transactions.parquet`, whatever the form."""
 
 _PUBLISHED_NAMES = {
     "invoice": ("Invoice", "InvoiceNo"),
@@ -50,135 +51,71 @@ _PUBLISHED_NAMES = {
     "country": ("Country",),
 }
 _SUFFIXES = (".parquet", ".zip", ".xlsx", ".csv")
-_BATCH_ROWS = 50_000
+_BATCH_ROWS = 100_000
+# A zip that is torn or no workbook: openpyxl names an absent part by a KeyError. ValueError: text of another encoding.
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, InvalidFileException, KeyError, ValueError, ParseError, csv.Error)
 # Day-first dates are not among them: 01/12/2010 would be read as another month, and nothing would say so.
 _DATE_FORMS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%m/%d/%Y %H:%M")
 
 
-def read_transactions(connection: Backend, path: Path, progress: Progress) -> tuple[ir.Table, dict[str, str]]:
-    """Return the transactions under the names of `COLUMNS`, and the digests of the files they came from.
+def unpack_transactions(raw: Path, target: Path, progress: Progress) -> None:
+    """Write `transactions.parquet`, with the columns `COLUMNS`, in the order of the file.
 
     Args:
-        path: a file, or a folder with transactions*.parquet (read together), else one zip, xlsx or csv.
+        raw: a zip, xlsx or csv of the publisher's, or the one Parquet file of the transactions; or a folder that holds
+            one of them.
 
     Raises:
-        DataError: there is no such file, it cannot be read, or a column is missing or has the wrong type.
+        DataError: there is no such file, it cannot be read, or a column is missing or holds what it cannot.
     """
-    files = _find(path)
-    digests = {file.name: sha256_of_file(file) for file in files}
-    if len({*digests.values()}) < len(files):
-        raise DataError(
-            f"{path} holds a copy among {', '.join(digests)}: two of them have the same bytes, so that each of their "
-            "rows would count twice. Take one away."
-        )
-    progress(f"read {files[0].name}", 0, 0)
-    if files[0].suffix == ".parquet":
-        table = _read_parquet(connection, files)
-    else:
-        table = _read_published(connection, files[0], progress)
-    return table, digests
-
-
-def transaction_times(
-    folder: Path, path: Path, memory_limit: str, threads: int
-) -> tuple[datetime.datetime, datetime.datetime]:
-    """Return the times of the first and the newest transaction, taken as UTC.
-
-    Args:
-        folder: takes the database for as long as this runs.
-
-    Raises:
-        DataError: as `read_transactions`; or there is no transaction.
-    """
-    with temporary_database(folder, memory_limit, threads) as connection:
-        table, _ = read_transactions(connection, path, silent)
-        found = fetch_one(connection, table.aggregate(first=table.invoice_date.min(), last=table.invoice_date.max()))
-    if found["first"] is None:
-        raise DataError(f"{path} holds 0 transactions. Point `data.raw` at a folder that has some.")
-    return found["first"].replace(tzinfo=datetime.UTC), found["last"].replace(tzinfo=datetime.UTC)
-
-
-def _find(path: Path) -> list[Path]:
-    if path.is_file() and path.suffix in _SUFFIXES:
-        return [path]
-    if path.is_dir():
-        if parquet := sorted(path.glob("transactions*.parquet")):
-            return parquet
-        published = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES[1:])
-        if len(published) == 1:
-            return published
-        names = ", ".join(file.name for file in published) or "none"
-        raise DataError(
-            f"{path} holds no transactions: expected transactions*.parquet or exactly one zip, xlsx or csv of the "
-            f"publisher's, found {names}. Fetch them with `recsys fetch online_retail`, or name the file itself."
-        )
-    raise DataError(
-        f"{path} is no file of transactions ({'it has another suffix' if path.exists() else 'it does not exist'}): "
-        f"expected a folder or one of {', '.join(_SUFFIXES)}. Fetch them with `recsys fetch online_retail`."
-    )
-
-
-def _read_parquet(connection: Backend, files: list[Path]) -> ir.Table:
-    for file in files:
-        _require_parquet_columns(file)
-    casts = ", ".join(f'"{name}"::{_DUCKDB_TYPES[form]} AS "{name}"' for name, form in COLUMNS.items())
-    # DuckDB keeps NaN, and may skip row groups by statistics that ignore NaN, unless it is told that there is some.
-    connection.raw_sql(
-        f"CREATE TABLE transactions AS SELECT {casts} "
-        f"FROM {parquet_rows(files, ', can_have_nan=true, union_by_name=true')}"
-    )
-    return connection.table("transactions")
-
-
-_DUCKDB_TYPES = {
-    pa.string(): "VARCHAR",
-    pa.int64(): "BIGINT",
-    pa.float64(): "DOUBLE",
-    pa.timestamp("us"): "TIMESTAMP",
-}
-
-
-def _require_parquet_columns(file: Path) -> None:
-    """Look at every file's own schema: read together, a later file's columns would be cast or filled in silence."""
-    try:
-        found = pq.read_schema(file)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(
-            f"{file} cannot be read as Parquet ({error}): it is damaged or cut short. Copy or fetch it again."
-        ) from error
-    for name, form in COLUMNS.items():
-        if name not in found.names:
-            raise DataError(
-                f"{file}: column `{name}` is missing; found {', '.join(found.names)}. Expected the columns "
-                f"{', '.join(COLUMNS)}: rename the column in the file."
-            )
-        if not _same_kind(found.field(name).type, form):
-            raise DataError(
-                f"{file}: column `{name}` has type {found.field(name).type}; expected {form}, of any width. Cast the "
-                "column in the file."
-            )
-
-
-def _same_kind(found: pa.DataType, expected: pa.DataType) -> bool:
-    kinds = (
-        pa.types.is_integer,
-        pa.types.is_floating,
-        pa.types.is_timestamp,
-        lambda form: pa.types.is_string(form) or pa.types.is_large_string(form) or pa.types.is_dictionary(form),
-    )
-    return any(kind(found) and kind(expected) for kind in kinds)
-
-
-def _read_published(connection: Backend, file: Path, progress: Progress) -> ir.Table:
-    with tempfile.TemporaryDirectory() as folder:
+    file = published_file(raw)
+    written = target / "transactions.parquet"
+    if file.suffix == ".parquet":
+        shutil.copyfile(file, written)
+        return
+    progress(f"read {file.name}", 0, 0)
+    with tempfile.TemporaryDirectory(dir=target) as folder:
         try:
-            batches = _batches(_unpacked(file, Path(folder)), file, progress)
-            return load_batches(connection, "transactions", pa.schema(COLUMNS), batches)
-        except (zipfile.BadZipFile, InvalidFileException, UnicodeDecodeError, ParseError, csv.Error) as error:
+            plain = _unpacked(file, Path(folder))
+            with pq.ParquetWriter(written, pa.schema(COLUMNS)) as writer:
+                for batch in _batches(plain, file, progress):
+                    writer.write_batch(batch)
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            InvalidFileException,
+            KeyError,
+            ValueError,
+            ParseError,
+            csv.Error,
+        ) as error:
             raise DataError(
                 f"{file} cannot be read ({type(error).__name__}: {error}): it is damaged or no {file.suffix} file. "
                 "Fetch it again with `recsys fetch online_retail`."
             ) from error
+
+
+def published_file(raw: Path) -> Path:
+    """Return the one file of the publisher's that `raw` is, or holds.
+
+    Raises:
+        DataError: there is none, or several.
+    """
+    if raw.is_file() and raw.suffix in _SUFFIXES:
+        return raw
+    if raw.is_dir():
+        published = sorted(file for file in raw.iterdir() if file.suffix in _SUFFIXES[1:])
+        if len(published) == 1:
+            return published[0]
+        names = ", ".join(file.name for file in published) or "none"
+        raise DataError(
+            f"{raw} holds no transactions: expected transactions*.parquet or exactly one zip, xlsx or csv of the "
+            f"publisher's, found {names}. Fetch them with `recsys fetch online_retail`, or name the file itself."
+        )
+    raise DataError(
+        f"{raw} is no file of transactions ({'it has another suffix' if raw.exists() else 'it does not exist'}): "
+        f"expected a folder or one of {', '.join(_SUFFIXES)}. Fetch them with `recsys fetch online_retail`."
+    )
 
 
 def _unpacked(file: Path, folder: Path) -> Path:
@@ -194,8 +131,7 @@ def _unpacked(file: Path, folder: Path) -> Path:
             raise DataError(f"{file} holds {archive.namelist()}; expected exactly one xlsx or csv in the zip.")
         # A name of ours: the archive's could lead out of the folder.
         target = folder / f"transactions{Path(inside[0].filename).suffix}"
-        with archive.open(inside[0]) as packed, target.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
+        extract_member(file, inside[0].filename, target)
     if target.suffix == ".xlsx":
         _require_unpackable(target)
     return target

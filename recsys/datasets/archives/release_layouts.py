@@ -50,12 +50,20 @@ _MOVIE_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
+class ReleaseFile:
+    """A file to read, and where the user finds it: its own path, or the zip and its name in there."""
+
+    path: Path
+    shown: str
+
+
+@dataclass(frozen=True)
 class Layout:
     """One of the publisher's layouts; files are named relative to the release's folder.
 
     Attributes:
         ratings: user, item, rating (half stars or whole), seconds since 1970, in this order.
-        users: empty where the release has no user table.
+        users: empty where the release has no user table; then `read_users` is None.
         read_users, read_movies: one file -> an Arrow table.
     """
 
@@ -65,8 +73,8 @@ class Layout:
     movies: str
     delimiter: str
     has_header: bool
-    read_users: Callable[[Path], pa.Table]
-    read_movies: Callable[[Path], pa.Table]
+    read_users: Callable[[ReleaseFile], pa.Table] | None
+    read_movies: Callable[[ReleaseFile], pa.Table]
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -74,32 +82,28 @@ class Layout:
         return tuple(filter(None, (self.ratings, self.users, self.movies)))
 
 
-def _users_100k(path: Path) -> pa.Table:
-    fields = _fields(path, "|", 5, "latin-1")
+def _users_100k(file: ReleaseFile) -> pa.Table:
+    fields = _fields(file, "|", 5, "latin-1")
     return _table(
-        path,
+        file,
         _USER_SCHEMA,
         ((int(user), float(age), gender, work, zip_code) for user, age, gender, work, zip_code in fields),
     )
 
 
-def _users_1m(path: Path) -> pa.Table:
-    fields = _fields(path, "::", 5, "latin-1")
+def _users_1m(file: ReleaseFile) -> pa.Table:
+    fields = _fields(file, "::", 5, "latin-1")
     return _table(
-        path,
+        file,
         _USER_SCHEMA,
         ((int(user), float(age), gender, f"occupation_{work}", code) for user, gender, age, work, code in fields),
     )
 
 
-def _no_users(path: Path) -> pa.Table:
-    return _USER_SCHEMA.empty_table()
-
-
-def _movies_100k(path: Path) -> pa.Table:
-    rows = _fields(path, "|", 5 + len(_GENRES_100K), "latin-1")
+def _movies_100k(file: ReleaseFile) -> pa.Table:
+    rows = _fields(file, "|", 5 + len(_GENRES_100K), "latin-1")
     return _table(
-        path,
+        file,
         _MOVIE_SCHEMA,
         (
             (
@@ -112,32 +116,30 @@ def _movies_100k(path: Path) -> pa.Table:
     )
 
 
-def _movies_1m(path: Path) -> pa.Table:
-    rows = _fields(path, "::", 3, "latin-1")
-    return _table(path, _MOVIE_SCHEMA, ((int(row[0]), *_words_and_year(row[1]), row[2].split("|")) for row in rows))
+def _movies_1m(file: ReleaseFile) -> pa.Table:
+    rows = _fields(file, "::", 3, "latin-1")
+    movies = ((int(row[0]), *_words_and_year(row[1]), row[2].split("|")) for row in rows)
+    return _table(file, _MOVIE_SCHEMA, movies)
 
 
-def _movies_csv(path: Path) -> pa.Table:
-    with path.open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        if missing := [name for name in ("movieId", "title", "genres") if name not in (reader.fieldnames or ())]:
+def _movies_csv(file: ReleaseFile) -> pa.Table:
+    with file.path.open(encoding="utf-8", newline="") as stream:
+        reader = csv.DictReader(stream, restkey="")
+        names = reader.fieldnames or ()
+        if missing := [name for name in ("movieId", "title", "genres") if name not in names]:
             raise DataError(
-                f"{path}: column `{missing[0]}` is missing; found {', '.join(reader.fieldnames or ())}. Expected the "
-                "publisher's movieId, title, genres: unpack the release again."
+                f"{file.shown}: column `{missing[0]}` is missing; found {', '.join(names)}. Expected the publisher's "
+                "movieId, title, genres: unpack the release again."
             )
-        # The publisher writes "(no genres listed)" for none.
-        return _table(
-            path,
-            _MOVIE_SCHEMA,
-            (
-                (
-                    int(row["movieId"]),
-                    *_words_and_year(row["title"]),
-                    [] if row["genres"].startswith("(") else row["genres"].split("|"),
-                )
-                for row in reader
-            ),
-        )
+        return _table(file, _MOVIE_SCHEMA, (_movie_csv(row) for row in reader))
+
+
+def _movie_csv(row: dict[str, Any]) -> tuple[Any, ...]:
+    if None in row.values() or "" in row:
+        raise ValueError(f"the row of movie {row['movieId']!r} has too few or too many fields")
+    # The publisher writes "(no genres listed)" for none.
+    genres = [] if row["genres"].startswith("(") else row["genres"].split("|")
+    return int(row["movieId"]), *_words_and_year(row["title"]), genres
 
 
 def _words_and_year(title: str) -> tuple[list[str], float | None]:
@@ -146,26 +148,28 @@ def _words_and_year(title: str) -> tuple[list[str], float | None]:
     return [word.lower() for word in _WORD.findall(text)], year
 
 
-def _fields(path: Path, delimiter: str, count: int, encoding: str) -> Iterator[list[str]]:
-    for number, line in enumerate(path.read_text(encoding=encoding).splitlines(), start=1):
+def _fields(file: ReleaseFile, delimiter: str, count: int, encoding: str) -> Iterator[list[str]]:
+    for number, line in enumerate(file.path.read_text(encoding=encoding).splitlines(), start=1):
         if not line:
             continue
         fields = line.split(delimiter)
         if len(fields) != count:
             raise DataError(
-                f"{path}, line {number}: {len(fields)} fields between `{delimiter}`; expected {count}. The file is "
-                "torn or from another release: unpack the publisher's zip again."
+                f"{file.shown}, line {number}: {len(fields)} fields between `{delimiter}`; expected {count}. The file "
+                "is torn or from another release: unpack the publisher's zip again."
             )
         yield fields
 
 
-def _table(path: Path, schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) -> pa.Table:
+def _table(file: ReleaseFile, schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) -> pa.Table:
     try:
         columns = list(zip(*rows, strict=True))
-    except ValueError as error:
-        raise DataError(f"{path}: {error}; expected a number. Unpack the publisher's zip again.") from error
+    except (ValueError, csv.Error) as error:
+        raise DataError(
+            f"{file.shown}: {error}; expected a row of the release's table. Unpack the publisher's zip again."
+        ) from error
     if not columns:
-        raise DataError(f"{path} holds no rows; expected the release's table. Unpack the publisher's zip again.")
+        raise DataError(f"{file.shown} holds no rows; expected the release's table. Unpack the publisher's zip again.")
     return pa.table(
         [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
     )
@@ -174,5 +178,5 @@ def _table(path: Path, schema: pa.Schema, rows: Iterator[tuple[Any, ...]]) -> pa
 LAYOUTS = (
     Layout("100k", "u.data", "u.user", "u.item", "\t", False, _users_100k, _movies_100k),
     Layout("1m", "ratings.dat", "users.dat", "movies.dat", "::", False, _users_1m, _movies_1m),
-    Layout("csv", "ratings.csv", "", "movies.csv", ",", True, _no_users, _movies_csv),
+    Layout("csv", "ratings.csv", "", "movies.csv", ",", True, None, _movies_csv),
 )
