@@ -146,7 +146,7 @@ class _Inference:
             draft_side(side, events, drafted, pattern_of(side.table.files, self.names), notes)
         is_random = self._are_mixed(events)
         history = draft_history(events, user, item, span, drafted, is_random, connection)
-        segments, segment = segments_of(events, history.activity, connection, notes)
+        segments, segment = segments_of(events, history.activity, span, connection, notes)
         table = self._table(events, where, drafted)
         table |= _examples(events, span, drafted, connection, notes)
         table |= {"segment": segment, **({"splits": splits} if splits else {})}

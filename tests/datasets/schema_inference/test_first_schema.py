@@ -89,8 +89,9 @@ def test_reviews_get_a_rule_for_their_stars_and_the_day_first_times_their_format
     assert "stars" not in [entry["name"] for entry in found.document["features"]]
     assert table["history"]["features"]["item_stars"]["of"] == "stars"
     assert isinstance(table["splits"]["validation_start"], date)
-    assert found.document["segments"] == ["new", "light", "regular", "heavy"]
-    assert table["segment"]["bins"][0] == 1
+    # Nobody is new by the time of validation.
+    assert found.document["segments"] == ["light", "regular", "heavy"]
+    assert table["segment"]["column"] == "user_events"
 
 
 def test_times_that_read_in_two_ways_are_asked_for(tmp_path: Path):
