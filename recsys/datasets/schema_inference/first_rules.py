@@ -14,6 +14,8 @@ from recsys.datasets.source import TEST, TRAIN, VALIDATION
 
 _LARGE_CATALOGUE = 3000
 _NEAREST = 200
+_RANKED_QUERIES = 300
+_LISTED_ITEMS = 20_000_000
 _ACTIVITY = ("new", "light", "regular", "heavy")
 # Users of whom the activity is counted: enough for quantiles, whatever the number of events.
 _COUNTED_EVENTS = 5_000_000
@@ -129,8 +131,10 @@ def _of_column(events: EventRoles, name: str, connection: Backend) -> dict[str, 
     return {"column": name, **{split: several[0] for split, several in found.items()}} if all(found.values()) else {}
 
 
-def candidates_of(events: EventRoles, span: Span | None, connection: Backend, notes: Notes) -> dict[str, Any]:
-    """The items that a query of implicit events chooses from."""
+def candidates_of(
+    events: EventRoles, span: Span | None, connection: Backend, notes: Notes
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """The items that a query of implicit events chooses from, and how many queries rank theirs."""
     rule: dict[str, Any] = {}
     item, view = quoted_name(events.item), quoted_name(events.view)
     days = next((each for each in (90, 30, 14, 7) if span and span.days >= 2 * each), 0)
@@ -150,7 +154,14 @@ def candidates_of(events: EventRoles, span: Span | None, connection: Backend, no
         rule["nearest"] = _NEAREST
         said += f" Two stages: the tower retrieves the {_NEAREST} nearest of them, and the ranker orders those."
     notes.said["table", "candidates"] = said
-    return rule
+    each = events.query if events.query else events.user if events.position else ""
+    queries = events.columns[each].distinct if each else events.table.rows
+    tested = queries if events.position else queries // 10
+    # The lists of one stage are written down, item by item.
+    few = max(_RANKED_QUERIES, _LISTED_ITEMS // max(1, items))
+    is_too_many = tested > few and "nearest" not in rule
+    notes.said["table", "ranking"] = "How many queries rank their candidates; 0 is all of them."
+    return rule, {"validation_queries": _RANKED_QUERIES, "test_queries": few if is_too_many else 0}
 
 
 def query_of(events: EventRoles, notes: Notes) -> dict[str, Any]:

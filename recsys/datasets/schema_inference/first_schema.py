@@ -40,8 +40,6 @@ from recsys.features.schema import FeatureSchema
 from recsys.files import write_text_atomically
 from recsys.progress import Progress
 
-_RANKED_QUERIES = 300
-
 
 @dataclass(frozen=True)
 class FirstSchema:
@@ -266,12 +264,11 @@ def _examples(
     if events.label:
         return {"label": events.label}
     query = query_of(events, notes) | ({"keep": drafted.keep} if drafted.keep else {})
-    candidates = candidates_of(events, span, connection, notes)
-    notes.said["table", "ranking"] = "How many queries rank their candidates; 0 is all of them."
+    candidates, ranking = candidates_of(events, span, connection, notes)
     return {
         "query": query,
         # A rule without keys is every item, and says so by standing there.
         "candidates": candidates,
         "negatives": {"per_positive": 4, "power": 0.5, "seed": 0},
-        "ranking": {"validation_queries": _RANKED_QUERIES, "test_queries": 0},
+        "ranking": ranking,
     }
