@@ -181,7 +181,9 @@ def _parsed(text: str, where: str) -> exp.Expr:
     except (ParseError, TokenError, ValueError) as error:
         found = error.errors[0] if isinstance(error, ParseError) and error.errors else {}
         place = f", at character {found['col']}" if found.get("line") == 1 else ""
-        reason = found.get("description") or "it is no SQL"
+        reason = str(found.get("description") or "it is no SQL")
+        # SQLGlot's own words name classes of its tree.
+        reason = "something is missing there" if reason.startswith("Required keyword") else reason
         raise UsageError(
             f"{where}: {text!r} cannot be read{place} ({reason}); expected one expression of {_GRAMMAR}. A column "
             "whose name is no plain word stands in double quotation marks."
