@@ -1,7 +1,7 @@
 """What the functions of `recsys` return: prepared data, a tower, a run, a study; and how a notebook shows them."""
 
 import html
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from recsys.all_segments import ALL
 from recsys.artifacts.export import load_scorer
 from recsys.config import RunConfig
 from recsys.config.compose import compose_config
 from recsys.datasets.encoded import EncodedDataset
+from recsys.inspection.findings import DataFinding
+from recsys.inspection.prepared_rows import PreparedReport
 from recsys.metrics.registry import study_metrics
+from recsys.progress import silent
+from recsys.run import prepared_report
 from recsys.run.curves import gradient_norms
 from recsys.run.folder import RunResult
 from recsys.run.frames import arrow_table
@@ -49,6 +54,50 @@ class Data:
     def counts(self) -> dict[str, int]:
         """What was left out, filled, mended or repeated on the way, as `recsys prepare` shows it."""
         return {what: number for what, number in self.encoded.manifest.counts.items() if number}
+
+    def report(self) -> pd.DataFrame:
+        """One row per feature, and one for the user segment: how often it has a value, and its AUC by itself.
+
+        `finding` says what is wrong with it, such as that it knows the label; empty: nothing. What is meant by each
+        figure: `recsys/inspection/summaries.py`.
+        """
+        rows = []
+        for each in self._report.features:
+            row: dict[str, Any] = {"feature": each.name, "kind": each.kind}
+            for split, look in each.splits.items():
+                row |= {f"{split} coverage": look.coverage, f"{split} mean_length": look.mean_length}
+            aucs = {f"{split} auc": look.auc for split, look in each.splits.items()} | {"known auc": each.known_auc}
+            row |= {name: value and value.value for name, value in aucs.items()}
+            said = (finding.found for finding in self._report.findings if finding.subject == each.name)
+            rows.append(row | {"finding": "; ".join(said)})
+        return pd.DataFrame(rows).set_index("feature")
+
+    @cached_property
+    def splits(self) -> pd.DataFrame:
+        """One row per split and user segment ("all" first): rows and label rate; of a split also its users and items.
+
+        Users and items are those that training knows; rows of others count in `unseen_user_share`, `unseen_item_share`.
+        """
+        of_split = ("known_users", "known_items", "unseen_user_share", "unseen_item_share")
+        rows = []
+        for each in self._report.splits:
+            whole = {"split": each.split, "segment": ALL, "rows": each.rows, "label_rate": each.label_rate}
+            rows.append(whole | {name: getattr(each, name) for name in of_split})
+            rows += [
+                {"split": each.split, "segment": part.segment, "rows": part.rows, "label_rate": part.label_rate}
+                for part in each.segments
+            ]
+        return pd.DataFrame(rows).set_index(["split", "segment"])
+
+    @cached_property
+    def findings(self) -> pd.DataFrame:
+        """What to look at, the gravest first: `subject`, what was `found`, what it usually `means`, what to `do`."""
+        columns = [each.name for each in fields(DataFinding)]
+        return pd.DataFrame([asdict(each) for each in self._report.findings], columns=columns)
+
+    @cached_property
+    def _report(self) -> PreparedReport:
+        return prepared_report.run(self.encoded, silent)
 
     def _repr_html_(self) -> str:
         counts = pd.Series({f"{split} rows": number for split, number in self.rows.items()} | self.counts)

@@ -12,7 +12,7 @@ import importlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -131,13 +131,14 @@ def export_ranker(
             table=table,
         )
         code.write_text(_SERVED_MODEL.format(served=ServedRanker.__name__, rebuild=rebuild), encoding="utf-8")
-        columns = read_scorer(folder, _function(rebuild)).columns
+        scorer = read_scorer(folder, _function(rebuild))
+        columns = scorer.columns
         requirements = (*_REQUIREMENTS, *(_TABLE_REQUIREMENTS if table else ()))
         mlflow.pyfunc.save_model(
             work,
             python_model=str(code),
             artifacts={"ranker": str(folder)},
-            signature=signature_of(columns),
+            signature=signature_of(columns, scorer.replaceable),
             input_example=example,
             code_paths=[str(_PACKAGE)],
             metadata={"columns": columns, "contract": contract.fingerprint, "rebuild": rebuild},
@@ -167,14 +168,17 @@ def load_scorer(folder: Path) -> Scorer:
     return read_scorer(folder / "artifacts" / "ranker", rebuild)
 
 
-def signature_of(columns: Mapping[str, str]) -> ModelSignature:
-    """The raw columns that a served model takes, and the probability that it gives.
+def signature_of(columns: Mapping[str, str], replaceable: Collection[str]) -> ModelSignature:
+    """The raw columns that a served model takes, `replaceable` ones optional, and the probability that it gives.
 
     Strings are declared as such, all else as `any`, and what each of them is, is in the model's metadata: MLflow's own
     check refuses whole numbers for a `double` and a missing integer id, and turns a missing id in a list of strings
     into the id "n". The scorer checks types and values instead.
     """
-    inputs = [ColSpec(DataType.string if use == "string" else AnyType(), name) for name, use in columns.items()]
+    inputs = [
+        ColSpec(DataType.string if use == "string" else AnyType(), name, required=name not in replaceable)
+        for name, use in columns.items()
+    ]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec(DataType.double, PROBABILITY)]))
 
 

@@ -62,6 +62,11 @@ class Scorer:
         """The raw columns that are read, and what each is."""
         return self.reader.columns if self.reader else _own_columns(self.contract.schema)
 
+    @property
+    def replaceable(self) -> frozenset[str]:
+        """Those of the columns that may be absent where others say the same."""
+        return self.reader.replaceable if self.reader else frozenset()
+
     def score(self, rows: pa.Table, first_row: int = 0) -> npt.NDArray[np.float64]:
         """Return each row's probability of a positive label; (rows,).
 

@@ -154,6 +154,17 @@ def store(connection: Backend, name: str, rows: ir.Table) -> ir.Table:
 
 
 @contextmanager
+def scratch(connection: Backend) -> Iterator[str]:
+    """Yield a name that no table has; the tables that are made meanwhile, under whatever name, go at the end."""
+    before = set(connection.list_tables())
+    try:
+        yield str(ibis.util.gen_name("scratch"))
+    finally:
+        for name in set(connection.list_tables()) - before:
+            connection.raw_sql(f"DROP TABLE IF EXISTS {quoted_name(name)}")
+
+
+@contextmanager
 def in_written_order(connection: Backend) -> Iterator[None]:
     """Within it, rows are numbered in the order in which they stand in their files, at the cost of memory."""
     connection.raw_sql("SET preserve_insertion_order = true")

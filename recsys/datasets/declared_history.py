@@ -203,5 +203,3 @@ def _check_order(entry: HistoryEntry, schema: FeatureSchema, order: Order, place
             f"{place}: positions order the events of one user, so none of another's is known to be earlier; expected "
             f"`{schema.user}` in by, or `folds: 10` with `scope: train_only`."
         )
-
-

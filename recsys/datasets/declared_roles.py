@@ -14,6 +14,9 @@ from recsys.datasets.declared_values import Declared
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
 from recsys.features.declaration import NOT_NULL, ByValue, Declaration, Expected, Listed, Text, such_that
 
+CLUSTER = "segment_cluster"
+"""The column that clustered vectors bring to the events: the name of the segment."""
+
 _SPLITS = (TRAIN, VALIDATION, TEST)
 _COMPARISON = re.compile(r"^(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*(?P<value>[^<>=!]+)$")
 
@@ -96,21 +99,36 @@ class SegmentRule(Declaration):
     has a value into the only segment. With `names`: raw values, each with its segment. With neither, the column's
     values are the segments' names.
 
+    In place of a column, `vectors` names a Parquet file below the raw folder with a vector for each value of `key`:
+    they are clustered into as many segments as the schema has, drawn with `seed`.
+
     Attributes:
         missing: the segment of rows without a value; empty: they are an error.
         other: the segment of rows with a value that has none; empty: they are an error.
     """
 
-    column: Text
+    column: Text = ""
     bins: Annotated[
         Listed[Annotated[float, Field(strict=True)]] | None, Expected("a list of rising numbers"), NOT_NULL
     ] = None
     names: ByValue[Text] = field(default_factory=dict)
     missing: Text = ""
     other: Text = ""
+    vectors: Text = ""
+    key: Text = ""
+    seed: Annotated[int, Field(strict=True, ge=0), Expected("a whole number from 0 up"), NOT_NULL] = 0
+
+    @classmethod
+    def keys(cls, values: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
+        """Those of a column, or those of vectors."""
+        if "vectors" in values:
+            return ("vectors", "key", "seed", "missing"), ("vectors", "key")
+        return ("column", "bins", "names", "missing", "other"), ("column",)
 
     def __post_init__(self) -> None:
         """Refuse two rules at once."""
+        if self.vectors:
+            object.__setattr__(self, "column", CLUSTER)
         if self.bins is not None and (self.names or self.other):
             what = "`names`" if self.names else "`other`"
             raise ValueError(f"has both `bins` and {what}; expected one of them.")

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recsys.datasets.declared_roles import SegmentRule
 from recsys.datasets.encoded import EncodedDataset
-from recsys.datasets.table_layout import SegmentRule, TableLayout
+from recsys.datasets.table_layout import TableLayout
 from recsys.features.contract import FeatureContract
 from recsys.features.encoding import SEGMENT
 from recsys.features.schema import Feature, FeatureKind, FeatureSchema, Scale
@@ -57,20 +58,22 @@ def raw_rows(encoded: EncodedDataset, split: str) -> Iterator[pa.Table]:
 
 
 def _as_in_files(rows: pa.Table, schema: FeatureSchema, layout: TableLayout) -> pa.Table:
-    """The inverse of the reading of a user's own columns."""
-    counted = layout.history.features
+    """The inverse of the reading of a user's own columns; what was counted or derived keeps its own name."""
+    computed = layout.computed
     columns: dict[str, pa.Array] = {}
     for name in rows.column_names:
         values = rows[name].combine_chunks()
         if name == schema.segment:
-            columns.setdefault(layout.segment.column, _before_rule(values, layout.segment, schema.segments))
+            is_counted = layout.segment.column in layout.counted
+            before = values if is_counted else _before_rule(values, layout.segment, schema.segments)
+            columns.setdefault(name if is_counted else layout.segment.column, before)
         elif name in layout.words:
             columns.setdefault(layout.words[name], _joined(values, " "))
         elif name in layout.lists:
             text = layout.lists[name]
             columns.setdefault(text.column, _joined(values, text.separator))
         else:
-            columns.setdefault(name if name in counted else layout.columns.get(name, name), values)
+            columns.setdefault(name if name in computed else layout.columns.get(name, name), values)
     return pa.table(columns)
 
 

@@ -51,7 +51,9 @@ def event_columns(raw: RawEvents, computed: ComputedFeatures, shape: TableShape)
     # Without any order nothing is known to have been earlier.
     moment = ibis.null("int64") if layout.order == "none" else epoch_us(time)
     is_past = is_history(layout.splits, time) if layout.order == "time" else ibis.literal(False)
-    is_known = (split == TRAIN) | is_past if layout.history.scope is HistoryScope.TRAIN_ONLY else split.notnull() | is_past
+    is_known = (
+        (split == TRAIN) | is_past if layout.history.scope is HistoryScope.TRAIN_ONLY else split.notnull() | is_past
+    )
     label = shape.label()
     return columns | {
         ROW: ibis.row_number(),
@@ -74,7 +76,9 @@ def counted_columns(computed: ComputedFeatures, shape: TableShape) -> dict[str, 
     past = computed.layout.history.features
     readers = {column: name for name, one in reversed(past.items()) for column in one.columns}
     found = {
-        name: read_column(name, shape, f"the history feature `{readers[name]}`" if name in readers else "a derived column")
+        name: read_column(
+            name, shape, f"the history feature `{readers[name]}`" if name in readers else "a derived column"
+        )
         for name in computed.read
     }
     for name, one in past.items():

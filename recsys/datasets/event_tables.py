@@ -1,7 +1,8 @@
 """The events of a table: its files as one, the rows that count, repeats merged, side tables joined."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import ibis.expr.types as ir
@@ -9,6 +10,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import fetch_one, store
 from recsys.datasets.declared_tables import Keep
+from recsys.datasets.segment_clusters import clustered_segments
 from recsys.datasets.side_tables import StoredSide, read_sides, side_of_events
 from recsys.datasets.table_files import FILE_SPLIT, TableFile, find_files, shown_files
 from recsys.datasets.table_layout import TableLayout
@@ -59,9 +61,17 @@ class RawEvents:
 
 
 def read_events(
-    connection: Backend, raw: Path, layout: TableLayout, schema: FeatureSchema, progress: Progress
+    connection: Backend,
+    raw: Path,
+    layout: TableLayout,
+    schema: FeatureSchema,
+    progress: Progress,
+    before: datetime | None = None,
 ) -> RawEvents:
     """Read the events and side tables below `raw`.
+
+    Args:
+        before: UTC, without zone; events from then on are as if they stood in no file. None: all events.
 
     Raises:
         DataError: see `find_files`, `TableReader.read` and `read_sides`; or a column is missing or stands twice.
@@ -77,6 +87,8 @@ def read_events(
         apart=layout.splits.column if layout.splits else "",
     )
     rows, where = reader.read(connection, files), shown_files(files)
+    if before:
+        rows = rows.filter(TableShape(rows, layout, schema, where).time() < before)
     counts: dict[str, int] = {}
     if layout.conditions:
         rows, counts = _kept(connection, rows, layout, schema, where)
@@ -90,7 +102,12 @@ def read_events(
         for name, rule in layout.tables.items()
         if not rule.files
     ]
-    ordered = sorted(sides, key=lambda side: [*layout.tables].index(side.name))
+    if layout.segment.vectors:
+        clusters, digest = clustered_segments(connection, raw, layout.segment, schema.segments)
+        sides, digests = [*sides, clusters], digests | digest
+    # In the order in which they are declared, as a table's key may be another one's column.
+    places = {name: place for place, name in enumerate(layout.tables)}
+    ordered = sorted(sides, key=lambda side: places.get(side.name, len(places)))
     _require_distinct(rows, ordered, where)
     return RawEvents(rows, tuple(ordered), layout, schema, where, _digests(files) | digests, counts)
 
@@ -105,14 +122,18 @@ def _kept(
     """The rows that meet every condition; a condition that is null is not met."""
     shape = TableShape(rows, layout, schema, where)
     meets = [
-        condition.condition({name: shape.derived_part(name, "a condition", "table.where") for name in condition.columns})
+        condition.condition(
+            {name: shape.derived_part(name, "a condition", "table.where") for name in condition.columns}
+        )
         for condition in layout.conditions
     ]
     kept = rows.filter(*meets)
     counted = fetch_one(connection, rows.aggregate(rows=rows.count()))["rows"]
     left = fetch_one(connection, kept.aggregate(rows=kept.count()))["rows"]
     if not left:
-        raise DataError(f"{where}: 0 of {counted} rows meet `table.where` ({'; '.join(layout.where)}). Mend a condition.")
+        raise DataError(
+            f"{where}: 0 of {counted} rows meet `table.where` ({'; '.join(layout.where)}). Mend a condition."
+        )
     return kept, {"events that `where` leaves out": counted - left}
 
 
@@ -150,7 +171,7 @@ def reduced(column: ir.Value, keep: Keep, order: Sequence[ir.Value]) -> ir.Value
 
 
 def _with_derived(
-    rows: ir.Table, names: Sequence[str], layout: TableLayout, schema: FeatureSchema, where: str
+    rows: ir.Table, names: Iterable[str], layout: TableLayout, schema: FeatureSchema, where: str
 ) -> ir.Table:
     shape = TableShape(rows, layout, schema, where)
     derived = [name for name in names if name not in rows.columns and name in layout.expressions]

@@ -13,7 +13,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.column_levels import ColumnLevels, Level
 from recsys.datasets.computed_features import own_name
-from recsys.datasets.database import epoch_us, store
+from recsys.datasets.database import store
 from recsys.datasets.enum_columns import with_enums
 from recsys.datasets.event_log import TIME, read_column
 from recsys.datasets.event_tables import RawEvents
@@ -54,9 +54,7 @@ class PairRows:
     def _dated(self) -> list:
         return [side for side in self.raw.sides if side.rule.time and side.rule.key in self.log.items.columns]
 
-    def rows(
-        self, connection: Backend, pairs: ir.Table, progress: Progress, name: str = "pairs"
-    ) -> ir.Table:
+    def rows(self, connection: Backend, pairs: ir.Table, progress: Progress, name: str = "pairs") -> ir.Table:
         """Return `pairs` with the schema's features, segment and time, the split, the day and user_key.
 
         Not run yet: what is counted of the past is stored, the rows themselves are not.
@@ -91,7 +89,9 @@ class PairRows:
         for key, level, table in ((QUERY, Level.QUERY, self.queries), (ITEM, Level.ITEM, self.log.items)):
             shape = self.raw.shape(table)
             own = {own_name(each): read_column(each, shape) for each in self.levels.at(level, names)}
-            more = {column: table[column] for column in (TIME, MOMENT, UNIT, CONTRIBUTES, SPLIT) if column in table.columns}
+            more = {
+                column: table[column] for column in (TIME, MOMENT, UNIT, CONTRIBUTES, SPLIT) if column in table.columns
+            }
             kept = store(connection, f"{OWN_PREFIX}{name}_{level}_read", table.select(key, **own, **more))
             tables[key] = with_enums(connection, f"{OWN_PREFIX}{name}_{level}", kept)
         return tables
@@ -118,7 +118,10 @@ class PairRows:
     def _with_both(self, pairs: ir.Table, names: Iterable[str]) -> ir.Table:
         """Add columns that are read from the query's and the item's columns together."""
         queries, items = self.queries, self.log.items
-        columns = {key: [c for c in table.columns if not c.startswith(OWN_PREFIX)] for key, table in ((QUERY, queries), (ITEM, items))}
+        columns = {
+            key: [c for c in table.columns if not c.startswith(OWN_PREFIX)]
+            for key, table in ((QUERY, queries), (ITEM, items))
+        }
         whole = pairs.join(queries.select(QUERY, *columns[QUERY]), QUERY)
         whole = whole.join(items.select(ITEM, *(c for c in columns[ITEM] if c not in columns[QUERY])), ITEM)
         for side in self._dated:

@@ -105,7 +105,9 @@ def _stored_events(connection: Backend, raw: RawEvents, computed: ComputedFeatur
     if rule.session:
         kept = _with_sessions(kept, rule.session, own_name(schema.user))
     if not fetch_one(connection, kept.aggregate(rows=kept.count()))["rows"]:
-        raise DataError(f"{raw.where}: 0 events with an item and a time; expected some. Check `table.where` and `columns`.")
+        raise DataError(
+            f"{raw.where}: 0 events with an item and a time; expected some. Check `table.where` and `columns`."
+        )
     return with_enums(connection, f"{OWN_PREFIX}typed_events", store(connection, f"{OWN_PREFIX}kept_events", kept))
 
 
@@ -128,9 +130,9 @@ def _with_sessions(events: ir.Table, gap: int, user: str) -> ir.Table:
     # Events of one moment are peers, so the newest start up to a moment is the same for all of them.
     so_far = ibis.range_window(group_by=user, order_by=MOMENT, following=0)
     marked = marked.mutate(**{start: marked[start].max().over(so_far)})
-    return marked.mutate(
-        **{ID: marked[user].cast("string").fill_null("") + "|" + marked[start].cast("string")}
-    ).drop(start)
+    return marked.mutate(**{ID: marked[user].cast("string").fill_null("") + "|" + marked[start].cast("string")}).drop(
+        start
+    )
 
 
 def _kept(name: str) -> str:

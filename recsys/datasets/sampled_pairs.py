@@ -26,8 +26,8 @@ IS_POSITIVE, IS_RANKING, COUNT = (f"{OWN_PREFIX}{name}" for name in ("is_positiv
 PAIRS = pa.schema(
     {QUERY: pa.int32(), ITEM: pa.int32(), IS_POSITIVE: pa.int8(), IS_RANKING: pa.bool_(), COUNT: pa.int32()}
 )
-"""A query and an item, whether it was chosen, whether the row is one of a list to rank, and how many events made the item
-a candidate (0 where it was none)."""
+"""A query and an item, whether it was chosen, whether the row is one of a list to rank, and how many events made the
+item a candidate (0 where it was none)."""
 _QUERY_SAMPLING_STREAM = 1
 _MOST_RANKED_ROWS = 60_000_000
 
@@ -82,7 +82,7 @@ class PairSampler:
             if rows > _MOST_RANKED_ROWS and self.ranking:
                 raise DataError(
                     f"{rows:,} pairs of queries and candidates after {number + 1} of {len(days)} days; at most "
-                    f"{_MOST_RANKED_ROWS:,} are prepared. Rank fewer queries (`table.ranking: {{test_queries: 1000}}`), "
+                    f"{_MOST_RANKED_ROWS:,} are prepared. Rank fewer queries (`table.ranking: {{test_queries: 100}}`), "
                     "or the nearest items alone (`table.candidates: {nearest: 200}`)."
                 )
             progress("examples", number + 1, len(days))

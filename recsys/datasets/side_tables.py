@@ -19,7 +19,8 @@ from recsys.errors import DataError
 from recsys.features.column_names import OWN_PREFIX
 from recsys.progress import Progress
 
-_KEY, _FROM, _PLACE = (f"{OWN_PREFIX}side_{name}" for name in ("key", "from", "place"))
+KEY, _FROM, _PLACE = (f"{OWN_PREFIX}side_{name}" for name in ("key", "from", "place"))
+"""Columns of a stored side table: its key as text, since when a row holds, its place in the files."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class StoredSide:
     """A side table in the database.
 
     Attributes:
-        rows: the key under `_KEY`, since when a row holds under `_FROM` where the table is dated, and the columns.
+        rows: the key under `KEY`, since when a row holds under `_FROM` where the table is dated, and the columns.
     """
 
     name: str
@@ -48,11 +49,11 @@ class StoredSide:
         key = f"{OWN_PREFIX}join_key"
         keyed, side = rows.mutate(**{key: rows[self.rule.key].cast("string")}), self.rows
         if self.rule.time is None:
-            joined = keyed.left_join(side, keyed[key] == side[_KEY])
+            joined = keyed.left_join(side, keyed[key] == side[KEY])
         else:
             at = f"{OWN_PREFIX}join_moment"
             keyed = keyed.mutate(**{at: moment})
-            joined = keyed.asof_join(side, on=keyed[at] >= side[_FROM], predicates=keyed[key] == side[_KEY])
+            joined = keyed.asof_join(side, on=keyed[at] >= side[_FROM], predicates=keyed[key] == side[KEY])
         return joined.select(*rows.columns, *self.columns)
 
 
@@ -71,7 +72,7 @@ def read_sides(
     Raises:
         DataError: see `find_files` and `TableReader.read`; or rows of one key are several and may not be.
     """
-    found, digests = [], dict[str, str]()
+    found, digests = list[StoredSide](), dict[str, str]()
     for name, rule in rules.items():
         if not rule.files:
             continue
@@ -89,10 +90,12 @@ def read_sides(
     return found, digests
 
 
-def side_of_events(connection: Backend, name: str, rule: SideTable, events: ir.Table, order: Sequence[str]) -> StoredSide:
+def side_of_events(
+    connection: Backend, name: str, rule: SideTable, events: ir.Table, order: Sequence[str]
+) -> StoredSide:
     """Make a side table of the events' own first values, null left out; equal times are told apart by the value."""
     _require_columns(events, [rule.key, *rule.columns.values()], name, "the events")
-    grouped = events.filter(events[rule.key].notnull()).group_by(**{_KEY: events[rule.key].cast("string")})
+    grouped = events.filter(events[rule.key].notnull()).group_by(**{KEY: events[rule.key].cast("string")})
     firsts = {
         ours: events[theirs].first(order_by=[*(events[column] for column in order), events[theirs]])
         for ours, theirs in rule.columns.items()
@@ -100,9 +103,7 @@ def side_of_events(connection: Backend, name: str, rule: SideTable, events: ir.T
     return StoredSide(name, rule, store(connection, f"{OWN_PREFIX}side_{name}", grouped.aggregate(**firsts)))
 
 
-def _stored(
-    connection: Backend, name: str, rule: SideTable, rows: ir.Table, files: Sequence[TableFile]
-) -> StoredSide:
+def _stored(connection: Backend, name: str, rule: SideTable, rows: ir.Table, files: Sequence[TableFile]) -> StoredSide:
     where = shown_files(files)
     columns = dict(rule.columns) or {
         column: column for column in rows.columns if not column.startswith(OWN_PREFIX) and column != rule.own_key
@@ -111,14 +112,18 @@ def _stored(
         columns.pop(rule.time.column, None)
     wanted = [rule.own_key, *columns.values(), *([rule.time.column] if rule.time else [])]
     _require_columns(rows, wanted, name, where)
-    since = {_FROM: epoch_us(moments_of(rows[rule.time.column], rule.time, where, f"table.tables.{name}.time"))} if rule.time else {}
+    since = (
+        {_FROM: epoch_us(moments_of(rows[rule.time.column], rule.time, where, f"table.tables.{name}.time"))}
+        if rule.time
+        else {}
+    )
     kept = rows.filter(rows[rule.own_key].notnull()).select(
-        **{_KEY: rows[rule.own_key].cast("string"), _PLACE: ibis.row_number(), **since},
+        **{KEY: rows[rule.own_key].cast("string"), _PLACE: ibis.row_number(), **since},
         **{ours: rows[theirs] for ours, theirs in columns.items()},
     )
     with in_written_order(connection):
         kept = store(connection, f"{OWN_PREFIX}read_{name}", kept)
-    keys = [_KEY, *since]
+    keys = [KEY, *since]
     _require_distinct(connection, name, rule, kept, keys, where)
     if rule.duplicates is not Duplicates.STOP:
         place = kept[_PLACE] if rule.duplicates is Duplicates.FIRST else -kept[_PLACE]
@@ -137,7 +142,7 @@ def _require_distinct(
     several = fetch(connection, counted.filter(counted["rows"] > 1).order_by(keys).limit(1)).to_pylist()
     if several:
         raise DataError(
-            f"{where}: the side table `{name}` has {several[0]['rows']} rows of {rule.own_key} {several[0][_KEY]}; "
+            f"{where}: the side table `{name}` has {several[0]['rows']} rows of {rule.own_key} {several[0][KEY]}; "
             f"expected one. Say which counts, `duplicates: first` or `last` under `table.tables.{name}`, or mend the "
             "file."
         )
@@ -150,5 +155,3 @@ def _require_columns(rows: ir.Table, wanted: Sequence[str], name: str, where: st
             f"{where}: column `{missing[0]}` of the side table `{name}` is missing; found {', '.join(there)}. Rename "
             f"it in the file, or name another under `table.tables.{name}`."
         )
-
-

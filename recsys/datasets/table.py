@@ -48,9 +48,7 @@ class TableSource:
         return SourceRows(rows, extras, description, {**counts, **raw.counts}, origins_of(layout, schema))
 
 
-def labelled_log(
-    connection: Backend, raw: RawEvents, progress: Progress
-) -> tuple[EventLog, dict[str, int]]:
+def labelled_log(connection: Backend, raw: RawEvents, progress: Progress) -> tuple[EventLog, dict[str, int]]:
     """Read events that bring their labels, each of which is an example too; also the counts for the manifest."""
     layout, schema = raw.layout, raw.schema
     has_dates = any(side.rule.time for side in raw.sides)
@@ -110,9 +108,7 @@ def _example_columns(shape: TableShape) -> dict[str, ir.Value]:
 _OF_THE_PAST = (ROW, TIME)
 
 
-def _stored(
-    connection: Backend, shape: TableShape, columns: dict[str, ir.Value]
-) -> tuple[ir.Table, dict[str, int]]:
+def _stored(connection: Backend, shape: TableShape, columns: dict[str, ir.Value]) -> tuple[ir.Table, dict[str, int]]:
     """The shaped rows, run once, and how often values occur that the layout declares."""
     occurrences = shape.occurrences()
     # Columns beside the rows, as another pass over the files would parse them again.

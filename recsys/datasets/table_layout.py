@@ -21,7 +21,7 @@ from recsys.datasets.source import TEST, TRAIN, VALIDATION
 from recsys.datasets.table_forms import CsvForm, TimeForm
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Named, Text
-from recsys.features.plain_yaml import plain_yaml, read_plain_yaml
+from recsys.features.plain_yaml import lines_named, plain_yaml, read_plain_yaml
 from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import for_elements, vector_element
 
@@ -62,7 +62,7 @@ class TableLayout(Declaration):
         derive: column -> expression over columns of the files and features of the past.
         where: conditions that an event meets, or it is left out.
         lists: sparse list -> text column that holds it; words: sparse list -> text column, cut into lower-case words.
-        archive: the publisher's archive that the raw folder may hold in place of the files; see `recsys/datasets/archives`.
+        archive: the publisher's archive that the raw folder may hold in place of the files: `recsys/datasets/archives`.
         text: of the schema file, which goes along with a ranker that is to read rows in the same way.
     """
 
@@ -157,7 +157,8 @@ def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
     """
     document = read_plain_yaml(schema_path, "Schema file")
     text = schema_path.read_text(encoding="utf-8")
-    return TableLayout.from_document(document, schema, f"Schema file {schema_path}", text)
+    with lines_named(schema_path, where := f"Schema file {schema_path}"):
+        return TableLayout.from_document(document, schema, where, text)
 
 
 def check_layout(layout: TableLayout, schema: FeatureSchema, where: str) -> None:
@@ -183,12 +184,12 @@ def check_layout(layout: TableLayout, schema: FeatureSchema, where: str) -> None
     for name in layout.derive:
         if name in layout.history.features:
             raise UsageError(f"{where}.derive: `{name}` stands under `history.features` too; expected one of them.")
-        if leak := [column for column in reads_of(name, layout) if column in labels]:
-            if name in {feature.name for feature in schema.features}:
-                raise UsageError(
-                    f"{where}.derive.{name}: reads `{leak[0]}`, which is the label or what it is made of: the feature "
-                    "would leak the answer. `history` can count earlier rows' values of a derived column."
-                )
+        leak = [column for column in reads_of(name, layout) if column in labels]
+        if leak and any(feature.name == name for feature in schema.features):
+            raise UsageError(
+                f"{where}.derive.{name}: reads `{leak[0]}`, which is the label or what it is made of: the feature "
+                "would leak the answer. `history` can count earlier rows' values of a derived column."
+            )
     for feature in (one for one in schema.features if one.name not in layout.computed):
         column = layout.texts.get(feature.name) or layout.columns.get(feature.name, feature.name)
         # The user and the item stand in every row whatever is asked of it.

@@ -149,7 +149,11 @@ class TableReader:
         names = dict.fromkeys(name for file in files for name in file.folders)
         columns: dict[str, list[str | None]] = {_FILE: [str(self._path(connection, file)) for file in files]}
         columns |= {name: [file.folders.get(name) for file in files] for name in names}
-        load(connection, f"{self.name}_folders", pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()}))
+        load(
+            connection,
+            f"{self.name}_folders",
+            pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()}),
+        )
 
     def _path(self, connection: Backend, file: TableFile) -> Path:
         """Where the database finds a file: without links and `..` above, so that it names it as we do."""

@@ -2,32 +2,25 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import duckdb
 import ibis
+import ibis.expr.types as ir
 import pyarrow as pa
 
+from recsys.datasets.event_log import read_column
+from recsys.datasets.row_columns import RowColumns
+from recsys.datasets.staging import missing_or_infinite_as_null
 from recsys.datasets.table import origins_of
 from recsys.datasets.table_layout import TableLayout
 from recsys.datasets.table_shape import TableShape
 from recsys.errors import DataError
 from recsys.features.plain_arrays import is_list
-from recsys.features.raw import RAW_KINDS
-from recsys.features.schema import FeatureKind, FeatureSchema
-from recsys.features.vectors import column_of, vector_element
+from recsys.features.schema import FeatureSchema
+from recsys.features.vectors import vector_element
 
 _ROWS = "raw_rows"
 _WHERE = "Raw rows"
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column of the files: what it holds, what it is to be, and the type of one that happens to hold nothing."""
-
-    use: str
-    meaning: str
-    form: pa.DataType
 
 
 class RowReader:
@@ -40,9 +33,8 @@ class RowReader:
     """
 
     def __init__(self, layout: TableLayout, schema: FeatureSchema, id_types: Mapping[str, pa.DataType]) -> None:
-        self._layout, self._schema = layout, schema
-        self._history = [feature.name for feature in layout.history.counted]
-        self._columns = self._files_columns(id_types)
+        self.layout, self.schema = layout, schema
+        self.row_columns = RowColumns(layout, schema, id_types)
         self.origins = origins_of(layout, schema)
         # One thread: the rows must keep their order, and batches are small.
         self._backend = ibis.duckdb.connect(threads=1)
@@ -51,19 +43,22 @@ class RowReader:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Every column of the files that is read, and what it is."""
-        return {name: f"{column.use} ({column.meaning})" for name, column in self._columns.items()}
+        """Every column that is read, and what it is."""
+        return {name: column.use for name, column in self.row_columns.listed.items()}
+
+    @property
+    def replaceable(self) -> frozenset[str]:
+        """Those of the columns that may be absent where others say the same."""
+        return frozenset(name for name, column in self.row_columns.listed.items() if not column.is_needed)
 
     def read(self, rows: pa.Table) -> pa.Table:
         """Return the schema's features and segment under their own names, row by row in the same order.
 
         Raises:
-            DataError: a column is missing or of the wrong type; names it and the key that declares it.
+            DataError: a column is missing or of the wrong type; names it and where training had it from.
         """
-        self._require(rows.column_names)
-        elements = {feature.name for feature in self._schema.dense if vector_element(feature.name)}
-        wanted = [name for name in rows.column_names if name in self._columns or name in elements]
-        table = pa.table({name: self._stored(name, rows[name]) for name in wanted})
+        self.row_columns.require(rows.column_names, _WHERE)
+        table = self.plain(rows)
         with self._backend.con.cursor() as cursor:
             # A cursor starts with the machine's zone.
             cursor.execute("SET TimeZone = 'UTC'")
@@ -73,11 +68,17 @@ class RowReader:
             except duckdb.Error as error:
                 raise DataError(
                     f"{_WHERE}: a value cannot be read ({error}). Mend it, or the column's use in schema "
-                    f"`{self._schema.name}`."
+                    f"`{self.schema.name}`."
                 ) from error
         if found.num_rows != rows.num_rows:
             raise AssertionError(f"{rows.num_rows} rows were read as {found.num_rows}")
         return found
+
+    def plain(self, rows: pa.Table) -> pa.Table:
+        """The columns that are read, in types that DuckDB reads as it reads the files' own."""
+        elements = {feature.name for feature in self.schema.dense if vector_element(feature.name)}
+        wanted = [name for name in rows.column_names if name in self.row_columns.listed or name in elements]
+        return pa.table({name: self._stored(name, rows[name]) for name in wanted})
 
     def _query(self, table: pa.Table) -> str:
         """The reading as SQL; made once for each combination of types, as that takes longer than reading a few rows."""
@@ -86,65 +87,43 @@ class RowReader:
                 self._backend.con.register(_ROWS, table.schema.empty_table())
                 raw = ibis.table(self._backend.table(_ROWS).schema(), name=_ROWS)
                 self._backend.con.unregister(_ROWS)
-                shape = TableShape(raw, self._layout, self._schema, _WHERE)
-                columns = {
-                    feature.name: raw[feature.name] if feature.name in self._history else shape.feature(feature.name)
-                    for feature in self._schema.features
-                }
-                columns[self._schema.segment] = shape.segment()
+                shape = TableShape(raw, self.layout, self.schema, _WHERE)
+                columns = {feature.name: _value(feature.name, shape) for feature in self.schema.features}
+                columns[self.schema.segment] = self._segment(shape)
                 self._queries[table.schema] = self._backend.compile(raw.select(**columns))
             return self._queries[table.schema]
 
-    def _files_columns(self, id_types: Mapping[str, pa.DataType]) -> dict[str, _Column]:
-        layout, schema = self._layout, self._schema
-        names = [feature.name for feature in schema.features]
-        columns: dict[str, _Column] = {}
-        for feature in schema.features:
-            name, kind, vector = feature.name, feature.kind, vector_element(feature.name)
-            meaning = f"the feature `{name}`"
-            ids = pa.null() if kind is FeatureKind.DENSE else id_types[feature.table]
-            if name in layout.words:
-                columns.setdefault(layout.words[name], _Column("text, cut into words", meaning, pa.string()))
-            elif name in layout.lists:
-                text = layout.lists[name]
-                columns.setdefault(text.column, _Column(f"text, cut at {text.separator!r}", meaning, pa.string()))
-            elif vector and name not in layout.columns and column_of(name, names) != name:
-                own = layout.columns.get(vector[0], vector[0])
-                meaning, form = f"the feature `{vector[0]}`", pa.list_(pa.float64())
-                columns.setdefault(own, _Column("vector: a list of numbers", meaning, form))
-            else:
-                own = name if name in self._history else layout.columns.get(name, name)
-                forms = {
-                    FeatureKind.DENSE: pa.float64(),
-                    FeatureKind.SPARSE: ids,
-                    FeatureKind.SPARSE_LIST: pa.list_(ids),
-                }
-                columns.setdefault(own, _Column(RAW_KINDS[kind], meaning, forms[kind]))
-        form = pa.float64() if layout.segment.bins is not None else pa.string()
-        columns.setdefault(layout.segment.column, _Column("what the segment follows from", "the segment", form))
-        return columns
-
-    def _require(self, found: list[str]) -> None:
-        """Refuse rows that lack a column; a vector may come as columns of its elements."""
-        raw = ibis.table(dict.fromkeys(found, "string"), name=_ROWS)
-        for name, column in self._columns.items():
-            if name in found or f"{name}[0]" in found:
-                continue
-            if name in self._history:
-                raise DataError(
-                    f"{_WHERE}: column `{name}` is missing; found {', '.join(found)}. Training counted it from rows of "
-                    "the past (`table.history`), which rows to score do not bring along: add the column with what is "
-                    "known of each row's past."
-                )
-            TableShape(raw, self._layout, self._schema, _WHERE).column(name, column.meaning)
+    def _segment(self, shape: TableShape) -> ir.Value:
+        own = self.schema.segment
+        if not self.row_columns.is_segment_counted:
+            return shape.segment()
+        if own in shape.raw.columns:
+            return shape.raw[own]
+        return shape.segment_of(_numbers(_value(self.layout.segment.column, shape)))
 
     def _stored(self, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
-        """The column in a type that DuckDB reads as it reads the files' own."""
         if isinstance(values.type, pa.BaseExtensionType):
             return self._stored(name, pa.chunked_array([chunk.storage for chunk in values.chunks]))
-        empty = self._columns[name].form if name in self._columns else pa.float64()
-        form = _readable(values.type, empty)
+        listed = self.row_columns.listed
+        form = _readable(values.type, listed[name].form if name in listed else pa.float64())
         return values if form == values.type else values.cast(form)
+
+
+def _value(name: str, shape: TableShape) -> ir.Value:
+    """A feature or column: as it stands there where training counted it, else as training reads it."""
+    layout = shape.layout
+    if name not in layout.counted:
+        return shape.feature(name) if name in {one.name for one in shape.schema.features} else read_column(name, shape)
+    if name in shape.raw.columns:
+        return shape.raw[name]
+    # `row_columns` found all that it is derived from.
+    expression = layout.expressions[name]
+    return expression.to_ibis({part: _numbers(_value(part, shape)) for part in expression.columns})
+
+
+def _numbers(column: ir.Value) -> ir.Value:
+    """A column as expressions read it: NaN and infinity are no values."""
+    return missing_or_infinite_as_null(column) if column.type().is_floating() else column
 
 
 def _readable(form: pa.DataType, empty: pa.DataType) -> pa.DataType:

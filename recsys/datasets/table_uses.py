@@ -69,7 +69,9 @@ def _others(layout: TableLayout, schema: FeatureSchema) -> Iterator[tuple[str, U
     merged = (*layout.merge.by, *layout.merge.keep) if layout.merge else ()
     asked = (layout.query.column, *layout.query.keep) if layout.query else ()
     candidates = (layout.candidates.column,) if layout.candidates else ()
-    sides = [side for rule in layout.tables.values() for side in (rule.key, *(() if rule.files else rule.columns.values()))]
+    sides = [
+        side for rule in layout.tables.values() for side in (rule.key, *(() if rule.files else rule.columns.values()))
+    ]
     read = [name for expression in expressions for name in expression.columns]
     for name in {*merged, *asked, *candidates, *sides, *read} - own - {""}:
         yield name, Use.ANY

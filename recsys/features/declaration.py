@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -66,7 +66,11 @@ class Declaration:
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Look at the keys before their values; pydantic calls it."""
         # Its own refusal of a key does not know which others there are, so it could name neither them nor the nearest.
-        return no_info_before_validator_function(cls._require_keys, handler(source))
+        schema = dict(handler(source))
+        # A form that stands in two places is built once, and found again by this name: with its keys' check, not
+        # without it.
+        name = schema.pop("ref", None)
+        return no_info_before_validator_function(cls._require_keys, cast(CoreSchema, schema), ref=name)
 
     @classmethod
     def _require_keys(cls, values: Any) -> Any:

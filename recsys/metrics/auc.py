@@ -1,5 +1,6 @@
 """AUC: how often a random positive row scores above a random negative one."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -34,6 +35,21 @@ def auc(label: Column, score: Column, weight: Column | None = None) -> float | N
     order = np.argsort(score, kind="stable")
     losing = losing_weight(negative[order], run_starts(score[order]))
     return float(positive[order] @ losing / pairs)
+
+
+def auc_error(value: float, positives: float, negatives: float) -> float:
+    """Standard error of an AUC over so many rows of each class, which count as independent of one another.
+
+    Source: equation 1 of Hanley and McNeil, "The Meaning and Use of the Area under a ROC Curve" (1982), with the
+    exponential approximation of its two probabilities.
+
+    >>> round(auc_error(0.5, 100, 100), 4)
+    0.0409
+    """
+    two_positives, two_negatives = value / (2 - value), 2 * value**2 / (1 + value)
+    of_one_pair = value * (1 - value)
+    shared = (positives - 1) * (two_positives - value**2) + (negatives - 1) * (two_negatives - value**2)
+    return math.sqrt((of_one_pair + shared) / (positives * negatives))
 
 
 def bootstrapped_auc(rows: UserRows, counts: NDArray[np.uint8]) -> Floats:

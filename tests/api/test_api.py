@@ -165,6 +165,29 @@ def test_schemas_made_in_python_and_in_a_file_are_refused_alike(
     assert str(in_python.value).partition("segmnts")[2] == str(in_file.value).partition("segmnts")[2]
 
 
+def test_prepared_data_tell_what_came_out(
+    frame: pd.DataFrame, data: recsys.Data, prepare: Callable[..., recsys.Data]
+) -> None:
+    report = data.report()
+    assert list(report.index) == ["user", "item", "price", "group"]
+    assert list(report["kind"]) == ["sparse", "sparse", "dense", "segment"]
+    assert report.loc["item", "validation auc"] > 0.6
+    assert (report["finding"] == "").all()
+    assert data.findings.empty
+    rows = frame[frame["when"] < "2026-03-01"]
+    assert data.splits.loc[("train", "all"), "rows"] == len(rows)
+    assert data.splits.loc[("train", "all"), "known_users"] == rows["user"].nunique()
+    odd = data.splits.loc[("train", "odd")]
+    assert (odd["rows"], odd["label_rate"]) == (
+        len(rows[rows["user"] % 2 == 1]),
+        rows[rows["user"] % 2 == 1]["bought"].mean(),
+    )
+
+    leaking = prepare(frame.assign(price=1.0 + frame["bought"]))
+    assert list(leaking.findings["subject"]) == ["price"]
+    assert "AUC of 1.000 in training" in leaking.report().loc["price", "finding"]
+
+
 def test_vectors_in_a_frame_are_the_tower_of_vectors_in_a_file(data: recsys.Data, tmp_path: Path) -> None:
     vectors = np.random.default_rng(1).normal(size=(ITEMS, 8)).astype("float32")
     frame = pd.DataFrame({"item": range(ITEMS), "vector": list(vectors)})

@@ -61,7 +61,15 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ablation": ("recsys.config.overrides", "recsys.metrics", "recsys.tracking"),
     "scheduling": ("recsys.tracking",),
     # floor 3
-    "inspection": ("recsys.datasets.encoded", "recsys.datasets.manifest", "recsys.streaming"),
+    "inspection": (
+        "recsys.datasets.encoded",
+        "recsys.datasets.manifest",
+        "recsys.datasets.row_encoder",
+        "recsys.datasets.source",
+        "recsys.features",
+        "recsys.metrics",
+        "recsys.streaming",
+    ),
     "composition": ("recsys.features", "recsys.towers", "recsys.interactions"),
     # floor 4
     "artifacts": (
@@ -76,12 +84,12 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # floor 5
     "build": BELOW_BUILD,
     # floor 6a: one run
-    "run": (*BELOW_BUILD, "recsys.build"),
+    "run": (*BELOW_BUILD, "recsys.build", "recsys.inspection"),
     # floor 6b: many runs, and runs that nobody starts
     "study": (*BELOW_BUILD, "recsys.build", "recsys.run"),
     "nightly": (*BELOW_BUILD, "recsys.build", "recsys.run"),
     # floor 7: two doors, and what the second one returns
-    "results": (*BELOW_BUILD, "recsys.build", "recsys.run", "recsys.study"),
+    "results": (*BELOW_BUILD, "recsys.build", "recsys.inspection", "recsys.run", "recsys.study"),
     "api": (*BELOW_BUILD, "recsys.build", "recsys.run", "recsys.study", "recsys.results"),
     "pipelines": ("recsys",),
 }

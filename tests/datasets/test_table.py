@@ -321,9 +321,9 @@ def test_a_second_file_of_another_type_is_refused_by_file_and_column(films: Path
     [
         (
             {"labels": "x"},
-            r"schema.yaml, `table`: unknown key `labels` \(did you mean `label`\?\); expected some",
+            r"schema.yaml, line 1, `table`: unknown key `labels` \(did you mean `label`\?\); expected some",
         ),
-        ({"label": None}, "the key `label` is missing"),
+        ({"label": None}, "has no `label`, so every event is a positive, and no `negatives`"),
         ({"files": "../x.parquet"}, r"'../x.parquet'; expected a path below the raw folder"),
         ({"files": {"train": "a"}}, r"names the splits \['train'\]; expected train, validation, test"),
         ({"splits": None}, "exactly one of the two must do it"),
@@ -382,8 +382,8 @@ def test_a_layout_made_in_python_is_that_of_the_file_and_its_text_declares_it_ag
         ({"splits": {"column": "fold", "train": [["t"]], "validation": "v", "test": "x"}}, "`train` is .*a value of"),
         ({"history": {"scope": "live"}}, "`table`.history: the key `features` is missing"),
         (
-            {"history": {"scope": "live", "features": {"age": {"kind": "sum"}}}},
-            "`kind` is 'sum'; expected one of mean, count",
+            {"history": {"scope": "live", "features": {"age": {"kind": "median"}}}},
+            r"`kind` is 'median' .did you mean `mean`.*; expected one of count, sum, mean",
         ),
     ],
 )
@@ -403,7 +403,7 @@ def test_a_key_that_was_left_empty_is_refused(films: Path, key: str) -> None:
 def test_a_schema_file_without_the_block_is_refused(films: Path) -> None:
     content = document()
     del content["table"]
-    with pytest.raises(UsageError, match=r"the block is missing.*ml_100k.yaml"):
+    with pytest.raises(UsageError, match=r"the block is missing.*recsys init"):
         read(films, content)
 
 

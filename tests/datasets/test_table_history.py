@@ -168,7 +168,7 @@ def test_features_may_have_names_that_the_counting_uses_itself(tmp_path: Path, n
         ),
         ({"kind": "count", "by": ["label"]}, UsageError, "by names the label `label`"),
         ({"kind": "count", "by": ["rating"]}, UsageError, "by names the label `rating`"),
-        ({"kind": "count", "by": ["told"]}, UsageError, "names `told`, which is counted itself"),
+        ({"kind": "count", "by": ["told"]}, UsageError, "`told` is made of itself"),
     ],
 )
 def test_history_that_cannot_be_meant_is_refused(
