@@ -154,6 +154,27 @@ def store(connection: Backend, name: str, rows: ir.Table) -> ir.Table:
 
 
 @contextmanager
+def temporary_tables(connection: Backend) -> Iterator[None]:
+    """Within it, tables, views and types are made for this use alone: they are dropped at its end."""
+    before = _made(connection)
+    try:
+        yield
+    finally:
+        # Tables before the types of their columns.
+        for kind, name in sorted(_made(connection) - before):
+            connection.raw_sql(f"DROP {kind} {quoted_name(name)}")
+
+
+def _made(connection: Backend) -> set[tuple[str, str]]:
+    found = connection.raw_sql(
+        "SELECT 'TABLE', table_name FROM duckdb_tables() WHERE NOT internal "
+        "UNION ALL SELECT 'VIEW', view_name FROM duckdb_views() WHERE NOT internal "
+        "UNION ALL SELECT 'TYPE', type_name FROM duckdb_types() WHERE NOT internal"
+    )
+    return {(str(kind), str(name)) for kind, name in found.fetchall()}
+
+
+@contextmanager
 def in_written_order(connection: Backend) -> Iterator[None]:
     """Within it, rows are numbered in the order in which they stand in their files, at the cost of memory."""
     connection.raw_sql("SET preserve_insertion_order = true")
