@@ -31,6 +31,9 @@ RESUMED = ("runtime.encoded", "runtime.towers", "runtime.device", "runtime.threa
 # Other rows may be measured too, as long as they have the contract that the ranker was trained under.
 MEASURED = ("data.raw", "data.schema_path", "evaluation", *RESUMED)
 
+# The events may have grown since the run was trained.
+RECOMMENDED = ("data.raw", "runtime.encoded", "runtime.threads", "runtime.memory_limit")
+
 
 @dataclass(frozen=True)
 class Option:
@@ -97,6 +100,23 @@ COMMANDS = (
         (AS_JSON,),
         positional="path",
         positional_help="a Parquet file, or a folder with some anywhere below it",
+    ),
+    Command(
+        "init",
+        "look at rows that nobody has declared yet, and write a commented schema file for them",
+        "recsys init path/to/folder --output shop.yaml",
+        ("runtime.threads", "runtime.memory_limit"),
+        (
+            Option("--output", "schema file to write (<name of the folder or file>.yaml)", default="", is_path=True),
+            Option("--events", "the files that are the events: a name, folder or pattern (guessed)", default=""),
+            Option("--user", "column of users (guessed, as all below)", default=""),
+            Option("--item", "column of items", default=""),
+            Option("--time", "column of times; none: there is none", default=""),
+            Option("--label", "column of 0 and 1, or a rule such as 'stars > 3'; none: only positives", default=""),
+            Option("--query", "column of baskets, sessions or lists; none: there is none", default=""),
+        ),
+        positional="path",
+        positional_help="a Parquet or CSV file, or a folder with some anywhere below it",
     ),
     Command(
         "prepare",
@@ -183,6 +203,33 @@ COMMANDS = (
             ),
             Option("--output", "Parquet file to write: the rows and their `probability`", required=True, is_path=True),
         ),
+    ),
+    Command(
+        "recommend",
+        "the best candidates of every user on a date, as partitioned Parquet; a killed one goes on",
+        "recsys recommend --run runs/online_retail/20260101-120000-e2e --date 2011-09-01 --output lists",
+        RECOMMENDED,
+        (
+            OF_RUN,
+            Option(
+                "--output", "folder to write `date=.../model=.../part-*.parquet` below", required=True, is_path=True
+            ),
+            Option(
+                "--date",
+                "the first day whose events are not known, YYYY-MM-DD; none for events without times",
+                default="",
+            ),
+            Option("--users", "all, a file with one id a line, or ids with commas between them", default="all"),
+            Option("--top", "how many items a user gets", default="20"),
+            Option(
+                "--retrieve",
+                "how many candidates the tower finds for the ranker to order; 0: the ranker orders all",
+                default="500",
+            ),
+            Option("--new-only", "leave out what the user had before", is_switch=True),
+        ),
+        run_option="run",
+        may_differ=RECOMMENDED,
     ),
     Command(
         "daily",

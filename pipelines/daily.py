@@ -7,6 +7,7 @@ from recsys import nightly
 from recsys.config import RunConfig
 from recsys.config.overrides import require_unset
 from recsys.errors import UsageError
+from recsys.run.prepare import SPLIT_DATES
 
 from .console import console, progress_bars, show_table
 
@@ -18,7 +19,7 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     except ValueError as error:
         raise UsageError(f"--date is {arguments.date!r}; expected a day as YYYY-MM-DD.") from error
     window = "--date and `daily.train_days`, `daily.validation_days` and `daily.test_days` set the window"
-    require_unset(arguments.overrides, [f"data.{name}" for name in nightly.WINDOW], window)
+    require_unset(arguments.overrides, [f"data.{name}" for name in SPLIT_DATES], window)
     with progress_bars() as progress:
         result = nightly.run(config, date, progress)
     console.print(f"{result.readiness}: {result.reason}", soft_wrap=True)

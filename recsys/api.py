@@ -6,6 +6,7 @@ finds. Where rows are asked for, a pandas or polars DataFrame, an Arrow table, a
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from recsys.config.compose import compose_config
 from recsys.config.overrides import override
 from recsys.datasets.table_layout import TableLayout
 from recsys.errors import UsageError
-from recsys.features.plain_yaml import plain_yaml, read_plain_yaml
+from recsys.features.plain_yaml import lines_named, plain_yaml, read_plain_yaml
 from recsys.features.schema import FeatureSchema
 from recsys.progress import Progress, silent
 from recsys.results import Data, Run, Study, Tower
@@ -98,7 +99,8 @@ def prepare(
         document = {**document, "table": {**table, "files": files}} if isinstance(table, Mapping) else document
         where = "Schema" if isinstance(schema, Schema) else f"Schema file {schema}"
         # Before anything is written, and by the name that the caller knows it by.
-        TableLayout.from_document(document, FeatureSchema.from_document(document, where), where)
+        with nullcontext() if isinstance(schema, Schema) else lines_named(Path(schema), where):
+            TableLayout.from_document(document, FeatureSchema.from_document(document, where), where)
         stored = stored_frames(frames, below, plain_yaml(document))
         words += _words({"data.raw": stored, "data.schema_path": stored / SCHEMA})
     words = ["data=table", *words]

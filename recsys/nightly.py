@@ -14,10 +14,11 @@ from recsys.ablation.bootstrap import UserBootstrap, measure_arm
 from recsys.ablation.comparison import compare_fixed
 from recsys.all_segments import ALL
 from recsys.artifacts.export import load_scorer
-from recsys.config import OnlineRetailData, RunConfig
+from recsys.config import RunConfig, TableData
+from recsys.datasets.database import temporary_database
 from recsys.datasets.decode import raw_rows
 from recsys.datasets.encoded import EncodedDataset
-from recsys.datasets.online_retail.transactions import transaction_times
+from recsys.datasets.event_times import event_times
 from recsys.errors import UsageError
 from recsys.evaluation.stored_predictions import load_predictions
 from recsys.files import ensure_writable, fingerprint_of, write_text_atomically
@@ -33,8 +34,6 @@ from recsys.scheduling.promotion import AucDifference, Champion, ChampionFile, D
 from recsys.scheduling.window import Readiness, Window, complete_days, readiness, window_before
 
 _LEVEL = 0.05
-# Days of the data's configuration that the window replaces.
-WINDOW = ("train_start", "validation_start", "test_start", "test_end")
 _DECISION = "decision.json"
 # The rows say which days were learnt from and measured on; the tower goes in by its own key; of a study's settings the
 # comparison of two models takes the number of resamples alone.
@@ -74,7 +73,7 @@ def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResu
         prepared = prepare.prepared(dated)
         if prepared and (earlier := _earlier_result(_folder(root, date, dated, prepared), window)):
             return earlier
-        state, reason = readiness(window, complete_days(*_first_and_newest(config)), is_done=False)
+        state, reason = readiness(window, complete_days(*_first_and_newest(config, progress)), is_done=False)
         if state is not Readiness.GO:
             return DailyResult(state, reason, root, None)
         encoded = prepare.run(dated, progress)
@@ -94,24 +93,31 @@ def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResu
 
 def _dated(config: RunConfig, window: Window) -> RunConfig:
     data = config.data
-    if not isinstance(data, OnlineRetailData):
-        where = {
-            "table": f"its splits stand in the `table:` block of {data.schema_path}",
-            "movielens": "a release is split by the times of its ratings, always the same way",
-            "simulated": "a simulated world is split by its own days",
-        }[data.source]
+    if reason := _why_undated(config):
         raise UsageError(
             f"A scheduled run moves the splits' dates, and `{data.name}` (source `{data.source}`) has none to move: "
-            f"{where}. Use data=online_retail, or train on each day's rows with `recsys train`."
+            f"{reason}, or train on each day's rows with `recsys train`."
         )
-    data = dataclasses.replace(
-        data,
-        train_start=window.train.first.isoformat(),
-        validation_start=window.validation.first.isoformat(),
-        test_start=window.test.first.isoformat(),
-        test_end=window.test.end.isoformat(),
+    starts = (window.train.first, window.validation.first, window.test.first, window.test.end)
+    days = {name: day.isoformat() for name, day in zip(prepare.SPLIT_DATES, starts, strict=True)}
+    return dataclasses.replace(config, data=dataclasses.replace(data, **days))
+
+
+def _why_undated(config: RunConfig) -> str:
+    """Why the data's splits have no dates, and what to use instead; empty where they have some."""
+    data = config.data
+    if not isinstance(data, TableData):
+        return "a simulated world is split by its own days. Use rows of your own, with data=table"
+    layout = prepare.table_layout(data)
+    if layout.time is None:
+        return f"the `table:` block of {data.schema_path} declares no `time`. Declare it if the rows have one"
+    if prepare.is_split_by_time(layout):
+        return ""
+    how = "by files" if layout.splits is None else "by a column" if layout.splits.column else "in another way"
+    return (
+        f"the `table:` block of {data.schema_path} splits the rows {how}. Declare `splits: {{validation_start: ..., "
+        "test_start: ...}}` there"
     )
-    return dataclasses.replace(config, data=data)
 
 
 def _folder(root: Path, date: datetime.date, config: RunConfig, encoded: EncodedDataset) -> Path:
@@ -130,9 +136,14 @@ def _earlier_result(folder: Path, window: Window) -> DailyResult | None:
     return DailyResult(state, reason, folder, _read_decision(folder))
 
 
-def _first_and_newest(config: RunConfig) -> tuple[datetime.datetime, datetime.datetime]:
-    with tempfile.TemporaryDirectory() as folder:
-        return transaction_times(Path(folder), config.data.raw, config.runtime.memory_limit, config.runtime.cores)
+def _first_and_newest(config: RunConfig, progress: Progress) -> tuple[datetime.datetime, datetime.datetime]:
+    assert isinstance(config.data, TableData)
+    raw, layout = prepare.raw_folder(config, progress), prepare.table_layout(config.data)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        temporary_database(Path(folder), config.runtime.memory_limit, config.runtime.cores) as connection,
+    ):
+        return event_times(connection, raw, layout, progress)
 
 
 def _has_checkpoint(folder: Path) -> bool:

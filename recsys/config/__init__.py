@@ -7,7 +7,7 @@ here are types, ranges and checks. `compose.py` makes a `RunConfig` of the files
 
 from recsys.config.ablation import AblationConfig, TuneConfig
 from recsys.config.compositions import COMPOSITIONS, CompositionConfig
-from recsys.config.data import DataConfig, MovielensData, OnlineRetailData, SimulatedData, TableData
+from recsys.config.data import DataConfig, SimulatedData, TableData
 from recsys.config.knobs import checked_dataclass
 from recsys.config.networks import NETWORKS, NetworkConfig
 from recsys.config.recorded import with_own_knobs
@@ -36,9 +36,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "ImportedTowerConfig",
-    "MovielensData",
     "NetworkConfig",
-    "OnlineRetailData",
     "RunConfig",
     "RuntimeConfig",
     "SimulatedData",

@@ -1,4 +1,4 @@
-"""Where rows come from: one variant per source."""
+"""Where rows come from: a declared table, or the simulator."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,45 +9,23 @@ from recsys.config.knobs import Day, Days, Name, PositiveInt, Seed, checked_data
 
 
 @checked_dataclass
-class OnlineRetailData:
-    """Invoices of an online shop; dates are half-open boundaries (UTC days).
-
-    `ranking_baselines` are rules to rank candidates by without a model: name -> columns, the first one decides, the
-    next breaks its ties.
-    """
-
-    source: Literal["online_retail"]
-    name: Name
-    schema_path: Path
-    raw: Path
-    train_start: Day
-    validation_start: Day
-    test_start: Day
-    test_end: Day
-    negatives_per_positive: PositiveInt
-    ranking_validation_invoices: PositiveInt
-    ranking_baselines: dict[str, tuple[str, ...]]
-    seed: Seed
-
-
-@checked_dataclass
 class TableData:
-    """Rows that the user already has; the schema's `table:` block describes how they are read."""
+    """Events in Parquet or CSV files, or in a publisher's archive, as the schema's `table:` block describes them.
+
+    Dates, where they are given, take the place of those that the block splits the rows by: half-open boundaries (UTC
+    days). `ranking_baselines` are rules to rank candidates by without a model: name -> columns, the first one decides,
+    the next breaks its ties.
+    """
 
     source: Literal["table"]
     name: Name
     schema_path: Path
     raw: Path
-
-
-@checked_dataclass
-class MovielensData:
-    """A MovieLens release in its publisher's layout."""
-
-    source: Literal["movielens"]
-    name: Name
-    schema_path: Path
-    raw: Path
+    train_start: Day | None
+    validation_start: Day | None
+    test_start: Day | None
+    test_end: Day | None
+    ranking_baselines: dict[str, tuple[str, ...]]
 
 
 @checked_dataclass
@@ -66,4 +44,4 @@ class SimulatedData:
     world_seed: Seed
 
 
-DataConfig = Annotated[OnlineRetailData | TableData | MovielensData | SimulatedData, Field(discriminator="source")]
+DataConfig = Annotated[TableData | SimulatedData, Field(discriminator="source")]

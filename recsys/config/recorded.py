@@ -6,25 +6,49 @@ from typing import Any
 from recsys.config.compositions import COMPOSITIONS
 from recsys.config.kinds import Kinds
 from recsys.config.networks import NETWORKS
+from recsys.errors import UsageError
+
+# What the configuration of Online Retail said, with the values that its schema file has taken over.
+_DECLARED_NOW = {"negatives_per_positive": 4, "ranking_validation_invoices": 300, "seed": 0}
 
 
 def with_own_knobs(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a recorded document whose network and composition hold the knobs of their kind and no other.
+    """Return a recorded document whose network, composition and data hold the knobs of their kind and no other.
 
     Every kind once had the knobs of all, null where they meant nothing; a conditional composition said by `routing`
-    which of two it was; and there was no first-order path. Whatever else the document holds stays as it is.
+    which of two it was; and there was no first-order path. Online Retail and MovieLens were sources of their own, with
+    sampling among the settings, before their schema files declared it. Whatever else the document holds stays as it
+    is.
 
     Raises:
         UnknownKindError: a kind is of a module that cannot be imported.
+        UsageError: the rows were sampled in another way than the schema file says now.
     """
     network, composition = dict(document["network"]), dict(document["composition"])
     network.setdefault("first_order", False)
     if composition.pop("routing", None) == "route":
         composition["name"] = "conditional_route"
-    return {**document, "network": _own(network, NETWORKS), "composition": _own(composition, COMPOSITIONS)}
+    own = {"network": _own(network, NETWORKS), "composition": _own(composition, COMPOSITIONS)}
+    return {**document, **own, **({"data": _as_table(document["data"])} if "data" in document else {})}
 
 
 def _own(recorded: dict[str, Any], kinds: Kinds[Any]) -> dict[str, Any]:
     recorded = kinds.imported(recorded)
     knobs = kinds.knobs(recorded.get("name"))
     return {key: value for key, value in recorded.items() if value is not None or key in knobs}
+
+
+def _as_table(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Data of a declared table, whose sources were once of three kinds."""
+    if recorded.get("source") not in ("table", "online_retail", "movielens"):
+        return dict(recorded)
+    if other := {key: recorded[key] for key, value in _DECLARED_NOW.items() if recorded.get(key, value) != value}:
+        found = ", ".join(f"data.{key}={value}" for key, value in other.items())
+        raise UsageError(
+            f"The run was recorded with {found}, which stands in the schema file now (`table.negatives`, "
+            f"`table.ranking`), as {', '.join(str(_DECLARED_NOW[key]) for key in other)}. Declare it in a copy of the "
+            "schema, and train anew."
+        )
+    known = {key: value for key, value in recorded.items() if key not in _DECLARED_NOW}
+    dates = dict.fromkeys(("train_start", "validation_start", "test_start", "test_end"))
+    return {**dates, "ranking_baselines": {}, **known, "source": "table"}

@@ -74,3 +74,18 @@ class ColumnLevels:
     def at(self, level: Level, names: Iterable[str]) -> list[str]:
         """Those of the names that have a level."""
         return [name for name in dict.fromkeys(names) if self.of(name) is level]
+
+    def of_feature(self, name: str) -> Level:
+        """The level of any column, counted ones too; what is counted by the item is the item's at one moment only."""
+        if name not in self.layout.counted:
+            return self.of(name)
+        if name in self.layout.expressions:
+            parts = self.layout.expressions[name].columns
+        else:
+            one = self.layout.history.features[name]
+            parts = (*one.keyed_by, *([one.to] if one.to else []))
+        found = {self.of_feature(part) for part in parts}
+        if len(found) > 1:
+            return Level.PAIR
+        # Of no column at all: what is known of the moment is known of the query.
+        return found.pop() if found else Level.QUERY

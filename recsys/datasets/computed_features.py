@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
@@ -160,7 +161,7 @@ class ComputedFeatures:
             waiting = [name for name in waiting if name not in done]
             extra = []
             if waiting or not is_final:
-                rows = store(connection, f"{OWN_PREFIX}counted_{len(done)}_{is_final}", rows)
+                rows = store(connection, str(ibis.util.gen_name("counted")), rows)
             known = known if is_final else done
         return rows
 
@@ -172,6 +173,12 @@ class ComputedFeatures:
 
     def _feature(self, name: str) -> PastFeature:
         one = self.layout.history.features[name].counted_as(own_name(name))
-        columns = {key: own_name(getattr(one, key)) for key in ("beside", "to", "together")}
-        of = one.of if one.of == AGE_DAYS else own_name(one.of)
-        return replace(one, by=tuple(map(own_name, one.by)), within=tuple(map(own_name, one.within)), of=of, **columns)
+        return replace(
+            one,
+            by=tuple(map(own_name, one.by)),
+            within=tuple(map(own_name, one.within)),
+            of=one.of if one.of == AGE_DAYS else own_name(one.of),
+            beside=own_name(one.beside),
+            to=own_name(one.to),
+            together=own_name(one.together),
+        )

@@ -154,11 +154,11 @@ def store(connection: Backend, name: str, rows: ir.Table) -> ir.Table:
 
 
 @contextmanager
-def temporary_tables(connection: Backend) -> Iterator[None]:
-    """Within it, tables, views and types are made for this use alone: they are dropped at its end."""
+def scratch(connection: Backend) -> Iterator[str]:
+    """Yield a name that no table has; what is made meanwhile, tables, views and types of any name, goes at the end."""
     before = _made(connection)
     try:
-        yield
+        yield str(ibis.util.gen_name("scratch"))
     finally:
         # Tables before the types of their columns.
         for kind, name in sorted(_made(connection) - before):

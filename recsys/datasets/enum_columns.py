@@ -1,4 +1,4 @@
-"""Text that repeats, kept as numbers of a dictionary: in millions of rows a list of twenty ids then takes forty bytes."""
+"""Text that repeats, kept as numbers of a dictionary: a list of twenty ids in millions of rows takes forty bytes."""
 
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend

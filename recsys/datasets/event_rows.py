@@ -17,7 +17,7 @@ import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.computed_features import own_name
-from recsys.datasets.database import epoch_us, fetch, fetch_one, load, store, temporary_database, temporary_tables
+from recsys.datasets.database import epoch_us, fetch, fetch_one, load, scratch, store, temporary_database
 from recsys.datasets.event_log import EventLog, read_column, user_key
 from recsys.datasets.event_tables import RawEvents, read_events
 from recsys.datasets.pair_rows import PairRows
@@ -68,7 +68,7 @@ class EventRowReader:
         self._require(found)
         if not rows.num_rows:
             return pa.table({name: pa.nulls(0) for name in self._row_columns.wanted})
-        with temporary_tables(self._connection):
+        with scratch(self._connection):
             plain = {name: self._as_in_events(name, rows[name]) for name in found}
             numbered = pa.table({**plain, PLACE: pa.array(range(rows.num_rows), pa.int32())})
             asked = self._with_position(load(self._connection, f"{OWN_PREFIX}raw_rows", numbered))
@@ -276,6 +276,9 @@ def events_opened(
         DataError, UsageError: see `Source.read`.
     """
     layout, schema = reader.layout, reader.schema
+    if layout.splits and layout.splits.test_end:
+        # An end of what was measured; what happened since then is as much the past of rows to score.
+        layout = replace(layout, splits=replace(layout.splits, test_end=None))
     with temporary_database(folder, memory_limit, threads) as connection:
         events = read_events(connection, raw, layout, schema, progress)
         if layout.label is None:

@@ -1,7 +1,8 @@
 """The events of a table: its files as one, the rows that count, repeats merged, side tables joined."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import ibis.expr.types as ir
@@ -60,9 +61,17 @@ class RawEvents:
 
 
 def read_events(
-    connection: Backend, raw: Path, layout: TableLayout, schema: FeatureSchema, progress: Progress
+    connection: Backend,
+    raw: Path,
+    layout: TableLayout,
+    schema: FeatureSchema,
+    progress: Progress,
+    before: datetime | None = None,
 ) -> RawEvents:
     """Read the events and side tables below `raw`.
+
+    Args:
+        before: UTC, without zone; events from then on are as if they stood in no file. None: all events.
 
     Raises:
         DataError: see `find_files`, `TableReader.read` and `read_sides`; or a column is missing or stands twice.
@@ -78,6 +87,8 @@ def read_events(
         apart=layout.splits.column if layout.splits else "",
     )
     rows, where = reader.read(connection, files), shown_files(files)
+    if before:
+        rows = rows.filter(TableShape(rows, layout, schema, where).time() < before)
     counts: dict[str, int] = {}
     if layout.conditions:
         rows, counts = _kept(connection, rows, layout, schema, where)
@@ -160,7 +171,7 @@ def reduced(column: ir.Value, keep: Keep, order: Sequence[ir.Value]) -> ir.Value
 
 
 def _with_derived(
-    rows: ir.Table, names: Sequence[str], layout: TableLayout, schema: FeatureSchema, where: str
+    rows: ir.Table, names: Iterable[str], layout: TableLayout, schema: FeatureSchema, where: str
 ) -> ir.Table:
     shape = TableShape(rows, layout, schema, where)
     derived = [name for name in names if name not in rows.columns and name in layout.expressions]

@@ -136,8 +136,8 @@ def parse_expression(text: str, where: str) -> Expression:
         depth, copies = _MAXIMUM_DEPTH + 1, 0
     if depth > _MAXIMUM_DEPTH:
         raise UsageError(
-            f"{where}: {text[:60]!r}... nests its parts too deeply; an expression does so at most {_MAXIMUM_DEPTH} deep, "
-            "each further term of a sum counted. Derive a part of it under a name of its own."
+            f"{where}: {text[:60]!r}... nests its parts too deeply; an expression does so at most {_MAXIMUM_DEPTH} "
+            "deep, each further term of a sum counted. Derive a part of it under a name of its own."
         )
     if copies > _MAXIMUM_COPIES:
         raise UsageError(
@@ -181,9 +181,12 @@ def _parsed(text: str, where: str) -> exp.Expr:
     except (ParseError, TokenError, ValueError) as error:
         found = error.errors[0] if isinstance(error, ParseError) and error.errors else {}
         place = f", at character {found['col']}" if found.get("line") == 1 else ""
+        reason = str(found.get("description") or "it is no SQL")
+        # SQLGlot's own words name classes of its tree.
+        reason = "something is missing there" if reason.startswith("Required keyword") else reason
         raise UsageError(
-            f"{where}: {text!r} cannot be read{place} ({found.get('description') or 'not SQL'}); expected one expression "
-            f"of {_GRAMMAR}. A column whose name is not a plain word stands in double quotation marks."
+            f"{where}: {text!r} cannot be read{place} ({reason}); expected one expression of {_GRAMMAR}. A column "
+            "whose name is no plain word stands in double quotation marks."
         ) from error
     if tree is None:
         raise UsageError(f"{where}: {text!r} holds no expression; expected one such as `price / mean_price`.")

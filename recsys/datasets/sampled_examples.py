@@ -61,43 +61,47 @@ def _sampler(connection: Backend, log: QueryLog) -> PairSampler:
     rule = layout.candidates or CandidateRule()
     assert layout.negatives is not None
     asked = log.queries.filter(log.queries[SPLIT].notnull()).order_by(QUERY)
-    columns = _columns(connection, asked.select(number=QUERY, day=_day(asked[TIME]), id=asked[ID], split=SPLIT))
+    columns = number_columns(connection, asked.select(number=QUERY, day=day_of(asked[TIME]), id=asked[ID], split=SPLIT))
     queries = Queries(columns["number"], columns["day"], pd.util.hash_array(columns["id"]), columns["split"])
     events = log.log.rows
-    lines = _columns(connection, events.select(query=QUERY, item=ITEM).distinct().order_by(["query", "item"]))
+    lines = number_columns(connection, events.select(query=QUERY, item=ITEM).distinct().order_by(["query", "item"]))
     return PairSampler(
         queries,
         GroupedValues(lines["query"], lines["item"]),
-        CandidateLists(rule, _item_days(connection, log)),
+        CandidateLists(rule, item_days(connection, log)),
         _shown(connection, log, rule.column) if rule.column else None,
         layout.negatives,
         None if rule.nearest else layout.ranking,
     )
 
 
-def _item_days(connection: Backend, log: QueryLog) -> ItemDays:
+def item_days(connection: Backend, log: QueryLog) -> ItemDays:
     events = log.log.rows
-    named = events.select(item=ITEM, day=_day(events[TIME]), is_known=(events[SPLIT] == TRAIN) | events[IS_PAST])
+    named = events.select(item=ITEM, day=day_of(events[TIME]), is_known=(events[SPLIT] == TRAIN) | events[IS_PAST])
     counted = named.group_by(["day", "item"]).aggregate(
         events=named.count(), training=named["is_known"].fill_null(False).cast("int64").sum()
     )
-    found = _columns(connection, counted.order_by(["day", "item"]))
+    found = number_columns(connection, counted.order_by(["day", "item"]))
     training = np.zeros(fetch_one(connection, log.items.aggregate(n=log.items.count()))["n"], dtype=np.int64)
     np.add.at(training, found["item"], found["training"])
     return ItemDays(found["day"], found["item"], found["events"], training)
 
 
 def _shown(connection: Backend, log: QueryLog, column: str) -> GroupedValues:
-    """The items of each query's own list, as far as any event has them."""
-    if column not in log.queries.columns or not log.queries[column].type().is_array():
+    found = shown_items(connection, log, log.queries, column)
+    return GroupedValues(found["number"], found["item"])
+
+
+def shown_items(connection: Backend, log: QueryLog, queries: ir.Table, column: str) -> dict[str, Ints]:
+    """The items of each query's own list, as far as any event has them: `number` of the query and `item`, (N,) each."""
+    if column not in queries.columns or not queries[column].type().is_array():
         raise DataError(
             f"{log.raw.where}: `table.candidates.column` is {column}; expected a list of items that the query has. "
             f"Keep it for the query: `table.query.keep: {{{column}: max}}`."
         )
-    listed = log.queries.select(number=QUERY, name=log.queries[column].unnest().cast("string"))
+    listed = queries.select(number=QUERY, name=queries[column].unnest().cast("string"))
     items = log.items.select(item=ITEM, name=log.items[file_name(log.raw.schema.item, log.raw)].cast("string"))
-    found = _columns(connection, listed.join(items, "name").select("number", "item").order_by(["number", "item"]))
-    return GroupedValues(found["number"], found["item"])
+    return number_columns(connection, listed.join(items, "name").select("number", "item").order_by(["number", "item"]))
 
 
 def _counts(connection: Backend, log: QueryLog) -> dict[str, int]:
@@ -114,12 +118,12 @@ def _counts(connection: Backend, log: QueryLog) -> dict[str, int]:
     return {name: int(number) for name, number in found.items()}
 
 
-def _day(time: ir.TimestampValue) -> ir.IntegerValue:
+def day_of(time: ir.TimestampValue) -> ir.IntegerValue:
     """Days since 1970-01-01, by the midnight of UTC."""
     return (time.epoch_seconds() // SECONDS_A_DAY).cast("int32")
 
 
-def _columns(connection: Backend, rows: ir.Table) -> dict[str, Any]:
+def number_columns(connection: Backend, rows: ir.Table) -> dict[str, Any]:
     """Whole numbers as int64, texts as objects."""
     table = fetch(connection, rows)
     columns = {name: table[name].combine_chunks() for name in table.column_names}

@@ -97,6 +97,12 @@ def _builtin(name: str, takes: Sequence[dt.DataType], returns: dt.DataType) -> C
 
 _isfinite = _builtin("isfinite", [dt.float64], dt.boolean)
 _try = _builtin("try", [dt.int64], dt.int64)
+_pow = _builtin("pow", [dt.float64, dt.float64], dt.float64)
+_sqrt = _builtin("sqrt", [dt.float64], dt.float64)
+_round = _builtin("round", [dt.float64, dt.int32], dt.float64)
+_from = _builtin("substr", [dt.string, dt.int64], dt.string)
+_from_to = _builtin("substr", [dt.string, dt.int64, dt.int64], dt.string)
+_regexp_extract_all = _builtin("regexp_extract_all", [dt.string, dt.string, dt.int32], dt.Array(dt.string))
 
 
 def _of_float(name: str) -> Callable[[ir.Value], ir.Value]:
@@ -113,10 +119,6 @@ def _of_positive(name: str) -> Callable[[ir.Value], ir.Value]:
     return build
 
 
-def _of_text(name: str, *others: dt.DataType, returns: dt.DataType = dt.string) -> Callable[..., ir.Value]:
-    return _builtin(name, [dt.string, *others], returns)
-
-
 def _part_of_time(name: str) -> Callable[[ir.Value], ir.Value]:
     return _builtin(name, [dt.timestamp], dt.int64)
 
@@ -126,12 +128,11 @@ def _between_times(unit: float) -> Callable[[ir.Value, ir.Value], ir.Value]:
 
 
 def _square_root(number: ir.Value) -> ir.Value:
-    return (number >= 0).ifelse(_of_float("sqrt")(number), ibis.null("float64"))
+    return (number >= 0).ifelse(_sqrt(number.cast("float64")), ibis.null("float64"))
 
 
 def _power(base: ir.Value, exponent: ir.Value) -> ir.Value:
-    power = _builtin("pow", [dt.float64, dt.float64], dt.float64)
-    return finite(power(base.cast("float64"), exponent.cast("float64")))
+    return finite(_pow(base.cast("float64"), exponent.cast("float64")))
 
 
 def _absolute(number: ir.Value) -> ir.Value:
@@ -139,7 +140,7 @@ def _absolute(number: ir.Value) -> ir.Value:
 
 
 def _rounded(number: ir.Value, digits: int = 0) -> ir.Value:
-    return _builtin("round", [dt.float64, dt.int32], dt.float64)(number.cast("float64"), digits)
+    return _round(number.cast("float64"), digits)
 
 
 def _sign(number: ir.Value) -> ir.Value:
@@ -166,8 +167,7 @@ def _length(value: ir.Value) -> ir.Value:
 
 
 def _of_substring(text: ir.Value, first: int, length: int | None = None) -> ir.Value:
-    given = [first] if length is None else [first, length]
-    return _of_text("substr", *[dt.int64] * len(given))(text, *given)
+    return _from(text, first) if length is None else _from_to(text, first, length)
 
 
 def _extracted(text: ir.Value, pattern: str, group: int = 0) -> ir.Value:
@@ -175,7 +175,7 @@ def _extracted(text: ir.Value, pattern: str, group: int = 0) -> ir.Value:
 
 
 def _all_extracted(text: ir.Value, pattern: str, group: int = 0) -> ir.Value:
-    return _of_text("regexp_extract_all", dt.string, dt.int32, returns=_WORDS)(text, pattern, group)
+    return _regexp_extract_all(text, pattern, group)
 
 
 def _list_element(values: ir.Value, position: int) -> ir.Value:
@@ -189,13 +189,8 @@ def _kept(values: ir.Value, first: int, last: int) -> ir.Value:
     return _builtin("list_slice", [form, dt.int64, dt.int64], form)(values, first, last)
 
 
-def _found(values: ir.Value, value: ir.Value) -> ir.Value:
-    return values.contains(value)
-
-
 _TEXT, _NUMBER, _TIME, _LIST, _ANY = Kind.TEXT, Kind.NUMBER, Kind.TIME, Kind.LIST, Kind.ANY
 _WHOLE, _WORD, _PATTERN = Kind.WHOLE_CONSTANT, Kind.TEXT_CONSTANT, Kind.PATTERN
-_WORDS = dt.Array(dt.string)
 _PARTS_OF_TIME = ("year", "quarter", "month", "week", "day", "dayofweek", "dayofyear", "hour", "minute")
 
 FUNCTIONS = {
@@ -216,7 +211,7 @@ FUNCTIONS = {
     **{name: Function((_TIME,), _part_of_time(name)) for name in _PARTS_OF_TIME},
     "seconds_between": Function((_TIME, _TIME), _between_times(_SECOND)),
     "days_between": Function((_TIME, _TIME), _between_times(_DAY)),
-    **{name: Function((_TEXT,), _of_text(name)) for name in ("lower", "upper", "trim")},
+    **{name: Function((_TEXT,), _builtin(name, [dt.string], dt.string)) for name in ("lower", "upper", "trim")},
     "length": Function((_TEXT,), _length),
     "len": Function((Kind.TEXT_OR_LIST,), _length),
     "substr": Function((_TEXT, _WHOLE, _WHOLE), _of_substring, optional=1),
@@ -233,7 +228,7 @@ FUNCTIONS = {
     "list_sort": Function((_LIST,), lambda values: values.sort()),
     # In rising order: DuckDB's own may give any, and another one each time.
     "list_distinct": Function((_LIST,), lambda values: values.unique().sort(), copies=3),
-    "list_contains": Function((_LIST, _ANY), _found, copies=2),
+    "list_contains": Function((_LIST, _ANY), lambda values, value: values.contains(value), copies=2),
     "list_extract": Function((_LIST, _WHOLE), _list_element),
     "list_slice": Function((_LIST, _WHOLE, _WHOLE), _kept),
 }

@@ -72,7 +72,7 @@ def read_sides(
     Raises:
         DataError: see `find_files` and `TableReader.read`; or rows of one key are several and may not be.
     """
-    found, digests = [], dict[str, str]()
+    found, digests = list[StoredSide](), dict[str, str]()
     for name, rule in rules.items():
         if not rule.files:
             continue

@@ -21,7 +21,7 @@ from recsys.datasets.source import TEST, TRAIN, VALIDATION
 from recsys.datasets.table_forms import CsvForm, TimeForm
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Named, Text
-from recsys.features.plain_yaml import plain_yaml, read_plain_yaml
+from recsys.features.plain_yaml import lines_named, plain_yaml, read_plain_yaml
 from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import for_elements, vector_element
 
@@ -157,7 +157,8 @@ def load_table_layout(schema_path: Path, schema: FeatureSchema) -> TableLayout:
     """
     document = read_plain_yaml(schema_path, "Schema file")
     text = schema_path.read_text(encoding="utf-8")
-    return TableLayout.from_document(document, schema, f"Schema file {schema_path}", text)
+    with lines_named(schema_path, where := f"Schema file {schema_path}"):
+        return TableLayout.from_document(document, schema, where, text)
 
 
 def check_layout(layout: TableLayout, schema: FeatureSchema, where: str) -> None:

@@ -27,6 +27,8 @@ class QueryTops:
         query_index: (R,) in [0, Q).
         place: (R,) in [0, k), 0 for the best.
         is_relevant: (R,) bool.
+        item: (R,) a number per item; None where the rows do not tell.
+        catalogue: how many items stand among the candidates of all queries.
     """
 
     query: Column
@@ -37,6 +39,8 @@ class QueryTops:
     query_index: Column
     place: Column
     is_relevant: Column
+    item: Column | None = None
+    catalogue: int = 0
 
 
 class TopRows:
@@ -47,6 +51,7 @@ class TopRows:
         self._kept: list[dict[str, Column]] = []
         self._num_kept = self._num_after_last_cut = 0
         self._facts: list[dict[str, Column]] = []
+        self._items: Column = np.empty(0, np.int64)
 
     def add(self, score: Floats, columns: dict[str, Column]) -> None:
         """Take in a batch of candidates; what cannot be among the best k any more is dropped from time to time.
@@ -61,7 +66,11 @@ class TopRows:
         if np.isnan(score).any():
             raise TrainingError(f"{int(np.isnan(score).sum()):,} scores of a batch are NaN: they cannot be ranked.")
         self._facts.append(_facts(columns))
-        rows = {"score": score} | {name: columns[name] for name in ("query", "tie", "relevant")}
+        rows = {"score": score} | {
+            name: columns[name] for name in ("query", "tie", "relevant", "item") if name in columns
+        }
+        if "item" in columns:
+            self._items = np.union1d(self._items, columns["item"])
         self._keep(rows, scope=0)
         if "is_new" in columns:
             self._keep({name: column[columns["is_new"]] for name, column in rows.items()}, scope=1)
@@ -100,14 +109,17 @@ class TopRows:
             query_index=np.searchsorted(facts["query"], kept["query"]),
             place=_places(kept),
             is_relevant=kept["relevant"],
+            item=kept.get("item"),
+            catalogue=len(np.unique(ranks.gather(self._items))),
         )
 
 
-def query_columns(batch: Batch, position: int) -> dict[str, Column]:
+def query_columns(batch: Batch, position: int, item: str = "") -> dict[str, Column]:
     """Return what ranking reads of a batch besides its scores, on the host, each (B,).
 
     Args:
         position: of the batch's first row among all rows of this process; ties are broken by a shuffle of positions.
+        item: the sparse feature that names the item, so that the lists' coverage can be told.
 
     Raises:
         DataError: the batch has no column `query`.
@@ -126,6 +138,8 @@ def query_columns(batch: Batch, position: int) -> dict[str, Column]:
         "relevant": batch.label.cpu().numpy() == 1,
         "tie": _shuffled_positions(position, len(batch)),
     }
+    if item:
+        columns["item"] = batch.sparse[item].values().cpu().numpy()
     return columns | ({"is_new": host["is_new_to_user"] == 1} if "is_new_to_user" in host else {})
 
 

@@ -1,4 +1,4 @@
-"""Recall and NDCG at a cutoff, by which whole candidate lists are judged, in one pass over rows in any order.
+"""Recall, NDCG and MRR at a cutoff, by which whole candidate lists are judged, in one pass over rows in any order.
 
 Every row is one candidate of one query (an invoice); its label says whether it is relevant. A query's relevant products
 that are no candidates have no row and so count nowhere, as in the protocol. Queries without a relevant candidate are
@@ -27,7 +27,7 @@ from recsys.files import published_directory
 from recsys.metrics.columns import Column, Floats
 from recsys.metrics.metric import RankedCandidates
 from recsys.metrics.predictions import QueryValues
-from recsys.metrics.ranked_lists import SCOPES, name_at
+from recsys.metrics.ranked_lists import COVERAGE, SCOPES, SHORT_CUTOFF, name_at
 from recsys.metrics.registry import ranking_metrics
 from recsys.progress import Progress, silent
 
@@ -56,11 +56,19 @@ class QueryScores:
 
 @dataclass(frozen=True)
 class RankingEvaluation:
-    """How well one score ranks: the queries' values for each of `SCOPES`, and the means that are reported."""
+    """How well one score ranks: the queries' values for each of `SCOPES`, and the means that are reported.
+
+    Attributes:
+        coverage: share of the catalogue, all queries' candidates together, that stands among some query's best k; None
+            where the rows do not tell the items.
+        shorter: the same at `SHORT_CUTOFF`; None where that is no shorter, and for what was read from a file.
+    """
 
     cutoff: int
     segments: tuple[str, ...]
     by_scope: Mapping[str, QueryScores]
+    coverage: float | None = None
+    shorter: "RankingEvaluation | None" = None
 
     def mean(self, metric: str, scope: str, segment: str = ALL) -> float | None:
         """Mean of "recall" or "ndcg" over the queries of a segment; None where it has none."""
@@ -83,7 +91,9 @@ class RankingEvaluation:
         }
         counts = np.bincount(self.by_scope[ALL].segment, minlength=len(self.segments))
         support = dict(zip((ALL, *self.segments), (counts.sum(), *counts), strict=True))
+        means[f"{start}{name_at(COVERAGE, self.cutoff)}/{ALL}"] = self.coverage
         flat = {name: value for name, value in means.items() if value is not None}
+        flat |= self.shorter.flat_metrics(prefix) if self.shorter else {}
         return flat | {f"{start}queries/{segment}": float(count) for segment, count in support.items()}
 
     def by_query(self) -> dict[str, QueryValues]:
@@ -108,12 +118,16 @@ def evaluate_ranking(
     segments: tuple[str, ...],
     cutoff: int,
     progress: Progress = silent,
+    item: str = "",
 ) -> dict[str, RankingEvaluation]:
     """Rank every query's candidates by each of `scores` in one pass, so that a ranker stands beside its baselines.
 
     The batches carry the extra columns `query`; `is_new_to_user` where the second scope is wanted; `user_key` where the
     queries are to be bootstrapped by user. Candidates of one score are ordered by a fixed shuffle of their positions in
     the stream: neither arbitrary nor in favour of rows that happen to come first, such as relevant ones.
+
+    Args:
+        item: the sparse feature that names the item; without it no coverage is told.
 
     Raises:
         DataError: a column is missing, or one query has rows of two segments or users.
@@ -126,12 +140,12 @@ def evaluate_ranking(
     for done, (batch, is_own) in enumerate(ranks.in_step(stream), start=1):
         values = {name: score(batch) for name, score in scores.items()}
         if is_own:
-            columns = query_columns(batch, position)
+            columns = query_columns(batch, position, item)
             for name, value in values.items():
                 tops[name].add(value.detach().cpu().numpy().astype(np.float64), columns)
             position += len(batch)
         progress("ranking", done, total)
-    return {name: _summarise(top.gathered(), segments, cutoff) for name, top in tops.items()}
+    return {name: summarise(top.gathered(), segments, cutoff) for name, top in tops.items()}
 
 
 def save_ranking(ranking: RankingEvaluation, folder: Path) -> None:
@@ -176,17 +190,23 @@ def _stored_scores(columns: Mapping[str, Column], scope: str) -> QueryScores:
     return QueryScores(query, user, segment, values, int(left_out[0]))
 
 
-def _summarise(top: QueryTops, segments: tuple[str, ...], cutoff: int) -> RankingEvaluation:
+def summarise(top: QueryTops, segments: tuple[str, ...], cutoff: int) -> RankingEvaluation:
+    """Judge the best rows of all queries, of which at least the best `cutoff` are kept."""
     by_scope = {
         scope: _query_scores(top, index, cutoff) for index, scope in enumerate(SCOPES) if index in top.relevant_in_scope
     }
-    return RankingEvaluation(cutoff, segments, by_scope)
+    coverage = None
+    if top.item is not None and top.catalogue:
+        shown = top.item[(top.scope == 0) & (top.place < cutoff)]
+        coverage = len(np.unique(shown)) / top.catalogue
+    shorter = summarise(top, segments, SHORT_CUTOFF) if cutoff > SHORT_CUTOFF else None
+    return RankingEvaluation(cutoff, segments, by_scope, coverage, shorter)
 
 
 def _query_scores(top: QueryTops, scope: int, cutoff: int) -> QueryScores:
     relevant = top.relevant_in_scope[scope]
     counts = relevant > 0
-    is_hit = (top.scope == scope) & top.is_relevant
+    is_hit = (top.scope == scope) & top.is_relevant & (top.place < cutoff)
     # A hit's query has a relevant candidate, so it is among those that count, at a place of its own.
     place_of_query = np.cumsum(counts) - 1
     ranked = RankedCandidates(

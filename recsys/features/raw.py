@@ -69,13 +69,19 @@ def raw_to_batch(
             f"({', '.join(account.counts)}), but a row that is to be scored cannot be left out: leave it out of the "
             "data."
         )
+    return encoded_batch(columns, segment, schema)
+
+
+def encoded_batch(columns: Mapping[str, pa.Array], segment: pa.Array, schema: FeatureSchema) -> Batch:
+    """Return encoded columns of features, and the segments' places, as a batch with every label 0 and every weight 1."""
+    rows = len(segment)
     dense = [columns[feature.name].to_numpy() for feature in schema.dense]
     return Batch(
-        dense=torch.from_numpy(np.stack(dense, axis=1) if dense else np.empty((rows.num_rows, 0), np.float32)),
-        sparse=_jagged(columns, schema, rows.num_rows),
+        dense=torch.from_numpy(np.stack(dense, axis=1) if dense else np.empty((rows, 0), np.float32)),
+        sparse=_jagged(columns, schema, rows),
         segment=torch.from_numpy(segment.to_numpy().astype(np.int64)),
-        label=torch.zeros(rows.num_rows),
-        weight=torch.ones(rows.num_rows),
+        label=torch.zeros(rows),
+        weight=torch.ones(rows),
     )
 
 

@@ -19,7 +19,7 @@ from recsys.all_segments import ALL
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.column_names import ROLES, require_distinct_names
 from recsys.features.declaration import Declaration, Expected, Listed, Name, shown
-from recsys.features.plain_yaml import read_plain_yaml
+from recsys.features.plain_yaml import lines_named, read_plain_yaml
 from recsys.features.policy import (
     FOR_IDS,
     FOR_LISTS,
@@ -232,7 +232,9 @@ def load_schema(path: Path) -> FeatureSchema:
     Raises:
         UsageError: the file is missing or no YAML, or a key, kind or part in it is unknown.
     """
-    return FeatureSchema.from_document(read_plain_yaml(path, "Schema file"), f"Schema file {path}")
+    document, where = read_plain_yaml(path, "Schema file"), f"Schema file {path}"
+    with lines_named(path, where):
+        return FeatureSchema.from_document(document, where)
 
 
 def _allowed_policies(schema: FeatureSchema) -> dict[str, tuple[Policy, ...]]:

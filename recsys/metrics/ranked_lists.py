@@ -1,4 +1,4 @@
-"""Recall and NDCG at a cutoff: how many relevant candidates of a query are among its best k, and how high up.
+"""Recall, NDCG and MRR at a cutoff: how many relevant candidates of a query are among its best k, and how high up.
 
 Source of NDCG: Järvelin and Kekäläinen, "Cumulated gain-based evaluation of IR techniques" (2002); relevance is 0 or 1.
 """
@@ -9,6 +9,11 @@ from recsys.all_segments import ALL
 from recsys.metrics.columns import Floats
 from recsys.metrics.metric import Metric, RankedCandidates
 
+SHORT_CUTOFF = 10
+"""Longer lists are judged at this cutoff too, at which much of the literature compares."""
+TOWER, COVERAGE, CANDIDATES_RECALL = "tower", "coverage", "candidates_recall"
+"""Goes before the names of metrics of a ranking by the tower alone; the share of the catalogue that stands on some list;
+the mean over queries of the share of their relevant items that the first of two stages retrieved."""
 SCOPES = (ALL, "new_to_user")
 """All candidates, and those that the user has never bought: bought ones leave candidates and relevant alike."""
 _SUFFIXES = dict(zip(SCOPES, ("", "_new"), strict=True))
@@ -39,5 +44,13 @@ def ndcg(ranked: RankedCandidates) -> Floats:
     return share
 
 
+def reciprocal_rank(ranked: RankedCandidates) -> Floats:
+    """1 / (place + 1) of each query's first hit, 0 without one, (Q,) in [0, 1]; its mean is the MRR."""
+    first = np.zeros(len(ranked.relevant))
+    np.maximum.at(first, ranked.hit_query, 1 / (ranked.hit_place + 1.0))
+    return first
+
+
 RECALL = Metric("recall", "recall", of_queries=recall)
 NDCG = Metric("ndcg", "NDCG", of_queries=ndcg)
+MRR = Metric("mrr", "MRR", of_queries=reciprocal_rank, is_in_study=False)

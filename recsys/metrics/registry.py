@@ -6,7 +6,7 @@ from recsys.metrics.calibration import CALIBRATION, CALIBRATION_ERROR
 from recsys.metrics.grouped_auc import GROUPED_AUC
 from recsys.metrics.log_loss import LOG_LOSS, NORMALISED_ENTROPY
 from recsys.metrics.metric import Metric
-from recsys.metrics.ranked_lists import NDCG, RECALL, SCOPES, name_at
+from recsys.metrics.ranked_lists import MRR, NDCG, RECALL, SCOPES, name_at
 
 # Imported by name and not searched for in the folder: results are kept under a key of the code that they follow from,
 # which is read off the imports.
@@ -21,6 +21,7 @@ METRICS: list[Metric] = [
     LOG_LOSS_ABOVE_BEST,
     RECALL,
     NDCG,
+    MRR,
 ]
 
 

@@ -4,6 +4,8 @@ import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from recsys.artifacts.export import load_scorer
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
@@ -12,12 +14,17 @@ from recsys.evaluation.ranking import evaluate_ranking
 from recsys.evaluation.scores import ranker_score
 from recsys.evaluation.split_evaluation import evaluate, predict
 from recsys.features.contract import contract_tags, require_same_contract
+from recsys.metrics.ranked_lists import TOWER
 from recsys.progress import Progress
 from recsys.run import fitted_baselines, prepare
+from recsys.run.rank_nearest import nearest_layout, rank_nearest
 from recsys.run.record import CUTOFF
 from recsys.run.serving import MODEL
 from recsys.run.session import RANKING_EXTRAS, TEST_EXTRAS
 from recsys.run.streams import RANKING_TEST, TEST, scoring_memory, scoring_stream, started
+from recsys.run.two_stages import tower_score
+from recsys.sharding.processes import ProcessContext
+from recsys.towers.embedding import EmbeddingTower
 
 
 @dataclass(frozen=True)
@@ -47,12 +54,28 @@ def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> Scor
     with scoring_memory(config, context):
         predictions = predict(ranker, scoring_stream(config, encoded, split, context, TEST_EXTRAS), progress)
     scores = evaluate(predictions, contract.schema.segments).flat_metrics("")
-    if split == TEST and config.evaluation.ranking and encoded.rows(RANKING_TEST):
-        stream = scoring_stream(config, encoded, RANKING_TEST, context, RANKING_EXTRAS)
-        ranked = evaluate_ranking({MODEL: ranker_score(ranker)}, stream, contract.schema.segments, CUTOFF, progress)
-        scores |= ranked[MODEL].flat_metrics("")
+    if split == TEST and config.evaluation.ranking:
+        scores |= _ranking(config, encoded, ranker, context, progress)
     fitted = fitted_baselines.run(config, encoded, progress)
     return Scores(scores, fitted_baselines.evaluated(fitted, config, encoded, split, context))
+
+
+def _ranking(
+    config: RunConfig, encoded: EncodedDataset, ranker: nn.Module, context: ProcessContext, progress: Progress
+) -> dict[str, float]:
+    """The metrics of whole lists, by the ranker and by its tower alone; {} where the data have none."""
+    if layout := nearest_layout(encoded):
+        return rank_nearest(config, encoded, layout, ranker, context, TEST, CUTOFF, progress).flat_metrics()
+    if not encoded.rows(RANKING_TEST):
+        return {}
+    stream = scoring_stream(config, encoded, RANKING_TEST, context, RANKING_EXTRAS)
+    by = {"": ranker_score(ranker)}
+    tower = ranker.embedding_tower
+    if isinstance(tower, EmbeddingTower) and tower.spec.user_features:
+        by[TOWER] = tower_score(tower)
+    schema = encoded.contract.schema
+    ranked = evaluate_ranking(by, stream, schema.segments, CUTOFF, progress, schema.item)
+    return {name: value for start, one in ranked.items() for name, value in one.flat_metrics(start).items()}
 
 
 def _require_split(split: str, encoded: EncodedDataset) -> None:

@@ -5,32 +5,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recsys.config import (
-    DataConfig,
-    MovielensData,
-    OnlineRetailData,
-    RunConfig,
-    SimulatedData,
-    TableData,
-    config_document,
-)
+from recsys.config import DataConfig, RunConfig, SimulatedData, TableData, config_document
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
-from recsys.datasets.movielens import MovielensSource
-from recsys.datasets.online_retail.examples import Sampling
-from recsys.datasets.online_retail.retail_source import OnlineRetailSource
 from recsys.datasets.simulator import SimulatorSource, simulate
 from recsys.datasets.source import Source
-from recsys.datasets.split import TimeSplit
 from recsys.datasets.table import TableSource
-from recsys.datasets.table_layout import load_table_layout
+from recsys.datasets.table_layout import TableLayout, load_table_layout
 from recsys.datasets.world import World
-from recsys.errors import DataError
+from recsys.errors import DataError, UsageError
 from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.schema import load_schema
 from recsys.files import fingerprint_of
 from recsys.progress import Progress
 from recsys.resources import SHIPPED
+from recsys.run.raw_archive import holds_archive, unpacked_archive, unpacked_before
 from recsys.run.raw_copy import local_copy, uri_of
 from recsys.run.result_keys import code_of
 from recsys.scheduling.stage import Stage, input_fingerprint, is_up_to_date, run_stage
@@ -38,6 +27,8 @@ from recsys.scheduling.stage import Stage, input_fingerprint, is_up_to_date, run
 _ROWS, _WORLD = "rows", "world"
 # Of files the content counts, and not the path; rules to rank by are read later.
 _NO_EFFECT_ON_ROWS = ("raw", "schema_path", "ranking_baselines")
+SPLIT_DATES = ("train_start", "validation_start", "test_start", "test_end")
+"""Settings of a table that take the place of the schema's own dates."""
 # Names, places, sizes and times of the encoded files that this process has made or read through.
 _INTACT: set[tuple[tuple[str, int, int, int], ...]] = set()
 
@@ -78,12 +69,23 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
 def prepared(config: RunConfig) -> EncodedDataset | None:
     """Return the prepared data if they exist already; nothing is made."""
     data = config.data
-    raw = _world(data)[1] / _WORLD if isinstance(data, SimulatedData) else data.raw
-    if not raw.exists():
+    raw = _raw_before(config)
+    if raw is None or not raw.exists():
         return None
     stage = stage_of(config, raw)
     final = config.runtime.encoded / f"{data.name}-{stage.key}"
     return open_encoded(final / _ROWS) if is_up_to_date(stage, final) else None
+
+
+def _raw_before(config: RunConfig) -> Path | None:
+    """Where the raw data lie if they were drawn, copied or unpacked already."""
+    data = config.data
+    if isinstance(data, SimulatedData):
+        return _world(data)[1] / _WORLD
+    layout = table_layout(data)
+    if not data.raw.exists() or not holds_archive(layout, data.raw):
+        return data.raw
+    return unpacked_before(layout, data.raw, config.runtime.encoded)
 
 
 def stage_of(config: RunConfig, raw: Path) -> Stage:
@@ -119,23 +121,58 @@ def schema_file(data: DataConfig) -> Path:
 
 
 def raw_folder(config: RunConfig, progress: Progress) -> Path:
-    """Return where the raw data lie; a simulated world is drawn first where it is absent.
+    """Return where the raw data lie; a world is drawn, a URI copied and an archive unpacked first, each once.
 
     Raises:
-        DataError: nothing lies there.
+        DataError: nothing lies there, or it is an archive that is damaged.
     """
     data = config.data
     if not isinstance(data, SimulatedData):
         if uri := uri_of(data.raw):
-            return local_copy(uri, config.runtime.encoded, progress)
+            return _plain_files(data, local_copy(uri, config.runtime.encoded, progress), config, progress)
         if not data.raw.exists():
             raise DataError(
                 f"There is no raw data at {data.raw} (`data.raw`), as seen from {Path.cwd()}. Set data.raw=... to the "
                 "folder that holds it; `recsys fetch --help` lists the public data sets that can be downloaded."
             )
-        return data.raw
+        return _plain_files(data, data.raw, config, progress)
     stage, final, world = _world(data)
     return run_stage(stage, final, lambda folder: simulate(folder / _WORLD, world, progress)).path / _WORLD
+
+
+def _plain_files(data: TableData, raw: Path, config: RunConfig, progress: Progress) -> Path:
+    layout = table_layout(data)
+    return unpacked_archive(layout, raw, config.runtime.encoded, progress) if holds_archive(layout, raw) else raw
+
+
+def table_layout(data: TableData) -> TableLayout:
+    """Return the schema's `table:` block, with the dates of the configuration in place of its own.
+
+    Raises:
+        UsageError: the block or a date cannot be meant, or the rows are not split by time.
+    """
+    path = schema_file(data)
+    schema = load_schema(path)
+    layout = load_table_layout(path, schema)
+    dates = {name: day for name in SPLIT_DATES if (day := getattr(data, name)) is not None}
+    if not dates:
+        return layout
+    if not is_split_by_time(layout):
+        raise UsageError(
+            f"`data.{next(iter(dates))}` is a date to split by, but schema file {path} splits the rows in another way. "
+            "Leave it out (null), or declare `splits: {validation_start: ..., test_start: ...}` in its `table:` block."
+        )
+    document = read_plain_yaml(path, "Schema file")
+    rule = document["table"]["splits"]
+    splits = {**(rule if "shares" not in rule else {}), **dates}
+    dated = {**document, "table": {**document["table"], "splits": splits}}
+    # Its text is written anew, so that a ranker takes along the dates that its rows were split by.
+    return TableLayout.from_document(dated, schema, f"Schema file {path} with the dates of `data`")
+
+
+def is_split_by_time(layout: TableLayout) -> bool:
+    """Whether dates, or shares in the order of time, divide the rows."""
+    return layout.splits is not None and bool(layout.splits.needs_times)
 
 
 def _world(data: SimulatedData) -> tuple[Stage, Path, World]:
@@ -146,19 +183,8 @@ def _world(data: SimulatedData) -> tuple[Stage, Path, World]:
     return stage, data.raw / f"{data.name}-{stage.key}", world
 
 
-def _online_retail(data: OnlineRetailData, raw: Path) -> Source:
-    split = TimeSplit.from_days(data.train_start, data.validation_start, data.test_start, data.test_end)
-    sampling = Sampling(data.negatives_per_positive, data.ranking_validation_invoices, data.seed)
-    return OnlineRetailSource(raw, split, sampling)
-
-
 def _table(data: TableData, raw: Path) -> Source:
-    path = schema_file(data)
-    return TableSource(raw, load_table_layout(path, load_schema(path)))
-
-
-def _movielens(data: MovielensData, raw: Path) -> Source:
-    return MovielensSource(raw)
+    return TableSource(raw, table_layout(data))
 
 
 def _simulated(data: SimulatedData, raw: Path) -> Source:
@@ -167,8 +193,6 @@ def _simulated(data: SimulatedData, raw: Path) -> Source:
 
 # One function each, so that rows of one kind are not prepared again where the reader of another has changed.
 _SOURCE_OF: Mapping[type, Callable[[Any, Path], Source]] = {
-    OnlineRetailData: _online_retail,
     TableData: _table,
-    MovielensData: _movielens,
     SimulatedData: _simulated,
 }

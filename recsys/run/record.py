@@ -10,7 +10,7 @@ from recsys.evaluation.split_evaluation import Evaluation
 from recsys.metrics import registry
 from recsys.metrics.auc import AUC
 from recsys.metrics.log_loss import LOG_LOSS
-from recsys.metrics.ranked_lists import SCOPES, name_at
+from recsys.metrics.ranked_lists import CANDIDATES_RECALL, COVERAGE, SCOPES, SHORT_CUTOFF, TOWER, name_at
 from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.run.streams import RANKING_TEST, TEST
@@ -162,11 +162,15 @@ def final_metrics(scores: Mapping[str, float], cutoff: int = CUTOFF) -> dict[str
     segments = {name: {AUC.name: value} for name, value in by_metric.get(AUC.name, {}).items() if name != ALL}
     support = {names.score(names.TEST, "support", name): rows for name, rows in by_metric.get("support", {}).items()}
     of_lists = {
-        names.ranking(f"{metric.name}@{cutoff}", scope): overall[name]
+        names.ranking(f"{start}{metric}@{at}", scope): overall[name]
+        for start in ("", f"{TOWER}_")
+        for at in (cutoff, SHORT_CUTOFF)
         for scope in SCOPES
-        for metric in registry.ranking_metrics()
-        if metric.is_recorded and (name := name_at(metric.name, cutoff, scope)) in overall
+        for metric in (*(each.name for each in registry.ranking_metrics() if each.is_recorded), COVERAGE)
+        if (name := f"{start}{name_at(metric, at, scope)}") in overall
     }
+    if (recall := overall.get(CANDIDATES_RECALL)) is not None:
+        of_lists[names.ranking(CANDIDATES_RECALL, ALL)] = recall
     of_test = names.evaluation_metrics(names.TEST, of_rows, segments) | support
     return {TEST: of_test} | ({RANKING_TEST: of_lists} if of_lists else {})
 

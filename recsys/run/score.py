@@ -22,7 +22,7 @@ from recsys.files import ensure_writable
 from recsys.progress import Progress
 from recsys.run.folder import load_config
 from recsys.run.prepare import raw_folder
-from recsys.run.raw_copy import local_copy, uri_of
+from recsys.run.raw_copy import uri_of
 from recsys.run.serving import MODEL
 
 # Every block of rows goes through all events once.
@@ -84,10 +84,10 @@ def _with_events(
 
 def _raw_folder(config: RunConfig, folder: Path, events: Path | None, progress: Progress) -> Path | None:
     """Where the events lie; None where none are named and those of the run are gone."""
-    if events:
-        uri = uri_of(events)
-        return local_copy(uri, config.runtime.encoded, progress) if uri else events
     own = load_config(folder)
-    if not isinstance(own.data, TableData) or not (uri_of(own.data.raw) or own.data.raw.exists()):
+    if not isinstance(own.data, TableData):
         return None
-    return raw_folder(replace(own, runtime=config.runtime), progress)
+    data = replace(own.data, raw=events) if events else own.data
+    if not events and not (uri_of(data.raw) or data.raw.exists()):
+        return None
+    return raw_folder(replace(own, data=data, runtime=config.runtime), progress)

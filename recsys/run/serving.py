@@ -27,7 +27,7 @@ def export_run(folder: Path, config: RunConfig, spec: TowerSpec, wrapped: nn.Mod
     contract = encoded.contract
     vocabularies = {table: encoded.vocabulary(table) for table in contract.table_rows}
     weights = whole_state(wrapped)
-    with _schema_file(encoded) as table:
+    with prepared_schema_file(encoded) as table:
         layout = load_table_layout(table, contract.schema) if table else None
         export_ranker(
             folder / MODEL,
@@ -45,7 +45,7 @@ def export_run(folder: Path, config: RunConfig, spec: TowerSpec, wrapped: nn.Mod
 
 
 @contextmanager
-def _schema_file(encoded: EncodedDataset) -> Iterator[Path | None]:
+def prepared_schema_file(encoded: EncodedDataset) -> Iterator[Path | None]:
     """The schema file as it was when the rows were prepared by its `table:` block; None where they were not."""
     # The user's own file may say something else by now.
     text = encoded.manifest.source.get("schema_file")

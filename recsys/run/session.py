@@ -25,6 +25,7 @@ from recsys.run.evidence import StageContracts, restore_proven
 from recsys.run.fitted_baselines import evaluated, validation_of
 from recsys.run.folder import ARM, CHECKPOINTS, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
 from recsys.run.provenance import StartOfRun, WatchedStream
+from recsys.run.rank_nearest import RankedNearest, nearest_layout, rank_nearest
 from recsys.run.record import (
     CUTOFF,
     attach_calibration,
@@ -145,10 +146,9 @@ class Session:
             predictions = predict(self._wrapped, stream)
         evaluation = evaluate(predictions, encoded.contract.schema.segments)
         scores = evaluation.flat_metrics("")
-        if config.evaluation.ranking and encoded.rows(RANKING_TEST):
-            ranking = self._rank(progress)
-            save_ranking(ranking, folder / QUERIES)
-            scores |= ranking.flat_metrics("")
+        if ranking := self._rank(progress):
+            save_ranking(ranking.ranker if isinstance(ranking, RankedNearest) else ranking, folder / QUERIES)
+            scores |= ranking.flat_metrics() if isinstance(ranking, RankedNearest) else ranking.flat_metrics("")
         lines = self._assembly.optimizers.contract()
         budget = loop_settings(config.training, self._stream.num_batches).max_steps
         result = RunResult(
@@ -171,11 +171,19 @@ class Session:
         write_text_atomically(folder / RESULT, result.to_json())
         return result
 
-    def _rank(self, progress: Progress) -> RankingEvaluation:
+    def _rank(self, progress: Progress) -> RankingEvaluation | RankedNearest | None:
+        """Rank the test queries, whose candidates were prepared or are looked for now; None where there are none."""
+        config, encoded = self._config, self._encoded
+        if not config.evaluation.ranking:
+            return None
+        if layout := nearest_layout(encoded):
+            return rank_nearest(config, encoded, layout, self._wrapped, self._context, TEST, CUTOFF, progress)
+        if not encoded.rows(RANKING_TEST):
+            return None
         stream = scoring_stream(self._config, self._encoded, RANKING_TEST, self._context, RANKING_EXTRAS)
-        segments = self._encoded.contract.schema.segments
+        schema = self._encoded.contract.schema
         scores = {"ranker": ranker_score(self._wrapped)}
-        return evaluate_ranking(scores, stream, segments, CUTOFF, progress)["ranker"]
+        return evaluate_ranking(scores, stream, schema.segments, CUTOFF, progress, schema.item)["ranker"]
 
     def _record(self, tracked: TrackedRun, result: RunResult, evaluation: Evaluation, model: Path) -> None:
         tracked.log_model(_MODEL_NAME, model)

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from recsys.features.batch import Batch
 from recsys.features.vocabulary import UNKNOWN_ROW
 from recsys.towers.embedding import EmbeddingTower
-
-_USERS_AT_ONCE, _CANDIDATES_AT_ONCE = 4096, 16_384  # their scores take 256 MB
+from recsys.towers.nearest import nearest
 
 
 def in_batch_softmax_loss(
@@ -129,12 +128,9 @@ def retrieval_recall(tower: EmbeddingTower, batches: Iterable[Batch], item_featu
     if not any(map(len, targets)):
         return None
     known, candidates = _last_of_each(*(torch.cat(parts) for parts in zip(*newest, strict=True)))
-    hits = 0
-    blocks = (torch.cat(parts).split(_USERS_AT_ONCE) for parts in (users, targets))
-    for user, target in zip(*blocks, strict=True):
-        best = known[_best(user, candidates, k)]  # (P, k)
-        hits += int((best == target.unsqueeze(1)).any(dim=1).sum())
-    return hits / sum(len(target) for target in targets)
+    target = torch.cat(targets)
+    best = known[nearest(torch.cat(users), candidates, k)[1]]  # (P, k)
+    return float((best == target.unsqueeze(1)).any(dim=1).double().mean())
 
 
 def _last_of_each(rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,18 +138,3 @@ def _last_of_each(rows: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
     known, number = rows.unique(return_inverse=True)
     places = torch.arange(len(rows), device=rows.device)
     return known, vectors[torch.zeros_like(known).scatter_reduce_(0, number, places, "amax")]
-
-
-def _best(user: Tensor, candidates: Tensor, k: int) -> Tensor:
-    """Return the places of the k candidates (N, D) with the highest scores for each user (P, D): (P, min(k, N)).
-
-    Candidates come block by block: all scores of millions of items at once would take more memory than a GPU has.
-    """
-    scores, places = user.new_empty(len(user), 0), torch.empty(len(user), 0, dtype=torch.int64, device=user.device)
-    for start in range(0, len(candidates), _CANDIDATES_AT_ONCE):
-        block = user @ candidates[start : start + _CANDIDATES_AT_ONCE].T
-        best = block.topk(min(k, block.shape[1]), dim=1)
-        scores, places = torch.cat([scores, best.values], dim=1), torch.cat([places, best.indices + start], dim=1)
-        kept = scores.topk(min(k, scores.shape[1]), dim=1)
-        scores, places = kept.values, places.gather(1, kept.indices)
-    return places

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from recsys.build import describe_ranker, rebuild_ranker
-from recsys.config import config_document, config_from, with_own_knobs
+from recsys.config import TableData, config_document, config_from, with_own_knobs
 from recsys.config.compose import compose_config
 from recsys.errors import UsageError
 from tests.small_model import small_contract, two_tower_spec
@@ -57,3 +57,41 @@ def test_a_value_that_the_kind_has_no_knob_for_is_still_refused() -> None:
     document = config_document(compose_config(["network=dot"]))
     with pytest.raises(UsageError, match="network `dot` has name, field_width"):
         config_from(with_own_knobs(document | {"network": document["network"] | {"layers": 2}}))
+
+
+DATES = {name: f"2011-0{month}-01" for month, name in enumerate(("train_start", "validation_start"), start=3)} | {
+    "test_start": "2011-08-15",
+    "test_end": "2011-10-01",
+}
+SAMPLING = {"negatives_per_positive": 4, "ranking_validation_invoices": 300, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "old"),
+    [("online_retail", {**DATES, **SAMPLING, "ranking_baselines": {"popular": ["item_sold_90d"]}}), ("movielens", {})],
+)
+def test_data_that_were_a_source_of_their_own_read_as_a_table(name: str, old: dict[str, Any]) -> None:
+    config = compose_config([f"data={name}"])
+    recorded = {"source": name, "name": name, "schema_path": f"data/schemas/{name}.yaml", "raw": "raw", **old}
+
+    data = config_from(with_own_knobs(config_document(config) | {"data": recorded})).data
+
+    assert isinstance(data, TableData)
+    assert data.test_start == old.get("test_start")
+    assert data.ranking_baselines == ({"popular": ("item_sold_90d",)} if old else {})
+
+
+def test_a_table_that_was_recorded_without_dates_has_those_of_its_schema() -> None:
+    config = compose_config(["data=ml_100k"])
+    document = config_document(config)
+    recorded = {key: document["data"][key] for key in ("source", "name", "schema_path", "raw")}
+
+    assert config_from(with_own_knobs(document | {"data": recorded})) == config
+
+
+def test_rows_that_were_sampled_otherwise_are_not_taken_for_those_of_the_schema() -> None:
+    recorded = {"source": "online_retail", "name": "shop", "schema_path": "s.yaml", "raw": "raw", **DATES, **SAMPLING}
+    document = config_document(compose_config(["data=online_retail"])) | {"data": recorded | {"seed": 7}}
+
+    with pytest.raises(UsageError, match=r"recorded with data.seed=7, which stands in the schema file now .* as 0"):
+        with_own_knobs(document)

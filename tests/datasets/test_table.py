@@ -321,7 +321,7 @@ def test_a_second_file_of_another_type_is_refused_by_file_and_column(films: Path
     [
         (
             {"labels": "x"},
-            r"schema.yaml, `table`: unknown key `labels` \(did you mean `label`\?\); expected some",
+            r"schema.yaml, line 1, `table`: unknown key `labels` \(did you mean `label`\?\); expected some",
         ),
         ({"label": None}, "has no `label`, so every event is a positive, and no `negatives`"),
         ({"files": "../x.parquet"}, r"'../x.parquet'; expected a path below the raw folder"),

@@ -104,13 +104,13 @@ def test_weighted_means_are_the_formulas(context, sharding, rule):
 
 @on_either
 def test_the_best_candidates_are_those_of_one_matrix_of_all_scores(context, monkeypatch):
-    monkeypatch.setattr(pretraining, "_CANDIDATES_AT_ONCE", 7)
+    monkeypatch.setattr(nearest, "_CANDIDATES_AT_ONCE", 7)
     draw = torch.Generator().manual_seed(0)
     # Whole numbers, so that no order of adding them up changes a score.
     user = torch.randint(-50, 50, (5, 3), generator=draw).float()
     candidates = torch.randint(-50, 50, (40, 3), generator=draw).float()
 
-    best = pretraining._best(user.to(context.device), candidates.to(context.device), k=11)
+    _, best = nearest.nearest(user.to(context.device), candidates.to(context.device), k=11)
 
     scores = user @ candidates.T
     assert torch.equal(scores.gather(1, best.cpu()), scores.topk(11, dim=1).values)

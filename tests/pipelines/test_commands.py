@@ -48,11 +48,13 @@ def test_a_dry_run_prints_the_configuration_and_writes_nothing(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    positional = {"fetch": ["online_retail"], "inspect": ["rows"]}.get(command, [])
-    words = {"fetch": [], "inspect": ["training.batch_size=7"]}.get(command, [f"runtime.runs={tmp_path}/seven"])
+    positional = {"fetch": ["online_retail"], "inspect": ["rows"], "init": ["rows"]}.get(command, [])
+    own = {"fetch": [], "init": ["runtime.threads=7"], "inspect": ["training.batch_size=7"]}
+    words = own.get(command, [f"runtime.runs={tmp_path}/seven"])
     assert main([command, *positional, "--dry-run", *words]) == 0
     printed = json.loads(capsys.readouterr().out.partition("Dry run:")[0])
-    assert "fetch" in command or "seven" in printed["runtime"]["runs"] or printed["training"]["batch_size"] == 7
+    is_overridden = printed["runtime"]["threads"] == 7 or printed["training"]["batch_size"] == 7
+    assert "fetch" in command or "seven" in printed["runtime"]["runs"] or is_overridden
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipelines.cli import main
-from tests.datasets import test_movielens as releases
+from tests.datasets.archives import releases
 from tests.pipelines.own_table import PRETRAIN
 
 

@@ -177,7 +177,7 @@ def test_block_by_block_recall_is_that_of_one_matrix_of_all_scores(monkeypatch: 
     expected = sum(item in row for (_, item), row in zip(asked, best.tolist(), strict=True)) / len(asked)
 
     monkeypatch.setattr(pretraining, "_USERS_AT_ONCE", 64)
-    monkeypatch.setattr(pretraining, "_CANDIDATES_AT_ONCE", 17)
+    monkeypatch.setattr(nearest, "_CANDIDATES_AT_ONCE", 17)
     assert retrieval_recall(tower, batches, "item_id", k=k) == expected
     assert expected == 1.0 if k == 300 else 0 < expected < 1
 

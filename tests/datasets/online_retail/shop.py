@@ -1,24 +1,29 @@
-"""A tiny shop: transactions written down by hand, and the rows that the source makes of them."""
+"""A tiny shop: transactions written down by hand, and the rows that its schema file makes of them."""
 
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from recsys.datasets.archives.retail_transactions import COLUMNS
 from recsys.datasets.database import fetch, temporary_database
-from recsys.datasets.online_retail.examples import Sampling
-from recsys.datasets.online_retail.retail_source import OnlineRetailSource
-from recsys.datasets.online_retail.transactions import COLUMNS
-from recsys.datasets.split import TimeSplit
+from recsys.datasets.source import Source
+from recsys.datasets.table import TableSource
+from recsys.datasets.table_layout import TableLayout
+from recsys.features.column_names import OWN_PREFIX
+from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.schema import FeatureSchema, load_schema
 from recsys.progress import silent
 
 SCHEMA_PATH = Path(__file__).resolve().parents[3] / "data" / "schemas" / "online_retail.yaml"
-SPLIT = TimeSplit.from_days("2011-01-10", "2011-01-20", "2011-01-25", "2011-02-01")
-SAMPLING = Sampling(negatives_per_positive=2, ranking_validation_invoices=1, seed=0)
-
-Line = tuple[str, str, str, int, datetime, float, int | None, str]
+SPLITS = {
+    "train_start": "2011-01-10",
+    "validation_start": "2011-01-20",
+    "test_start": "2011-01-25",
+    "test_end": "2011-02-01",
+}
 
 
 def line(
@@ -57,12 +62,30 @@ def schema() -> FeatureSchema:
     return load_schema(SCHEMA_PATH)
 
 
+def shop_source(folder: Path, splits: dict[str, str], negatives: int, ranked: int, seed: int = 0) -> Source:
+    """The source of the schema that ships with the project, over other days.
+
+    Args:
+        negatives: of each positive.
+        ranked: how many validation invoices rank their candidates.
+    """
+    document: dict[str, Any] = read_plain_yaml(SCHEMA_PATH, "Schema file")
+    block = {
+        **document["table"],
+        "splits": splits,
+        "negatives": {"per_positive": negatives, "power": 0.5, "seed": seed},
+        "ranking": {"validation_queries": ranked},
+    }
+    return TableSource(folder, TableLayout.from_document({**document, "table": block}, schema()))
+
+
 def read_rows(
-    folder: Path, lines: list[dict[str, object]], sampling: Sampling = SAMPLING, split: TimeSplit = SPLIT
+    folder: Path, lines: list[dict[str, object]], splits: dict[str, str] = SPLITS, ranked: int = 1, seed: int = 0
 ) -> list[dict[str, object]]:
-    """The raw rows that the source makes of the lines, in an order that does not depend on threads."""
-    source = OnlineRetailSource(write_transactions(folder, lines), split, sampling)
+    """The raw rows that become of the lines, in an order that does not depend on threads."""
+    source = shop_source(write_transactions(folder, lines), splits, 2, ranked, seed)
     with temporary_database(folder, "200MB", 1) as connection:
         rows = source.read(connection, schema(), silent).rows
-        found = fetch(connection, rows).to_pylist()
+        named = [name for name in rows.columns if not name.startswith(OWN_PREFIX)]
+        found = fetch(connection, rows.select(named)).to_pylist()
     return sorted(found, key=lambda row: (row["split"], row["query"], -row["label"], row["item_id"]))

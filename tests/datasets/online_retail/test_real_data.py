@@ -5,19 +5,21 @@ import pandas as pd
 import pytest
 
 from recsys.datasets.database import fetch, temporary_database
-from recsys.datasets.online_retail import OnlineRetailSource
-from recsys.datasets.online_retail.examples import Sampling
-from recsys.datasets.split import TimeSplit
 from recsys.progress import silent
-from tests.datasets.online_retail.shop import schema
+from tests.datasets.online_retail.shop import schema, shop_source
 
 # Four days, so that the test is quick; the features behind them look back over all 22 months.
-SPLIT = TimeSplit.from_days("2011-09-26", "2011-09-27", "2011-09-28", "2011-09-30")
+SPLITS = {
+    "train_start": "2011-09-26",
+    "validation_start": "2011-09-27",
+    "test_start": "2011-09-28",
+    "test_end": "2011-09-30",
+}
 
 
 @pytest.fixture(scope="module")
 def real(online_retail_folder, tmp_path_factory):
-    source = OnlineRetailSource(online_retail_folder, SPLIT, Sampling(4, 5, 0))
+    source = shop_source(online_retail_folder, SPLITS, negatives=4, ranked=5)
     with temporary_database(tmp_path_factory.mktemp("real"), "1GB", 2) as connection:
         found = source.read(connection, schema(), silent)
         rows = found.rows.select(

@@ -1,0 +1,38 @@
+"""The past of a row: what had happened before it, counted, summed, listed or compared, by any columns.
+
+`past_feature` says what can be asked, `engine` computes it for any rows from any events. Inside: `keys` (what two rows
+must share) and `points` (the distinct keys and times of the rows asked about); `cumulative` (sums up to an edge in
+time), `range_frames` (what sums cannot tell of a window) and `out_of_fold` (rows without a usable time) give numbers
+per point, of which `formulas` makes features; `recent_lists` and `last_distinct` list the last values, `co_occurrence`
+compares with them what is bought together.
+"""
+
+from recsys.datasets.past.engine import add_past
+from recsys.datasets.past.past_feature import (
+    AGE_DAYS,
+    CONTRIBUTES,
+    FOLDED_KINDS,
+    LABEL,
+    MOMENT,
+    ROW,
+    UNIT,
+    Before,
+    ListedRows,
+    PastFeature,
+    PastKind,
+)
+
+__all__ = [
+    "AGE_DAYS",
+    "CONTRIBUTES",
+    "FOLDED_KINDS",
+    "LABEL",
+    "MOMENT",
+    "ROW",
+    "UNIT",
+    "Before",
+    "ListedRows",
+    "PastFeature",
+    "PastKind",
+    "add_past",
+]

@@ -1,0 +1,131 @@
+"""Sums over the past as differences of two sums: all before the window's end less all before its begin.
+
+Per key, the events of one moment are one line, and lines are summed up in the order of time. The last line strictly
+before an edge in time (an ASOF join) then holds all that happened before it: one pass per key and edge, whatever the
+number of features.
+"""
+
+from collections.abc import Collection, Sequence
+
+import ibis
+import ibis.expr.types as ir
+from ibis.backends.duckdb import Backend
+
+from recsys.datasets.database import store
+from recsys.datasets.past.keys import key_names, keyed, past_events
+from recsys.datasets.past.past_feature import MOMENT
+from recsys.datasets.past.points import AT, POINT, unique_name
+from recsys.datasets.past.quantities import Measure, Quantity, exact, whole
+
+_SO_FAR = {"preceding": None, "following": 0}
+_NEXT, _COUNT = "next_moment", "lines_rows"
+
+
+def store_lines(connection: Backend, events: ir.Table, by: Sequence[str], quantities: Collection[Quantity]) -> ir.Table:
+    """Store per key and moment of the events: what is known of all events up to it, itself included.
+
+    Returns:
+        The keys, `moment`, and a column `Quantity.line` per measure; sums as `exact` has them.
+    """
+    keys = key_names(by)
+    measured = {one.line: one for one in quantities if not one.is_framed}
+    rows = past_events(events)
+    values = {_value(one.of): rows[one.of] for one in measured.values() if one.of}
+    single = keyed(rows, by, moment=rows[MOMENT], **values)
+    lines = single.group_by([*keys, "moment"]).aggregate(
+        **{_COUNT: single.count()},
+        **{name: _of_one_moment(single, one) for name, one in measured.items() if one.measure is not Measure.DISTINCT},
+    )
+    for name, one in measured.items():
+        if one.measure is Measure.DISTINCT:
+            value = _value(one.of)
+            seen = single.filter(single[value].notnull()).group_by([*keys, value]).aggregate(moment=single.moment.min())
+            first = seen.group_by([*keys, "moment"]).aggregate(**{name: seen.count()})
+            joined = lines.left_join(first, [*keys, "moment"])
+            lines = joined.select(*(lines[column] for column in lines.columns), **{name: first[name].fill_null(0)})
+    return store(connection, unique_name(), _summed_up(lines, keys, measured))
+
+
+def at_edges(points: ir.Table, lines: ir.Table, keys: Sequence[str], quantities: Collection[Quantity]) -> ir.Table:
+    """Return (POINT, a column `Quantity.column` each), a line per line of `points`.
+
+    Args:
+        points: POINT, AT and the keys.
+        lines: of `store_lines`, for these quantities and perhaps more.
+    """
+    needed = dict[int, set[str]]()
+    for one in quantities:
+        needed.setdefault(one.ago, set()).add(one.line)
+        if one.window:
+            needed.setdefault(one.ago + one.window, set()).add(one.line)
+    joined = points
+    for edge, columns in needed.items():
+        names = ["moment", *sorted(columns)]
+        names += [_NEXT] if _NEXT in lines.columns else []
+        part = lines.select(
+            *(lines[key].name(f"{_at(edge, key)}") for key in keys),
+            *(lines[name].name(_at(edge, name)) for name in names),
+        )
+        known = joined.columns
+        both = joined.asof_join(
+            part,
+            on=joined[AT] - edge > part[_at(edge, "moment")],
+            predicates=[joined[key] == part[_at(edge, key)] for key in keys],
+        )
+        joined = both.select(*known, *(_at(edge, name) for name in names))
+    return joined.select(POINT, **{one.column: _in_span(joined, one) for one in quantities})
+
+
+def _value(of: str) -> str:
+    return f"of_{of.encode().hex()}"
+
+
+def _at(edge: int, name: str) -> str:
+    return f"{name}_at_{edge}"
+
+
+def _of_one_moment(single: ir.Table, one: Quantity) -> ir.Value:
+    if one.measure is Measure.ROWS:
+        return single.count()
+    if one.measure in (Measure.FIRST, Measure.LAST):
+        return single.moment.min()
+    values = single[_value(one.of)]
+    if one.measure is Measure.COUNTED:
+        return values.count()
+    if one.measure is Measure.SUM:
+        return exact(values).sum()
+    numbers = values.cast("float64")
+    return numbers.min() if one.measure is Measure.MINIMUM else numbers.max()
+
+
+def _summed_up(lines: ir.Table, keys: Sequence[str], measured: dict[str, Quantity]) -> ir.Table:
+    so_far = ibis.window(group_by=keys, order_by="moment", **_SO_FAR)
+    found = dict[str, ir.Value]()
+    for name, one in measured.items():
+        values = lines[name]
+        if one.measure is Measure.MINIMUM or one.measure is Measure.FIRST:
+            found[name] = values.min().over(so_far)
+        elif one.measure is Measure.MAXIMUM or one.measure is Measure.LAST:
+            found[name] = values.max().over(so_far)
+        else:
+            total = values.sum().over(so_far)
+            found[name] = total if one.measure is Measure.SUM else whole(total)
+    if any(one.measure is Measure.FIRST and one.window for one in measured.values()):
+        found[_NEXT] = lines.moment.lead().over(ibis.window(group_by=keys, order_by="moment"))
+    return lines.select(*keys, "moment", **found)
+
+
+def _in_span(joined: ir.Table, one: Quantity) -> ir.Value:
+    """The quantity, from the lines before its edges."""
+    end = joined[_at(one.ago, one.line)]
+    begin_edge = one.ago + one.window
+    if one.measure is Measure.FIRST and one.window:
+        # The line after the last one before the window, which may lie behind the window's end.
+        before = joined[_at(begin_edge, "moment")]
+        first = before.notnull().ifelse(joined[_at(begin_edge, _NEXT)], end)
+        return (first < joined[AT] - one.ago).ifelse(first, None)
+    if one.measure is Measure.LAST and one.window:
+        return (end >= joined[AT] - begin_edge).ifelse(end, None)
+    if one.measure in (Measure.FIRST, Measure.LAST, Measure.MINIMUM, Measure.MAXIMUM):
+        return end
+    return end.fill_null(0) - joined[_at(begin_edge, one.line)].fill_null(0) if one.window else end.fill_null(0)
