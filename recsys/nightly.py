@@ -196,7 +196,8 @@ def _against(
 
 
 def _champion_logits(model: Path, encoded: EncodedDataset, progress: Progress) -> NDArray[np.float64]:
-    scorer = load_scorer(model)
+    # What was prepared is read back under the schema's names and not the files', its past counted already.
+    scorer = dataclasses.replace(load_scorer(model), reader=None)
     rows = encoded.rows("test")
     scores: list[NDArray[np.float64]] = []
     done = 0

@@ -51,8 +51,8 @@ class Source(Protocol):
     def read(self, connection: Backend, schema: FeatureSchema, progress: Progress) -> SourceRows:
         """Return the rows as an expression on `connection`, which `encode` will then run.
 
-        Tables may be created on the connection; they vanish with it. What happened at
-        or after a row's time must not reach its features.
+        Tables may be created on the connection; they vanish with it. What happened at or after a row's time must
+        not reach its features.
 
         Raises:
             DataError: a file is missing or unreadable, or a column is missing or has the wrong type. Raised before

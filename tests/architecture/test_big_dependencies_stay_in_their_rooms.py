@@ -65,10 +65,16 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.config",
         "recsys.features.declaration",
         "recsys.features.schema",
+        "recsys.datasets.declared_durations",
+        "recsys.datasets.declared_examples",
         "recsys.datasets.declared_history",
+        "recsys.datasets.declared_roles",
+        "recsys.datasets.declared_tables",
         "recsys.datasets.table_forms",
         "recsys.datasets.table_layout",
     ),
+    # What stands in an expression is held against a list in one place.
+    "sqlglot": ("recsys.datasets.expressions", "recsys.datasets.expression_values"),
     "optuna": ("recsys.ablation.trial_sampling",),
     # What a user hands over is read in one file, without tags and aliases; `tracking` edits MLflow's own descriptions.
     "yaml": ("recsys.features.plain_yaml", "recsys.tracking"),

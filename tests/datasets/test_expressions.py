@@ -226,7 +226,7 @@ def test_what_is_no_text_is_refused(found: Any) -> None:
         ),
         ("x + regexp_match(s, 'a')", "calls `regexp_match` (did you mean `regexp_matches`?), which is not allowed"),
         ("x + rows.x", "at character 5: `rows.x` is a name with a dot; expected a column's own name"),
-        ("x +", "'x +' cannot be read, at character 3 (something is missing there); expected one expression of columns"),
+        ("x +", "'x +' cannot be read, at character 3 (something is missing there); expected one"),
         ("x x", "at character 3 ("),
         ("s + 1", "at character 1: `s` is text (cast(... as double) makes it a number); expected a number"),
         ("s = 7", "at character 5: `7` is a number (cast(... as varchar) makes it text); expected text as beside it"),

@@ -32,7 +32,7 @@ def test_no_word_at_all_shows_the_commands_and_where_to_start(capsys: pytest.Cap
     ("words", "expected"),
     [
         (["trian"], "there is no command `trian`; did you mean `recsys train`?"),
-        (["frobnicate"], "the commands are demo, fetch, inspect, prepare"),
+        (["frobnicate"], "the commands are demo, fetch, inspect, init, prepare"),
         (["train", "fast"], "unknown argument `fast`"),
         (["train", "data", "=", "table"], "unknown argument `data`"),
         (["train", "--verbose"], "unknown argument `--verbose`"),

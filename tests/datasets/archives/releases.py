@@ -30,10 +30,10 @@ def flags(*places: int) -> str:
     return "|".join("1" if place in places else "0" for place in range(19))
 
 
-def write_100k(folder: Path, ratings: list[tuple[int, int, int, int]] = RATINGS) -> Path:
+def write_100k(folder: Path, ratings: list[tuple[int, int, int, int]] | None = None) -> Path:
     folder.mkdir()
     # The publisher's file is in no order; the source must find time order itself.
-    lines = ["\t".join(map(str, row)) for row in reversed(ratings)]
+    lines = ["\t".join(map(str, row)) for row in reversed(ratings or RATINGS)]
     (folder / "u.data").write_text("\n".join(lines) + "\n")
     (folder / "u.user").write_text("1|24|M|technician|85711\n2|25|F|other|T8H1N\n3|35|M|writer|32067\n")
     movies = [
@@ -54,9 +54,9 @@ def write_1m(folder: Path) -> Path:
     return folder
 
 
-def write_csv(folder: Path, ratings: list[tuple[int, int, int, int]] = RATINGS) -> Path:
+def write_csv(folder: Path, ratings: list[tuple[int, int, int, int]] | None = None) -> Path:
     folder.mkdir()
-    rows = "".join(f"{user},{item},{rating}.5,{time}\n" for user, item, rating, time in ratings)
+    rows = "".join(f"{user},{item},{rating}.5,{time}\n" for user, item, rating, time in ratings or RATINGS)
     (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + rows)
     movies = '7,"Amélie, or Fate (2001)",Comedy|Romance\n8,Toy Story (1995),Animation\n9,Untitled,(no genres listed)\n'
     (folder / "movies.csv").write_text("movieId,title,genres\n" + movies, encoding="utf-8")
