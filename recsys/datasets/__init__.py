@@ -6,4 +6,6 @@ side tables, the past, negatives and candidates (`table_layout`, `declared_*`), 
 readers of publishers' archives know a data set (`archives`). `staging` cleans and checks rows, `fitting` fits
 vocabularies and scaling on the training split alone, `encode` and `partitions` write the encoded folder, and `encoded`
 opens one. How the rows reach a model is not known here (`streaming`).
+
+`schema_inference` writes a first schema for files that nobody has declared yet (`recsys init`).
 """
