@@ -186,13 +186,19 @@ COMMANDS = (
         "score",
         "probabilities for rows in a Parquet file",
         "recsys score --run runs/simulated/20260101-120000-e2e --input rows.parquet --output scores.parquet",
-        ("runtime.threads",),
+        ("runtime.threads", "runtime.memory_limit", "runtime.encoded"),
         (
             OF_RUN,
             Option(
                 "--input",
-                "Parquet file with the raw columns, as in the files that were prepared",
+                "Parquet file with the raw columns, as in the files that were prepared; user, item and time may do",
                 required=True,
+                is_path=True,
+            ),
+            Option(
+                "--events",
+                "folder of the events of which is counted what the rows lack (default: the run's `data.raw`)",
+                default="",
                 is_path=True,
             ),
             Option("--output", "Parquet file to write: the rows and their `probability`", required=True, is_path=True),

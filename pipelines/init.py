@@ -7,9 +7,8 @@ from pathlib import Path
 
 from recsys.config import RunConfig
 from recsys.datasets.schema_inference.event_roles import Settled
-from recsys.datasets.schema_inference.first_schema import first_schema
+from recsys.datasets.schema_inference.first_schema import first_schema, require_unused
 from recsys.errors import UsageError
-from recsys.files import writing
 
 from .console import console, progress_bars
 
@@ -21,17 +20,13 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
         raise UsageError(f"{rows} does not exist, as seen from {Path.cwd()}. Expected a file of rows, or their folder.")
     stem = re.sub(r"[^A-Za-z0-9]+", "_", rows.absolute().name.split(".", 1)[0]).strip("_").lower() or "rows"
     output = Path(arguments.output or f"{stem}.yaml")
-    if output.exists():
-        raise UsageError(
-            f"{output} is there already and is not overwritten, as it may have been changed by hand. Name another with "
-            "`--output`, or move it away."
-        )
+    # Before the work, which may take a minute.
+    require_unused(output)
     settled = Settled(**{name: getattr(arguments, name) for name in Settled.__dataclass_fields__})
     name = re.sub(r"[^A-Za-z0-9_]+", "_", output.stem).strip("_") or stem
     with progress_bars() as progress:
         found = first_schema(rows, settled, name, config.runtime.memory_limit, config.runtime.cores, progress)
-    with writing(output):
-        output.write_text(found.text, encoding="utf-8")
+    found.write(output)
     for what, question in found.asked.items():
         _say(f"Asked for, {what}: {question}")
     for what, why in found.aside.items():

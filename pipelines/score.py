@@ -11,7 +11,7 @@ from .console import console, progress_bars
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Score, and say how many rows there are and where."""
-    output = Path(arguments.output)
+    output, events = Path(arguments.output), Path(arguments.events) if arguments.events else None
     with progress_bars() as progress:
-        rows = score.run(config, Path(arguments.run), Path(arguments.input), output, progress)
+        rows = score.run(config, Path(arguments.run), Path(arguments.input), output, events, progress)
     console.print(f"Scored {rows:,} rows into {output}", soft_wrap=True)

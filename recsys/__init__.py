@@ -18,7 +18,7 @@ proofs) and `tracking` (MLflow), and the files that all of them use: errors, fil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from recsys.api import Schema, ablate, prepare, pretrain, register_composition, register_network, train
+    from recsys.api import Schema, ablate, init, prepare, pretrain, register_composition, register_network, train
     from recsys.results import Data, Run, Study, Tower
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Study",
     "Tower",
     "ablate",
+    "init",
     "prepare",
     "pretrain",
     "register_composition",

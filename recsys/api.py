@@ -16,6 +16,8 @@ from recsys.build import register_composition as register_composition
 from recsys.build import register_network as register_network
 from recsys.config.compose import compose_config
 from recsys.config.overrides import override
+from recsys.datasets.schema_inference.event_roles import Settled
+from recsys.datasets.schema_inference.first_schema import first_schema
 from recsys.datasets.table_layout import TableLayout
 from recsys.errors import UsageError
 from recsys.features.plain_yaml import lines_named, plain_yaml, read_plain_yaml
@@ -53,6 +55,42 @@ class Schema:
 
     def __repr__(self) -> str:
         return f"Schema({', '.join(f'{key}={value!r}' for key, value in self.document.items())})"
+
+
+def init(
+    rows: Any,
+    output: str | Path | None = None,
+    *,
+    name: str = "rows",
+    user: str = "",
+    item: str = "",
+    time: str = "",
+    label: str = "",
+    query: str = "",
+    events: str = "",
+    progress: Progress = silent,
+) -> str:
+    """Look at rows that nobody has declared yet, and return the text of a first schema file, with comments.
+
+    Args:
+        rows: a Parquet or CSV file, the folder of some, a frame, or frames by name: {"sales": ..., "products": ...}.
+        output: where to write the text as well; a file that is there is not overwritten.
+        name: of the data.
+        user, item, time, label, query: columns, where they are not to be guessed; "none": there is none.
+        events: which files, or which frame, are the events.
+
+    Raises:
+        UsageError: no table has a user and an item in each row, or several have; names the columns that were seen.
+        DataError: there are no rows, or they cannot be read.
+    """
+    runtime = compose_config(["data=table", "data.schema_path=none", "data.raw=none"]).runtime
+    frames = dict(rows) if isinstance(rows, Mapping) else {"rows": rows}
+    raw = Path(rows) if is_path(rows) else stored_frames(frames, runtime.encoded)
+    settled = Settled(user=user, item=item, time=time, label=label, query=query, events=events)
+    found = first_schema(raw, settled, name, runtime.memory_limit, runtime.cores, progress)
+    if output is not None:
+        found.write(Path(output))
+    return found.text
 
 
 def prepare(

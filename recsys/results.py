@@ -11,20 +11,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recsys.all_segments import ALL
-from recsys.artifacts.export import load_scorer
 from recsys.config import RunConfig
 from recsys.config.compose import compose_config
 from recsys.datasets.encoded import EncodedDataset
 from recsys.inspection.findings import DataFinding
 from recsys.inspection.prepared_rows import PreparedReport
 from recsys.metrics.registry import study_metrics
-from recsys.progress import silent
+from recsys.progress import Progress, silent
 from recsys.run import prepared_report
 from recsys.run.curves import gradient_norms
 from recsys.run.folder import RunResult
 from recsys.run.frames import arrow_table
 from recsys.run.record import CUTOFF
-from recsys.run.serving import MODEL
+from recsys.run.score import score_rows
 from recsys.study import ablate as study_of_arms
 from recsys.towers.artifact import TowerArtifact
 
@@ -157,13 +156,18 @@ class Run:
         """One row per reported step and part: `step`, `part`, `norm`; before clipping, 0 for a frozen part."""
         return pd.DataFrame(gradient_norms(self.folder), columns=["step", "part", "norm"])
 
-    def score(self, rows: Any) -> NDArray[np.float64]:
+    def score(self, rows: Any, *, events: str | Path | None = None, progress: Progress = silent) -> NDArray[np.float64]:
         """Return the probability of a positive label for raw rows, a frame as `prepare` takes it; shape (rows,).
+
+        Args:
+            rows: the columns of the rows that were prepared; features of the past, and what side tables say, may be
+                absent, and are then read from the events.
+            events: the folder or URI of the events; None: those that were prepared.
 
         Raises:
             DataError: a column is missing or holds what the schema does not allow.
         """
-        return load_scorer(self.folder / MODEL).score(arrow_table(rows))
+        return score_rows(self.folder, arrow_table(rows), Path(events) if events else None, progress)
 
     def _repr_html_(self) -> str:
         scores = {self.result.name: self.metrics} | {f"baseline: {name}": each for name, each in self.baselines.items()}

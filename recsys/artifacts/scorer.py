@@ -33,6 +33,7 @@ from recsys.features.vocabulary import Vocabulary
 from recsys.files import canonical_json, sha256_of_file
 
 if TYPE_CHECKING:
+    from recsys.datasets.event_rows import EventRowReader
     from recsys.datasets.table_rows import RowReader
 
 Rebuild = Callable[[Mapping[str, Any], FeatureContract], nn.Module]
@@ -50,12 +51,14 @@ class Scorer:
 
     Attributes:
         reader: gives a user's own columns the schema's names and meanings; None where rows come under those names.
+        rows_per_read: how many rows of a file are read at a time, whatever its size.
     """
 
     ranker: nn.Module
     contract: FeatureContract
     vocabularies: Mapping[str, Vocabulary]
-    reader: "RowReader | None" = None
+    reader: "RowReader | EventRowReader | None" = None
+    rows_per_read: int = 65_536
 
     @property
     def columns(self) -> dict[str, str]:

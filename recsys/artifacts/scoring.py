@@ -14,7 +14,7 @@ from recsys.errors import CannotWriteError, DataError, UsageError
 from recsys.files import ensure_writable
 from recsys.progress import Progress, silent
 
-_ROWS_AT_A_TIME = 65_536  # what is held of a file, whatever its size
+_ROWS_PER_BATCH = 65_536
 _TEXT_NAME = re.compile(r"\.(csv|tsv|txt|jsonl?|xlsx?)(\.(gz|bz2|xz|zst|zip))?$", re.IGNORECASE)
 
 
@@ -28,7 +28,7 @@ def score_file(scorer: Scorer, rows: Path, output: Path, progress: Progress = si
         DataError: the rows are missing or cannot be read, or one breaks the schema; names column and value.
         CannotWriteError: the output cannot be written; an older one stays as it was.
     """
-    source = _opened(rows)
+    source = opened(rows)
     total = source.metadata.num_rows
     if not total:
         raise DataError(f"{rows} has 0 rows: nothing to score.")
@@ -43,10 +43,10 @@ def score_file(scorer: Scorer, rows: Path, output: Path, progress: Progress = si
     done = 0
     try:
         with pq.ParquetWriter(work, schema, compression="zstd", write_page_checksum=True) as writer:
-            for batch in _batches(source, rows):
-                scores = pa.array(scorer.score(pa.Table.from_batches([batch]), first_row=done))
-                writer.write_batch(pa.record_batch([*batch.columns, scores], schema=schema))
-                done += batch.num_rows
+            for block in _blocks(source, rows, scorer.rows_per_read):
+                scores = pa.array(scorer.score(block, first_row=done))
+                writer.write_table(block.append_column(schema.field(PROBABILITY), scores))
+                done += block.num_rows
                 progress("scoring", done, total)
         # Only a whole file takes the name: a run that is killed leaves the older one, or none.
         os.replace(work, output)
@@ -57,7 +57,12 @@ def score_file(scorer: Scorer, rows: Path, output: Path, progress: Progress = si
     return done
 
 
-def _opened(rows: Path) -> pq.ParquetFile:
+def opened(rows: Path) -> pq.ParquetFile:
+    """Return the Parquet file of rows to score.
+
+    Raises:
+        DataError: it is none; says what it is.
+    """
     if rows.is_dir():
         raise DataError(f"{rows} is a folder. Expected one Parquet file; score the files of a folder one by one.")
     if _TEXT_NAME.search(rows.name):
@@ -73,11 +78,20 @@ def _opened(rows: Path) -> pq.ParquetFile:
         ) from error
 
 
-def _batches(source: pq.ParquetFile, rows: Path) -> Iterator[pa.RecordBatch]:
+def _blocks(source: pq.ParquetFile, rows: Path, size: int) -> Iterator[pa.Table]:
+    """Yield the rows in blocks of `size`, whatever the file's row groups."""
+    waiting, held = list[pa.RecordBatch](), 0
     try:
-        yield from source.iter_batches(batch_size=_ROWS_AT_A_TIME)
+        for batch in source.iter_batches(batch_size=min(size, _ROWS_PER_BATCH)):
+            waiting.append(batch)
+            held += batch.num_rows
+            if held >= size:
+                yield pa.Table.from_batches(waiting)
+                waiting, held = [], 0
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{rows} cannot be read to its end ({error}). Write it or copy it again.") from error
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def _require_another_file(output: Path, rows: Path) -> None:

@@ -155,13 +155,23 @@ def store(connection: Backend, name: str, rows: ir.Table) -> ir.Table:
 
 @contextmanager
 def scratch(connection: Backend) -> Iterator[str]:
-    """Yield a name that no table has; the tables that are made meanwhile, under whatever name, go at the end."""
-    before = set(connection.list_tables())
+    """Yield a name that no table has; what is made meanwhile, tables, views and types of any name, goes at the end."""
+    before = _made(connection)
     try:
         yield str(ibis.util.gen_name("scratch"))
     finally:
-        for name in set(connection.list_tables()) - before:
-            connection.raw_sql(f"DROP TABLE IF EXISTS {quoted_name(name)}")
+        # Tables before the types of their columns.
+        for kind, name in sorted(_made(connection) - before):
+            connection.raw_sql(f"DROP {kind} {quoted_name(name)}")
+
+
+def _made(connection: Backend) -> set[tuple[str, str]]:
+    found = connection.raw_sql(
+        "SELECT 'TABLE', table_name FROM duckdb_tables() WHERE NOT internal "
+        "UNION ALL SELECT 'VIEW', view_name FROM duckdb_views() WHERE NOT internal "
+        "UNION ALL SELECT 'TYPE', type_name FROM duckdb_types() WHERE NOT internal"
+    )
+    return {(str(kind), str(name)) for kind, name in found.fetchall()}
 
 
 @contextmanager

@@ -72,6 +72,10 @@ class RowColumns:
             return [] if is_given else self._lacking_column(self.layout.segment.column, found)
         return self._lacking_column(name, found)
 
+    def suffice(self, found: Collection[str]) -> bool:
+        """Whether rows with these columns can be read alone."""
+        return not any(self.lacking(name, found) for name in self.wanted)
+
     def require(self, found: Collection[str], where: str) -> None:
         """Refuse rows that lack a column.
 
@@ -179,7 +183,8 @@ class RowColumns:
                 f"`{side}`: name the folder of events (`recsys score --events <folder>`), or add the column."
             )
         close = similar_name(first, found)
+        shown += f" Did you mean `{close}`?" if close else ""
         return (
-            f"column `{first}` is missing, which is to be {what}; {shown}{f' Did you mean `{close}`?' if close else ''} "
+            f"column `{first}` is missing, which is to be {what}; {shown} "
             f"Rename it, or add it as it stood in the files of schema `{self.schema.name}`."
         )

@@ -30,6 +30,7 @@ PAIRS = pa.schema(
 item a candidate (0 where it was none)."""
 _QUERY_SAMPLING_STREAM = 1
 _MOST_RANKED_ROWS = 60_000_000
+_ROWS_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -87,37 +88,50 @@ class PairSampler:
                 )
             progress("examples", number + 1, len(days))
 
-    def _ranked(self) -> set[int]:
+    def _ranked(self) -> Ints:
         """The numbers of the queries that rank their candidates: those of a split with the smallest hashes, or all."""
-        chosen = set[int]()
+        chosen = [np.empty(0, dtype=np.int64)]
         for split in RANKING if self.ranking else ():
             inside = np.flatnonzero(self.queries.split == split)
             most = getattr(self.ranking, f"{split}_queries") or len(inside)
             numbers = np.full(len(inside), _QUERY_SAMPLING_STREAM)
             draw = hashed_uniforms(self.negatives.seed, self.queries.key[inside], numbers, _QUERY_SAMPLING_STREAM)
-            chosen |= set(self.queries.number[inside[np.argsort(draw, kind="stable")[:most]]].tolist())
-        return chosen
+            chosen.append(self.queries.number[inside[np.argsort(draw, kind="stable")[:most]]])
+        return np.concatenate(chosen)
 
-    def _of_day(self, day: int, here: Ints, ranked: set[int]) -> Iterator[pa.RecordBatch]:
+    def _of_day(self, day: int, here: Ints, ranked: Ints) -> Iterator[pa.RecordBatch]:
         items, counts = self.candidates.of_day(day)
         of_item = self.candidates.counts(day)
-        lists = [self.positives[number] for number in self.queries.number[here].tolist()]
-        drawn = self._drawn(here, lists, items, counts)
-        for place, number in enumerate(self.queries.number[here].tolist()):
-            asked = np.concatenate([lists[place], drawn[place]])
-            label = np.repeat([1, 0], [len(lists[place]), len(drawn[place])])
-            yield _batch(number, asked, label, of_item, is_ranking=False)
-            listed = items if self.shown is None else np.unique(self.shown[number])
-            if number in ranked and len(listed):
-                yield _batch(number, listed, np.isin(listed, lists[place]), of_item, is_ranking=True)
+        numbers = self.queries.number[here]
+        lists = [self.positives[number] for number in numbers.tolist()]
+        lengths, chosen = [len(each) for each in lists], np.concatenate(lists)
+        places, drawn = self._drawn(here, lists, items, counts)
+        yield _batch(np.repeat(numbers, lengths), chosen, np.ones(len(chosen)), of_item, is_ranking=False)
+        if len(drawn):
+            yield _batch(numbers[places], drawn, np.zeros(len(drawn)), of_item, is_ranking=False)
+        taken = np.repeat(numbers, lengths) * len(of_item) + chosen
+        for number, listed in self._lists(np.intersect1d(numbers, ranked), items):
+            label = np.isin(number * len(of_item) + listed, taken)
+            yield _batch(number, listed, label, of_item, is_ranking=True)
 
-    def _drawn(self, here: Ints, lists: list[Ints], items: Ints, counts: Ints) -> GroupedValues:
-        """The negatives of each of the queries, by its place in `here`."""
-        position = np.repeat(np.arange(len(lists)), [len(each) for each in lists])
+    def _lists(self, numbers: Ints, items: Ints) -> Iterator[tuple[Ints, Ints]]:
+        """Queries and the candidates that each ranks, some queries at a time."""
+        if self.shown is not None:
+            for number in numbers.tolist():
+                listed = np.unique(self.shown[number])
+                yield np.full(len(listed), number), listed
+            return
+        at_once = max(1, _ROWS_AT_ONCE // max(1, len(items)))
+        for start in range(0, len(numbers) if len(items) else 0, at_once):
+            some = numbers[start : start + at_once]
+            yield np.repeat(some, len(items)), np.tile(items, len(some))
+
+    def _drawn(self, here: Ints, lists: list[Ints], items: Ints, counts: Ints) -> tuple[Ints, Ints]:
+        """The negatives of the queries: the place of each one's query in `here`, and its item."""
         if self.shown is None:
+            position = np.repeat(np.arange(len(lists)), [len(each) for each in lists])
             weights = counts.astype(np.float64) ** self.negatives.power
-            places, found = self._draw(position, np.concatenate(lists), self.queries.key[here], items, weights)
-            return GroupedValues(places, found)
+            return self._draw(position, np.concatenate(lists), self.queries.key[here], items, weights)
         parts = []
         for place, number in enumerate(self.queries.number[here].tolist()):
             own = np.unique(self.shown[number])
@@ -125,7 +139,7 @@ class PairSampler:
             _, found = self._draw(alone, lists[place], key, own, np.ones(len(own)))
             parts.append((np.full(len(found), place), found))
         places, found = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return GroupedValues(places, found)
+        return places, found
 
     def _draw(
         self,
@@ -139,7 +153,7 @@ class PairSampler:
         return draw_negatives(position, items, keys, candidates, weights, rule.per_positive, rule.seed)
 
 
-def _batch(query: int, items: Ints, label: npt.NDArray, counts: Ints, *, is_ranking: bool) -> pa.RecordBatch:
-    columns = [np.full(len(items), query), items, label, np.full(len(items), is_ranking), counts[items]]
+def _batch(queries: Ints, items: Ints, label: npt.NDArray, counts: Ints, *, is_ranking: bool) -> pa.RecordBatch:
+    columns = [queries, items, label, np.full(len(items), is_ranking), counts[items]]
     arrays = [pa.array(column).cast(field.type) for column, field in zip(columns, PAIRS, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=PAIRS)

@@ -1,21 +1,93 @@
-"""Probabilities for raw rows in a file, by a finished run's served model."""
+"""Probabilities for raw rows, by a finished run's served model, with the past that they lack read from the events."""
 
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import torch
 
 from recsys.artifacts.export import load_scorer
-from recsys.artifacts.scoring import score_file
-from recsys.config import RunConfig
+from recsys.artifacts.scorer import Scorer
+from recsys.artifacts.scoring import opened, score_file
+from recsys.config import RunConfig, TableData
+from recsys.datasets.event_rows import events_opened
+from recsys.datasets.table_rows import RowReader
+from recsys.errors import UsageError
+from recsys.files import ensure_writable
 from recsys.progress import Progress
+from recsys.run.folder import load_config
+from recsys.run.prepare import raw_folder
+from recsys.run.raw_copy import uri_of
 from recsys.run.serving import MODEL
 
+# Every block of rows goes through all events once.
+_ROWS_PER_READ_WITH_EVENTS = 500_000
 
-def run(config: RunConfig, folder: Path, input_file: Path, output_file: Path, progress: Progress) -> int:
+
+def run(
+    config: RunConfig, folder: Path, input_file: Path, output_file: Path, events: Path | None, progress: Progress
+) -> int:
     """Score the rows of a Parquet file by the run in `folder`; write them with a `probability`; return how many.
 
+    Args:
+        events: the folder, or URI, of the events of which is counted what the rows lack; None: that which the run was
+            trained on, if it is still there.
+
     Raises:
-        UsageError, DataError, CannotWriteError: there is no finished run in `folder`; and see `score_file`.
+        UsageError, DataError, CannotWriteError: there is no finished run in `folder`; and see `score_file` and
+            `EventRowReader.read`.
     """
     torch.set_num_threads(config.runtime.cores)
-    return score_file(load_scorer(folder / MODEL), input_file, output_file, progress)
+    scorer = load_scorer(folder / MODEL)
+    with _with_events(scorer, opened(input_file).schema_arrow.names, config, folder, events, progress) as ready:
+        return score_file(ready, input_file, output_file, progress)
+
+
+def score_rows(folder: Path, rows: pa.Table, events: Path | None, progress: Progress) -> npt.NDArray[np.float64]:
+    """Return the probabilities of rows in memory, (rows,); see `run`."""
+    scorer, config = load_scorer(folder / MODEL), load_config(folder)
+    with _with_events(scorer, rows.column_names, config, folder, events, progress) as ready:
+        return ready.score(rows)
+
+
+@contextmanager
+def _with_events(
+    scorer: Scorer, columns: Collection[str], config: RunConfig, folder: Path, events: Path | None, progress: Progress
+) -> Iterator[Scorer]:
+    """Yield the scorer, reading rows with their events where they lack columns that those tell."""
+    reader = scorer.reader
+    if not isinstance(reader, RowReader):
+        if events:
+            raise UsageError(
+                f"The run in {folder} reads no table of events, so {events} has no meaning for it. Leave `--events` "
+                "out."
+            )
+        yield scorer
+        return
+    raw = None if reader.row_columns.suffice(columns) else _raw_folder(config, folder, events, progress)
+    if raw is None:
+        yield scorer
+        return
+    runtime = config.runtime
+    ensure_writable(runtime.encoded)
+    with (
+        TemporaryDirectory(dir=runtime.encoded, prefix=".scoring-") as work,
+        events_opened(reader, raw, Path(work), runtime.memory_limit, runtime.cores, progress) as event_reader,
+    ):
+        yield replace(scorer, reader=event_reader, rows_per_read=_ROWS_PER_READ_WITH_EVENTS)
+
+
+def _raw_folder(config: RunConfig, folder: Path, events: Path | None, progress: Progress) -> Path | None:
+    """Where the events lie; None where none are named and those of the run are gone."""
+    own = load_config(folder)
+    if not isinstance(own.data, TableData):
+        return None
+    data = replace(own.data, raw=events) if events else own.data
+    if not events and not (uri_of(data.raw) or data.raw.exists()):
+        return None
+    return raw_folder(replace(own, data=data, runtime=config.runtime), progress)

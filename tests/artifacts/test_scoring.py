@@ -1,5 +1,6 @@
 """Scoring a file: every row as it came with its probability beside it, or nothing and the reason."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,7 @@ def written(folder: Path, rows: pa.Table) -> Path:
     return folder / "rows.parquet"
 
 
-def test_rows_come_back_as_they_were_with_their_probability(shop: OwnRows, scorer: Scorer, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("recsys.artifacts.scoring._ROWS_AT_A_TIME", 7)
+def test_rows_come_back_as_they_were_with_their_probability(shop: OwnRows, scorer: Scorer, tmp_path: Path):
     kept = {
         "when": pa.array(range(60), pa.timestamp("ms", "Europe/Berlin")),
         "word": pa.array(["a", None] * 30).dictionary_encode(),
@@ -39,7 +39,8 @@ def test_rows_come_back_as_they_were_with_their_probability(shop: OwnRows, score
     }
     rows = pa.table({**columns(), **kept})
 
-    assert score_file(scorer, written(tmp_path, rows), tmp_path / "out" / "scores.parquet") == 60
+    few = replace(scorer, rows_per_read=7)
+    assert score_file(few, written(tmp_path, rows), tmp_path / "out" / "scores.parquet") == 60
 
     scored = pq.read_table(tmp_path / "out" / "scores.parquet")
     assert scored.drop_columns("probability").equals(pq.read_table(tmp_path / "rows.parquet"))
@@ -78,13 +79,12 @@ def test_rows_that_cannot_be_scored_are_refused_and_leave_nothing(
 
 
 def test_a_row_that_breaks_the_schema_is_told_by_its_place_in_the_file(scorer: Scorer, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("recsys.artifacts.scoring._ROWS_AT_A_TIME", 16)
     monkeypatch.setattr("recsys.artifacts.scorer._ROWS_PER_PASS", 8)
     age = pa.array([None if row == 43 else 20.0 for row in range(60)])
     rows = written(tmp_path, pa.table({**columns(), "age": age}))
 
     with pytest.raises(DataError, match=r"holds None in 1 of 8 rows.*\(first in row 43\)"):
-        score_file(scorer, rows, tmp_path / "scores.parquet")
+        score_file(replace(scorer, rows_per_read=16), rows, tmp_path / "scores.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["rows.parquet"]
 
 

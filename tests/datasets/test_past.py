@@ -342,3 +342,9 @@ def test_values_of_an_enum_stay_such_in_lists(tmp_path: Path) -> None:
         store(connection, "found", add_past(connection, rows, rows, [recent], silent))
         forms = connection.con.sql("SELECT DISTINCT typeof(told), typeof(name) FROM found").fetchall()
     assert forms == [("ENUM('p', 'q')[]", "ENUM('p', 'q')")]
+
+
+def test_a_number_of_a_window_can_be_asked_for_alone(tmp_path: Path) -> None:
+    distinct = PastFeature("told", PastKind.DISTINCT, ("genres",), of="item", window=1)
+    # Row 2 (y): row 1 a moment ago. Row 5 (x): nothing a moment ago.
+    assert told(tmp_path, distinct)["told"].tolist() == [0, 0, 1, 1, 0, 0]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import fetch, fetch_one, load_batches, store, stream
+from recsys.datasets.database import fetch_one, load_batches, store, stream
 from recsys.datasets.past.keys import midnight, past_events
 from recsys.datasets.past.past_feature import DAY_MICROSECONDS, MOMENT, ROW, PastFeature
 from recsys.datasets.past.points import AT, POINT, Group, join_points, unique_name
@@ -27,6 +27,7 @@ from recsys.progress import Progress
 
 Ints = npt.NDArray[np.int64]
 
+_NONE: Ints = np.empty(0, dtype=np.int64)
 _LARGEST_BYTES = 2**30
 _BATCH_ROWS = 500_000
 _NUMBER, _DAY = (f"{OWN_PREFIX}past_{name}" for name in ("list", "day"))
@@ -38,40 +39,38 @@ class CoOccurrences:
 
     >>> counts = CoOccurrences(num_values=3)
     >>> counts.add(np.array([0, 1]), earlier=np.array([], dtype=np.int64))
-    >>> counts.affinity(np.array([[0, -1]]), np.array([0, 0]), np.array([1, 2])).tolist()
+    >>> counts.affinity(np.array([0]), np.array([1, 2])).tolist()
     [1.0, 0.0]
     """
 
     def __init__(self, num_values: int) -> None:
         self._together = np.zeros((num_values, num_values), dtype=np.int32)
         self._groups = np.zeros(num_values, dtype=np.int64)
+        # A value in no group has no company: 1 keeps its quotient 0.
+        self._norm = np.ones(num_values, dtype=np.float64)
 
     def add(self, values: Ints, earlier: Ints) -> None:
         """Count the values, each named once, that came to a group in which those of `earlier` already were."""
-        self._together[np.ix_(values, values)] += 1
+        self._together[values[:, None], values] += 1
         self._together[values, values] = 0
-        self._together[np.ix_(values, earlier)] += 1
-        self._together[np.ix_(earlier, values)] += 1
+        if len(earlier):
+            self._together[values[:, None], earlier] += 1
+            self._together[earlier[:, None], values] += 1
         self._groups[values] += 1
+        self._norm[values] = 1 / np.sqrt(self._groups[values])
 
-    def affinity(self, lists: Ints, positions: Ints, values: Ints) -> npt.NDArray[np.float32]:
-        """Return the affinity of each of `values` to its list.
+    def affinity(self, listed: Ints, values: Ints) -> npt.NDArray[np.float32]:
+        """Return the affinity of each of `values` to a list; (len(values),) float32."""
+        if len(values) * 4 < len(self._groups):
+            sums = self._sums(listed, self._together[listed[:, None], values])
+        else:
+            # Whole lines are read faster than parts of them are picked.
+            sums = self._sums(listed, self._together[listed])[values]
+        return (sums * self._norm[values]).astype(np.float32)
 
-        Args:
-            lists: (L, K), padded with -1.
-            positions: (n,) which list each value is held against.
-            values: (n,).
-
-        Returns:
-            (n,) float32.
-        """
-        # A value in no group has no company: 1 keeps its quotient 0.
-        norm = 1 / np.sqrt(np.maximum(self._groups, 1).astype(np.float64))
-        weights = np.where(lists < 0, 0.0, norm[lists])
-        total = np.zeros(len(values), dtype=np.float64)
-        for number in range(lists.shape[1]):
-            total += self._together[lists[positions, number], values] * weights[positions, number]
-        return (total * norm[values]).astype(np.float32)
+    def _sums(self, listed: Ints, together: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
+        # Neither a product of matrices nor a sum, whose order of addition depends on how many columns there are.
+        return np.add.accumulate(together * self._norm[listed, None], axis=0)[-1]
 
 
 def store_co_occurrence(
@@ -105,7 +104,7 @@ def store_co_occurrence(
         )
     members = store(connection, unique_name(), _members(known, feature, codes))
     coded = store(connection, unique_name(), _coded(lists, codes))
-    asking = _asking(asked, feature, group, coded, codes)
+    asking = store(connection, unique_name(), _asking(asked, feature, group, coded, codes))
     found = _affinities(connection, members, coded, asking, CoOccurrences(number), progress)
     return load_batches(connection, unique_name(), _SCHEMA, found)
 
@@ -122,7 +121,7 @@ def _members(known: ir.Table, feature: PastFeature, codes: ir.Table) -> ir.Table
     groups = first.group_by("together").aggregate(is_open=first.day.max() > first.day.min())
     numbered = groups.mutate(group=ibis.row_number())
     joined = first.inner_join(numbered, "together")
-    return joined.select("day", "group", "code", "is_open").order_by("day")
+    return joined.select("day", "group", "code", "is_open")
 
 
 def _coded(lists: ir.Table, codes: ir.Table) -> ir.Table:
@@ -136,13 +135,13 @@ def _coded(lists: ir.Table, codes: ir.Table) -> ir.Table:
 
 
 def _asking(asked: ir.Table, feature: PastFeature, group: Group, coded: ir.Table, codes: ir.Table) -> ir.Table:
-    """(row, code, number, day): the value that a row asks about and the number of its list, in the order of lists."""
+    """(row, code, number, day): the value that a row asks about and the number of its list."""
     (value,) = feature.by
     joined = join_points(asked, group, coded, {"number": _NUMBER, "day": _DAY})
     rows = joined.filter(joined[_NUMBER].notnull()).select(
         row=joined[ROW].cast("int64"), value=joined[value], number=joined[_NUMBER], day=joined[_DAY]
     )
-    return rows.inner_join(codes, "value").select("row", "code", "number", "day").order_by("number")
+    return rows.inner_join(codes, "value").select("row", "code", "number", "day")
 
 
 def _affinities(
@@ -153,47 +152,59 @@ def _affinities(
     counts: CoOccurrences,
     progress: Progress,
 ) -> Iterator[pa.RecordBatch]:
-    days = _integers(fetch(connection, members.select("day").distinct().order_by("day")), "day")
-    coming, today, lists, first = 0, None, np.empty((0, 0), np.int64), 0
-    earlier = dict[int, Ints]()
-    for batch in stream(connection, connection.compile(asking), _BATCH_ROWS):
+    def streamed(rows: ir.Table) -> Iterator[pa.RecordBatch]:
+        return stream(connection, connection.compile(rows), _BATCH_ROWS)
+
+    total = int(fetch_one(connection, asking.aggregate(rows=asking.count()))["rows"])
+    coming, done = _additions(streamed(members.order_by(["day", "group"])), counts), 0
+    counted = next(coming, None)
+    lists = _lists(streamed(coded.select("number", "codes").order_by("number")))
+    number, listed = -1, _NONE
+    for batch in streamed(asking.order_by("number")):
         rows, values, numbers, on_day = (column.to_numpy() for column in batch.columns)
-        starts = np.flatnonzero(np.diff(on_day, prepend=on_day[:1] - 1))
-        for begin, end in zip(starts, [*starts[1:], len(on_day)], strict=True):
-            if on_day[begin] != today:
-                today = on_day[begin]
-                while coming < len(days) and days[coming] < today:
-                    _add_day(counts, fetch(connection, members.filter(members.day == int(days[coming]))), earlier)
-                    coming += 1
-                    progress("counting what occurs together", coming, len(days))
-                lists, first = _padded(fetch(connection, coded.filter(coded.day == int(today)).order_by("number")))
-            found = counts.affinity(lists, numbers[begin:end] - first, values[begin:end])
-            has_company = found != 0
-            arrays = [pa.array(rows[begin:end][has_company]), pa.array(found[has_company])]
-            yield pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+        found = np.empty(len(rows), dtype=np.float32)
+        for one in _runs(numbers):
+            while counted is not None and counted < on_day[one.start]:
+                counted = next(coming, None)
+            # Not all lists are asked about.
+            while number < numbers[one.start]:
+                number, listed = next(lists)
+            found[one] = counts.affinity(listed, values[one])
+        has_company = found != 0
+        yield pa.record_batch([pa.array(rows[has_company]), pa.array(found[has_company])], schema=_SCHEMA)
+        done += len(rows)
+        progress("comparing with what occurs together", done, total)
 
 
-def _add_day(counts: CoOccurrences, members: pa.Table, earlier: dict[int, Ints]) -> None:
-    groups, codes = _integers(members, "group"), _integers(members, "code")
-    order = np.argsort(groups, kind="stable")
-    groups, codes, is_open = groups[order], codes[order], members["is_open"].to_numpy()[order]
-    starts = np.flatnonzero(np.diff(groups, prepend=groups[:1] - 1))
-    for begin, end in zip(starts, [*starts[1:], len(groups)], strict=True):
-        group, values = int(groups[begin]), codes[begin:end]
-        already = earlier.get(group, np.empty(0, np.int64))
-        counts.add(values, already)
-        if is_open[begin]:
-            earlier[group] = np.concatenate([already, values])
+def _additions(batches: Iterator[pa.RecordBatch], counts: CoOccurrences) -> Iterator[int]:
+    """Yield the day of the members that come next, and count them when asked for the following ones.
+
+    Args:
+        batches: day, group, code and is_open, in the order of day and group.
+    """
+    earlier = dict[int, Ints]()
+    for batch in batches:
+        days, groups, codes, is_open = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
+        for one in _runs(days, groups):
+            yield int(days[one.start])
+            group = int(groups[one.start])
+            already = earlier.get(group, _NONE)
+            counts.add(codes[one], already)
+            # The last group of a batch may go on in the next.
+            if is_open[one.start] or one.stop == len(groups):
+                earlier[group] = np.concatenate([already, codes[one]])
 
 
-def _padded(coded: pa.Table) -> tuple[Ints, int]:
-    """(L, K) codes, -1 behind the end of a list; and the number of the first list."""
-    lists = coded["codes"].combine_chunks()
-    lengths = np.diff(lists.offsets.to_numpy())
-    padded = np.full((len(lengths), lengths.max()), -1, dtype=np.int64)
-    padded[np.arange(lengths.max()) < lengths[:, None]] = lists.flatten().to_numpy()
-    return padded, int(coded["number"][0].as_py())
+def _lists(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[int, Ints]]:
+    for batch in batches:
+        numbers, codes = batch.columns
+        values, edges = codes.values.to_numpy(), codes.offsets.to_numpy()
+        for number, begin, end in zip(numbers.to_pylist(), edges[:-1], edges[1:], strict=True):
+            yield number, values[begin:end]
 
 
-def _integers(table: pa.Table, name: str) -> Ints:
-    return np.asarray(table[name].to_numpy(), dtype=np.int64)
+def _runs(*columns: Ints) -> Iterator[slice]:
+    """The stretches in which all columns stay the same."""
+    changes = [np.diff(column, prepend=column[:1] - 1, append=column[-1:] + 1) != 0 for column in columns]
+    edges = np.flatnonzero(np.logical_or.reduce(changes))
+    return map(slice, edges[:-1].tolist(), edges[1:].tolist())

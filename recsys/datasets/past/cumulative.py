@@ -14,7 +14,7 @@ from ibis.backends.duckdb import Backend
 from recsys.datasets.database import store
 from recsys.datasets.past.keys import key_names, keyed, past_events
 from recsys.datasets.past.past_feature import MOMENT
-from recsys.datasets.past.points import AT, POINT, unique_name
+from recsys.datasets.past.points import AT, unique_name
 from recsys.datasets.past.quantities import Measure, Quantity, exact, whole
 
 _SO_FAR = {"preceding": None, "following": 0}
@@ -47,10 +47,10 @@ def store_lines(connection: Backend, events: ir.Table, by: Sequence[str], quanti
 
 
 def at_edges(points: ir.Table, lines: ir.Table, keys: Sequence[str], quantities: Collection[Quantity]) -> ir.Table:
-    """Return (POINT, a column `Quantity.column` each), a line per line of `points`.
+    """Return the columns of `points` and a column `Quantity.column` each, a line per line of `points`.
 
     Args:
-        points: POINT, AT and the keys.
+        points: AT, the keys and perhaps more.
         lines: of `store_lines`, for these quantities and perhaps more.
     """
     needed = dict[int, set[str]]()
@@ -73,7 +73,7 @@ def at_edges(points: ir.Table, lines: ir.Table, keys: Sequence[str], quantities:
             predicates=[joined[key] == part[_at(edge, key)] for key in keys],
         )
         joined = both.select(*known, *(_at(edge, name) for name in names))
-    return joined.select(POINT, **{one.column: _in_span(joined, one) for one in quantities})
+    return joined.select(*points.columns, **{one.column: _in_span(joined, one) for one in quantities})
 
 
 def _value(of: str) -> str:

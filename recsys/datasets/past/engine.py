@@ -159,14 +159,15 @@ def _store_numbers(
         parts = [(of_other_folds(by_key, events, group.by, group.folds, quantities), quantities)]
     else:
         unframed = [one for one in quantities if not one.is_framed]
-        parts = [(at_edges(by_key, lines, key_names(group.by), unframed), unframed)] if unframed else []
+        parts = [(at_edges(by_key, lines, key_names(group.by), unframed), unframed)]
         for window, ago in {(one.window, one.ago): None for one in quantities if one.is_framed}:
             framed = [one for one in quantities if one.is_framed and (one.window, one.ago) == (window, ago)]
             parts.append((in_frames(by_key, events, group.by, window, ago, framed), framed))
-    joined = points
-    for part, of_part in parts:
-        values = over_points(part, POINT, of_part) if has_list(points, group) else part
-        joined = joined.left_join(values, POINT).drop(f"{POINT}_right")
+    if has_list(points, group):
+        parts = [(points, []), *((over_points(part, POINT, of_part), of_part) for part, of_part in parts)]
+    (joined, _), *others = parts
+    for part, of_part in others:
+        joined = joined.left_join(part.select(POINT, *(one.column for one in of_part)), POINT).drop(f"{POINT}_right")
     numbers = {one.column: _number(joined[one.column], one, events) for one in quantities}
     return store(connection, unique_name(), joined.select(*points.columns, **numbers))
 

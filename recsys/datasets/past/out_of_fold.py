@@ -12,17 +12,19 @@ import ibis.expr.types as ir
 
 from recsys.datasets.past.keys import key_names, keyed
 from recsys.datasets.past.past_feature import CONTRIBUTES
-from recsys.datasets.past.points import AT, POINT, fold_of
+from recsys.datasets.past.points import AT, fold_of
 from recsys.datasets.past.quantities import Measure, Quantity, exact
 
 
 def of_other_folds(
     points: ir.Table, events: ir.Table, by: Sequence[str], folds: int, quantities: Collection[Quantity]
 ) -> ir.Table:
-    """Return (POINT, a column `Quantity.column` each), a line per line of `points`; sums as `exact` has them.
+    """Return the columns of `points` and a column `Quantity.column` each, a line per line of `points`.
+
+    Sums are as `exact` has them.
 
     Args:
-        points: POINT, AT (the fold) and the keys.
+        points: AT (the fold), the keys and perhaps more.
     """
     keys = key_names(by)
     rows = events.filter(events[CONTRIBUTES])
@@ -37,7 +39,7 @@ def of_other_folds(
         one.column: joined[f"all_{one.column}"].fill_null(0) - joined[f"own_{one.column}"].fill_null(0)
         for one in quantities
     }
-    return joined.select(POINT, **everyone_but_own)
+    return joined.select(*points.columns, **everyone_but_own)
 
 
 def _added(single: ir.Table, keys: Sequence[str], one: Quantity) -> tuple[ir.Table, ir.Table]:

@@ -107,8 +107,7 @@ def _spans(connection: Backend, asked: ir.Table, ordered: ir.Table, listing: Lis
     points = store_points(connection, asked, listing.group, ordered)
     end = Quantity(Measure.ROWS, ago=listing.ago)
     first = Quantity(Measure.ROWS, ago=listing.ago + listing.window)
-    edges = at_edges(keys_of_points(points, listing.group), lines, keys, {end, first})
-    joined = points.inner_join(edges, POINT)
+    joined = at_edges(keys_of_points(points, listing.group), lines, keys, {end, first})
     seen = joined[first.column] if listing.window else ibis.literal(0)
     if not listing.distinct:
         seen = ibis.greatest(seen, joined[end.column] - listing.length)

@@ -51,6 +51,7 @@ class ColumnProfile:
         is_padded: whether numbers have zeros in front, as codes do.
         is_of_items: of lists, whether their elements are the events' items.
         is_alone: whether the least number is the only one below 0.
+        is_without_fraction: whether all numbers are whole, whatever their type.
     """
 
     name: str
@@ -69,6 +70,7 @@ class ColumnProfile:
     separator: str = ""
     is_padded: bool = False
     is_alone: bool = False
+    is_without_fraction: bool = False
     is_of_items: bool = False
     examples: tuple[str, ...] = field(default=(), compare=False)
 
@@ -94,11 +96,6 @@ class ColumnProfile:
         if self.is_number and is_called(self.name, Role.YEAR) and self.low <= 0 and self.middle > 1000:
             return int(self.low)
         return int(self.low) if self.low in (-1, -999, -9999) and self.is_alone else None
-
-    @property
-    def is_without_fraction(self) -> bool:
-        """Whether numbers of a decimal type are whole, as far as their quantiles show."""
-        return all(float(each).is_integer() for each in (self.low, self.middle, self.high, self.highest))
 
     @property
     def seen(self) -> str:
@@ -164,15 +161,16 @@ def _examples(column: str, view: str, connection: Backend) -> tuple[str, ...]:
 
 def _range(number: str, view: str, connection: Backend) -> dict[str, Any]:
     finite = f"CASE WHEN isfinite(CAST({number} AS DOUBLE)) THEN CAST({number} AS DOUBLE) END"
-    ((low, quantiles, highest, negative),) = rows_of(
+    ((low, quantiles, highest, negative, whole),) = rows_of(
         connection,
-        "SELECT min(n), approx_quantile(n, [0.5, 0.99]), max(n), count(DISTINCT n) FILTER (n < 0) "
+        "SELECT min(n), approx_quantile(n, [0.5, 0.99]), max(n), count(DISTINCT n) FILTER (n < 0), "
+        "bool_and(n = floor(n)) "
         f"FROM (SELECT {finite} AS n FROM {view})",
     )
     if low is None:
         return {}
     found = {"low": low, "middle": float(quantiles[0]), "high": float(quantiles[1]), "highest": highest}
-    return {**found, "is_alone": negative == 1}
+    return {**found, "is_alone": negative == 1, "is_without_fraction": bool(whole)}
 
 
 def _of_lists(table: RawTable, name: str, form: str, connection: Backend) -> ColumnProfile:

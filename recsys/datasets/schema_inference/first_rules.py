@@ -18,6 +18,8 @@ _ACTIVITY = ("new", "light", "regular", "heavy")
 # Users of whom the activity is counted: enough for quantiles, whatever the number of events.
 _COUNTED_EVENTS = 5_000_000
 _EVERYONE = "everyone"
+# A share of the rows that is too small for a segment.
+_FEW = 0.05
 _SPLITS = (TRAIN, VALIDATION, TEST)
 
 
@@ -166,7 +168,7 @@ def query_of(events: EventRoles, notes: Notes) -> dict[str, Any]:
 
 
 def segments_of(
-    events: EventRoles, activity: str, connection: Backend, notes: Notes
+    events: EventRoles, activity: str, span: Span | None, connection: Backend, notes: Notes
 ) -> tuple[list[str], dict[str, Any]]:
     """The names of the user segments, and the rule that gives each row its own.
 
@@ -177,12 +179,12 @@ def segments_of(
         is_small = column.kind in (ColumnKind.TEXT, ColumnKind.WHOLE) and 2 <= column.distinct <= 8
         if is_small and is_called(name, Role.SEGMENT) and name not in events.judged:
             return _by_column(events, name, connection, notes)
-    if activity and (bins := _activity_bins(events, connection)):
-        names = [_ACTIVITY[0], *_ACTIVITY[-len(bins) :]]
+    names, bins = _activity(events, span, connection) if activity else ([], [])
+    if bins:
         what = "queries" if events.query else "events"
+        new = f"{names[0]} are those without any, and " if names[0] == _ACTIVITY[0] else ""
         notes.said["table", "segment"] = (
-            f"Guessed: by how many earlier {what} the user has; {names[0]} are those without any, and the numbers "
-            "divide the others evenly."
+            f"Guessed: by how many earlier {what} the user has; {new}the numbers divide the later rows evenly."
         )
         return names, {"column": activity, "bins": bins}
     for name, column in events.columns.items():
@@ -218,26 +220,32 @@ def _by_column(events: EventRoles, name: str, connection: Backend, notes: Notes)
     return names, {**rule, "missing": most, "other": most}
 
 
-def _activity_bins(events: EventRoles, connection: Backend) -> list[int]:
-    """Rising numbers of earlier events (or queries) that divide rows with a past evenly; empty where few have one."""
+def _activity(events: EventRoles, span: Span | None, connection: Backend) -> tuple[list[str], list[int]]:
+    """Names of segments, and the rising numbers of earlier events (or queries) between them; empty where few have one.
+
+    The numbers divide the rows of validation and test that have a past evenly, as each segment is to be measured there.
+    """
     user, view = quoted_name(events.user), quoted_name(events.view)
     every = max(1, events.table.rows // _COUNTED_EVENTS)
     some = f" WHERE hash({user}) % {every} = 0" if every > 1 else ""
     if events.query:
-        source = (
-            f"(SELECT {user}, {quoted_name(events.query)}, min({events.order}) AS o FROM {view}{some} GROUP BY 1, 2)"
-        )
-        order = "o"
+        query = quoted_name(events.query)
+        source = f"SELECT {user}, {query}, min({events.order}) AS o FROM {view}{some} GROUP BY {user}, {query}"
     else:
-        source, order = f"(SELECT * FROM {view}{some})", events.order
-    earlier = f"SELECT row_number() OVER (PARTITION BY {user} ORDER BY {order}) - 1 AS n FROM {source}"
-    ((share, cuts),) = rows_of(
+        source = f"SELECT {user}, {events.order} AS o FROM {view}{some}"
+    earlier = f"SELECT o, row_number() OVER (PARTITION BY {user} ORDER BY o) - 1 AS n FROM ({source})"
+    later = f" WHERE o >= TIMESTAMP '{span.validation_start}'" if span and span.has_day_splits else ""
+    ((known, cuts),) = rows_of(
         connection,
-        f"SELECT avg((n > 0)::INT), quantile_disc(n, [0.33, 0.67]) FILTER (n > 0) FROM ({earlier})",
+        f"SELECT avg((n > 0)::INT), quantile_disc(n, [0.33, 0.67]) FILTER (n > 0) FROM ({earlier}){later}",
     )
-    if not share or share < 0.05:
-        return []
-    return sorted({1, *(int(cut) for cut in cuts)})
+    if not known or known < _FEW:
+        return [], []
+    if known > 1 - _FEW / 5:
+        bins = sorted({max(2, int(cut)) for cut in cuts})
+        return [*_ACTIVITY[-len(bins) - 1 :]], bins
+    bins = sorted({1, *(int(cut) for cut in cuts)})
+    return [_ACTIVITY[0], *_ACTIVITY[-len(bins) :]], bins
 
 
 def owned(events: EventRoles, name: str, by: str, connection: Backend, least: float = 0.8) -> bool:

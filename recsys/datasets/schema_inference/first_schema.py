@@ -37,6 +37,7 @@ from recsys.datasets.table_files import FILE_SPLIT
 from recsys.datasets.table_layout import TableLayout
 from recsys.errors import UsageError
 from recsys.features.schema import FeatureSchema
+from recsys.files import write_text_atomically
 from recsys.progress import Progress
 
 _RANKED_QUERIES = 300
@@ -59,6 +60,28 @@ class FirstSchema:
     asked: Mapping[str, str]
     aside: Mapping[str, str]
     raw: Path
+
+    def write(self, path: Path) -> None:
+        """Write the text as a file that is not there yet.
+
+        Raises:
+            UsageError, CannotWriteError: it is there, or cannot be written.
+        """
+        require_unused(path)
+        write_text_atomically(path, self.text)
+
+
+def require_unused(path: Path) -> None:
+    """Refuse to write where a file is, which may have been changed by hand.
+
+    Raises:
+        UsageError: names it.
+    """
+    if path.exists():
+        raise UsageError(
+            f"{path} is there already and is not overwritten, as it may have been changed by hand. Name another "
+            "output, or move it away."
+        )
 
 
 def first_schema(
@@ -123,7 +146,7 @@ class _Inference:
             draft_side(side, events, drafted, pattern_of(side.table.files, self.names), notes)
         is_random = self._are_mixed(events)
         history = draft_history(events, user, item, span, drafted, is_random, connection)
-        segments, segment = segments_of(events, history.activity, connection, notes)
+        segments, segment = segments_of(events, history.activity, span, connection, notes)
         table = self._table(events, where, drafted)
         table |= _examples(events, span, drafted, connection, notes)
         table |= {"segment": segment, **({"splits": splits} if splits else {})}

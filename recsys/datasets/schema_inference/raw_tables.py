@@ -115,8 +115,8 @@ def find_tables(raw: Path, names: Sequence[str], events: str, connection: Backen
 
 def matches(name: str, pattern: str) -> bool:
     """Whether a file is meant by a pattern: a name, a folder, or a pattern as the shell has it."""
-    plain = pattern.removeprefix("./").rstrip("/")
-    return fnmatchcase(name, plain) or name.startswith(f"{plain}/") or PurePosixPath(name).name == plain
+    plain, file = pattern.removeprefix("./").rstrip("/"), PurePosixPath(name)
+    return fnmatchcase(name, plain) or name.startswith(f"{plain}/") or plain in (file.name, file.stem)
 
 
 def pattern_of(files: Iterable[str], every: Sequence[str]) -> str | list[str]:

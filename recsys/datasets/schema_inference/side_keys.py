@@ -50,7 +50,7 @@ def find_sides(
         if side is None:
             notes.aside[table.name] = (
                 f"{_shown(table)}: no column of it names one row and stands in the events; it has "
-                f"{', '.join(table.columns)}."
+                f"{', '.join(table.columns)}.{_hint(events, table, profiles[table.name], connection)}"
             )
             continue
         found.append(side)
@@ -134,14 +134,29 @@ def _repeated(table: RawTable, name: str, connection: Backend) -> int:
     return int(rows_of(connection, query)[0][0])
 
 
-def _covered(events: EventRoles, key: str, table: RawTable, name: str, connection: Backend) -> float:
-    mine, its = (f"CAST({quoted_name(one)} AS VARCHAR)" for one in (key, name))
+def _covered(events: EventRoles, key: str, table: RawTable, name: str, connection: Backend, form: str = "{}") -> float:
+    """The share of the events' keys that a table has, both brought to a form."""
+    mine, its = (form.format(f"CAST({quoted_name(one)} AS VARCHAR)") for one in (key, name))
     ((share,),) = rows_of(
         connection,
         f"SELECT avg((k IN (SELECT {its} FROM {quoted_name(table.view)} WHERE {quoted_name(name)} IS NOT NULL))::INT) "
         f"FROM (SELECT DISTINCT {mine} AS k FROM {quoted_name(events.view)} WHERE {quoted_name(key)} IS NOT NULL)",
     )
     return float(share or 0)
+
+
+def _hint(events: EventRoles, table: RawTable, columns: Profiles, connection: Backend) -> str:
+    """What to mend where a key was written as a number and lost the zeros in front."""
+    for key in (events.item, events.user):
+        for name, column in columns.items():
+            if column.is_id and events.columns[key].is_padded and not column.is_padded:
+                covered = _covered(events, key, table, name, connection, "ltrim({}, '0')")
+                if covered >= _LEAST_COVERED:
+                    return (
+                        f" `{name}` would fit `{key}` but for the zeros in front, which this file has lost: write it "
+                        "again with ids as text."
+                    )
+    return ""
 
 
 def _shown(table: RawTable) -> str:

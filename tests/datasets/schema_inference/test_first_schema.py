@@ -89,8 +89,9 @@ def test_reviews_get_a_rule_for_their_stars_and_the_day_first_times_their_format
     assert "stars" not in [entry["name"] for entry in found.document["features"]]
     assert table["history"]["features"]["item_stars"]["of"] == "stars"
     assert isinstance(table["splits"]["validation_start"], date)
-    assert found.document["segments"] == ["new", "light", "regular", "heavy"]
-    assert table["segment"]["bins"][0] == 1
+    # Nobody is new by the time of validation.
+    assert found.document["segments"] == ["light", "regular", "heavy"]
+    assert table["segment"]["column"] == "user_events"
 
 
 def test_times_that_read_in_two_ways_are_asked_for(tmp_path: Path):
@@ -241,3 +242,26 @@ def test_a_flag_settles_what_would_be_guessed(tmp_path: Path):
     assert "time" not in inferred(path, time="none").document["table"]
     with pytest.raises(UsageError, match=r"no column `star` .did you mean `stars`"):
         inferred(path, label="star > 4")
+
+
+def test_ids_that_pandas_made_floats_of_become_whole_again(tmp_path: Path):
+    rows = [
+        {"Customer ID": None if n % 9 == 0 else float(n % 8 + 100), "item": n % 7, "clicked": n % 2} for n in range(200)
+    ]
+    pd.DataFrame(rows).to_parquet(tmp_path / "clicks.parquet")
+
+    document = inferred(tmp_path).document
+
+    assert document["table"]["derive"] == {document["user"]: 'cast("Customer ID" as bigint)'}
+    assert document["table"]["where"] == ['"Customer ID" is not null']
+
+
+def test_a_side_table_whose_ids_lost_their_zeros_is_named(tmp_path: Path):
+    ugly_shop(tmp_path)
+    (tmp_path / "products.csv").unlink()
+    write_csv(tmp_path / "stock.csv", [{"sku": number, "shelf": number % 4} for number in range(1, 41)])
+
+    found = inferred(tmp_path)
+
+    assert "stock" not in found.document["table"]["tables"]
+    assert "`sku` would fit `sku` but for the zeros in front" in found.aside["stock"]
