@@ -98,9 +98,15 @@ def _dated(config: RunConfig, window: Window) -> RunConfig:
             f"A scheduled run moves the splits' dates, and `{data.name}` (source `{data.source}`) has none to move: "
             f"{reason}, or train on each day's rows with `recsys train`."
         )
-    starts = (window.train.first, window.validation.first, window.test.first, window.test.end)
-    days = {name: day.isoformat() for name, day in zip(prepare.SPLIT_DATES, starts, strict=True)}
-    return dataclasses.replace(config, data=dataclasses.replace(data, **days))
+    assert isinstance(data, TableData)
+    data = dataclasses.replace(
+        data,
+        train_start=window.train.first.isoformat(),
+        validation_start=window.validation.first.isoformat(),
+        test_start=window.test.first.isoformat(),
+        test_end=window.test.end.isoformat(),
+    )
+    return dataclasses.replace(config, data=data)
 
 
 def _why_undated(config: RunConfig) -> str:

@@ -39,6 +39,7 @@ CODE_WITHOUT_EFFECT: Mapping[str, str] = {
     "recsys.scheduling.stage": "when work is done, not what",
     "recsys.progress": "printed, not kept",
     "recsys.errors": "said where there is no result",
+    "recsys.run.raw_archive": "the files that it leaves count by their bytes",
     "recsys.run.folder.RunIdentity": "what a run is called",
     "recsys.run.evidence.StageContracts": "recorded for people",
     "recsys.run.stopping": "when a run pauses; it goes on as if it had not",

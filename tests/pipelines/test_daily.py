@@ -23,6 +23,7 @@ from recsys.run.record import open_store
 from recsys.scheduling.promotion import ChampionFile
 from recsys.scheduling.window import Readiness, window_before
 from recsys.tracking import names
+from tests.datasets.small_table import SCHEMA, TABLE
 
 FIRST = datetime.datetime(2011, 1, 3)
 DAYS = 150
@@ -191,6 +192,15 @@ def test_a_source_without_dates_to_move_cannot_be_scheduled_and_is_told_where_it
     config = compose_config([f"data={data}", f"runtime.runs={tmp_path}"])
     with pytest.raises(UsageError, match=f"`{data}` .* has none to move: .*{told}"):
         daily.run(config, datetime.date(2011, 5, 20), silent)
+
+
+def test_a_table_without_times_cannot_be_scheduled_and_is_told_what_it_lacks(tmp_path: Path):
+    shares = {"shares": {"train": 0.8, "validation": 0.1, "test": 0.1}, "by": "user"}
+    block = {**{key: value for key, value in TABLE.items() if key != "time"}, "splits": shares}
+    (tmp_path / "schema.yaml").write_text(json.dumps({**SCHEMA, "table": block}))
+    words = [f"data.schema_path={tmp_path}/schema.yaml", f"data.raw={tmp_path}", f"runtime.runs={tmp_path}/runs"]
+    with pytest.raises(UsageError, match=r"declares no `time`\. Declare it if the rows have one, or train on each day"):
+        daily.run(compose_config(["data=table", *words]), datetime.date(2011, 5, 20), silent)
 
 
 def test_a_window_that_would_begin_before_time_does_is_refused(overrides, capsys: pytest.CaptureFixture[str]):

@@ -43,11 +43,11 @@ def lines(online_retail_folder) -> pd.DataFrame:
 def test_the_protocols_counts_are_found(real):
     counts = real[0]
 
-    assert {name: counts[name] for name in ("events", "invoices", "customers", "products")} == {
+    assert {name: counts[name] for name in ("events", "queries", "users", "items")} == {
         "events": 639_999,
-        "invoices": 31_273,
-        "customers": 5_412,
-        "products": 4_497,
+        "queries": 31_273,
+        "users": 5_412,
+        "items": 4_497,
     }
 
 
