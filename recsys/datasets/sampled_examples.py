@@ -76,6 +76,7 @@ def _sampler(connection: Backend, log: QueryLog) -> PairSampler:
 
 
 def item_days(connection: Backend, log: QueryLog) -> ItemDays:
+    """How often each item occurs on each day, and in training."""
     events = log.log.rows
     named = events.select(item=ITEM, day=day_of(events[TIME]), is_known=(events[SPLIT] == TRAIN) | events[IS_PAST])
     counted = named.group_by(["day", "item"]).aggregate(
