@@ -172,8 +172,8 @@ class EventRowReader:
         plain = [one.name for one in self._reader.schema.features if one.name not in layout.counted]
         columns |= {name: shape.feature(name) for name in plain}
         segment = self._reader.schema.segment
-        is_given = self._row_columns.is_segment_counted and segment in rows.columns
-        if is_given or not self._row_columns.is_segment_counted:
+        is_given = self._row_columns.is_segment_named and segment in rows.columns
+        if is_given or layout.segment.column not in layout.counted:
             columns[segment] = rows[segment] if is_given else shape.segment()
         columns |= {
             PLACE: rows[PLACE],
@@ -221,7 +221,7 @@ class EventRowReader:
     @property
     def _elsewhere(self) -> list[str]:
         """What no row needs to bring: it is counted or joined."""
-        segment = [self._reader.schema.segment] if self._row_columns.is_segment_counted else []
+        segment = [self._reader.schema.segment] if self._row_columns.is_segment_named else []
         return [*self._reader.layout.counted, *segment, *(name for side in self._raw.sides for name in side.columns)]
 
     def _lacking(self, found: Sequence[str]) -> list[str]:
