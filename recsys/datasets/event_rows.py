@@ -203,18 +203,18 @@ class EventRowReader:
         lacking = self._lacking(rows.columns)
         for owner in (self._reader.schema.user, self._reader.schema.item):
             key = self._row_columns.source(owner)
-            names = [name for name in lacking if name in self._constant(key)]
-            if not names or key not in rows.columns:
+            if not lacking or key not in rows.columns or key not in self._raw.rows.columns:
                 continue
+            names = [name for name in lacking if name in self._constant(key)]
             events, mark = self._raw.rows, f"{OWN_PREFIX}key"
             values = events.group_by(**{mark: events[key]}).aggregate(**{name: events[name].max() for name in names})
             rows = rows.left_join(values, rows[key] == values[mark]).drop(mark)
             lacking = [name for name in lacking if name not in names]
         if lacking:
-            self._row_columns.require([*rows.columns, *self._elsewhere], _WHERE)
+            self._row_columns.require([name for name in rows.columns if name != PLACE], _WHERE, self._elsewhere)
             raise DataError(
-                f"{_WHERE}: column `{lacking[0]}` is missing, by which the past is counted, and the events have several "
-                "values of it for one user and for one item. Add it."
+                f"{_WHERE}: column `{lacking[0]}` is missing, by which the past is counted, and events of one user, or "
+                "of one item, differ in it. Add it."
             )
         return rows
 

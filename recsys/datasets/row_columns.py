@@ -76,14 +76,17 @@ class RowColumns:
         """Whether rows with these columns can be read alone."""
         return not any(self.lacking(name, found) for name in self.wanted)
 
-    def require(self, found: Collection[str], where: str) -> None:
+    def require(self, found: Collection[str], where: str, elsewhere: Collection[str] = ()) -> None:
         """Refuse rows that lack a column.
+
+        Args:
+            elsewhere: columns that no row needs to bring.
 
         Raises:
             DataError: names the column, and where training had it from.
         """
         for name in self.wanted:
-            if lacking := self.lacking(name, found):
+            if lacking := self.lacking(name, [*found, *elsewhere]):
                 raise DataError(f"{where}: {self._complaint(name, lacking, found)}")
 
     def source(self, name: str) -> str:
