@@ -64,9 +64,9 @@ def _as_in_files(rows: pa.Table, schema: FeatureSchema, layout: TableLayout) -> 
     for name in rows.column_names:
         values = rows[name].combine_chunks()
         if name == schema.segment:
-            is_counted = layout.segment.column in layout.counted
-            before = values if is_counted else _before_rule(values, layout.segment, schema.segments)
-            columns.setdefault(name if is_counted else layout.segment.column, before)
+            is_named = layout.segment.column in layout.counted or layout.segment.vectors
+            before = values if is_named else _before_rule(values, layout.segment, schema.segments)
+            columns.setdefault(name if is_named else layout.segment.column, before)
         elif name in layout.words:
             columns.setdefault(layout.words[name], _joined(values, " "))
         elif name in layout.lists:

@@ -172,8 +172,8 @@ class EventRowReader:
         plain = [one.name for one in self._reader.schema.features if one.name not in layout.counted]
         columns |= {name: shape.feature(name) for name in plain}
         segment = self._reader.schema.segment
-        is_given = self._row_columns.is_segment_counted and segment in rows.columns
-        if is_given or not self._row_columns.is_segment_counted:
+        is_given = self._row_columns.is_segment_named and segment in rows.columns
+        if is_given or layout.segment.column not in layout.counted:
             columns[segment] = rows[segment] if is_given else shape.segment()
         columns |= {
             PLACE: rows[PLACE],
@@ -203,25 +203,25 @@ class EventRowReader:
         lacking = self._lacking(rows.columns)
         for owner in (self._reader.schema.user, self._reader.schema.item):
             key = self._row_columns.source(owner)
-            names = [name for name in lacking if name in self._constant(key)]
-            if not names or key not in rows.columns:
+            if not lacking or key not in rows.columns or key not in self._raw.rows.columns:
                 continue
+            names = [name for name in lacking if name in self._constant(key)]
             events, mark = self._raw.rows, f"{OWN_PREFIX}key"
             values = events.group_by(**{mark: events[key]}).aggregate(**{name: events[name].max() for name in names})
             rows = rows.left_join(values, rows[key] == values[mark]).drop(mark)
             lacking = [name for name in lacking if name not in names]
         if lacking:
-            self._row_columns.require([*rows.columns, *self._elsewhere], _WHERE)
+            self._row_columns.require([name for name in rows.columns if name != PLACE], _WHERE, self._elsewhere)
             raise DataError(
-                f"{_WHERE}: column `{lacking[0]}` is missing, by which the past is counted, and the events have several "
-                "values of it for one user and for one item. Add it."
+                f"{_WHERE}: column `{lacking[0]}` is missing, by which the past is counted, and events of one user, or "
+                "of one item, differ in it. Add it."
             )
         return rows
 
     @property
     def _elsewhere(self) -> list[str]:
         """What no row needs to bring: it is counted or joined."""
-        segment = [self._reader.schema.segment] if self._row_columns.is_segment_counted else []
+        segment = [self._reader.schema.segment] if self._row_columns.is_segment_named else []
         return [*self._reader.layout.counted, *segment, *(name for side in self._raw.sides for name in side.columns)]
 
     def _lacking(self, found: Sequence[str]) -> list[str]:

@@ -61,14 +61,14 @@ class RowColumns:
         return [*(feature.name for feature in self.schema.features), self.schema.segment]
 
     @property
-    def is_segment_counted(self) -> bool:
-        """Whether the segment follows from what other rows say."""
-        return self.layout.segment.column in self.layout.counted
+    def is_segment_named(self) -> bool:
+        """Whether the segment goes by its own name, as other rows, or vectors, say what it is."""
+        return self.layout.segment.column in self.layout.counted or bool(self.layout.segment.vectors)
 
     def lacking(self, name: str, found: Collection[str]) -> list[str]:
         """The columns whose absence among `found` keeps a feature, the segment or a derived column from being read."""
         if name == self.schema.segment and name not in self._features:
-            is_given = self.is_segment_counted and name in found
+            is_given = self.is_segment_named and name in found
             return [] if is_given else self._lacking_column(self.layout.segment.column, found)
         return self._lacking_column(name, found)
 
@@ -76,14 +76,17 @@ class RowColumns:
         """Whether rows with these columns can be read alone."""
         return not any(self.lacking(name, found) for name in self.wanted)
 
-    def require(self, found: Collection[str], where: str) -> None:
+    def require(self, found: Collection[str], where: str, elsewhere: Collection[str] = ()) -> None:
         """Refuse rows that lack a column.
+
+        Args:
+            elsewhere: columns that no row needs to bring.
 
         Raises:
             DataError: names the column, and where training had it from.
         """
         for name in self.wanted:
-            if lacking := self.lacking(name, found):
+            if lacking := self.lacking(name, [*found, *elsewhere]):
                 raise DataError(f"{where}: {self._complaint(name, lacking, found)}")
 
     def source(self, name: str) -> str:
@@ -115,7 +118,7 @@ class RowColumns:
             yield from self._of_feature(name)
             return
         column = self.layout.segment.column
-        if self.is_segment_counted:
+        if self.is_segment_named:
             yield name, RowColumn("string (the segment, by its name)", pa.string(), is_needed=False)
         elif column not in self.layout.computed:
             form = pa.float64() if self.layout.segment.bins is not None else pa.string()
@@ -169,7 +172,7 @@ class RowColumns:
         layout, first = self.layout, next(iter(lacking))
         what = "the segment" if name == self.schema.segment and name not in self._features else f"the feature `{name}`"
         shown = f"found {', '.join(found) or 'no columns'}."
-        if name in layout.counted or (what == "the segment" and self.is_segment_counted):
+        if name in layout.counted or (what == "the segment" and self.is_segment_named):
             # A derived one may come as it is, which is said first.
             also = f" (or {', '.join(f'`{each}`' for each in lacking)})" if [*lacking] != [name] else ""
             return (

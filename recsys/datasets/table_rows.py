@@ -94,12 +94,10 @@ class RowReader:
             return self._queries[table.schema]
 
     def _segment(self, shape: TableShape) -> ir.Value:
-        own = self.schema.segment
-        if not self.row_columns.is_segment_counted:
-            return shape.segment()
-        if own in shape.raw.columns:
+        column, own = self.layout.segment.column, self.schema.segment
+        if self.row_columns.is_segment_named and own in shape.raw.columns:
             return shape.raw[own]
-        return shape.segment_of(_numbers(_value(self.layout.segment.column, shape)))
+        return shape.segment_of(_numbers(_value(column, shape))) if column in self.layout.counted else shape.segment()
 
     def _stored(self, name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
         if isinstance(values.type, pa.BaseExtensionType):

@@ -52,6 +52,7 @@ def columns(rows: int = ROWS, seed: int = 0) -> dict[str, pa.Array]:
         "age": pa.array(18.0 + users),
         "bought": pa.array(draw.integers(0, 2, rows)),
         "at": pa.array(1_700_000_000 + np.arange(rows) * 3600),
+        "crates": pa.array(np.arange(rows) % 5),
     }
 
 
@@ -82,6 +83,7 @@ def document(**changes: Any) -> dict[str, Any]:
     ]
     if table.get("history"):
         features += [{"name": "user_rows", "kind": "dense", "used_by": USER}]
+    features += [{"name": name, "kind": "dense", "used_by": ITEM} for name in table.get("derive", ())]
     return {
         "name": "shop",
         "segment": "activity",

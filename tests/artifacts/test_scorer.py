@@ -5,7 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,12 @@ import torch
 from mlflow.pyfunc import load_model
 
 from recsys.artifacts.export import load_scorer
+from recsys.artifacts.scorer import Scorer
+from recsys.datasets.event_rows import events_opened
+from recsys.datasets.table_rows import RowReader
 from recsys.errors import DataError
 from recsys.features.raw import raw_to_batch
+from recsys.progress import silent
 from tests.artifacts.own_rows import HISTORY, OwnRows
 
 
@@ -177,13 +184,69 @@ def test_a_missing_column_is_told_by_its_name_in_the_files(shop: OwnRows):
         load_scorer(shop.folder).score(rows)
 
 
-def test_features_of_the_past_are_asked_for_by_name(tmp_path: Path):
-    shop = OwnRows(tmp_path, history=HISTORY)
+@pytest.fixture(scope="module")
+def shop_with_past(tmp_path_factory: pytest.TempPathFactory) -> OwnRows:
+    return OwnRows(tmp_path_factory.mktemp("past"), history=HISTORY, derive={"pallets": "crates / 4"})
+
+
+@contextmanager
+def with_events(shop: OwnRows, work: Path) -> Iterator[Scorer]:
+    scorer = load_scorer(shop.folder)
+    assert isinstance(scorer.reader, RowReader)
+    with events_opened(scorer.reader, shop.folder.parent / "raw", work, "200MB", 1, silent) as reader:
+        yield replace(scorer, reader=reader)
+
+
+def test_features_of_the_past_are_asked_for_by_name(shop_with_past: OwnRows):
+    shop = shop_with_past
     rows = shop.table.append_column("user_rows", pa.array([2.0] * shop.table.num_rows))
+    derived = rows.drop_columns("crates").append_column("pallets", pa.array([1.0] * rows.num_rows))
+    scorer = load_scorer(shop.folder)
 
     with pytest.raises(DataError, match=r"column `user_rows` is missing.*Training counted it from rows of the past"):
-        load_scorer(shop.folder).score(shop.table)
-    assert len(load_scorer(shop.folder).score(rows)) == rows.num_rows
+        scorer.score(shop.table)
+    with pytest.raises(DataError, match=r"column `crates` is missing.*the feature `pallets`"):
+        scorer.score(rows.drop_columns("crates"))
+    assert len(scorer.score(rows)) == rows.num_rows
+    assert len(scorer.score(derived)) == rows.num_rows
+    # A signature asks for one way to say a thing at most.
+    inputs = load_model(str(shop.folder)).metadata.signature.inputs
+    assert {each.name for each in inputs if not each.required} == {"pallets", "crates"}
+
+
+def test_what_rows_lack_is_read_from_the_events(shop_with_past: OwnRows, tmp_path: Path):
+    # Always the same of the item; `stock` and `cost` are of the event.
+    known = ["brand", "kinds", "title", "seen", "image", "bought", "price"]
+    parts = [rows.drop_columns(known) for rows in shop_with_past.parts()]
+    few, last_first = pa.concat_tables(parts), pa.array(range(60)[::-1])
+    few = few.append_column("note", pa.array(["left alone"] * few.num_rows))
+
+    with with_events(shop_with_past, tmp_path) as scorer:
+        scores = np.concatenate([scorer.score(rows) for rows in parts])
+        assert scores.tolist() == shop_with_past.prepared_scores().tolist()
+        assert scorer.reader is not None
+        read = scorer.reader.read(few)
+        assert scorer.reader.read(few.take(last_first)).equals(read.take(last_first))
+        # Whoever brings a feature of the past is believed.
+        brought = few.append_column("user_rows", pa.array([3.0] * few.num_rows))
+        assert set(scorer.reader.read(brought)["user_rows"].to_pylist()) == {3.0}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows.drop_columns("at"), "column `at` is missing, the time before which everything is counted"),
+        (lambda rows: rows.drop_columns("customer"), "column `customer` is missing, an id"),
+        (lambda rows: rows.drop_columns("cost"), "column `cost` is missing, which is to be the feature `price`"),
+        (
+            lambda rows: rows.set_column(0, "customer", pa.array(["x"] * rows.num_rows)),
+            "column `customer` has type string; expected int64, as in the events",
+        ),
+    ],
+)
+def test_what_the_events_cannot_tell_is_asked_for(change, message: str, shop_with_past: OwnRows, tmp_path: Path):
+    with with_events(shop_with_past, tmp_path) as scorer, pytest.raises(DataError, match=message):
+        scorer.score(change(shop_with_past.table))
 
 
 @pytest.mark.parametrize("text", [None, '{"ranker": {', '{"files": {}}', "[]", '{"ranker": 1, "files": 2}'])

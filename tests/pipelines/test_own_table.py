@@ -120,16 +120,33 @@ def test_csv_files_split_by_column_by_file_or_by_time_with_one_segment_are_train
     assert {name.partition("/")[2] for name in scores if name.startswith("auc/")} == {"all", *table.schema["segments"]}
 
 
+def with_past(root: Path) -> OwnTable:
+    table = OwnTable(root)
+    table.schema["features"].append({"name": "user_rows", "kind": "dense", "used_by": ["interaction_network"]})
+    table.schema["table"]["history"] = {
+        "scope": "live",
+        "features": {"user_rows": {"kind": "count", "by": ["user_id"]}},
+    }
+    table.write()
+    return table
+
+
 def test_any_name_of_the_folders_for_rows_and_runs_is_just_a_name(tmp_path: Path):
-    table = OwnTable(tmp_path / "price=5 & a#b%20c" / "[x] d*e?")
+    table = with_past(tmp_path / "price=5 & a#b%20c" / "[x] d*e?")
     assert main(["train", *table.words, *PRETRAIN]) == 0
     run, scores = result_of(table)
     assert main(["evaluate", "--run", str(run)]) == 0
     rows, scored = str(table.raw / "clicks.parquet"), table.root / "scores.parquet"
     assert main(["score", "--run", str(run), "--input", rows, "--output", str(scored)]) == 0
     assert pq.read_metadata(scored).num_rows == len(table.columns["clicked"])
+    # All else is always the same of a user or an item, or was counted, so that it is read from the events.
+    few, again = table.root / "few.parquet", table.root / "again.parquet"
+    pq.write_table(pa.table({name: table.columns[name] for name in ("when", "user_id", "item_id")}), few)
+    words = ["--run", str(run), "--input", str(few), "--output", str(again), "--events", str(table.raw)]
+    assert main(["score", *words]) == 0
+    assert pq.read_table(again)["probability"].equals(pq.read_table(scored)["probability"])
     # The same rows under a plain name: the same figures to the last digit, and nothing beside the two folders.
-    plain = OwnTable(tmp_path / "plain")
+    plain = with_past(tmp_path / "plain")
     assert main(["train", *plain.words, *PRETRAIN]) == 0
     assert result_of(plain)[1] == scores
     assert {path.name for path in tmp_path.iterdir()} == {"price=5 & a#b%20c", "plain"}
