@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from recsys.artifacts.scorer import Scorer
 
 USERS, ITEMS, DAYS = 12, 30, 30
 _USER, _ITEM, _BOTH = (
@@ -73,6 +76,44 @@ def purchases() -> pa.Table:
                 rows["country"].append("FR" if user % 2 else "DE")
                 rows["at"].append(datetime(2024, 3, 1) + timedelta(days=day, hours=9, minutes=user))
     return pa.table(rows)
+
+
+def candidates_at(events: pd.DataFrame, user: str, country: str, moment: datetime) -> pd.DataFrame:
+    """One row per candidate of the last 20 days before a moment's day, by pandas, and the `count` behind each.
+
+    Args:
+        events: as `purchases` gives them; those from the moment on are not looked at.
+    """
+    day = pd.Timestamp(moment).normalize()
+    before = events[events["at"] < day]
+    recent = before[before["at"] >= day - pd.Timedelta(days=20)].groupby("item_id").size()
+    week = before[before["at"] >= day - pd.Timedelta(days=7)].groupby("item_id").size()
+    own = events[(events["user_id"] == user) & (events["at"] < moment)].sort_values(["at", "item_id"])
+    times = own.groupby("item_id").size()
+    return pd.DataFrame(
+        {
+            "user_id": user,
+            "country": country,
+            "user_lines": len(own),
+            "recent_item_ids": [own["item_id"].tolist()[-5:]] * len(recent),
+            "item_id": recent.index,
+            "category": [f"c{int(item) % 4}" for item in recent.index],
+            "item_sold_7d": [int(week.get(item, 0)) for item in recent.index],
+            "bought_times": [int(times.get(item, 0)) for item in recent.index],
+            "bought_share": [times.get(item, 0) / len(own) if len(own) else None for item in recent.index],
+            "segment": "new" if len(own) < 6 else "regular",
+            "count": recent.to_numpy(),
+        }
+    )
+
+
+def scored(rows: pd.DataFrame, scorer: Scorer) -> pd.DataFrame:
+    """The rows with `probability`, and the `score` by which candidates are ranked."""
+    # Under the schema's own names: no reader in between.
+    plain = Scorer(scorer.ranker, scorer.contract, scorer.vocabularies)
+    probability = plain.score(pa.Table.from_pandas(rows.drop(columns="count"), preserve_index=False))
+    score = np.log(probability / (1 - probability)) + 0.5 * np.log(rows["count"])
+    return rows.assign(probability=probability, score=score)
 
 
 def schema_of(features: list[dict[str, Any]] | None = None, **table: Any) -> dict[str, Any]:

@@ -188,7 +188,9 @@ class Session:
     def _record(self, tracked: TrackedRun, result: RunResult, evaluation: Evaluation, model: Path) -> None:
         tracked.log_model(_MODEL_NAME, model)
         for split, metrics in final_metrics(result.scores).items():
-            (use,) = dataset_uses(self._encoded, self._config.data.name, (split,))
+            # Lists that were made of test queries after training have no rows of their own.
+            of = split if self._encoded.rows(split) else TEST
+            (use,) = dataset_uses(self._encoded, self._config.data.name, (of,))
             tracked.log_dataset(use)
             tracked.log_final(metrics, dataset=use, model=_MODEL_NAME)
         tracked.log_final(cost_metrics(result.cost))

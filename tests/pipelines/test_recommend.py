@@ -2,17 +2,14 @@
 
 import shutil
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from recsys.artifacts.export import load_scorer
-from recsys.artifacts.scorer import Scorer
 from recsys.config import RunConfig
 from recsys.config.compose import compose_config
 from recsys.errors import DataError, UsageError
@@ -20,7 +17,7 @@ from recsys.progress import silent
 from recsys.run import recommend, train
 from recsys.run.folder import new_run
 from recsys.run.recommend import Request
-from tests.purchases import Purchases, purchases
+from tests.purchases import Purchases, candidates_at, purchases, scored
 
 DATE = "2024-03-26"
 ASKED = Request(date=DATE, users=None, top=7, retrieve=0, is_new_only=False)
@@ -42,45 +39,21 @@ def trained(shop: Purchases) -> tuple[RunConfig, Path]:
 def lists_of(trained: tuple[RunConfig, Path], asked: Request, output: Path) -> pd.DataFrame:
     config, folder = trained
     found = recommend.run(config, folder, asked, output, silent)
-    rows = pd.concat([pq.read_table(part, partitioning=None).to_pandas() for part in sorted(found.path.glob("*.parquet"))])
+    rows = pd.concat(
+        [pq.read_table(part, partitioning=None).to_pandas() for part in sorted(found.path.glob("*.parquet"))]
+    )
     assert found.rows == len(rows)
     return rows.reset_index(drop=True)
 
 
 def by_hand(folder: Path, is_new_only: bool = False) -> pd.DataFrame:
     """Every user's candidates by pandas, scored one row at a time by the scorer's own encoding."""
-    scorer = load_scorer(folder / "model")
-    day = datetime.fromisoformat(DATE)
     events = purchases().to_pandas()
-    events = events[events["at"] < day]
-    recent = events[events["at"] >= day - pd.Timedelta(days=20)].groupby("item_id").size()
-    week = events[events["at"] >= day - pd.Timedelta(days=7)].groupby("item_id").size()
-    rows = []
-    for user, own in events.groupby("user_id"):
-        own = own.sort_values(["at", "item_id"])
-        for item, count in recent.items():
-            bought = int((own["item_id"] == item).sum())
-            if not (is_new_only and bought):
-                rows.append(
-                    {
-                        "user_id": user,
-                        "country": own["country"].iloc[-1],
-                        "user_lines": len(own),
-                        "recent_item_ids": own["item_id"].tolist()[-5:],
-                        "item_id": item,
-                        "category": f"c{int(item) % 4}",
-                        "item_sold_7d": int(week.get(item, 0)),
-                        "bought_times": bought,
-                        "bought_share": bought / len(own),
-                        "segment": "new" if len(own) < 6 else "regular",
-                        "count": count,
-                    }
-                )
-    found = pd.DataFrame(rows)
-    # Under the schema's own names: no reader in between.
-    plain = Scorer(scorer.ranker, scorer.contract, scorer.vocabularies)
-    found["probability"] = plain.score(pa.Table.from_pandas(found.drop(columns="count")))
-    found["score"] = np.log(found["probability"] / (1 - found["probability"])) + 0.5 * np.log(found["count"])
+    parts = []
+    for user, own in events[events["at"] < DATE].groupby("user_id"):
+        rows = candidates_at(events, user, own["country"].iloc[-1], pd.Timestamp(DATE))
+        parts.append(rows[rows["bought_times"] == 0] if is_new_only else rows)
+    found = scored(pd.concat(parts), load_scorer(folder / "model"))
     ordered = found.sort_values(["user_id", "score", "item_id"], ascending=[True, False, True])
     ordered["rank"] = ordered.groupby("user_id").cumcount() + 1
     return ordered.reset_index(drop=True)
