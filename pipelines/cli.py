@@ -63,6 +63,9 @@ def _failed(command: str, error: BaseException) -> int:
         case Terminated():
             output.print_error(f"{command}: stopped by SIGTERM")
             return 143
+        # What DuckDB makes of whatever a signal's handler raises while a query runs.
+        case RuntimeError(args=("Query interrupted",)):
+            return _failed(command, Terminated() if Terminated.has_come else KeyboardInterrupt())
         case BrokenPipeError():
             return _without_output(command, output.fault() or error)
         # Without buffering nothing is left of what could not be written, and the error does not say where to.
@@ -87,8 +90,11 @@ def _without_output(command: str, unwritable: OSError) -> int:
 class Terminated(BaseException):
     """SIGTERM arrived where nothing has to be finished first; no `except Exception` may take it for a failure."""
 
+    has_come = False
+
 
 def _terminated(number: int, frame: FrameType | None) -> None:
+    Terminated.has_come = True
     raise Terminated
 
 
