@@ -17,7 +17,7 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
+from ibis.backends.duckdb import Backend as Backend
 
 from recsys.errors import CannotWriteError, DataError, UsageError
 from recsys.machine_faults import machine_fault, unwritable_reason

@@ -12,6 +12,7 @@ rows or on threads, so a list keeps its negatives when later data arrives.
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 UInt64s = npt.NDArray[np.uint64]
 Ints = npt.NDArray[np.int64]
@@ -68,6 +69,11 @@ def hashed_uniforms(seed: int, keys: UInt64s, numbers: Ints, attempt: int) -> np
     for part in (keys, numbers.astype(np.uint64), np.uint64(attempt)):
         mixed = _mix(mixed ^ part)
     return (mixed >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def text_keys(texts: npt.NDArray[np.object_]) -> UInt64s:
+    """Return a number for each text that follows from nothing but the text; (n,)."""
+    return np.asarray(pd.util.hash_array(texts))
 
 
 def _mix(values: UInt64s) -> UInt64s:

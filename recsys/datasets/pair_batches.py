@@ -1,4 +1,4 @@
-"""Pairs of queries and items as batches of a ranker, read and encoded once for each query and each item where they can be.
+"""Pairs of queries and items as batches of a ranker, read and encoded once for each query and item where possible.
 
 A list of recommendations asks about one user and thousands of items: what is told of the user alone, or of the item
 alone, is looked up once for each of them, and what is told of both together pair by pair. The rows are the same, to the
@@ -111,8 +111,8 @@ class PairBatches:
             for name in names:
                 if levels.of_feature(name) is not own:
                     raise UsageError(
-                        f"Schema `{self.contract.schema.name}`: the {side} tower reads `{name}`, which is not the {side}'s "
-                        "alone, so the nearest items cannot be looked for with one vector each. Take it out of the "
+                        f"Schema `{self.contract.schema.name}`: the {side} tower reads `{name}`, which is not the "
+                        f"{side}'s alone, so the nearest items cannot be looked for with one vector each. Take it out of the "
                         f"tower (`used_by`), or rank every candidate (`--retrieve 0`)."
                     )
 

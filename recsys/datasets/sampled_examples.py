@@ -6,7 +6,6 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 from ibis.backends.duckdb import Backend
 
@@ -16,6 +15,7 @@ from recsys.datasets.database import fetch, fetch_one, load_batches
 from recsys.datasets.declared_examples import CandidateRule
 from recsys.datasets.event_log import IS_PAST, TIME
 from recsys.datasets.event_tables import RawEvents
+from recsys.datasets.negatives import text_keys
 from recsys.datasets.pair_rows import HAD_BEFORE, PairRows
 from recsys.datasets.query_tables import ID, ITEM, QUERY, QueryLog, file_name, read_queries
 from recsys.datasets.sampled_pairs import COUNT, IS_POSITIVE, IS_RANKING, PAIRS, RANKING, PairSampler, Queries
@@ -62,7 +62,7 @@ def _sampler(connection: Backend, log: QueryLog) -> PairSampler:
     assert layout.negatives is not None
     asked = log.queries.filter(log.queries[SPLIT].notnull()).order_by(QUERY)
     columns = number_columns(connection, asked.select(number=QUERY, day=day_of(asked[TIME]), id=asked[ID], split=SPLIT))
-    queries = Queries(columns["number"], columns["day"], pd.util.hash_array(columns["id"]), columns["split"])
+    queries = Queries(columns["number"], columns["day"], text_keys(columns["id"]), columns["split"])
     events = log.log.rows
     lines = number_columns(connection, events.select(query=QUERY, item=ITEM).distinct().order_by(["query", "item"]))
     return PairSampler(

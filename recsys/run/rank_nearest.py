@@ -11,20 +11,18 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
-from ibis.backends.duckdb import Backend
 from torch import nn
 
 from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.datasets.candidate_lists import CandidateLists, GroupedValues, Ints
 from recsys.datasets.computed_features import own_name
-from recsys.datasets.database import temporary_database
+from recsys.datasets.database import Backend, temporary_database
 from recsys.datasets.declared_examples import CandidateRule, RankingRule
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.event_log import TIME
 from recsys.datasets.event_tables import read_events
-from recsys.datasets.negatives import hashed_uniforms
+from recsys.datasets.negatives import hashed_uniforms, text_keys
 from recsys.datasets.pair_batches import PairBatches
 from recsys.datasets.pair_rows import PairRows
 from recsys.datasets.past import CONTRIBUTES, MOMENT, UNIT
@@ -110,7 +108,7 @@ class _Asked:
     """The queries of a split, in the order of their days, (Q,) each.
 
     Attributes:
-        relevant: query number -> the items that it chose, rising; new: likewise, those that the user had not had before.
+        relevant: query number -> the items that it chose, rising; new: those that the user had not had before.
     """
 
     number: Ints
@@ -127,7 +125,7 @@ def _asked(connection: Backend, log: QueryLog, layout: TableLayout, split: str) 
     rule, numbers = layout.ranking or RankingRule(), columns["number"]
     if (most := getattr(rule, f"{split}_queries", 0)) and most < len(numbers):
         seed = layout.negatives.seed if layout.negatives else 0
-        draw = hashed_uniforms(seed, pd.util.hash_array(columns["id"]), np.zeros(len(numbers), np.int64), 0)
+        draw = hashed_uniforms(seed, text_keys(columns["id"]), np.zeros(len(numbers), np.int64), 0)
         kept = np.sort(np.argsort(draw, kind="stable")[:most])
         columns = {name: values[kept] for name, values in columns.items()}
     events = log.log.rows
@@ -150,7 +148,7 @@ def _asked(connection: Backend, log: QueryLog, layout: TableLayout, split: str) 
 
 
 def _blocks(asked: _Asked, lists: CandidateLists) -> Iterator[tuple[list[tuple[slice, Ints, Ints]], slice]]:
-    """Yield days in rising order, as many as there is room for: each day's queries, candidates and counts, and all queries."""
+    """Yield days in rising order, as many as there is room for: each one's queries, candidates and counts; all queries."""
     waiting, rows = list[tuple[slice, Ints, Ints]](), 0
     days, starts = np.unique(asked.day, return_index=True)
     for day, start, stop in zip(days.tolist(), starts, [*starts[1:], len(asked.day)], strict=True):
@@ -261,9 +259,9 @@ class _Found:
                 order = np.lexsort((item[kept], -values[kept], of))
                 place = np.arange(len(of)) - np.searchsorted(of[order], of[order])
                 best = order[place < self.cutoff]
-                columns = (query[kept][best] + inside.start, place[place < self.cutoff])
-                columns += (is_relevant[kept][best], item[kept][best])
-                self.tops[name].append((np.full(len(best), scope), *columns))
+                of_query, of_place = query[kept][best] + inside.start, place[place < self.cutoff]
+                facts = (np.full(len(best), scope), of_query, of_place, is_relevant[kept][best], item[kept][best])
+                self.tops[name].append(facts)
 
     def summary(self, segments: tuple[str, ...]) -> RankedNearest:
         """Judge all that was found."""

@@ -18,14 +18,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from ibis.backends.duckdb import Backend
 
 from recsys.artifacts.export import PROBABILITY, load_scorer
 from recsys.artifacts.scorer import Scorer
 from recsys.config import RunConfig
 from recsys.datasets.candidate_lists import CandidateLists, GroupedValues, Ints
 from recsys.datasets.computed_features import own_name
-from recsys.datasets.database import fetch, temporary_database
+from recsys.datasets.database import Backend, fetch, temporary_database
 from recsys.datasets.declared_examples import CandidateRule
 from recsys.datasets.event_tables import read_events
 from recsys.datasets.labelled_queries import labelled_queries
@@ -35,6 +34,7 @@ from recsys.datasets.pair_rows import PairRows
 from recsys.datasets.query_tables import ITEM, QUERY, QueryLog, file_name, read_queries
 from recsys.datasets.sampled_examples import SECONDS_A_DAY, item_days, number_columns, shown_items
 from recsys.datasets.table_layout import TableLayout
+from recsys.datasets.table_rows import RowReader
 from recsys.errors import DataError, UsageError
 from recsys.files import ensure_writable
 from recsys.progress import Progress
@@ -87,7 +87,7 @@ def run(config: RunConfig, folder: Path, request: Request, output: Path, progres
     """
     torch.set_num_threads(config.runtime.cores)
     scorer = load_scorer(folder / MODEL)
-    if scorer.reader is None:
+    if not isinstance(scorer.reader, RowReader):
         raise UsageError(
             f"The run {folder} learnt from `{config.data.source}` data, which says nothing of users' events. Lists are "
             "recommended by runs on a table (`data.source: table`, see data/README.md)."
@@ -238,8 +238,8 @@ def _block(
             else (np.repeat(np.arange(len(queries)), len(items.numbers)), everything)
         )
         if had:
-            codes = [places[0] * len(items.numbers) + places[1] for places in ((query, item), had)]
-            is_new = ~np.isin(*codes)
+            size = len(items.numbers)
+            is_new = ~np.isin(query * size + item, had[0] * size + had[1])
             query, item = query[is_new], item[is_new]
     logits, _ = stages.logits(side, query, items, item)
     score = logits + lists.log_rate[item]

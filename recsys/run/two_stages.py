@@ -23,10 +23,12 @@ from recsys.sharding.inventory import unwrapped
 from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.nearest import nearest
 
+_NONE = np.empty(0, dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Side:
-    """Queries, or items as of some queries: numbers (n,), own columns, segments of the rows (n,), vectors (n, D) or None."""
+    """Queries, or items as of some queries: numbers (n,), own columns, segments (n,), vectors (n, D) or None."""
 
     numbers: Ints
     table: EncodedColumns
@@ -80,9 +82,10 @@ class TwoStages:
         Args:
             left_out: places of queries and items that are not to be found; their product is -inf.
         """
-        assert queries.vectors is not None and items.vectors is not None
-        out = tuple(torch.from_numpy(each).to(self.device) for each in left_out) if left_out else None
-        scores, places = nearest(queries.vectors, items.vectors, number, out and (out[0], out[1]))
+        assert queries.vectors is not None
+        assert items.vectors is not None
+        query, item = (torch.from_numpy(each).to(self.device) for each in left_out or (_NONE, _NONE))
+        scores, places = nearest(queries.vectors, items.vectors, number, (query, item) if left_out else None)
         return scores.double().cpu().numpy(), places.cpu().numpy()
 
     def logits(

@@ -31,6 +31,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.artifacts.scorer",
         "recsys.artifacts.scoring",
         "recsys.run.frames",
+        "recsys.run.recommend",
+        "recsys.run.score",
     ),
     "filelock": ("recsys.locks",),
     "fsspec": ("recsys.streaming.storage",),

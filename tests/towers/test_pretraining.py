@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys.features.batch import Batch
-from recsys.towers import pretraining
+from recsys.towers import nearest, pretraining
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 from recsys.towers.pretraining import (
     TwoTowerObjective,
