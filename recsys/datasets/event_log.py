@@ -46,7 +46,7 @@ def event_columns(raw: RawEvents, computed: ComputedFeatures, shape: TableShape)
     schema, layout = raw.schema, raw.layout
     time = shape.time()
     user = shape.feature(schema.user)
-    split = split_of(shape, time, user, _identity(shape))
+    split = event_split(shape)
     columns = {own_name(name): column for name, column in counted_columns(computed, shape).items()}
     # Without any order nothing is known to have been earlier.
     moment = ibis.null("int64") if layout.order == "none" else epoch_us(time)
@@ -99,14 +99,15 @@ def counted_columns(computed: ComputedFeatures, shape: TableShape) -> dict[str, 
     return found
 
 
-def split_of(shape: TableShape, time: ir.TimestampValue, user: ir.Value, identity: ir.Value) -> ir.StringValue:
-    """The row's split, as its file, a column or a rule says; null outside every split."""
+def event_split(shape: TableShape) -> ir.StringValue:
+    """An event's split, as its file, a column or a rule says; null outside every split."""
     rule = shape.layout.splits
     if rule is None:
         return shape.raw[FILE_SPLIT]
     if rule.column:
         return shape.split_by_column(rule)
-    return assigned_split(rule, time, user, [shape.feature(shape.schema.item)], identity)
+    user, item = shape.feature(shape.schema.user), shape.feature(shape.schema.item)
+    return assigned_split(rule, shape.time(), user, [item], _identity(shape))
 
 
 def _identity(shape: TableShape) -> ir.Value:

@@ -5,21 +5,27 @@ What never varies within a user is the user's, what never varies within an item 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.computed_features import own_name
+from recsys.datasets.computed_features import ComputedFeatures, own_name
 from recsys.datasets.database import epoch_us, fetch_one, store
-from recsys.datasets.event_log import IS_PAST, TIME, EventLog, user_key
+from recsys.datasets.declared_history import HistoryRule
+from recsys.datasets.declared_tables import Keep
+from recsys.datasets.event_log import IS_PAST, TIME, EventLog, event_split, user_key
 from recsys.datasets.event_tables import RawEvents, reduced
 from recsys.datasets.past import CONTRIBUTES, MOMENT, ROW, UNIT
-from recsys.datasets.query_tables import ID, ITEM, QUERY, QueryLog, file_name
+from recsys.datasets.query_tables import ID, ITEM, QUERY, QueryLog, chosen_events, file_name, numbered_queries
 from recsys.datasets.source import SPLIT
 from recsys.datasets.table import labelled_log
+from recsys.datasets.table_files import FILE_SPLIT
 from recsys.features.column_names import OWN_PREFIX
 from recsys.progress import Progress
+
+_IS_CHOSEN = f"{OWN_PREFIX}is_chosen"
 
 
 def labelled_queries(connection: Backend, raw: RawEvents, progress: Progress) -> QueryLog:
@@ -28,10 +34,46 @@ def labelled_queries(connection: Backend, raw: RawEvents, progress: Progress) ->
     Raises:
         DataError: see `labelled_log`.
     """
+    users, items = _known(connection, raw)
+    log, whole = _numbered(connection, raw, items, progress)
+    return QueryLog(log, _queries(connection, raw, users), whole)
+
+
+def labelled_choices(connection: Backend, raw: RawEvents, progress: Progress) -> QueryLog:
+    """Number the queries of events with label 1, as `table.query` says, and the items, for lists that are judged.
+
+    Raises:
+        DataError: see `labelled_log`.
+    """
+    users, items = _known(connection, raw)
+    log, whole = _numbered(connection, raw, items, progress)
+    schema, rule = raw.schema, raw.layout.query
+    assert rule is not None
+    shape = raw.shape(raw.rows)
+    split = event_split(shape)
+    user = file_name(schema.user, raw)
+    known = {name: Keep.MAXIMUM for name in users if name != user}
+    # The split of an event is that of all events, not of those that were chosen: it comes along like that of a file.
+    layout = replace(
+        raw.layout, label=None, splits=None, history=HistoryRule(), query=replace(rule, keep={**known, **rule.keep})
+    )
+    rows = raw.rows.mutate(**{FILE_SPLIT: split, _IS_CHOSEN: shape.label() == 1})
+    rows = rows.filter(rows[_IS_CHOSEN]).drop(_IS_CHOSEN)
+    positives = replace(raw, rows=rows, layout=layout)
+    events = chosen_events(connection, positives, ComputedFeatures(layout, schema))
+    queries = numbered_queries(connection, events, positives).mutate(**{CONTRIBUTES: ibis.literal(False)})
+    own = own_name(schema.item)
+    numbers = whole.select(ITEM, **{own: whole[file_name(schema.item, raw)]})
+    chosen = events.select(ID, own, own_name(schema.user)).join(queries.select(ID, QUERY), ID).join(numbers, own)
+    return QueryLog(log, queries, whole, store(connection, f"{OWN_PREFIX}choices", chosen))
+
+
+def _numbered(
+    connection: Backend, raw: RawEvents, items: Sequence[str], progress: Progress
+) -> tuple[EventLog, ir.Table]:
+    """The log with numbers of items, and the items."""
     log, _ = labelled_log(connection, raw, progress)
     schema, rows = raw.schema, log.rows
-    users, items = _known(connection, raw)
-    queries = _queries(connection, raw, users)
     item = file_name(schema.item, raw)
     distinct = (
         raw.rows.filter(raw.rows[item].notnull())
@@ -44,7 +86,7 @@ def labelled_queries(connection: Backend, raw: RawEvents, progress: Progress) ->
     events = rows.mutate(**own, **({} if ROW in rows.columns else {ROW: ibis.row_number()}))
     numbers = whole.select(ITEM, **{own_name(schema.item): whole[item]})
     events = store(connection, f"{OWN_PREFIX}numbered_events", events.join(numbers, own_name(schema.item)))
-    return QueryLog(EventLog(raw, log.computed, events), queries, whole)
+    return EventLog(raw, log.computed, events), whole
 
 
 def _known(connection: Backend, raw: RawEvents) -> tuple[list[str], list[str]]:

@@ -112,8 +112,8 @@ class PairBatches:
                 if levels.of_feature(name) is not own:
                     raise UsageError(
                         f"Schema `{self.contract.schema.name}`: the {side} tower reads `{name}`, which is not the "
-                        f"{side}'s alone, so the nearest items cannot be looked for with one vector each. Take it out of the "
-                        f"tower (`used_by`), or rank every candidate (`--retrieve 0`)."
+                        f"{side}'s alone, so the nearest items cannot be looked for with one vector each. Take it out "
+                        f"of the tower (`used_by`), or rank every candidate (`--retrieve 0`)."
                     )
 
     @cached_property

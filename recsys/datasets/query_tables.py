@@ -37,11 +37,18 @@ class QueryLog:
         queries: `QUERY`, `ID`, `TIME`, `MOMENT`, `UNIT`, `CONTRIBUTES`, `SPLIT` (null outside every split), and the
             columns that are known when the query begins, by the files' own names.
         items: `ITEM` and the columns of the item, by the files' own names.
+        positives: of labelled events, those that were chosen: `QUERY`, `ITEM` and the user; None: every event was.
     """
 
     log: EventLog
     queries: ir.Table
     items: ir.Table
+    positives: ir.Table | None = None
+
+    @property
+    def choices(self) -> ir.Table:
+        """`QUERY`, `ITEM` and the user of every choice."""
+        return self.log.rows if self.positives is None else self.positives
 
     @property
     def raw(self) -> RawEvents:
@@ -61,8 +68,8 @@ def read_queries(connection: Backend, raw: RawEvents, progress: Progress) -> Que
         DataError: a column is missing or of the wrong type, or there is no event.
     """
     computed = ComputedFeatures(raw.layout, raw.schema)
-    events = _stored_events(connection, raw, computed)
-    queries = _numbered_queries(connection, events, raw)
+    events = chosen_events(connection, raw, computed)
+    queries = numbered_queries(connection, events, raw)
     items = _numbered_items(connection, events, raw)
     own_item = own_name(raw.schema.item)
     numbered = events.join(queries.select(ID, QUERY, SPLIT, IS_PAST), ID).join(
@@ -78,7 +85,7 @@ def read_queries(connection: Backend, raw: RawEvents, progress: Progress) -> Que
     return QueryLog(log, queries, items)
 
 
-def _stored_events(connection: Backend, raw: RawEvents, computed: ComputedFeatures) -> ir.Table:
+def chosen_events(connection: Backend, raw: RawEvents, computed: ComputedFeatures) -> ir.Table:
     """Every event that names an item, with the id of its query."""
     schema, layout, rule = raw.schema, raw.layout, raw.layout.query
     assert rule is not None
@@ -144,7 +151,8 @@ def _moment_column(raw: RawEvents) -> str:
     return raw.layout.time.column if raw.layout.time else raw.layout.position
 
 
-def _numbered_queries(connection: Backend, events: ir.Table, raw: RawEvents) -> ir.Table:
+def numbered_queries(connection: Backend, events: ir.Table, raw: RawEvents) -> ir.Table:
+    """The queries of `chosen_events`, as `QueryLog` has them, but for `CONTRIBUTES`."""
     schema, layout, rule = raw.schema, raw.layout, raw.layout.query
     assert rule is not None
     order, user = [events[TIME]], own_name(schema.user)

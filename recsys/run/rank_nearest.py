@@ -1,4 +1,4 @@
-"""Ranking in two stages of data whose candidates are the nearest by the tower: no list of them can be prepared before.
+"""Ranking of lists that are not prepared: those of labelled events, and the nearest by the tower, in two stages.
 
 Every query of a split looks for its nearest candidates, the ranker orders those, and the lists are judged against all
 of the query's relevant items: one that was not retrieved counts as not found.
@@ -18,10 +18,11 @@ from recsys.config import RunConfig
 from recsys.datasets.candidate_lists import CandidateLists, GroupedValues, Ints
 from recsys.datasets.computed_features import own_name
 from recsys.datasets.database import Backend, temporary_database
-from recsys.datasets.declared_examples import CandidateRule, RankingRule
+from recsys.datasets.declared_examples import RankingRule
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.event_log import TIME
 from recsys.datasets.event_tables import read_events
+from recsys.datasets.labelled_queries import labelled_choices
 from recsys.datasets.negatives import hashed_uniforms, text_keys
 from recsys.datasets.pair_batches import PairBatches
 from recsys.datasets.pair_rows import PairRows
@@ -47,16 +48,17 @@ class RankedNearest:
     """How well both stages rank, and the first one alone.
 
     Attributes:
+        tower: None where every candidate was ranked, and the tower chose none.
         candidates_recall: the mean over the queries of the share of their relevant items that were retrieved.
     """
 
     ranker: RankingEvaluation
-    tower: RankingEvaluation
+    tower: RankingEvaluation | None
     candidates_recall: float
 
     def flat_metrics(self) -> dict[str, float]:
         """Names to values: "recall_20/all", "tower_recall_20/all", "candidates_recall/all", ..."""
-        both = self.ranker.flat_metrics("") | self.tower.flat_metrics(TOWER)
+        both = self.ranker.flat_metrics("") | (self.tower.flat_metrics(TOWER) if self.tower else {})
         return both | {f"{CANDIDATES_RECALL}/{ALL}": self.candidates_recall}
 
 
@@ -64,8 +66,10 @@ def nearest_layout(encoded: EncodedDataset) -> TableLayout | None:
     """The layout of data that are ranked here; None for all others."""
     with prepared_schema_file(encoded) as path:
         layout = load_table_layout(path, encoded.contract.schema) if path else None
-    is_nearest = layout is not None and layout.candidates is not None and layout.candidates.nearest > 0
-    return layout if is_nearest and layout and layout.label is None else None
+    if layout is None or layout.candidates is None:
+        return None
+    # Lists of events without labels are prepared, unless the tower is to find them.
+    return layout if layout.candidates.nearest or layout.label else None
 
 
 def rank_nearest(
@@ -83,24 +87,27 @@ def rank_nearest(
     Raises:
         UsageError: the tower has no user side, or a side of it reads what is not its own.
     """
+    rule = layout.candidates
+    assert rule is not None
     raw, contract = raw_folder(config, progress), encoded.contract
     vocabularies = {table: encoded.vocabulary(table) for table in contract.table_rows}
     with (
         TemporaryDirectory(dir=config.runtime.encoded, prefix=".ranking.") as folder,
         temporary_database(Path(folder), config.runtime.memory_limit, config.runtime.cores) as connection,
     ):
-        log = read_queries(connection, read_events(connection, raw, layout, contract.schema, progress), progress)
+        read = labelled_choices if layout.label else read_queries
+        log = read(connection, read_events(connection, raw, layout, contract.schema, progress), progress)
         pairs = PairBatches(
             connection, PairRows(log, log.queries), contract, vocabularies, progress, is_one_moment=False
         )
-        stages = TwoStages(pairs, ranker, context.device, has_retrieval=True)
+        stages = TwoStages(pairs, ranker, context.device, has_retrieval=rule.nearest > 0)
         asked = _asked(connection, log, layout, split)
-        lists = CandidateLists(layout.candidates or CandidateRule(), item_days(connection, log))
+        lists = CandidateLists(rule, item_days(connection, log))
         found = _Found.empty(asked, cutoff)
         for done, (days, here) in enumerate(_blocks(asked, lists)):
             _rank_block(stages, asked, layout, days, here, found)
             progress("ranking", done + 1, 0)
-    return found.summary(contract.schema.segments)
+    return found.summary(contract.schema.segments, has_tower=stages.has_retrieval)
 
 
 @dataclass(frozen=True)
@@ -129,7 +136,7 @@ def _asked(connection: Backend, log: QueryLog, layout: TableLayout, split: str) 
         kept = np.sort(np.argsort(draw, kind="stable")[:most])
         columns = {name: values[kept] for name, values in columns.items()}
     events = log.log.rows
-    chosen = events.select(number=QUERY, item=ITEM, user=events[own_name(log.raw.schema.user)]).distinct()
+    chosen = log.choices.select(number=QUERY, item=ITEM, user=log.choices[own_name(log.raw.schema.user)]).distinct()
     chosen = chosen.join(queries.select(number=QUERY, moment=MOMENT), "number")
     # The log's own columns of user and item, so that what was had before is what the rows say it is.
     known = events.filter(events[CONTRIBUTES])
@@ -148,7 +155,7 @@ def _asked(connection: Backend, log: QueryLog, layout: TableLayout, split: str) 
 
 
 def _blocks(asked: _Asked, lists: CandidateLists) -> Iterator[tuple[list[tuple[slice, Ints, Ints]], slice]]:
-    """Yield days in rising order, as many as there is room for: each one's queries, candidates and counts; all queries."""
+    """Yield days in rising order, as many as there is room for: their queries, candidates and counts; all queries."""
     waiting, rows = list[tuple[slice, Ints, Ints]](), 0
     days, starts = np.unique(asked.day, return_index=True)
     for day, start, stop in zip(days.tolist(), starts, [*starts[1:], len(asked.day)], strict=True):
@@ -171,7 +178,7 @@ def _rank_block(
     found: "_Found",
 ) -> None:
     assert layout.candidates is not None
-    nearest = layout.candidates.nearest
+    nearest = layout.candidates.nearest or max(len(items) for _, items, _ in days)
     power = layout.negatives.power if layout.negatives else 0.0
     sizes = [len(items) for _, items, _ in days]
     starts = np.cumsum([0, *sizes])
@@ -204,7 +211,11 @@ def _retrieved(
     for (of_day, _, _), start, stop in zip(days, starts[:-1], starts[1:], strict=True):
         low, high = max(of_day.start, inside.start) - inside.start, min(of_day.stop, inside.stop) - inside.start
         if low < high and start < stop:
-            products, places = stages.retrieved(queries.part(low, high), items.part(int(start), int(stop)), nearest)
+            if stages.has_retrieval:
+                products, places = stages.retrieved(queries.part(low, high), items.part(int(start), int(stop)), nearest)
+            else:
+                places = np.tile(np.arange(stop - start), (high - low, 1))
+                products = np.zeros(places.shape)
             query = np.repeat(np.arange(low, high), products.shape[1])
             parts.append((query, places.ravel() + start, products.ravel()))
     if not parts:
@@ -263,11 +274,12 @@ class _Found:
                 facts = (np.full(len(best), scope), of_query, of_place, is_relevant[kept][best], item[kept][best])
                 self.tops[name].append(facts)
 
-    def summary(self, segments: tuple[str, ...]) -> RankedNearest:
+    def summary(self, segments: tuple[str, ...], *, has_tower: bool) -> RankedNearest:
         """Judge all that was found."""
-        ranked = {name: summarise(self._tops(parts), segments, self.cutoff) for name, parts in self.tops.items()}
+        names = ("ranker", TOWER) if has_tower else ("ranker",)
+        ranked = {name: summarise(self._tops(self.tops[name]), segments, self.cutoff) for name in names}
         recall = float((self.retrieved / self.relevant[0]).mean()) if len(self.retrieved) else 0.0
-        return RankedNearest(ranked["ranker"], ranked[TOWER], recall)
+        return RankedNearest(ranked["ranker"], ranked.get(TOWER), recall)
 
     def _tops(self, parts: list[tuple[Ints, ...]]) -> QueryTops:
         scope, query, place, is_relevant, item = (np.concatenate(each) for each in zip(*parts, strict=True))
