@@ -74,6 +74,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # floor 4
     "artifacts": (
         "recsys.features",
+        "recsys.datasets.event_rows",
         "recsys.datasets.table_layout",
         "recsys.datasets.table_rows",
         "recsys.towers",
