@@ -21,9 +21,8 @@ from recsys.progress import Progress, silent
 from recsys.run import prepared_report
 from recsys.run.curves import gradient_norms
 from recsys.run.folder import RunResult
-from recsys.run.frames import arrow_table
 from recsys.run.record import CUTOFF
-from recsys.run.score import score_rows
+from recsys.run.score import score_frame
 from recsys.study import ablate as study_of_arms
 from recsys.towers.artifact import TowerArtifact
 
@@ -167,7 +166,7 @@ class Run:
         Raises:
             DataError: a column is missing or holds what the schema does not allow.
         """
-        return score_rows(self.folder, arrow_table(rows), Path(events) if events else None, progress)
+        return score_frame(self.folder, rows, Path(events) if events else None, progress)
 
     def _repr_html_(self) -> str:
         scores = {self.result.name: self.metrics} | {f"baseline: {name}": each for name, each in self.baselines.items()}

@@ -46,7 +46,7 @@ class EventRowReader:
 
     def __init__(self, connection: Backend, reader: RowReader, log: EventLog | QueryLog, progress: Progress) -> None:
         self._connection, self._reader, self._log, self._progress = connection, reader, log, progress
-        self.origins = reader.origins
+        self.layout, self.origins = reader.layout, reader.origins
 
     @property
     def columns(self) -> dict[str, str]:

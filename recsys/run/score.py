@@ -5,10 +5,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 
 from recsys.artifacts.export import load_scorer
@@ -21,6 +21,7 @@ from recsys.errors import UsageError
 from recsys.files import ensure_writable
 from recsys.progress import Progress
 from recsys.run.folder import load_config
+from recsys.run.frames import arrow_table
 from recsys.run.prepare import raw_folder
 from recsys.run.raw_copy import uri_of
 from recsys.run.serving import MODEL
@@ -48,9 +49,9 @@ def run(
         return score_file(ready, input_file, output_file, progress)
 
 
-def score_rows(folder: Path, rows: pa.Table, events: Path | None, progress: Progress) -> npt.NDArray[np.float64]:
-    """Return the probabilities of rows in memory, (rows,); see `run`."""
-    scorer, config = load_scorer(folder / MODEL), load_config(folder)
+def score_frame(folder: Path, frame: Any, events: Path | None, progress: Progress) -> npt.NDArray[np.float64]:
+    """Return the probabilities of a frame's rows, (rows,); see `run`."""
+    rows, scorer, config = arrow_table(frame), load_scorer(folder / MODEL), load_config(folder)
     with _with_events(scorer, rows.column_names, config, folder, events, progress) as ready:
         return ready.score(rows)
 
