@@ -89,6 +89,11 @@ def read_events(
     rows, where = reader.read(connection, files), shown_files(files)
     if before:
         rows = rows.filter(TableShape(rows, layout, schema, where).time() < before)
+    if twice := [name for name in layout.derive if name in rows.columns]:
+        raise DataError(
+            f"{where}: column `{twice[0]}` stands in the files and under `table.derive`; expected one of them. Give "
+            "the derived column another name."
+        )
     counts: dict[str, int] = {}
     if layout.conditions:
         rows, counts = _kept(connection, rows, layout, schema, where)

@@ -182,6 +182,7 @@ def check_layout(layout: TableLayout, schema: FeatureSchema, where: str) -> None
     labels = ("label", schema.label, *label)
     check_history(layout.history, schema, _read_names(layout), labels, layout.order, f"{where}.history")
     for name in layout.derive:
+        _require_no_circle(name, (), layout, f"{where}.derive")
         if name in layout.history.features:
             raise UsageError(f"{where}.derive: `{name}` stands under `history.features` too; expected one of them.")
         leak = [column for column in reads_of(name, layout) if column in labels]
@@ -204,6 +205,17 @@ def check_layout(layout: TableLayout, schema: FeatureSchema, where: str) -> None
                 f"{where}: `{feature.name}` is the segment and a feature, with different values. Name the segment "
                 f"otherwise, such as `{feature.name}_segment`."
             )
+
+
+def _require_no_circle(name: str, above: tuple[str, ...], layout: TableLayout, where: str) -> None:
+    if name in above:
+        raise UsageError(
+            f"{where}.{name}: is made of itself, by way of {', '.join(above)}. Leave one of them out, or give the "
+            "column another name than the one that it reads."
+        )
+    for part in layout.expressions[name].columns:
+        if part in layout.expressions:
+            _require_no_circle(part, (*above, name), layout, where)
 
 
 def reads_of(name: str, layout: TableLayout) -> set[str]:

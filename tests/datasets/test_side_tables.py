@@ -178,6 +178,9 @@ def test_segments_are_learned_of_vectors_the_largest_first(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("table", "message"),
     [
+        ({"derive": {"price": "price * 2"}}, r"derive.price: is made of itself"),
+        ({"derive": {"a": "b + 1", "b": "a + 1"}}, "`table`.derive.a: is made of itself, by way of a, b"),
+        ({"derive": {"price": "2"}}, "`price` stands in the files and under `table.derive`"),
         ({"where": ["price"]}, "is of type float64; expected a condition"),
         ({"where": ["prise > 0"]}, "column `prise` is missing"),
         ({"derive": {"told": "random()"}}, "random"),
