@@ -275,10 +275,7 @@ def events_opened(
     Raises:
         DataError, UsageError: see `Source.read`.
     """
-    layout, schema = reader.layout, reader.schema
-    if layout.splits and layout.splits.test_end:
-        # An end of what was measured; what happened since then is as much the past of rows to score.
-        layout = replace(layout, splits=replace(layout.splits, test_end=None))
+    layout, schema = reader.layout.open_ended, reader.schema
     with temporary_database(folder, memory_limit, threads) as connection:
         events = read_events(connection, raw, layout, schema, progress)
         if layout.label is None:

@@ -102,6 +102,13 @@ class TableLayout(Declaration):
         return "time" if self.time else "position" if self.position else "none"
 
     @property
+    def open_ended(self) -> Self:
+        """The same without an end of what is measured: what happened since then is as much the past of later rows."""
+        if self.splits is None or self.splits.test_end is None:
+            return self
+        return replace(self, splits=replace(self.splits, test_end=None))
+
+    @property
     def computed(self) -> frozenset[str]:
         """Features of the past and derived columns: what no file holds."""
         return frozenset((*self.history.features, *self.derive))
