@@ -261,9 +261,9 @@ class _Found:
                 order = np.lexsort((item[kept], -values[kept], of))
                 place = np.arange(len(of)) - np.searchsorted(of[order], of[order])
                 best = order[place < self.cutoff]
-                columns = (query[kept][best] + inside.start, place[place < self.cutoff])
-                columns += (is_relevant[kept][best], item[kept][best])
-                self.tops[name].append((np.full(len(best), scope), *columns))
+                places = place[place < self.cutoff]
+                of_best = (query[kept][best] + inside.start, places, is_relevant[kept][best], item[kept][best])
+                self.tops[name].append((np.full(len(best), scope), *of_best))
 
     def summary(self, segments: tuple[str, ...]) -> RankedNearest:
         """Judge all that was found."""

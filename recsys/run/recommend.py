@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+import ibis.expr.types as ir
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -35,6 +36,7 @@ from recsys.datasets.pair_rows import PairRows
 from recsys.datasets.query_tables import ITEM, QUERY, QueryLog, file_name, read_queries
 from recsys.datasets.sampled_examples import SECONDS_A_DAY, item_days, number_columns, shown_items
 from recsys.datasets.table_layout import TableLayout
+from recsys.datasets.table_rows import RowReader
 from recsys.errors import DataError, UsageError
 from recsys.files import ensure_writable
 from recsys.progress import Progress
@@ -44,7 +46,7 @@ from recsys.run.serving import MODEL
 from recsys.run.two_stages import Side, TwoStages, in_blocks
 from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
 
-_PAIRS_AT_ONCE = 500_000
+_PAIRS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def run(config: RunConfig, folder: Path, request: Request, output: Path, progres
     """
     torch.set_num_threads(config.runtime.cores)
     scorer = load_scorer(folder / MODEL)
-    if scorer.reader is None:
+    if not isinstance(scorer.reader, RowReader):
         raise UsageError(
             f"The run {folder} learnt from `{config.data.source}` data, which says nothing of users' events. Lists are "
             "recommended by runs on a table (`data.source: table`, see data/README.md)."
@@ -187,7 +189,7 @@ class _Lists:
     had: GroupedValues | None
 
 
-def _lists(connection: Backend, log: QueryLog, queries, at: datetime | None, request: Request) -> _Lists:  # type: ignore[no-untyped-def]
+def _lists(connection: Backend, log: QueryLog, queries: ir.Table, at: datetime | None, request: Request) -> _Lists:
     layout, schema = log.raw.layout, log.raw.schema
     rule = layout.candidates or CandidateRule()
     candidates = CandidateLists(rule, item_days(connection, log))
@@ -211,7 +213,7 @@ def _lists(connection: Backend, log: QueryLog, queries, at: datetime | None, req
     return _Lists(items, ids, log_rate, shown, _had(connection, log, queries, items) if request.is_new_only else None)
 
 
-def _had(connection: Backend, log: QueryLog, queries, items: Ints) -> GroupedValues:  # type: ignore[no-untyped-def]
+def _had(connection: Backend, log: QueryLog, queries: ir.Table, items: Ints) -> GroupedValues:
     user, events = own_name(log.raw.schema.user), log.log.rows
     who = queries.select(number=QUERY, who=queries[file_name(log.raw.schema.user, log.raw)].cast("string"))
     known = events.select(who=events[user].cast("string"), item=ITEM).distinct()
@@ -238,8 +240,8 @@ def _block(
             else (np.repeat(np.arange(len(queries)), len(items.numbers)), everything)
         )
         if had:
-            codes = [places[0] * len(items.numbers) + places[1] for places in ((query, item), had)]
-            is_new = ~np.isin(*codes)
+            size = len(items.numbers)
+            is_new = ~np.isin(query * size + item, had[0] * size + had[1])
             query, item = query[is_new], item[is_new]
     logits, _ = stages.logits(side, query, items, item)
     score = logits + lists.log_rate[item]

@@ -11,7 +11,7 @@ from recsys.sharding.gate import TableGate
 from recsys.sharding.processes import device_name
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.streaming.pools import decoding, prefetched
-from recsys.towers import pretraining
+from recsys.towers import nearest
 from recsys.tracking.system_metrics import SystemSampler
 from recsys.training.loss import click_objective
 from recsys.training.precision import set_single_products, uses_tf32
