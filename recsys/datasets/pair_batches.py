@@ -5,7 +5,7 @@ alone, is looked up once for each of them, and what is told of both together pai
 bit, as those that a scorer is given one by one.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +26,7 @@ from recsys.features.column_names import OWN_PREFIX
 from recsys.features.contract import FeatureContract
 from recsys.features.encoding import encode_feature, encode_segment
 from recsys.features.raw import encoded_batch
+from recsys.features.schema import FeatureKind
 from recsys.features.vocabulary import Vocabulary
 from recsys.progress import Progress
 
@@ -65,17 +66,30 @@ class PairBatches:
     progress: Progress
     is_one_moment: bool
 
-    def read(self, queries: Ints, items: Ints) -> EncodedColumns:
-        """Every feature and the segment of some pairs, (P,)."""
-        return self._read(queries, items, [name for names in self._names.values() for name in names])
+    def side(self, level: Level, queries: Ints, items: Ints) -> EncodedColumns:
+        """What is of the queries alone, or of the items alone as they are when the query beside begins; and the segment.
+
+        Args:
+            queries, items: (n,) each; of the other level any one will do.
+        """
+        return self._read(queries, items, dict.fromkeys([*self._names[level], _SEGMENT]))
 
     def segment(self, table: EncodedColumns) -> Ints:
-        """Of what `read` gave, the segments' places, (P,)."""
+        """Of what `side` gave, the segments' places, (n,)."""
         return np.asarray(table.columns[_SEGMENT].to_numpy()).astype(np.int64)
 
     def of(self, level: Level, table: EncodedColumns) -> EncodedColumns:
-        """Of what `read` gave, the columns of the query alone, or of the item alone."""
+        """Of what `side` gave, the columns of the query alone, or of the item alone."""
         return EncodedColumns({name: table.columns[name] for name in self._names[level]})
+
+    def side_batches(self, table: EncodedColumns) -> Iterator[Batch]:
+        """Yield what `side` gave as rows in which all else is 0 or empty: for a side of a tower, which reads no more."""
+        rows = len(table.columns[_SEGMENT])
+        columns = dict(table.columns)
+        for feature in self.contract.schema.features:
+            if feature.name not in columns:
+                columns[feature.name] = _nothing(feature.kind, rows)
+        yield from self.batches([(EncodedColumns(columns), np.arange(rows))])
 
     def of_pairs(self, queries: Ints, items: Ints) -> EncodedColumns:
         """What is told of both together, and whether the user had the item before. All (P,)."""
@@ -129,7 +143,7 @@ class PairBatches:
         layout = self.rows.raw.layout
         return (layout.segment.column if name == _SEGMENT else name) in layout.counted
 
-    def _read(self, queries: Ints, items: Ints, names: Sequence[str], *, with_past: bool = False) -> EncodedColumns:
+    def _read(self, queries: Ints, items: Ints, names: Collection[str], *, with_past: bool = False) -> EncodedColumns:
         if not names and not with_past:
             return EncodedColumns({})
         schema = self.contract.schema
@@ -138,7 +152,8 @@ class PairBatches:
         types = {QUERY: pa.int32(), ITEM: pa.int32(), _PLACE: pa.int64()}
         asked = pa.table({name: pa.array(numbers[name]).cast(form) for name, form in types.items()})
         with scratch(self.connection) as name:
-            rows = self.rows.rows(self.connection, load(self.connection, name, asked), self.progress, f"{name}_rows")
+            asked_pairs = load(self.connection, name, asked)
+            rows = self.rows.of_counted(names).rows(self.connection, asked_pairs, self.progress, f"{name}_rows")
             more = [HAD_BEFORE] if with_past else []
             found = fetch(
                 self.connection, rows.select(_PLACE, *dict.fromkeys(columns.values()), *more).order_by(_PLACE)
@@ -165,3 +180,11 @@ class PairBatches:
                 "what is to be ranked cannot be left out. Mend the data, or say under `invalid:` what becomes of it."
             )
         return encoded
+
+
+def _nothing(kind: FeatureKind, rows: int) -> pa.Array:
+    if kind is FeatureKind.DENSE:
+        return pa.array(np.zeros(rows, np.float32))
+    if kind is FeatureKind.SPARSE:
+        return pa.array(np.zeros(rows, np.int32))
+    return pa.ListArray.from_arrays(pa.array(np.zeros(rows + 1, np.int32)), pa.array([], pa.int32()))

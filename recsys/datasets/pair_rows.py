@@ -3,8 +3,8 @@
 One piece of code makes the rows to learn from, the lists that are ranked, and those of which recommendations are made.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import ibis
@@ -53,6 +53,15 @@ class PairRows:
     @property
     def _dated(self) -> list:
         return [side for side in self.raw.sides if side.rule.time and side.rule.key in self.log.items.columns]
+
+    def of_counted(self, names: Collection[str]) -> "PairRows":
+        """The same without the counted features that are not among `names`: each costs a pass over the events."""
+        counted, schema = self.raw.layout.counted, self.raw.schema
+        kept = tuple(one for one in schema.features if one.name in names or one.name not in counted)
+        narrow = replace(schema, features=kept)
+        raw, log = replace(self.raw, schema=narrow), self.log.log
+        computed = replace(log.computed, schema=narrow)
+        return replace(self, log=replace(self.log, log=replace(log, raw=raw, computed=computed)))
 
     def rows(self, connection: Backend, pairs: ir.Table, progress: Progress, name: str = "pairs") -> ir.Table:
         """Return `pairs` with the schema's features, segment and time, the split, the day and user_key.

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+import ibis.expr.types as ir
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -44,7 +45,7 @@ from recsys.run.serving import MODEL
 from recsys.run.two_stages import Side, TwoStages, in_blocks
 from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
 
-_PAIRS_AT_ONCE = 500_000
+_PAIRS_AT_ONCE = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def run(config: RunConfig, folder: Path, request: Request, output: Path, progres
         limit, threads = config.runtime.memory_limit, config.runtime.cores
         with temporary_database(place, limit, threads) as connection:
             progress("reading the events", 0, 0)
-            events = read_events(connection, raw, layout, scorer.contract.schema, progress, before=at)
+            events = read_events(connection, raw, layout.open_ended, scorer.contract.schema, progress, before=at)
             log = (read_queries if layout.label is None else labelled_queries)(connection, events, progress)
             _write(connection, log, scorer, request, at, place, progress)
 
@@ -187,7 +188,7 @@ class _Lists:
     had: GroupedValues | None
 
 
-def _lists(connection: Backend, log: QueryLog, queries, at: datetime | None, request: Request) -> _Lists:  # type: ignore[no-untyped-def]
+def _lists(connection: Backend, log: QueryLog, queries: ir.Table, at: datetime | None, request: Request) -> _Lists:
     layout, schema = log.raw.layout, log.raw.schema
     rule = layout.candidates or CandidateRule()
     candidates = CandidateLists(rule, item_days(connection, log))
@@ -211,7 +212,7 @@ def _lists(connection: Backend, log: QueryLog, queries, at: datetime | None, req
     return _Lists(items, ids, log_rate, shown, _had(connection, log, queries, items) if request.is_new_only else None)
 
 
-def _had(connection: Backend, log: QueryLog, queries, items: Ints) -> GroupedValues:  # type: ignore[no-untyped-def]
+def _had(connection: Backend, log: QueryLog, queries: ir.Table, items: Ints) -> GroupedValues:
     user, events = own_name(log.raw.schema.user), log.log.rows
     who = queries.select(number=QUERY, who=queries[file_name(log.raw.schema.user, log.raw)].cast("string"))
     known = events.select(who=events[user].cast("string"), item=ITEM).distinct()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from recsys.datasets.candidate_lists import Ints
 from recsys.datasets.column_levels import Level
 from recsys.datasets.pair_batches import EncodedColumns, PairBatches
-from recsys.errors import UsageError
+from recsys.errors import TrainingError, UsageError
 from recsys.evaluation.scores import Score
 from recsys.evaluation.split_evaluation import evaluation_mode
 from recsys.features.batch import Batch
@@ -91,7 +91,11 @@ class TwoStages:
     def logits(
         self, queries: Side, query_places: Ints, items: Side, item_places: Ints
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-        """Return the ranker's logit of each pair, and whether the user had the item before: (P,) each."""
+        """Return the ranker's logit of each pair, and whether the user had the item before: (P,) each.
+
+        Raises:
+            TrainingError: a logit is NaN.
+        """
         of_pairs = self.pairs.of_pairs(queries.numbers[query_places], items.numbers[item_places])
         places = np.arange(len(query_places))
         parts = [(queries.table, query_places), (items.table, item_places), (of_pairs, places)]
@@ -99,8 +103,10 @@ class TwoStages:
         with evaluation_mode(self.ranker):
             for batch in self.pairs.batches(parts):
                 found.append(self.ranker(batch.to(self.device)).double().cpu().numpy())
-        had = of_pairs.had_before
-        return np.concatenate(found), np.zeros(len(places), dtype=bool) if had is None else had
+        logits, had = np.concatenate(found), of_pairs.had_before
+        if np.isnan(logits).any():
+            raise TrainingError(f"{int(np.isnan(logits).sum()):,} scores are NaN: they cannot be ranked.")
+        return logits, np.zeros(len(places), dtype=bool) if had is None else had
 
     @property
     def _tower(self) -> EmbeddingTower:
@@ -109,12 +115,12 @@ class TwoStages:
         return tower
 
     def _side(self, queries: Ints, items: Ints, level: Level) -> Side:
-        table = self.pairs.read(queries, items)
+        table = self.pairs.side(level, queries, items)
         vectors = None
         if self.has_retrieval:
             found = [torch.empty(0, self._tower.spec.width, device=self.device)]
             with evaluation_mode(self.ranker):
-                for batch in self.pairs.batches([(table, np.arange(len(queries)))]):
+                for batch in self.pairs.side_batches(table):
                     sides = self._tower.side_vectors(batch.to(self.device))
                     found.append(sides[0 if level is Level.QUERY else 1])
             vectors = torch.cat(found)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys.features.batch import Batch
-from recsys.towers import nearest, pretraining
+from recsys.towers import nearest
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 from recsys.towers.pretraining import (
     TwoTowerObjective,
@@ -176,7 +176,7 @@ def test_block_by_block_recall_is_that_of_one_matrix_of_all_scores(monkeypatch: 
     best = known[scores.topk(min(k, len(known)), dim=1).indices]
     expected = sum(item in row for (_, item), row in zip(asked, best.tolist(), strict=True)) / len(asked)
 
-    monkeypatch.setattr(pretraining, "_USERS_AT_ONCE", 64)
+    monkeypatch.setattr(nearest, "_USERS_AT_ONCE", 64)
     monkeypatch.setattr(nearest, "_CANDIDATES_AT_ONCE", 17)
     assert retrieval_recall(tower, batches, "item_id", k=k) == expected
     assert expected == 1.0 if k == 300 else 0 < expected < 1
