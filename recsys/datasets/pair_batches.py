@@ -67,7 +67,7 @@ class PairBatches:
     is_one_moment: bool
 
     def side(self, level: Level, queries: Ints, items: Ints) -> EncodedColumns:
-        """What is of the queries alone, or of the items alone as they are when the query beside begins; and the segment.
+        """What is of the queries alone, or of the items alone as they are when the query begins; and the segment.
 
         Args:
             queries, items: (n,) each; of the other level any one will do.
@@ -83,7 +83,7 @@ class PairBatches:
         return EncodedColumns({name: table.columns[name] for name in self._names[level]})
 
     def side_batches(self, table: EncodedColumns) -> Iterator[Batch]:
-        """Yield what `side` gave as rows in which all else is 0 or empty: for a side of a tower, which reads no more."""
+        """Yield what `side` gave as rows in which all else is 0 or empty: a side of a tower reads no more."""
         rows = len(table.columns[_SEGMENT])
         columns = dict(table.columns)
         for feature in self.contract.schema.features:
