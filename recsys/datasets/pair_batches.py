@@ -67,7 +67,7 @@ class PairBatches:
     is_one_moment: bool
 
     def side(self, level: Level, queries: Ints, items: Ints) -> EncodedColumns:
-        """What is of the queries alone, or of the items alone as they are when the query beside begins; and the segment.
+        """What is of the queries alone, or of the items alone as the query beside them begins; and the segment.
 
         Args:
             queries, items: (n,) each; of the other level any one will do.
@@ -83,7 +83,7 @@ class PairBatches:
         return EncodedColumns({name: table.columns[name] for name in self._names[level]})
 
     def side_batches(self, table: EncodedColumns) -> Iterator[Batch]:
-        """Yield what `side` gave as rows in which all else is 0 or empty: for a side of a tower, which reads no more."""
+        """Yield what `side` gave as rows in which all else is 0 or empty, for a tower, which reads no more."""
         rows = len(table.columns[_SEGMENT])
         columns = dict(table.columns)
         for feature in self.contract.schema.features:
@@ -114,6 +114,10 @@ class PairBatches:
             segment = columns.pop(_SEGMENT)
             yield encoded_batch(columns, segment, self.contract.schema)
 
+    def has_fixed(self, item_features: Sequence[str]) -> bool:
+        """Whether these features of an item are the same for every query that may be asked about it."""
+        return self.is_one_moment or not any(map(self._is_counted, item_features))
+
     def require_sides(self, user_features: Sequence[str], item_features: Sequence[str]) -> None:
         """Refuse to retrieve where a side of the tower reads what is told of a user and an item together.
 
@@ -125,9 +129,9 @@ class PairBatches:
             for name in names:
                 if levels.of_feature(name) is not own:
                     raise UsageError(
-                        f"Schema `{self.contract.schema.name}`: the {side} tower reads `{name}`, which is not the {side}'s "
-                        "alone, so the nearest items cannot be looked for with one vector each. Take it out of the "
-                        f"tower (`used_by`), or rank every candidate (`--retrieve 0`)."
+                        f"Schema `{self.contract.schema.name}`: the {side} tower reads `{name}`, which is not of that "
+                        "side alone, so the nearest items cannot be looked for with one vector each. Take it out of the "
+                        "tower (`used_by`), or rank every candidate (`--retrieve 0`)."
                     )
 
     @cached_property

@@ -73,7 +73,7 @@ def raw_to_batch(
 
 
 def encoded_batch(columns: Mapping[str, pa.Array], segment: pa.Array, schema: FeatureSchema) -> Batch:
-    """Return encoded columns of features, and the segments' places, as a batch with every label 0 and every weight 1."""
+    """Return encoded columns of features, and segments' places, as a batch with every label 0 and every weight 1."""
     rows = len(segment)
     dense = [columns[feature.name].to_numpy() for feature in schema.dense]
     return Batch(

@@ -12,7 +12,7 @@ from recsys.metrics.metric import Metric, RankedCandidates
 SHORT_CUTOFF = 10
 """Longer lists are judged at this cutoff too, at which much of the literature compares."""
 TOWER, COVERAGE, CANDIDATES_RECALL = "tower", "coverage", "candidates_recall"
-"""Goes before the names of metrics of a ranking by the tower alone; the share of the catalogue that stands on some list;
+"""Goes before the names of metrics of a ranking by the tower alone; the share of the catalogue on some list;
 the mean over queries of the share of their relevant items that the first of two stages retrieved."""
 SCOPES = (ALL, "new_to_user")
 """All candidates, and those that the user has never bought: bought ones leave candidates and relevant alike."""

@@ -110,7 +110,7 @@ class _Asked:
     """The queries of a split, in the order of their days, (Q,) each.
 
     Attributes:
-        relevant: query number -> the items that it chose, rising; new: likewise, those that the user had not had before.
+        relevant: query number -> the items that it chose, rising; new: those that the user had not had before.
     """
 
     number: Ints
@@ -150,7 +150,7 @@ def _asked(connection: Backend, log: QueryLog, layout: TableLayout, split: str) 
 
 
 def _blocks(asked: _Asked, lists: CandidateLists) -> Iterator[tuple[list[tuple[slice, Ints, Ints]], slice]]:
-    """Yield days in rising order, as many as there is room for: each day's queries, candidates and counts, and all queries."""
+    """Yield as many days as there is room for, rising: each one's queries, candidates and counts; and all queries."""
     waiting, rows = list[tuple[slice, Ints, Ints]](), 0
     days, starts = np.unique(asked.day, return_index=True)
     for day, start, stop in zip(days.tolist(), starts, [*starts[1:], len(asked.day)], strict=True):

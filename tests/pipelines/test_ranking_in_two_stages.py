@@ -104,6 +104,5 @@ def test_the_size_of_blocks_changes_nothing_and_evaluate_finds_the_same(trained,
     found = evaluate.run(config, folder, "test", silent).ranker
 
     names = [name for name in result.scores if "recall" in name or "ndcg" in name or "coverage" in name]
-    assert names and {name: found[name] for name in names} == pytest.approx(
-        {name: result.scores[name] for name in names}
-    )
+    assert names
+    assert {name: found[name] for name in names} == pytest.approx({name: result.scores[name] for name in names})

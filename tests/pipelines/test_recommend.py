@@ -89,7 +89,8 @@ def test_nothing_that_was_bought_before_is_recommended_again_where_only_new_is_a
 
     events = purchases().to_pandas()
     had = set(zip(*(events[events["at"] < DATE][name] for name in ("user_id", "item_id")), strict=True))
-    assert len(found) and not had & set(zip(found["user_id"], found["item_id"], strict=True))
+    assert len(found)
+    assert not had & set(zip(found["user_id"], found["item_id"], strict=True))
 
 
 def test_later_events_change_no_list(shop, trained, tmp_path):
@@ -127,7 +128,8 @@ def test_a_killed_one_goes_on_after_its_last_whole_part(trained, tmp_path, monke
 
     found = lists_of(trained, ASKED, tmp_path / "parts")
 
-    assert written == sorted(set(written)) and len(written) > 3
+    assert written == sorted(set(written))
+    assert len(written) > 3
     pd.testing.assert_frame_equal(found, whole)
     assert not recommend.run(config, folder, ASKED, tmp_path / "parts", silent).was_run
 
