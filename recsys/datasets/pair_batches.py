@@ -114,6 +114,10 @@ class PairBatches:
             segment = columns.pop(_SEGMENT)
             yield encoded_batch(columns, segment, self.contract.schema)
 
+    def has_fixed(self, item_features: Sequence[str]) -> bool:
+        """Whether these features of an item are the same for every query that may be asked about it."""
+        return self.is_one_moment or not any(map(self._is_counted, item_features))
+
     def require_sides(self, user_features: Sequence[str], item_features: Sequence[str]) -> None:
         """Refuse to retrieve where a side of the tower reads what is told of a user and an item together.
 

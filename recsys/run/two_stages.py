@@ -5,6 +5,7 @@ made of the pairs that the first stage leaves.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.nearest import nearest
 
 _NONE = np.empty(0, dtype=np.int64)
+_QUERY_PLACE, _ITEM_PLACE = "query_place", "item_place"
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,16 @@ class TwoStages:
         of_pairs = self.pairs.of_pairs(queries.numbers[query_places], items.numbers[item_places])
         places = np.arange(len(query_places))
         parts = [(queries.table, query_places), (items.table, item_places), (of_pairs, places)]
-        found = [np.empty(0)]
-        with evaluation_mode(self.ranker):
+        found, start = [np.empty(0)], 0
+        with evaluation_mode(self.ranker), self._known_vectors(queries, items):
             for batch in self.pairs.batches(parts):
+                here = slice(start, start + len(batch))
+                batch.extra = {
+                    _QUERY_PLACE: torch.from_numpy(query_places[here]),
+                    _ITEM_PLACE: torch.from_numpy(item_places[here]),
+                }
                 found.append(self.ranker(batch.to(self.device)).double().cpu().numpy())
+                start += len(batch)
         logits, had = np.concatenate(found), of_pairs.had_before
         if np.isnan(logits).any():
             raise TrainingError(f"{int(np.isnan(logits).sum()):,} scores are NaN: they cannot be ranked.")
@@ -113,6 +121,22 @@ class TwoStages:
         tower = unwrapped(self.ranker).embedding_tower
         assert isinstance(tower, EmbeddingTower)
         return tower
+
+    @contextmanager
+    def _known_vectors(self, queries: Side, items: Side) -> Iterator[None]:
+        """Within it the ranker's tower takes the sides' vectors where they are what it would compute for each pair."""
+        user, item = queries.vectors, items.vectors
+        if user is None or item is None or not self.pairs.has_fixed(self._tower.spec.item_features):
+            yield
+            return
+        tower, before = self._tower, (self._tower.is_frozen, self._tower.cache)
+        # A tower with a cache is one that does not learn; here nothing does.
+        tower.is_frozen = True
+        tower.cache = lambda batch: [user[batch.extra[_QUERY_PLACE]], item[batch.extra[_ITEM_PLACE]]]
+        try:
+            yield
+        finally:
+            tower.is_frozen, tower.cache = before
 
     def _side(self, queries: Ints, items: Ints, level: Level) -> Side:
         table = self.pairs.side(level, queries, items)
