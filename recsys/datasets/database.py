@@ -22,6 +22,9 @@ from ibis.backends.duckdb import Backend as Backend
 from recsys.errors import CannotWriteError, DataError, UsageError
 from recsys.machine_faults import machine_fault, unwritable_reason
 
+Rows = ir.Table
+"""Rows in a database, or on their way to it."""
+
 _INSERTED_ROWS = 200_000
 _FOLDER_PREFIX = ".database."
 

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
-import ibis.expr.types as ir
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -25,7 +24,7 @@ from recsys.artifacts.scorer import Scorer
 from recsys.config import RunConfig
 from recsys.datasets.candidate_lists import CandidateLists, GroupedValues, Ints
 from recsys.datasets.computed_features import own_name
-from recsys.datasets.database import Backend, fetch, temporary_database
+from recsys.datasets.database import Backend, Rows, fetch, temporary_database
 from recsys.datasets.declared_examples import CandidateRule
 from recsys.datasets.event_tables import read_events
 from recsys.datasets.labelled_queries import labelled_queries
@@ -188,7 +187,7 @@ class _Lists:
     had: GroupedValues | None
 
 
-def _lists(connection: Backend, log: QueryLog, queries: ir.Table, at: datetime | None, request: Request) -> _Lists:
+def _lists(connection: Backend, log: QueryLog, queries: Rows, at: datetime | None, request: Request) -> _Lists:
     layout, schema = log.raw.layout, log.raw.schema
     rule = layout.candidates or CandidateRule()
     candidates = CandidateLists(rule, item_days(connection, log))
@@ -212,7 +211,7 @@ def _lists(connection: Backend, log: QueryLog, queries: ir.Table, at: datetime |
     return _Lists(items, ids, log_rate, shown, _had(connection, log, queries, items) if request.is_new_only else None)
 
 
-def _had(connection: Backend, log: QueryLog, queries: ir.Table, items: Ints) -> GroupedValues:
+def _had(connection: Backend, log: QueryLog, queries: Rows, items: Ints) -> GroupedValues:
     user, events = own_name(log.raw.schema.user), log.log.rows
     who = queries.select(number=QUERY, who=queries[file_name(log.raw.schema.user, log.raw)].cast("string"))
     known = events.select(who=events[user].cast("string"), item=ITEM).distinct()
