@@ -55,7 +55,8 @@ class Request:
         date: YYYY-MM-DD; events from its midnight (UTC) on are not known. Empty where the events have no times.
         users: ids as text; None for every user with an event.
         top: how many items a user gets.
-        retrieve: how many candidates the ranker orders, found by the tower; 0: all of them.
+        retrieve: how many candidates the tower finds for the ranker, beside those that the user had before; 0: the
+            ranker orders all of them.
         is_new_only: whether items that the user had before are left out.
     """
 
@@ -177,14 +178,14 @@ class _Lists:
         ids: their ids, (I,).
         log_rate: what the logits of sampled negatives lack, (I,); see `ranker_score`.
         shown: query -> places of the query's own candidates; None where all have the same.
-        had: query -> places of candidates that the user had before; None where they may be recommended again.
+        had: query -> places of candidates that the user had before.
     """
 
     items: Ints
     ids: pa.Array
     log_rate: npt.NDArray[np.float64]
     shown: GroupedValues | None
-    had: GroupedValues | None
+    had: GroupedValues
 
 
 def _lists(connection: Backend, log: QueryLog, queries: Rows, at: datetime | None, request: Request) -> _Lists:
@@ -208,7 +209,7 @@ def _lists(connection: Backend, log: QueryLog, queries: Rows, at: datetime | Non
     ids = fetch(connection, log.items.select(ITEM, item).order_by(ITEM))[item].combine_chunks().take(pa.array(items))
     power = layout.negatives.power if layout.negatives else 0.0
     log_rate = power * np.log(np.maximum(counts, 1))
-    return _Lists(items, ids, log_rate, shown, _had(connection, log, queries, items) if request.is_new_only else None)
+    return _Lists(items, ids, log_rate, shown, _had(connection, log, queries, items))
 
 
 def _had(connection: Backend, log: QueryLog, queries: Rows, items: Ints) -> GroupedValues:
@@ -225,11 +226,15 @@ def _block(
 ) -> tuple[Ints, Ints, Ints, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """The best candidates of some queries: query, place of the item, rank from 1, score and probability, (R,) each."""
     side = stages.queries(queries, np.full(len(queries), lists.items[0]))
-    had = _pairs_of(lists.had, queries) if lists.had else None
+    had, size = _pairs_of(lists.had, queries), len(items.numbers)
     if stages.has_retrieval:
-        products, found = stages.retrieved(side, items, request.retrieve, had)
+        products, found = stages.retrieved(side, items, request.retrieve, had if request.is_new_only else None)
         is_found = np.isfinite(products)
         query, item = np.nonzero(is_found)[0], found[is_found]
+        if not request.is_new_only:
+            # What was bought before is bought again more often than a tower, which knows no pairs, can tell.
+            codes = np.union1d(query * size + item, had[0] * size + had[1])
+            query, item = codes // size, codes % size
     else:
         everything = np.tile(np.arange(len(items.numbers)), len(queries))
         query, item = (
@@ -237,8 +242,7 @@ def _block(
             if lists.shown
             else (np.repeat(np.arange(len(queries)), len(items.numbers)), everything)
         )
-        if had:
-            size = len(items.numbers)
+        if request.is_new_only:
             is_new = ~np.isin(query * size + item, had[0] * size + had[1])
             query, item = query[is_new], item[is_new]
     logits, _ = stages.logits(side, query, items, item)

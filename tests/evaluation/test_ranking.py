@@ -71,8 +71,10 @@ def test_queries_without_a_relevant_candidate_are_left_out_and_counted():
     assert flat == {
         "test_recall_2/all": 1.0,
         "test_ndcg_2/all": 1.0,
+        "test_mrr_2/all": 1.0,
         "test_recall_2/heavy": 1.0,
         "test_ndcg_2/heavy": 1.0,
+        "test_mrr_2/heavy": 1.0,
         "test_queries/all": 1.0,
         "test_queries/new": 0.0,
         "test_queries/heavy": 1.0,
@@ -229,7 +231,7 @@ def test_a_stored_ranking_comes_back_bit_for_bit_with_its_values_by_query(tmp_pa
     assert loaded.by_scope[SCOPES[1]].queries_left_out == 1
     recall = loaded.by_query()["recall_1"]
     assert (recall.user.tolist(), recall.segment.tolist(), recall.value.tolist()) == ([70, 71], [1, 0], [1.0, 0.0])
-    assert set(loaded.by_query()) == {"recall_1", "ndcg_1", "recall_1_new", "ndcg_1_new"}
+    assert set(loaded.by_query()) == {"recall_1", "ndcg_1", "mrr_1", "recall_1_new", "ndcg_1_new", "mrr_1_new"}
 
 
 def test_absent_and_damaged_rankings_are_refused_by_path(tmp_path):
