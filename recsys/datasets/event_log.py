@@ -60,7 +60,7 @@ def event_columns(raw: RawEvents, computed: ComputedFeatures, shape: TableShape)
         MOMENT: moment,
         CONTRIBUTES: is_known.fill_null(False),
         UNIT: user_key(user),
-        LABEL: label.cast("float64"),
+        LABEL: label.try_cast("float64"),
         TIME: time,
         SPLIT: split,
         IS_PAST: is_past,

@@ -257,12 +257,12 @@ def test_a_value_that_must_be_given_is_asked_for_by_its_key(capsys: pytest.Captu
 BAD_SCHEMAS: dict[str, tuple[Change, list[str]]] = {
     "key of a feature": (
         lambda table: table.schema["features"][1].update(minimun=0),
-        ["shop.yaml, feature `age`: unknown key `minimun`", "minimum"],
+        ["shop.yaml, line 10, feature `age`: unknown key `minimun`", "minimum"],
     ),
-    "key of the schema": (lambda table: table.schema.update(lable="label"), ["shop.yaml: unknown key `lable`"]),
+    "key of the schema": (lambda table: table.schema.update(lable="label"), ["shop.yaml, line 28: unknown key `lable`"]),
     "key of the table": (
         lambda table: table.schema["table"].update(split={}),
-        ["shop.yaml, `table`: unknown key `split`", "splits"],
+        ["shop.yaml, line 39, `table`: unknown key `split`", "splits"],
     ),
     "kind of a feature": (
         lambda table: table.schema["features"][1].update(kind="numeric"),
@@ -282,9 +282,9 @@ BAD_SCHEMAS: dict[str, tuple[Change, list[str]]] = {
     ),
     "a misspelt name": (
         lambda table: table.schema["table"].update(missing={"prise": -1}),
-        ["shop.yaml, `table`.missing: `prise` (did you mean `price`?)"],
+        ["shop.yaml, line 38, `table`.missing: `prise` (did you mean `price`?)"],
     ),
-    "no table block": (lambda table: table.schema.pop("table"), ["`table`: the block is missing", "ml_100k.yaml"]),
+    "no table block": (lambda table: table.schema.pop("table"), ["`table`: the block is missing", "recsys init"]),
 }
 
 
