@@ -105,7 +105,7 @@ BASKETS, BASKETS_LAYOUT = schema_of(
 )
 
 # A few tables of many rows, as a table costs a second or two whatever its size; a smaller one would say no more.
-CHEAP = settings(max_examples=3, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+CHEAP = settings(max_examples=2, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 # So few that users, items and times meet; a fifth of a day, so that some events share a day and some a moment.
 moments = st.integers(0, 60).map(lambda step: step * DAY // 5)
 ids = st.sampled_from(["a", "b", "c"])

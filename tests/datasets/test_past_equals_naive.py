@@ -21,7 +21,7 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
         yield connection
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(some_of([*FEATURES, *OF_FOLDS]), EVENTS, EVENTS)
 def test_every_feature_equals_what_plain_python_counts(
     connection: Backend, features: list[PastFeature], asked: list[Row], events: list[Row]
@@ -36,7 +36,7 @@ def test_every_feature_equals_what_plain_python_counts(
             assert values[feature.name] == expected, (feature, row)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(some_of(FEATURES), EVENTS, st.lists(EVENT, max_size=8), st.integers(-4, 40))
 def test_nothing_at_or_after_a_row_s_time_changes_its_features(
     connection: Backend, features: list[PastFeature], events: list[Row], later: list[Row], quarter: int
@@ -50,7 +50,7 @@ def test_nothing_at_or_after_a_row_s_time_changes_its_features(
     assert told(connection, asked, events, features) == told(connection, asked, [*earlier, *other_future], features)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(some_of([*FEATURES, *OF_FOLDS]), EVENTS.filter(bool), st.randoms())
 def test_a_row_alone_has_the_bits_of_the_row_among_others(
     connection: Backend, features: list[PastFeature], events: list[Row], random: Random

@@ -102,7 +102,7 @@ def number_of(name: str, odd: Sequence[str], values: Sequence[str]) -> str:
 def separator_of(values: Sequence[str]) -> str:
     """The character that parts the elements of lists written as text; empty where there are none.
 
-    >>> separator_of(["Action|Comedy", "Drama", "Comedy|Drama"]), separator_of(["red", "blue"])
+    >>> separator_of(["Action|Comedy", "Drama", "Comedy|Drama", "Action"]), separator_of(["red", "blue"])
     ('|', '')
     """
     for separator in _SEPARATORS:
