@@ -259,7 +259,10 @@ BAD_SCHEMAS: dict[str, tuple[Change, list[str]]] = {
         lambda table: table.schema["features"][1].update(minimun=0),
         ["shop.yaml, line 10, feature `age`: unknown key `minimun`", "minimum"],
     ),
-    "key of the schema": (lambda table: table.schema.update(lable="label"), ["shop.yaml, line 28: unknown key `lable`"]),
+    "key of the schema": (
+        lambda table: table.schema.update(lable="label"),
+        ["shop.yaml, line 28: unknown key `lable`"],
+    ),
     "key of the table": (
         lambda table: table.schema["table"].update(split={}),
         ["shop.yaml, line 39, `table`: unknown key `split`", "splits"],
