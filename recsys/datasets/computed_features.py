@@ -162,7 +162,6 @@ class ComputedFeatures:
             extra = []
             if waiting or not is_final:
                 rows = store(connection, str(ibis.util.gen_name("counted")), rows)
-            known = known if is_final else done
         return rows
 
     def _is_ready(self, name: str, known: set[str], done: set[str]) -> bool:

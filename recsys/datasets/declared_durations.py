@@ -26,9 +26,3 @@ Duration = Annotated[
     NOT_NULL,
 ]
 """Microseconds; 0 where it is not declared."""
-
-
-def shown_duration(microseconds: int) -> str:
-    """The span as a declaration writes it, in the largest unit that is whole."""
-    unit = next(name for name, size in _UNITS.items() if microseconds % size == 0)
-    return f"{microseconds // _UNITS[unit]}{unit}"

@@ -162,17 +162,6 @@ def require_columns(expression: Expression, known: Iterable[str]) -> None:
         )
 
 
-def with_derived(rows: ir.Table, expressions: Mapping[str, Expression]) -> ir.Table:
-    """Return the table with a column more for each expression, which may read those before it.
-
-    Raises:
-        UsageError: see `Expression.to_ibis`.
-    """
-    for name, expression in expressions.items():
-        rows = rows.mutate(**{name: expression.to_ibis(rows)})
-    return rows
-
-
 def _parsed(text: str, where: str) -> exp.Expr:
     dialect = DuckDB()
     try:

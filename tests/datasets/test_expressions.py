@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.datasets.database import fetch
-from recsys.datasets.expressions import parse_expression, require_columns, with_derived
+from recsys.datasets.expressions import parse_expression, require_columns
 from recsys.errors import UsageError
 
 DATABASE = ibis.duckdb.connect(threads=1)
@@ -267,9 +267,8 @@ def test_expression_is_equal_by_its_text_and_survives_being_pickled() -> None:
 def test_derived_column_may_read_the_one_before_it_and_a_condition_leaves_out_nulls() -> None:
     DATABASE.con.register("rows", ROWS)
     table = DATABASE.table("rows").select("x", "f")
-    made = with_derived(
-        table, {"half": parse_expression("x / 2", "derive.half"), "x": parse_expression("half + 1", "derive.x")}
-    )
+    made = table.mutate(half=parse_expression("x / 2", "derive.half").to_ibis(table))
+    made = made.mutate(x=parse_expression("half + 1", "derive.x").to_ibis(made))
     positive = parse_expression("x > 0.9", "where").condition(made)
     assert fetch(DATABASE, made.filter(positive).select("half", "x")).to_pylist() == [
         {"half": 0.0, "x": 1.0},
