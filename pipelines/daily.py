@@ -3,10 +3,10 @@
 import argparse
 import datetime
 
-from recsys import nightly
 from recsys.config import RunConfig
 from recsys.config.overrides import require_unset
 from recsys.errors import UsageError
+from recsys.nightly import day
 from recsys.run.prepare import SPLIT_DATES
 
 from .console import console, progress_bars, show_table
@@ -21,7 +21,7 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     window = "--date and `daily.train_days`, `daily.validation_days` and `daily.test_days` set the window"
     require_unset(arguments.overrides, [f"data.{name}" for name in SPLIT_DATES], window)
     with progress_bars() as progress:
-        result = nightly.run(config, date, progress)
+        result = day.run(config, date, progress)
     console.print(f"{result.readiness}: {result.reason}", soft_wrap=True)
     if result.decision:
         rows = [(reason,) for reason in result.decision.reasons]

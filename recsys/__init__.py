@@ -7,7 +7,7 @@
 These names are for users who write Python (`api.py`, `results.py`); the command line is `pipelines/`. Nothing heavy is
 imported before a function is called.
 
-From the top down, each package importing only what is below it: `study` compares many runs and `nightly.py` is a
+From the top down, each package importing only what is below it: `study` compares many runs and `nightly` is a
 scheduled one; `run` is one run; `build.py` makes a ranker of a typed configuration; `artifacts` are its files. The
 model is in `composition`, `towers` and `interactions`, its rows in `datasets`, `streaming` and `inspection`, its
 learning in `training`, its judgement in `evaluation` and `ablation`, and what a scheduler needs in `scheduling`. Below

@@ -7,13 +7,20 @@ here are types, ranges and checks. `compose.py` makes a `RunConfig` of the files
 
 from recsys.config.ablation import AblationConfig, TuneConfig
 from recsys.config.compositions import COMPOSITIONS, CompositionConfig
+from recsys.config.daily_run import (
+    CheckLimits,
+    ChecksConfig,
+    DailyConfig,
+    DailyStudyConfig,
+    HooksConfig,
+    PromotionConfig,
+)
 from recsys.config.data import DataConfig, SimulatedData, TableData
 from recsys.config.knobs import checked_dataclass
 from recsys.config.networks import NETWORKS, NetworkConfig
 from recsys.config.recorded import with_own_knobs
 from recsys.config.run_config import (
     KINDS,
-    DailyConfig,
     EvaluationConfig,
     RunConfig,
     RuntimeConfig,
@@ -31,12 +38,17 @@ __all__ = [
     "KINDS",
     "NETWORKS",
     "AblationConfig",
+    "CheckLimits",
+    "ChecksConfig",
     "CompositionConfig",
     "DailyConfig",
+    "DailyStudyConfig",
     "DataConfig",
     "EvaluationConfig",
+    "HooksConfig",
     "ImportedTowerConfig",
     "NetworkConfig",
+    "PromotionConfig",
     "RunConfig",
     "RuntimeConfig",
     "SimulatedData",

@@ -17,10 +17,10 @@ from pydantic_core import ErrorDetails
 
 from recsys.config.ablation import AblationConfig
 from recsys.config.compositions import COMPOSITIONS, AnyCompositionConfig
+from recsys.config.daily_run import DailyConfig
 from recsys.config.data import DataConfig
 from recsys.config.kinds import Kinds
 from recsys.config.knobs import (
-    Days,
     Fraction,
     MemoryLimit,
     NonNegativeFloat,
@@ -98,16 +98,6 @@ class TrackingConfig:
     uri: str | None
     experiment: str
     system_metrics: bool
-
-
-@checked_dataclass
-class DailyConfig:
-    """A scheduled run's window: the days before its date, the last of them held out for validation and test."""
-
-    train_days: Days
-    validation_days: Days
-    test_days: Days
-    segment_margin: PositiveFloat
 
 
 @checked_dataclass

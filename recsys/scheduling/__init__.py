@@ -2,5 +2,5 @@
 
 `stage` runs a piece of work once, under a key of all that its output depends on, `code_version` is the code's part of
 such a key, `window` says which days a scheduled run trains on, `promotion` decides between challenger and champion.
-There is no scheduler here; a scheduled run is `recsys/nightly.py`.
+There is no scheduler here; a scheduled run is `recsys.nightly`.
 """

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import main
-from recsys import nightly as daily
 from recsys.config import RunConfig
 from recsys.config.compose import compose_config
 from recsys.errors import UsageError
+from recsys.nightly import day as daily
 from recsys.progress import silent
 from recsys.run import prepare
 from recsys.run.record import open_store

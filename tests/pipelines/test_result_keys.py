@@ -290,7 +290,7 @@ def test_every_definition_that_a_step_runs_counts_in_its_key_or_is_declared_not_
 
 
 def test_every_exception_is_met_and_has_its_reason(training: SmallTraining, encoded: EncodedDataset) -> None:
-    entries = ["recsys.run.train.run", "recsys.run.prepare.run", "recsys.study.tuning.tune", "recsys.nightly.run"]
+    entries = ["recsys.run.train.run", "recsys.run.prepare.run", "recsys.study.tuning.tune", "recsys.nightly.day.run"]
     reached = reached_code(entries, CODE_WITHOUT_EFFECT)
     assert reached.left_out == set(CODE_WITHOUT_EFFECT)
     assert set(LIBRARIES_WITHOUT_EFFECT) - reached.libraries == set()

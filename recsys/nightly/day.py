@@ -63,7 +63,10 @@ def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResu
     """
     daily = config.daily
     window = window_before(
-        date, train_days=daily.train_days, validation_days=daily.validation_days, test_days=daily.test_days
+        date,
+        train_days=daily.train_days or daily.warm_days,
+        validation_days=daily.validation_days,
+        test_days=daily.test_days,
     )
     dated = _dated(config, window)
     root = config.runtime.runs / config.data.name / "daily"
@@ -198,7 +201,7 @@ def _against(
     nothing = AucDifference(float("nan"), float("nan"), float("nan"))
     overall = differences.pop(ALL, nothing)
     by_segment = {segment: differences.get(segment, nothing) for segment in segments}
-    return decide(overall, by_segment, config.daily.segment_margin)
+    return decide(overall, by_segment, config.daily.promotion.segment_margin)
 
 
 def _champion_logits(model: Path, encoded: EncodedDataset, progress: Progress) -> NDArray[np.float64]:
