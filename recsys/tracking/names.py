@@ -60,6 +60,8 @@ TAG_VERDICT = "verdict"
 TAG_END_REASON = "end_reason"
 TAG_SPOOL_ID = "spool_id"
 TAG_CONTRACT = "contract"
+TAG_CHECKS = "checks"
+"""Of a scheduled run: `ok`, or which checks of its newest day warn."""
 TAG_FROZEN_PROOF = "frozen_proof"
 TAG_NOTE = "mlflow.note.content"
 """Markdown that the run's and the experiment's page show."""
@@ -178,6 +180,15 @@ def ranking(metric: str, candidates: str) -> str:
     'ranking/recall20_new_to_user'
     """
     return f"ranking/{metric.replace('@', '')}_{candidates}"
+
+
+def check(name: str) -> str:
+    """What a check of a scheduled run's newest day measured, such as `rows`: how far the day lies off.
+
+    >>> check("null_share")
+    'check/null_share'
+    """
+    return f"check/{name}"
 
 
 def training_metrics(
