@@ -64,6 +64,8 @@ TAG_WEEKLY_STUDY, TAG_VERDICT_CHANGED = "weekly_study", "verdict_changed"
 TAG_END_REASON = "end_reason"
 TAG_SPOOL_ID = "spool_id"
 TAG_CONTRACT = "contract"
+TAG_CHECKS = "checks"
+"""Of a scheduled run: `ok`, or which checks of its newest day warn."""
 TAG_FROZEN_PROOF = "frozen_proof"
 TAG_START = "start"
 """The digest of the model whose weights a run started from; absent where it started from scratch."""
@@ -186,6 +188,15 @@ def ranking(metric: str, candidates: str) -> str:
     'ranking/recall20_new_to_user'
     """
     return f"ranking/{metric.replace('@', '')}_{candidates}"
+
+
+def check(name: str) -> str:
+    """What a check of a scheduled run's newest day measured, such as `rows`: how far the day lies off.
+
+    >>> check("null_share")
+    'check/null_share'
+    """
+    return f"check/{name}"
 
 
 def training_metrics(
