@@ -8,13 +8,13 @@ from recsys.config.overrides import require_unset
 from recsys.errors import UsageError
 from recsys.nightly import backfill
 from recsys.nightly.day import DailyResult
-from recsys.nightly.nightly_log import STAGES, VERDICT_CHANGED, DailyStage, NightlyEvent, Outcome
+from recsys.nightly.nightly_log import STAGES, VERDICT_CHANGED, DailyStage, NightlyEvent, DayOutcome
 from recsys.progress import silent
 from recsys.run.prepare import SPLIT_DATES
 
 from .console import console, progress_bars, show_table
 
-_STYLES = {Outcome.WARNING: "yellow", Outcome.STALE: "yellow", Outcome.CHANGED: "yellow"}
+_STYLES = {DayOutcome.WARNING: "yellow", DayOutcome.STALE: "yellow", DayOutcome.CHANGED: "yellow"}
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> int:

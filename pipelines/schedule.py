@@ -20,7 +20,7 @@ from typing import Any
 import dagster as dg
 
 from recsys.errors import UsageError
-from recsys.nightly.nightly_log import VERDICT_CHANGED, DailyStage, Outcome
+from recsys.nightly.nightly_log import VERDICT_CHANGED, DailyStage, DayOutcome
 
 
 _JOB = "nightly"
@@ -87,7 +87,7 @@ def _check(overrides: Sequence[str], asset: dg.AssetsDefinition) -> dg.AssetChec
             metadata = _run(context, context.partition_key, DailyStage.CHECK, overrides)
         except dg.Failure as failure:
             return dg.AssetCheckResult(passed=False, description=failure.description)
-        warnings = str(metadata.get(Outcome.WARNING, ""))
+        warnings = str(metadata.get(DayOutcome.WARNING, ""))
         return dg.AssetCheckResult(
             passed=not warnings, severity=dg.AssetCheckSeverity.WARN, description=warnings, metadata=metadata
         )
@@ -142,7 +142,7 @@ def _run(
             process.wait()
     if code not in (0, VERDICT_CHANGED):
         raise dg.Failure(f"exit code {code}: {last}", allow_retries=code not in _HOPELESS)
-    if waits := told.get(Outcome.WAITING):
+    if waits := told.get(DayOutcome.WAITING):
         raise dg.Failure(waits)
     return told
 

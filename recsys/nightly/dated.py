@@ -53,17 +53,6 @@ def dated(config: RunConfig, window: Window) -> RunConfig:
     return dataclasses.replace(config, data=data)
 
 
-def warmed(config: RunConfig) -> RunConfig:
-    """Return the run at the rates of one that starts from the champion's weights, which need no large steps."""
-    share, training = config.daily.warm_rate, config.training
-    training = dataclasses.replace(
-        training,
-        learning_rate=training.learning_rate * share,
-        table_learning_rate=training.table_learning_rate * share,
-    )
-    return dataclasses.replace(config, training=training)
-
-
 def _declared_start(config: RunConfig) -> datetime.date | None:
     assert isinstance(config.data, TableData)
     splits = prepare.table_layout(config.data).splits

@@ -16,7 +16,7 @@ from recsys.files import ensure_writable, fingerprint_of
 from recsys.locks import held_lock
 from recsys.nightly.dated import dated, fingerprints_of, window_of
 from recsys.nightly.hooks import call_hook
-from recsys.nightly.nightly_log import NightlyEvent, NightlyLog, Outcome, Tell
+from recsys.nightly.nightly_log import NightlyEvent, NightlyLog, DayOutcome, Tell
 from recsys.nightly.places import CHECKS, INPUTS, DayFolder, NightlyRoot
 from recsys.nightly.stale import stale_dates
 from recsys.nightly.trail import record_decision, record_stop, settle_dead_runs
@@ -109,15 +109,15 @@ class _Day:
         # The newest day that has rows may still grow: only a later one shows that it is over.
         state, reason = readiness(window, DayRange(min(days), max(days)), is_done=False)
         if state is not Readiness.GO:
-            self._say(Outcome.WAITING, reason)
+            self._say(DayOutcome.WAITING, reason)
             return DailyResult(date, state, reason, None, None)
-        self._say(Outcome.STARTED, reason)
-        work = dated(config, window) if start is None else warmed(dated(config, window))
+        self._say(DayOutcome.STARTED, reason)
+        work = dated(config, window) if start is None else start.settled(dated(config, window))
         encoded = prepare_daily.run(work, self._progress, start.known_fit if start else None)
         folder = self._folder = self._root.work(date, _key(work, encoded, start))
         if (decision := folder.decision) is not None:
             reason = f"The run over {window.whole} is done; nothing to do."
-            self._say(Outcome.UP_TO_DATE, reason, DailyStage.PROMOTE)
+            self._say(DayOutcome.UP_TO_DATE, reason, DailyStage.PROMOTE)
             return DailyResult(date, Readiness.ALREADY_DONE, reason, folder, decision)
         before = {day: found for day, found in days.items() if day < date}
         folder.write_inputs(window, champion.artifact if start and champion else "", before)
@@ -126,7 +126,7 @@ class _Day:
 
     def failed(self, error: Exception) -> None:
         """Log what ended the run, and tell whoever wants to know."""
-        outcome = Outcome.STOPPED if isinstance(error, DataError) else Outcome.FAILED
+        outcome = DayOutcome.STOPPED if isinstance(error, DataError) else DayOutcome.FAILED
         event = self._say(outcome, str(error) or type(error).__name__)
         call_hook(self._config.daily.hooks.failure, event)
 
@@ -146,7 +146,7 @@ class _Day:
         self._stage = DailyStage.CHECK
         report = run_checks(work.config, work.encoded, self._date, work.folder.path, self._progress)
         for sentence in report.warnings:
-            self._say(Outcome.WARNING, sentence)
+            self._say(DayOutcome.WARNING, sentence)
         try:
             report.require_passed()
         except DataError as error:
@@ -155,13 +155,13 @@ class _Day:
 
     def _tower(self, work: "_Work") -> TowerArtifact:
         self._stage = DailyStage.PRETRAIN
-        self._say(Outcome.STARTED, "Taking the champion's tower." if work.start else "Making the tower.")
+        self._say(DayOutcome.STARTED, "Taking the champion's tower." if work.start else "Making the tower.")
         return pretrain.run(work.config, work.encoded, self._progress, start=work.start)
 
     def _train(self, work: "_Work", artifact: TowerArtifact) -> None:
         self._stage = DailyStage.TRAIN
         resume = work.folder.has_checkpoint
-        self._say(Outcome.STARTED, "Going on with training." if resume else f"Training from {_began(work)}.")
+        self._say(DayOutcome.STARTED, "Going on with training." if resume else f"Training from {_began(work)}.")
         result = train.fit_and_measure(
             work.config,
             self._identity(work),
@@ -172,7 +172,7 @@ class _Day:
             resume=resume,
             start=work.start,
         )
-        self._say(Outcome.DONE, f"Trained for {result.record.steps} steps; the best weights are of {result.best_step}.")
+        self._say(DayOutcome.DONE, f"Trained for {result.record.steps} steps; the best weights are of {result.best_step}.")
 
     def _evaluate(self, work: "_Work") -> None:
         self._stage = DailyStage.EVALUATE
@@ -181,7 +181,7 @@ class _Day:
     def _promote(self, work: "_Work") -> Decision:
         self._stage = DailyStage.PROMOTE
         decision = promote(work.config, work.folder.path, self._date, work.champion)
-        event = self._say(Outcome.PROMOTED if decision.promote else Outcome.REFUSED, " ".join(decision.reasons))
+        event = self._say(DayOutcome.PROMOTED if decision.promote else DayOutcome.REFUSED, " ".join(decision.reasons))
         record_decision(work.config, work.folder, decision)
         if decision.promote:
             call_hook(work.config.daily.hooks.promotion, event)
@@ -193,7 +193,14 @@ class _Day:
     def _start(self, champion: Champion | None) -> WarmStart | None:
         if champion is None or self._config.daily.start == "scratch":
             return None
-        return WarmStart(self._root.champions.folder(champion) / MODEL)
+        start = WarmStart(self._root.champions.folder(champion) / MODEL)
+        try:
+            start.require_fit(self._config, load_schema(prepare.schema_file(self._config.data)))
+        except UsageError as error:
+            # Somebody changed what the ranker is: a night must not wait for a person to say that this means scratch.
+            self._say(DayOutcome.WARNING, f"The run begins from scratch. {error}")
+            return None
+        return start
 
     def _tell_stale(self, days: Mapping[datetime.date, str]) -> None:
         told = {event.date: event for event in self._log.events() if event.outcome in _ABOUT_A_WHOLE_DAY}
@@ -201,9 +208,9 @@ class _Day:
             last = told.get(date.isoformat())
             message = f"The run of {date} is stale: {why}. `recsys daily --date {date}` does it again."
             if date != self._date and (last is None or last.message != message):
-                self._log.add(date, DailyStage.PREPARE, Outcome.STALE, message)
+                self._log.add(date, DailyStage.PREPARE, DayOutcome.STALE, message)
 
-    def _say(self, outcome: Outcome, message: str, stage: DailyStage | None = None) -> NightlyEvent:
+    def _say(self, outcome: DayOutcome, message: str, stage: DailyStage | None = None) -> NightlyEvent:
         folder = self._folder.path if self._folder else None
         return self._log.add(self._date, stage or self._stage, outcome, message, folder)
 

@@ -26,7 +26,7 @@ class DailyStage(StrEnum):
 STAGES = tuple(DailyStage)
 
 
-class Outcome(StrEnum):
+class DayOutcome(StrEnum):
     """What an event says of a day."""
 
     STARTED = "started"
@@ -58,7 +58,7 @@ class NightlyEvent:
     time: str
     date: str
     stage: str
-    outcome: Outcome
+    outcome: DayOutcome
     message: str
     folder: str
     pid: int
@@ -86,7 +86,7 @@ class NightlyLog:
     def __init__(self, path: Path, tell: Tell = lambda _: None) -> None:
         self._path, self._tell = path, tell
 
-    def add(self, day: date, stage: str, outcome: Outcome, message: str, folder: Path | None = None) -> NightlyEvent:
+    def add(self, day: date, stage: str, outcome: DayOutcome, message: str, folder: Path | None = None) -> NightlyEvent:
         """Append one event."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         name = folder.name if folder else ""
@@ -112,6 +112,6 @@ class NightlyLog:
 def _event_of(line: str) -> NightlyEvent | None:
     try:
         document: dict[str, Any] = json.loads(line)
-        return NightlyEvent(**document | {"outcome": Outcome(document["outcome"])})
+        return NightlyEvent(**document | {"outcome": DayOutcome(document["outcome"])})
     except (ValueError, TypeError, KeyError):
         return None

@@ -10,7 +10,7 @@ from typing import Any
 from recsys.config import RunConfig
 from recsys.files import write_text_atomically
 from recsys.run.folder import CHECKPOINTS, load_result, read_record
-from recsys.scheduling.promotion import ChampionFile, Decision
+from recsys.scheduling.promotion import Decision
 from recsys.scheduling.window import Window
 
 INPUTS, CHECKS, COMPARISON, DECISION = "inputs.json", "checks.json", "comparison.json", "decision.json"

@@ -11,7 +11,7 @@ from recsys.config import RunConfig
 from recsys.locks import Holder, holder_of
 from recsys.metrics.auc import AUC
 from recsys.nightly.dated import window_of
-from recsys.nightly.nightly_log import NightlyEvent, NightlyLog, Outcome
+from recsys.nightly.nightly_log import NightlyEvent, NightlyLog, DayOutcome
 from recsys.nightly.places import DayFolder, NightlyRoot
 from recsys.nightly.stale import stale_dates
 from recsys.progress import Progress
@@ -31,7 +31,7 @@ class State(StrEnum):
     UNFINISHED = "unfinished"
 
 
-_STATE_OF = {Outcome.WAITING: State.WAITING, Outcome.STOPPED: State.STOPPED, Outcome.FAILED: State.FAILED}
+_STATE_OF = {DayOutcome.WAITING: State.WAITING, DayOutcome.STOPPED: State.STOPPED, DayOutcome.FAILED: State.FAILED}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _status(
 ) -> DayStatus:
     works = root.works(date)
     folder = works[-1] if works else None
-    told = [event for event in events if event.outcome not in (Outcome.STALE, Outcome.CHANGED, Outcome.WARNING)]
+    told = [event for event in events if event.outcome not in (DayOutcome.STALE, DayOutcome.CHANGED, DayOutcome.WARNING)]
     last = told[-1] if told else None
     state, reason = _state(folder, last, stale.get(date, ""), holder)
     decision = folder.decision if folder else None
@@ -104,7 +104,7 @@ def _status(
         champion=str(standing.date) if standing else "",
         auc=result.scores.get(f"{AUC.name}/{ALL}") if result else None,
         reason=reason,
-        verdicts=" ".join(event.message for event in events if event.outcome is Outcome.CHANGED),
+        verdicts=" ".join(event.message for event in events if event.outcome is DayOutcome.CHANGED),
         folder=folder.path.name if folder else "",
     )
 
@@ -112,7 +112,7 @@ def _status(
 def _state(
     folder: DayFolder | None, last: NightlyEvent | None, stale: str, holder: Holder | None
 ) -> tuple[State, str]:
-    if last and holder and last.outcome is Outcome.STARTED and (last.pid, last.host) == (holder.pid, holder.host):
+    if last and holder and last.outcome is DayOutcome.STARTED and (last.pid, last.host) == (holder.pid, holder.host):
         return State.RUNNING, f"{holder}; {last.message}"
     if stale:
         return State.STALE, f"{stale[0].upper()}{stale[1:]}."

@@ -14,7 +14,7 @@ from recsys.files import ensure_writable, write_text_atomically
 from recsys.nightly.dated import dated, window_of
 from recsys.nightly.day import DailyResult
 from recsys.nightly.hooks import call_hook
-from recsys.nightly.nightly_log import NightlyLog, Outcome, Tell
+from recsys.nightly.nightly_log import NightlyLog, DayOutcome, Tell
 from recsys.nightly.places import NightlyRoot
 from recsys.nightly.trail import record_on_run
 from recsys.progress import Progress
@@ -72,18 +72,18 @@ def after(
     if path.is_file():
         return replace(result, verdict_changes=_read(path).changes)
     ensure_writable(root.studies)
-    log.add(date, _STAGE, Outcome.STARTED, "The week's study begins.")
+    log.add(date, _STAGE, DayOutcome.STARTED, "The week's study begins.")
     study = ablate.run([*overrides, *_dates(config, date)], progress)
     verdicts = _verdicts(study)
     found = WeeklyVerdicts(study.id, verdicts, _changes(_before(root.studies, date), verdicts))
     for change in found.changes:
-        call_hook(config.daily.hooks.verdict, log.add(date, _STAGE, Outcome.CHANGED, change, result.folder.path))
+        call_hook(config.daily.hooks.verdict, log.add(date, _STAGE, DayOutcome.CHANGED, change, result.folder.path))
     tags = {names.TAG_WEEKLY_STUDY: study.id, names.TAG_VERDICT_CHANGED: " ".join(found.changes) or "no"}
     record_on_run(config, result.folder, tags)
     # Last, so that a killed one tells it all again rather than never.
     document = {"study": study.id, "verdicts": dict(verdicts), "changes": list(found.changes)}
     write_text_atomically(path, json.dumps(document, indent=1) + "\n")
-    log.add(date, _STAGE, Outcome.DONE, study.verdict, result.folder.path)
+    log.add(date, _STAGE, DayOutcome.DONE, study.verdict, result.folder.path)
     return replace(result, verdict_changes=found.changes)
 
 

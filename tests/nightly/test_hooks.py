@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from recsys.nightly.hooks import call_hook
-from recsys.nightly.nightly_log import NightlyEvent, Outcome
+from recsys.nightly.nightly_log import NightlyEvent, DayOutcome
 
 EVENT = NightlyEvent(
-    "2011-09-01T03:00:00+00:00", "2011-09-01", "promote", Outcome.PROMOTED, "Better.", "2011-09-01-0a", 1, "here"
+    "2011-09-01T03:00:00+00:00", "2011-09-01", "promote", DayOutcome.PROMOTED, "Better.", "2011-09-01-0a", 1, "here"
 )
 
 
