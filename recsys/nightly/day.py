@@ -2,39 +2,27 @@
 
 import dataclasses
 import datetime
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from recsys.ablation.bootstrap import UserBootstrap, measure_arm
-from recsys.ablation.comparison import compare_fixed
-from recsys.all_segments import ALL
-from recsys.artifacts.export import load_scorer
 from recsys.config import RunConfig, TableData
 from recsys.datasets.database import temporary_database
-from recsys.datasets.decode import raw_rows
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.event_times import event_times
 from recsys.errors import UsageError
-from recsys.evaluation.stored_predictions import load_predictions
-from recsys.files import ensure_writable, fingerprint_of, write_text_atomically
+from recsys.files import ensure_writable, fingerprint_of
 from recsys.locks import held_lock
-from recsys.metrics.auc import AUC
+from recsys.nightly.champion_comparison import compare_with_champion
+from recsys.nightly.promote import champion_file, load_decision, promote
 from recsys.progress import Progress
 from recsys.run import prepare, pretrain, train
-from recsys.run.folder import CHECKPOINTS, DAILY, PREDICTIONS, RunIdentity, load_result, read_record
+from recsys.run.folder import CHECKPOINTS, DAILY, RunIdentity, load_result
 from recsys.run.result_keys import code_of, rows_of, settings_of
-from recsys.run.serving import MODEL
 from recsys.run.streams import RANKING_TEST, TEST, TRAIN, VALIDATION
-from recsys.scheduling.promotion import AucDifference, Champion, ChampionFile, Decision, decide
+from recsys.scheduling.promotion import Decision, decide
 from recsys.scheduling.window import Readiness, Window, complete_days, readiness, window_before
 
-_LEVEL = 0.05
-_DECISION = "decision.json"
 # The rows say which days were learnt from and measured on; the tower goes in by its own key; of a study's settings the
 # comparison of two models takes the number of resamples alone.
 _NO_EFFECT_ON_DAY = (
@@ -87,10 +75,9 @@ def run(config: RunConfig, date: datetime.date, progress: Progress) -> DailyResu
         if result is None:
             identity = RunIdentity(folder, f"daily/{date}", DAILY, DAILY)
             train.run(dated, identity, progress, resume=_has_checkpoint(folder))
-        champions = ChampionFile(root / "champion.json")
-        decision = _compare_and_promote(dated, encoded, folder, champions, progress)
-        document = {"promote": decision.promote, "reasons": list(decision.reasons), "window": str(window.whole)}
-        write_text_atomically(folder / _DECISION, json.dumps(document, indent=2) + "\n")
+        champions = champion_file(config)
+        compare_with_champion(dated, encoded, folder, date, champions, progress)
+        decision = promote(dated, folder, date, champions)
     return DailyResult(state, reason, folder, decision)
 
 
@@ -132,17 +119,18 @@ def _why_undated(config: RunConfig) -> str:
 def _folder(root: Path, date: datetime.date, config: RunConfig, encoded: EncodedDataset) -> Path:
     """Where the day's work is kept: under a key of all that its model and its decision follow from."""
     rows = rows_of(encoded, (TRAIN, VALIDATION, TEST, RANKING_TEST))
-    tower, code = pretrain.stage_of(config, encoded).key, code_of(train.fit_and_measure, _compare_and_promote)
+    tower, code = pretrain.stage_of(config, encoded).key, code_of(train.fit_and_measure, compare_with_champion, decide)
     key = fingerprint_of([settings_of(config, _NO_EFFECT_ON_DAY), rows, tower, code])
     return root / f"{date}-{key[:8]}"
 
 
 def _earlier_result(folder: Path, window: Window) -> DailyResult | None:
     """The decision that was taken in `folder`; None where there is none yet."""
-    if not (folder / _DECISION).is_file():
+    decision = load_decision(folder)
+    if decision is None:
         return None
     state, reason = readiness(window, window.whole, is_done=True)
-    return DailyResult(state, reason, folder, _read_decision(folder))
+    return DailyResult(state, reason, folder, decision)
 
 
 def _first_and_newest(config: RunConfig, progress: Progress) -> tuple[datetime.datetime, datetime.datetime]:
@@ -157,67 +145,3 @@ def _first_and_newest(config: RunConfig, progress: Progress) -> tuple[datetime.d
 
 def _has_checkpoint(folder: Path) -> bool:
     return any((folder / CHECKPOINTS).glob("step-*"))
-
-
-def _read_decision(folder: Path) -> Decision:
-    return read_record(folder / _DECISION, _decision_of)
-
-
-def _decision_of(text: str) -> Decision:
-    document = json.loads(text)
-    return Decision(document["promote"], tuple(document["reasons"]))
-
-
-def _compare_and_promote(
-    config: RunConfig, encoded: EncodedDataset, folder: Path, champions: ChampionFile, progress: Progress
-) -> Decision:
-    champion = champions.current()
-    if champion is None:
-        decision = Decision(True, ("There was no champion yet.",))
-    else:
-        decision = _against(champion, champions, config, encoded, folder, progress)
-    if decision.promote:
-        champions.promote(folder, champion, decision.reasons)
-    return decision
-
-
-def _against(
-    champion: Champion,
-    champions: ChampionFile,
-    config: RunConfig,
-    encoded: EncodedDataset,
-    folder: Path,
-    progress: Progress,
-) -> Decision:
-    """Compare both on the challenger's test rows, which neither was trained on."""
-    challenger = load_predictions(folder / PREDICTIONS)
-    logit = _champion_logits(champions.folder(champion) / MODEL, encoded, progress)
-    both = {"challenger": challenger, "champion": dataclasses.replace(challenger, logit=logit)}
-    bootstrap = UserBootstrap(challenger, {}, config.ablation.resamples, seed=0)
-    segments = encoded.contract.schema.segments
-    first, second = (measure_arm(name, 0, rows, {}, segments, bootstrap) for name, rows in both.items())
-    found = compare_fixed(first, second, AUC.name, _LEVEL)
-    differences = {name: AucDifference(each.value, each.low, each.high) for name, each in found.items()}
-    nothing = AucDifference(float("nan"), float("nan"), float("nan"))
-    overall = differences.pop(ALL, nothing)
-    by_segment = {segment: differences.get(segment, nothing) for segment in segments}
-    return decide(overall, by_segment, config.daily.promotion.segment_margin)
-
-
-def _champion_logits(model: Path, encoded: EncodedDataset, progress: Progress) -> NDArray[np.float64]:
-    # What was prepared is read back under the schema's names and not the files', its past counted already.
-    scorer = dataclasses.replace(load_scorer(model), reader=None)
-    rows = encoded.rows("test")
-    scores: list[NDArray[np.float64]] = []
-    done = 0
-    for part in raw_rows(encoded, "test"):
-        scores.append(_logit(scorer.score(part)))
-        done += part.num_rows
-        progress("scoring the champion", done, rows)
-    return np.concatenate(scores)
-
-
-def _logit(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The logit, finite also where a probability was rounded to 0 or 1."""
-    kept = np.clip(probability, np.finfo(np.float64).tiny, 1 - np.finfo(np.float64).epsneg)
-    return np.log(kept) - np.log1p(-kept)

@@ -61,6 +61,15 @@ TAG_END_REASON = "end_reason"
 TAG_SPOOL_ID = "spool_id"
 TAG_CONTRACT = "contract"
 TAG_FROZEN_PROOF = "frozen_proof"
+TAG_CHAMPION = "champion"
+"""The artifact that a scheduled run was compared with."""
+TAG_CHAMPION_DECAY = "champion_decay"
+TAG_DATE, TAG_ARTIFACT = "date", "artifact"
+"""Of a version in the model registry, as all below: its run's date, and its run's folder."""
+TAG_DECISION, TAG_REASON = "decision", "reason"
+"""Of a scheduled run too."""
+TAG_REPLACED_BY, TAG_ROLLED_BACK = "replaced_by", "rolled_back"
+ALIAS_CHAMPION, ALIAS_CHALLENGER = "champion", "challenger"
 TAG_NOTE = "mlflow.note.content"
 """Markdown that the run's and the experiment's page show."""
 TAG_COLOUR = "mlflow.runColor"
@@ -178,6 +187,11 @@ def ranking(metric: str, candidates: str) -> str:
     'ranking/recall20_new_to_user'
     """
     return f"ranking/{metric.replace('@', '')}_{candidates}"
+
+
+def champion(figure: str) -> str:
+    """A figure of the champion on a scheduled run's test rows, or of the challenger beside it."""
+    return f"champion/{figure}"
 
 
 def training_metrics(
