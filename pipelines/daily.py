@@ -8,7 +8,7 @@ from recsys.config.overrides import require_unset
 from recsys.errors import UsageError
 from recsys.nightly import backfill
 from recsys.nightly.day import DailyResult
-from recsys.nightly.nightly_log import STAGES, VERDICT_CHANGED, DailyStage, NightlyEvent, DayOutcome
+from recsys.nightly.nightly_log import STAGES, VERDICT_CHANGED, DailyStage, DayOutcome, NightlyEvent
 from recsys.progress import silent
 from recsys.run.prepare import SPLIT_DATES
 

@@ -22,7 +22,6 @@ import dagster as dg
 from recsys.errors import UsageError
 from recsys.nightly.nightly_log import VERDICT_CHANGED, DailyStage, DayOutcome
 
-
 _JOB = "nightly"
 # Of data that have not arrived, another run that is under way, a machine in trouble. What a person must mend is not
 # tried again.
@@ -43,11 +42,9 @@ def definitions(overrides: Sequence[str], first: datetime.date, cron: str) -> dg
     assets: list[dg.AssetsDefinition] = []
     for stage in _SAID:
         assets.append(_asset(stage, overrides, days, assets[-1:]))
-    job = dg.define_asset_job(
-        _JOB, dg.AssetSelection.all(), partitions_def=days, executor_def=dg.in_process_executor
-    )
+    job = dg.define_asset_job(_JOB, dg.AssetSelection.all(), partitions_def=days, executor_def=dg.in_process_executor)
 
-    @dg.schedule(job=job, cron_schedule=cron, default_status=dg.DefaultScheduleStatus.RUNNING)
+    @dg.schedule(job=job, cron_schedule=cron, default_status=dg.DefaultScheduleStatus.RUNNING)  # type: ignore[untyped-decorator]
     def every_night(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         """Start the run of the day that has just ended."""
         day = context.scheduled_execution_time.astimezone(datetime.UTC).date() - datetime.timedelta(days=1)
@@ -63,9 +60,12 @@ def definitions(overrides: Sequence[str], first: datetime.date, cron: str) -> dg
 
 
 def _asset(
-    stage: DailyStage, overrides: Sequence[str], days: dg.DailyPartitionsDefinition, above: Sequence[dg.AssetsDefinition]
+    stage: DailyStage,
+    overrides: Sequence[str],
+    days: dg.DailyPartitionsDefinition,
+    above: Sequence[dg.AssetsDefinition],
 ) -> dg.AssetsDefinition:
-    @dg.asset(
+    @dg.asset(  # type: ignore[untyped-decorator]
         name=_asset_name(stage),
         description=f"{_SAID[stage]} (`recsys daily --stage {stage}`)",
         deps=above,
@@ -80,7 +80,7 @@ def _asset(
 
 
 def _check(overrides: Sequence[str], asset: dg.AssetsDefinition) -> dg.AssetChecksDefinition:
-    @dg.asset_check(asset=asset, name="newest_day", blocking=True)
+    @dg.asset_check(asset=asset, name="newest_day", blocking=True)  # type: ignore[untyped-decorator]
     def newest_day(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult:
         """Hold the newest day's rows against the weeks before (`recsys daily --stage check`)."""
         try:

@@ -35,9 +35,7 @@ def window_of(
         days = max((date - begin).days - held_out, 1) if begin else 1
     if is_warm:
         days = min(days, daily.warm_days)
-    return window_before(
-        date, train_days=days, validation_days=daily.validation_days, test_days=daily.test_days
-    )
+    return window_before(date, train_days=days, validation_days=daily.validation_days, test_days=daily.test_days)
 
 
 def dated(config: RunConfig, window: Window) -> RunConfig:

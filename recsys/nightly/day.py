@@ -7,29 +7,36 @@ stands for a stage is its file: the prepared rows and the tower carry receipts, 
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
-from recsys.errors import DataError, RecsysError
+from recsys.errors import DataError, UsageError
+from recsys.features.schema import load_schema
 from recsys.files import ensure_writable, fingerprint_of
 from recsys.locks import held_lock
-from recsys.nightly.dated import dated, fingerprints_of, window_of
+from recsys.nightly.champion_comparison import compare_with_champion
+from recsys.nightly.check import CheckReport, run_checks
+from recsys.nightly.dated import dated, window_of
 from recsys.nightly.hooks import call_hook
-from recsys.nightly.nightly_log import NightlyEvent, NightlyLog, DayOutcome, Tell
-from recsys.nightly.places import CHECKS, INPUTS, DayFolder, NightlyRoot
+from recsys.nightly.nightly_log import STAGES, DailyStage, DayOutcome, NightlyEvent, NightlyLog, Tell
+from recsys.nightly.places import DayFolder, NightlyRoot
+from recsys.nightly.promote import load_decision, promote
 from recsys.nightly.stale import stale_dates
-from recsys.nightly.trail import record_decision, record_stop, settle_dead_runs
+from recsys.nightly.trail import notes_of, record_on_run, record_stop
 from recsys.progress import Progress
-from recsys.run import prepare_daily, pretrain, train
+from recsys.run import prepare, prepare_daily, pretrain, train
 from recsys.run.folder import DAILY, RunIdentity
 from recsys.run.record import open_store
 from recsys.run.result_keys import code_of, rows_of, settings_of
 from recsys.run.serving import MODEL
 from recsys.run.streams import RANKING_TEST, TEST, TRAIN, VALIDATION
 from recsys.run.warm_start import WarmStart
-from recsys.scheduling.promotion import Champion, Decision
-from recsys.scheduling.window import Readiness, complete_days, readiness
+from recsys.scheduling.champion_file import Champion
+from recsys.scheduling.promotion import Decision
+from recsys.scheduling.window import DayRange, Readiness, readiness
+from recsys.towers.artifact import TowerArtifact
+from recsys.tracking.delivery import settle
 
 # The rows say which days were learnt from and measured on, and the start or the tower's own key where it began. How a
 # model is compared with the champion changes nothing of what it learnt.
@@ -78,9 +85,6 @@ def run(
         day = _Day(config, date, root, NightlyLog(root.log, tell), progress)
         try:
             return day.run(until)
-        except RecsysError as error:
-            day.failed(error)
-            raise
         except Exception as error:
             day.failed(error)
             raise
@@ -115,7 +119,7 @@ class _Day:
         work = dated(config, window) if start is None else start.settled(dated(config, window))
         encoded = prepare_daily.run(work, self._progress, start.known_fit if start else None)
         folder = self._folder = self._root.work(date, _key(work, encoded, start))
-        if (decision := folder.decision) is not None:
+        if (decision := load_decision(folder.path)) is not None:
             reason = f"The run over {window.whole} is done; nothing to do."
             self._say(DayOutcome.UP_TO_DATE, reason, DailyStage.PROMOTE)
             return DailyResult(date, Readiness.ALREADY_DONE, reason, folder, decision)
@@ -132,17 +136,18 @@ class _Day:
 
     def _learn_and_decide(self, work: "_Work", until: DailyStage) -> Decision | None:
         wanted = STAGES[: STAGES.index(until) + 1]
-        if DailyStage.CHECK in wanted and not work.folder.is_trained:
-            self._check(work)
+        if DailyStage.CHECK not in wanted:
+            return None
+        report = self._check(work)
         if DailyStage.PRETRAIN in wanted and not work.folder.is_trained:
             artifact = self._tower(work)
             if DailyStage.TRAIN in wanted:
                 self._train(work, artifact)
         if DailyStage.EVALUATE in wanted:
-            self._evaluate(work)
+            self._evaluate(work, report)
         return self._promote(work) if DailyStage.PROMOTE in wanted else None
 
-    def _check(self, work: "_Work") -> None:
+    def _check(self, work: "_Work") -> CheckReport:
         self._stage = DailyStage.CHECK
         report = run_checks(work.config, work.encoded, self._date, work.folder.path, self._progress)
         for sentence in report.warnings:
@@ -152,6 +157,7 @@ class _Day:
         except DataError as error:
             record_stop(work.config, self._identity(work), error, report.tags())
             raise
+        return report
 
     def _tower(self, work: "_Work") -> TowerArtifact:
         self._stage = DailyStage.PRETRAIN
@@ -172,17 +178,21 @@ class _Day:
             resume=resume,
             start=work.start,
         )
-        self._say(DayOutcome.DONE, f"Trained for {result.record.steps} steps; the best weights are of {result.best_step}.")
+        self._say(DayOutcome.DONE, f"Trained {result.record.steps} steps, the best is {result.best_step}.")
 
-    def _evaluate(self, work: "_Work") -> None:
+    def _evaluate(self, work: "_Work", report: CheckReport) -> None:
         self._stage = DailyStage.EVALUATE
-        compare_with_champion(work.config, work.encoded, work.folder.path, work.champion, self._progress)
+        record_on_run(work.config, work.folder, report.tags(), report.metrics())
+        found = compare_with_champion(
+            work.config, work.encoded, work.folder.path, self._date, self._root.champions, self._progress
+        )
+        if found.decay and found.decay.slope is not None:
+            self._say(DayOutcome.DONE, found.decay.sentence)
 
     def _promote(self, work: "_Work") -> Decision:
         self._stage = DailyStage.PROMOTE
-        decision = promote(work.config, work.folder.path, self._date, work.champion)
+        decision = promote(work.config, work.folder.path, self._date, self._root.champions)
         event = self._say(DayOutcome.PROMOTED if decision.promote else DayOutcome.REFUSED, " ".join(decision.reasons))
-        record_decision(work.config, work.folder, decision)
         if decision.promote:
             call_hook(work.config.daily.hooks.promotion, event)
         return decision
@@ -203,11 +213,11 @@ class _Day:
         return start
 
     def _tell_stale(self, days: Mapping[datetime.date, str]) -> None:
-        told = {event.date: event for event in self._log.events() if event.outcome in _ABOUT_A_WHOLE_DAY}
+        # Each once, however many nights pass until somebody does it again.
+        told = {event.date: event.message for event in self._log.events() if event.outcome is DayOutcome.STALE}
         for date, why in stale_dates(self._root, days).items():
-            last = told.get(date.isoformat())
             message = f"The run of {date} is stale: {why}. `recsys daily --date {date}` does it again."
-            if date != self._date and (last is None or last.message != message):
+            if date != self._date and told.get(date.isoformat()) != message:
                 self._log.add(date, DailyStage.PREPARE, DayOutcome.STALE, message)
 
     def _say(self, outcome: DayOutcome, message: str, stage: DailyStage | None = None) -> NightlyEvent:

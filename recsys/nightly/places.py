@@ -5,15 +5,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from recsys.config import RunConfig
 from recsys.files import write_text_atomically
 from recsys.run.folder import CHECKPOINTS, load_result, read_record
-from recsys.scheduling.promotion import Decision
+from recsys.scheduling.champion_file import ChampionFile
 from recsys.scheduling.window import Window
 
-INPUTS, CHECKS, COMPARISON, DECISION = "inputs.json", "checks.json", "comparison.json", "decision.json"
+INPUTS = "inputs.json"
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,6 @@ class DayFolder:
             write_text_atomically(path, text)
 
     @property
-    def decision(self) -> Decision | None:
-        """The decision that was taken; None where there is none yet."""
-        path = self.path / DECISION
-        return read_record(path, _decision_of) if path.is_file() else None
-
-    @property
     def has_checkpoint(self) -> bool:
         """Whether a run that was broken off can go on."""
         return any((self.path / CHECKPOINTS).glob("step-*"))
@@ -124,13 +117,3 @@ class DayFolder:
     def is_trained(self) -> bool:
         """Whether its ranker is trained and measured."""
         return load_result(self.path) is not None
-
-    def document(self, name: str) -> dict[str, Any]:
-        """One of its JSON files; {} where it has none."""
-        path = self.path / name
-        return read_record(path, json.loads) if path.is_file() else {}
-
-
-def _decision_of(text: str) -> Decision:
-    document = json.loads(text)
-    return Decision(document["promote"], tuple(document["reasons"]))

@@ -26,9 +26,7 @@ def stale_dates(root: NightlyRoot, days: Mapping[datetime.date, str]) -> dict[da
     return found
 
 
-def _why(
-    folder: DayFolder, date: datetime.date, now: Mapping[str, str], old_models: Mapping[str, str]
-) -> str:
+def _why(folder: DayFolder, date: datetime.date, now: Mapping[str, str], old_models: Mapping[str, str]) -> str:
     inputs = folder.inputs
     before = {day: found for day, found in now.items() if day < date.isoformat()}
     changed = sorted(day for day in {*before, *inputs.days} if before.get(day) != inputs.days.get(day))

@@ -11,8 +11,9 @@ from recsys.config import RunConfig
 from recsys.locks import Holder, holder_of
 from recsys.metrics.auc import AUC
 from recsys.nightly.dated import window_of
-from recsys.nightly.nightly_log import NightlyEvent, NightlyLog, DayOutcome
+from recsys.nightly.nightly_log import DayOutcome, NightlyEvent, NightlyLog
 from recsys.nightly.places import DayFolder, NightlyRoot
+from recsys.nightly.promote import load_decision
 from recsys.nightly.stale import stale_dates
 from recsys.progress import Progress
 from recsys.run import prepare_daily
@@ -32,6 +33,10 @@ class State(StrEnum):
 
 
 _STATE_OF = {DayOutcome.WAITING: State.WAITING, DayOutcome.STOPPED: State.STOPPED, DayOutcome.FAILED: State.FAILED}
+
+
+# What is said of a date beside how its run went on.
+_BESIDE = (DayOutcome.STALE, DayOutcome.CHANGED, DayOutcome.WARNING)
 
 
 @dataclass(frozen=True)
@@ -90,10 +95,12 @@ def _status(
 ) -> DayStatus:
     works = root.works(date)
     folder = works[-1] if works else None
-    told = [event for event in events if event.outcome not in (DayOutcome.STALE, DayOutcome.CHANGED, DayOutcome.WARNING)]
+    told = [
+        event for event in events if event.outcome not in (DayOutcome.STALE, DayOutcome.CHANGED, DayOutcome.WARNING)
+    ]
     last = told[-1] if told else None
     state, reason = _state(folder, last, stale.get(date, ""), holder)
-    decision = folder.decision if folder else None
+    decision = load_decision(folder.path) if folder else None
     result = load_result(folder.path) if folder else None
     standing = root.champions.before(date + datetime.timedelta(days=1))
     return DayStatus(
@@ -109,14 +116,12 @@ def _status(
     )
 
 
-def _state(
-    folder: DayFolder | None, last: NightlyEvent | None, stale: str, holder: Holder | None
-) -> tuple[State, str]:
+def _state(folder: DayFolder | None, last: NightlyEvent | None, stale: str, holder: Holder | None) -> tuple[State, str]:
     if last and holder and last.outcome is DayOutcome.STARTED and (last.pid, last.host) == (holder.pid, holder.host):
         return State.RUNNING, f"{holder}; {last.message}"
     if stale:
         return State.STALE, f"{stale[0].upper()}{stale[1:]}."
-    if folder and (decision := folder.decision) is not None:
+    if folder and (decision := load_decision(folder.path)) is not None:
         return State.DONE, " ".join(decision.reasons)
     if last and last.outcome in _STATE_OF:
         return _STATE_OF[last.outcome], last.message

@@ -1,13 +1,14 @@
-"""What a scheduled run leaves in the tracking store: what was checked, compared and decided, on the run of its model."""
+"""What a scheduled run leaves in the tracking store beside its training: its checks, and that it was stopped."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 
 from recsys.config import RunConfig
 from recsys.errors import DataError
 from recsys.files import write_text_atomically
-from recsys.nightly.places import CHECKS, INPUTS, DayFolder
+from recsys.nightly.check import CHECKS
+from recsys.nightly.places import INPUTS, DayFolder
 from recsys.run.folder import RunIdentity, load_result
 from recsys.run.record import open_store, run_params
 from recsys.tracking import names
@@ -23,11 +24,7 @@ def notes_of(folder: DayFolder) -> dict[str, str]:
 
 
 def record_on_run(
-    config: RunConfig,
-    folder: DayFolder,
-    tags: Mapping[str, str],
-    metrics: Mapping[str, float] | None = None,
-    files: Sequence[str] = (),
+    config: RunConfig, folder: DayFolder, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None
 ) -> None:
     """Add to the run of a day's model, which has ended; the same again changes nothing in the store."""
     result = load_result(folder.path)
@@ -35,8 +32,6 @@ def record_on_run(
     with start_run(open_store(config), result.name, {}, {}, resume=result.spool_id) as tracked:
         tracked.set_tags(tags)
         tracked.log_final(metrics or {})
-        for name in files:
-            tracked.attach(name, folder.path / name)
 
 
 def record_stop(config: RunConfig, identity: RunIdentity, error: DataError, tags: Mapping[str, str]) -> None:

@@ -14,7 +14,7 @@ from recsys.files import ensure_writable, write_text_atomically
 from recsys.nightly.dated import dated, window_of
 from recsys.nightly.day import DailyResult
 from recsys.nightly.hooks import call_hook
-from recsys.nightly.nightly_log import NightlyLog, DayOutcome, Tell
+from recsys.nightly.nightly_log import DayOutcome, NightlyLog, Tell
 from recsys.nightly.places import NightlyRoot
 from recsys.nightly.trail import record_on_run
 from recsys.progress import Progress
@@ -50,8 +50,8 @@ def require_grid(config: RunConfig) -> None:
     """
     if config.daily.study.weekday and not config.ablation.grid:
         raise UsageError(
-            f"`daily.study.weekday` is {config.daily.study.weekday}, and `ablation.grid` is empty: there is no study to "
-            "do. Add experiment=frozen_vs_finetuned, or a grid of your own."
+            f"`daily.study.weekday` is {config.daily.study.weekday}, and `ablation.grid` is empty: there is nothing to "
+            "study. Add experiment=frozen_vs_finetuned, or a grid of your own."
         )
 
 

@@ -317,7 +317,9 @@ def settle(store: TrackingStore) -> None:
     try:
         sync(store)
     except (ServiceError, MlflowException) as error:
-        logger.warning("tracking offline, what was spooled before waits for `recsys sync`: %s", str(error).split("\n")[0])
+        logger.warning(
+            "tracking offline, what was spooled before waits for `recsys sync`: %s", str(error).split("\n")[0]
+        )
 
 
 def _is_settled(folder: Path, store: TrackingStore) -> bool:

@@ -57,8 +57,6 @@ TAG_KIND = "kind"
 KINDS = ("arm", "study", "train", "daily", "pretrain")
 TAG_ARM = "arm"
 TAG_VERDICT = "verdict"
-TAG_DECISION, TAG_DECISION_REASON = "decision", "decision_reason"
-"""Of a scheduled run: promoted or refused, and why."""
 TAG_WEEKLY_STUDY, TAG_VERDICT_CHANGED = "weekly_study", "verdict_changed"
 """Of a scheduled run: the study that followed it, and what it says otherwise than the one before; else "no"."""
 TAG_END_REASON = "end_reason"
@@ -71,6 +69,15 @@ TAG_START = "start"
 """The digest of the model whose weights a run started from; absent where it started from scratch."""
 TAG_TOWER_VERSION, TAG_TOWER_DIGEST = "tower_version", "tower_digest"
 """Which tower a run's model holds, and what it is by its bits; the same as long as no run trains it on."""
+TAG_CHAMPION = "champion"
+"""The artifact that a scheduled run was compared with."""
+TAG_CHAMPION_DECAY = "champion_decay"
+TAG_DATE, TAG_ARTIFACT = "date", "artifact"
+"""Of a version in the model registry, as all below: its run's date, and its run's folder."""
+TAG_DECISION, TAG_REASON = "decision", "reason"
+"""Of a scheduled run too."""
+TAG_REPLACED_BY, TAG_ROLLED_BACK = "replaced_by", "rolled_back"
+ALIAS_CHAMPION, ALIAS_CHALLENGER = "champion", "challenger"
 TAG_NOTE = "mlflow.note.content"
 """Markdown that the run's and the experiment's page show."""
 TAG_COLOUR = "mlflow.runColor"
@@ -197,6 +204,11 @@ def check(name: str) -> str:
     'check/null_share'
     """
     return f"check/{name}"
+
+
+def champion(figure: str) -> str:
+    """A figure of the champion on a scheduled run's test rows, or of the challenger beside it."""
+    return f"champion/{figure}"
 
 
 def training_metrics(

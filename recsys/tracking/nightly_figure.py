@@ -29,8 +29,8 @@ def nights(
         for decision, face in (("promoted", COLOURS[0]), ("refused", "white")):
             chosen = [(place, auc) for place, auc in known if decisions[place] == decision]
             if chosen:
-                style = {"facecolor": face, "edgecolor": COLOURS[0], "s": 48, "zorder": 3}
-                axes.scatter(*zip(*chosen, strict=True), label=decision, **style)
+                x, y = zip(*chosen, strict=True)
+                axes.scatter(x, y, label=decision, facecolor=face, edgecolor=COLOURS[0], s=48, zorder=3)
         # Of the states that are no good end, each with its colour, at the bottom of the picture.
         for number, state in enumerate(sorted({*states} - {"done"})):
             chosen_places = [place for place in places if states[place] == state]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recsys.nightly.hooks import call_hook
-from recsys.nightly.nightly_log import NightlyEvent, DayOutcome
+from recsys.nightly.nightly_log import DayOutcome, NightlyEvent
 
 EVENT = NightlyEvent(
     "2011-09-01T03:00:00+00:00", "2011-09-01", "promote", DayOutcome.PROMOTED, "Better.", "2011-09-01-0a", 1, "here"

@@ -4,7 +4,7 @@ import json
 from datetime import date
 from pathlib import Path
 
-from recsys.nightly.nightly_log import DailyStage, NightlyEvent, NightlyLog, DayOutcome
+from recsys.nightly.nightly_log import DailyStage, DayOutcome, NightlyEvent, NightlyLog
 
 DAY = date(2011, 9, 1)
 

@@ -63,9 +63,7 @@ def weeks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weeks:
 def test_the_first_study_changes_nothing_and_another_verdict_for_a_segment_is_a_flag(weeks: Weeks) -> None:
     assert weeks.after(SUNDAY, all=Verdict.EQUIVALENT, new=Verdict.OPEN) == ()
     changes = weeks.after(SUNDAY + datetime.timedelta(7), all=Verdict.EQUIVALENT, new=Verdict.WORSE)
-    assert changes == (
-        "frozen against end-to-end: new: the verdict was `not enough evidence` and is `worse` now.",
-    )
+    assert changes == ("frozen against end-to-end: new: the verdict was `not enough evidence` and is `worse` now.",)
     assert [tags["verdict_changed"] for tags in weeks.tags] == ["no", changes[0]]
     assert [event.message for event in weeks.told if event.outcome is DayOutcome.CHANGED] == [changes[0]]
 

@@ -20,7 +20,7 @@ from recsys.nightly import day as daily
 from recsys.progress import silent
 from recsys.run import prepare
 from recsys.run.record import open_store
-from recsys.scheduling.promotion import ChampionFile
+from recsys.scheduling.champion_file import ChampionFile
 from recsys.scheduling.window import Readiness, window_before
 from recsys.tracking import names
 from tests.datasets.small_table import SCHEMA, TABLE
