@@ -78,7 +78,7 @@ def test_clean_day_passes_and_every_result_is_written(tmp_path: Path) -> None:
 
     report.require_passed()
     assert (report.failed, report.warnings, report.tags()) == ((), (), {"checks": "ok"})
-    names = ["rows", "null_share", "unseen_share", "label_rate", "segment_mix", "drift"]
+    names = ["rows", "label_rate", "null_share", "unseen_share", "segment_mix", "drift"]
     assert [*written(tmp_path)] == [*names, "duplicate_share", "future_share"]
     assert [*report.metrics()] == [f"check/{name}" for name in written(tmp_path)]
     assert report.metrics()["check/rows"] == 0
