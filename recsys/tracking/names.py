@@ -57,11 +57,11 @@ TAG_KIND = "kind"
 KINDS = ("arm", "study", "train", "daily", "pretrain")
 TAG_ARM = "arm"
 TAG_VERDICT = "verdict"
+TAG_CHECKS = "checks"
+"""Of a scheduled run: `ok`, or which checks of its newest day warn."""
 TAG_END_REASON = "end_reason"
 TAG_SPOOL_ID = "spool_id"
 TAG_CONTRACT = "contract"
-TAG_CHECKS = "checks"
-"""Of a scheduled run: `ok`, or which checks of its newest day warn."""
 TAG_FROZEN_PROOF = "frozen_proof"
 TAG_NOTE = "mlflow.note.content"
 """Markdown that the run's and the experiment's page show."""
@@ -173,15 +173,6 @@ def score(split: str, metric: str, segment: str = ALL) -> str:
     return f"{split}/{escaped(metric)}" if segment == ALL else f"{split}_{metric}/{escaped(segment)}"
 
 
-def ranking(metric: str, candidates: str) -> str:
-    """A ranking metric on the test split; MLflow refuses `@`, so it is dropped.
-
-    >>> ranking("recall@20", "new_to_user")
-    'ranking/recall20_new_to_user'
-    """
-    return f"ranking/{metric.replace('@', '')}_{candidates}"
-
-
 def check(name: str) -> str:
     """What a check of a scheduled run's newest day measured, such as `rows`: how far the day lies off.
 
@@ -189,6 +180,15 @@ def check(name: str) -> str:
     'check/null_share'
     """
     return f"check/{name}"
+
+
+def ranking(metric: str, candidates: str) -> str:
+    """A ranking metric on the test split; MLflow refuses `@`, so it is dropped.
+
+    >>> ranking("recall@20", "new_to_user")
+    'ranking/recall20_new_to_user'
+    """
+    return f"ranking/{metric.replace('@', '')}_{candidates}"
 
 
 def training_metrics(

@@ -111,8 +111,8 @@ def ids_renumbered(columns: Columns) -> Columns:
 
 
 def label_rate_doubled(columns: Columns) -> Columns:
-    rng = np.random.default_rng(0)
-    return columns | {"label": rng.random(len(columns["label"])) < 0.4}
+    rows = len(columns["label"])
+    return columns | {"label": np.random.default_rng(rows).random(rows) < 0.4}
 
 
 def segment_vanished(columns: Columns) -> Columns:
