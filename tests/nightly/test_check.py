@@ -23,7 +23,7 @@ from tests.datasets.small_table import SCHEMA, TABLE
 DATE = datetime.date(2024, 6, 1)
 NEWEST = datetime.datetime(2024, 5, 31)
 NOW = datetime.datetime(2024, 6, 1, 3, tzinfo=datetime.UTC)
-ROWS, DAYS = 60, 33
+ROWS, DAYS = 60, 17
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 
 
@@ -58,9 +58,10 @@ def checked(root: Path, change: Change, **limits: Any) -> CheckReport:
             f"data.raw={root}/raw",
             *(f"runtime.{name}={root}/{name}" for name in ("runs", "encoded", "towers")),
             "runtime.threads=1",
-            "data.train_start=2024-04-29",
-            "data.validation_start=2024-05-20",
-            "data.test_start=2024-05-25",
+            "daily.checks.weeks=2",
+            "data.train_start=2024-05-15",
+            "data.validation_start=2024-05-24",
+            "data.test_start=2024-05-28",
             f"data.test_end={DATE}",
             *(f"daily.checks.{name}={limit}" for name, limit in limits.items()),
         ]
@@ -96,7 +97,7 @@ def test_renumbered_ids_fail_and_a_moved_feature_goes_on_with_a_tag(tmp_path: Pa
         report.require_passed()
     assert str(found.value).startswith(
         "The rows of 2024-05-31 fail their checks, and nothing is trained. unseen_share: 100.0% of the 60 ids in "
-        "item_id of 2024-05-31 stand in no training row, and 0.0% of those of the 11 days between. That is 1, and at "
+        "item_id of 2024-05-31 stand in no training row, and 0.0% of those of the 7 days between. That is 1, and at "
         "most 0.6 may be (daily.checks.unseen_share.fail)."
     )
 
@@ -127,6 +128,6 @@ def test_day_without_rows_is_named(tmp_path: Path) -> None:
     report = checked(tmp_path, lambda rows: rows.head(0))
 
     assert report.tags() == {"checks": "fail: rows"}
-    with pytest.raises(DataError, match="rows: 0 rows for 2024-05-31, 60 expected by Fridays of the 4 weeks before"):
+    with pytest.raises(DataError, match="rows: 0 rows for 2024-05-31, 60 expected by Fridays of the 2 weeks before"):
         report.require_passed()
     assert written(tmp_path)["duplicate_share"]["sentence"] == "Not judged: 0 events on 2024-05-31."
