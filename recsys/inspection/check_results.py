@@ -87,7 +87,7 @@ def judged(name: str, limits: Limits, figures: Sequence[Figure], mend: str) -> C
         others = [figures[place] for place in places[1:] if outcomes[place] is not Outcome.OK]
         also = ", ".join(f"{each.subject} ({each.value:.3g})" for each in others)
         sentence += f" That is {worst.value:.3g}, and at most {limit:g} may be (daily.checks.{name}.{outcome})."
-        sentence += f" So do {also}." if also else ""
+        sentence += f" Also above a limit: {also}." if also else ""
         sentence += f" {mend} Where the day is as it should be, raise that limit for it, or set it to null."
     values = {figure.subject: figure.value for figure in figures if figure.subject}
     return CheckResult(name, outcome, sentence, worst.value, worst.subject, limits.warn, limits.fail, values)

@@ -46,7 +46,7 @@ def dense_values(
         for day in encoded.manifest.splits.get(split, {})
         if day in wanted
     ]
-    found = {}
+    found: dict[datetime.date, Mapping[str, Values]] = {}
     for done, (split, day) in enumerate(places if names else []):
         progress("look at dense features", done, len(places))
         groups = row_groups_of_split(

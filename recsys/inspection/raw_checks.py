@@ -24,8 +24,9 @@ def future_share_check(
     limits: Limits,
 ) -> CheckResult:
     """How many events lie in the future for each of the newest day, or for each of all where that day has none."""
-    found = f"{future} events in {where} are later than now ({now:%Y-%m-%d %H:%M} UTC)"
-    found += f", up to {newest:%Y-%m-%d %H:%M}" if newest else ""
+    found = f"{future} events in {where} are later than now"
+    # The same words on every run of a day in which there is nothing to say of the clock.
+    found += f" ({now:%Y-%m-%d %H:%M} UTC), up to {newest:%Y-%m-%d %H:%M}" if newest else ""
     found += f"; {events} are of {day}"
     mend = "See that their times have the declared unit and zone, and that the clock that wrote them is right."
     return judged("future_share", limits, [Figure(future / max(events, 1), found)], mend)

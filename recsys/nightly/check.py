@@ -115,9 +115,9 @@ def run_checks(
     values = dense_values(encoded, judged_days, progress)
     results = (
         rows_check(days, limits.rows),
+        label_rate_check(days, limits.label_rate, layout.label is None),
         null_share_check(days, limits.null_share),
         unseen_share_check(days, limits.unseen_share),
-        label_rate_check(days, limits.label_rate, layout.label is None),
         segment_mix_check(days, limits.segment_mix),
         drift_check(days, values, limits.drift),
         *_raw_checks(config, encoded, layout, days.newest.day, now or datetime.datetime.now(datetime.UTC), progress),

@@ -59,11 +59,11 @@ TAG_ARM = "arm"
 TAG_VERDICT = "verdict"
 TAG_WEEKLY_STUDY, TAG_VERDICT_CHANGED = "weekly_study", "verdict_changed"
 """Of a scheduled run: the study that followed it, and what it says otherwise than the one before; else "no"."""
+TAG_CHECKS = "checks"
+"""Of a scheduled run: `ok`, or which checks of its newest day warn."""
 TAG_END_REASON = "end_reason"
 TAG_SPOOL_ID = "spool_id"
 TAG_CONTRACT = "contract"
-TAG_CHECKS = "checks"
-"""Of a scheduled run: `ok`, or which checks of its newest day warn."""
 TAG_FROZEN_PROOF = "frozen_proof"
 TAG_START = "start"
 """The digest of the model whose weights a run started from; absent where it started from scratch."""
@@ -188,15 +188,6 @@ def score(split: str, metric: str, segment: str = ALL) -> str:
     return f"{split}/{escaped(metric)}" if segment == ALL else f"{split}_{metric}/{escaped(segment)}"
 
 
-def ranking(metric: str, candidates: str) -> str:
-    """A ranking metric on the test split; MLflow refuses `@`, so it is dropped.
-
-    >>> ranking("recall@20", "new_to_user")
-    'ranking/recall20_new_to_user'
-    """
-    return f"ranking/{metric.replace('@', '')}_{candidates}"
-
-
 def check(name: str) -> str:
     """What a check of a scheduled run's newest day measured, such as `rows`: how far the day lies off.
 
@@ -209,6 +200,15 @@ def check(name: str) -> str:
 def champion(figure: str) -> str:
     """A figure of the champion on a scheduled run's test rows, or of the challenger beside it."""
     return f"champion/{figure}"
+
+
+def ranking(metric: str, candidates: str) -> str:
+    """A ranking metric on the test split; MLflow refuses `@`, so it is dropped.
+
+    >>> ranking("recall@20", "new_to_user")
+    'ranking/recall20_new_to_user'
+    """
+    return f"ranking/{metric.replace('@', '')}_{candidates}"
 
 
 def training_metrics(
