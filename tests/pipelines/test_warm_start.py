@@ -50,6 +50,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> OwnTable:
 
 def trained(config: RunConfig, name: str, start: WarmStart | None = None, *, resume: bool = False) -> RunResult:
     known = start.known_fit if start else None
+    config = start.settled(config) if start else config
     encoded = prepare.run(config, silent, known)
     artifact = pretrain.run(config, encoded, silent, start)
     identity = RunIdentity(config.runtime.runs / name, name, name, DAILY)
