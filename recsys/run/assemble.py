@@ -71,13 +71,13 @@ def ready_ranker(
     """Fit the baselines, settle the budget, join the processes, and assemble the ranker around its tower.
 
     Args:
-        start: weights to begin with in place of fresh ones.
+        start: weights to begin with in place of fresh ones, and `config` as its `settled` returned it.
 
     Raises:
         UsageError, TrainingError: see `assemble_ranker`.
     """
     baselines = fitted_baselines.run(config, encoded, progress)
-    config = with_ranker_budget(start.settled(config) if start else config, encoded)
+    config = with_ranker_budget(config, encoded)
     context = started(config)
     stream = ranker_stream(config, encoded, context)
     logistic = baselines[LOGISTIC]

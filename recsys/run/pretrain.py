@@ -38,6 +38,7 @@ from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.imported import import_tower
 from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_popularity, retrieval_recall
+from recsys.towers.version import version_of, with_version
 from recsys.tracking import names
 from recsys.tracking.run import start_run
 from recsys.training.loop import LoopState, train_steps
@@ -85,7 +86,8 @@ def run(
         else:
             artifact = _pretrain(config, encoded, progress)
         vocabularies = {table: encoded.vocabulary(table) for table in encoded.contract.table_rows}
-        save_tower(folder / _TOWER, artifact, encoded.contract, vocabularies)
+        versioned = with_version(artifact, version_of(artifact))
+        save_tower(folder / _TOWER, versioned, encoded.contract, vocabularies)
 
     final = config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
     return load_tower(run_stage(stage, final, work).path / _TOWER, encoded.contract)

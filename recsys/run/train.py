@@ -66,8 +66,8 @@ def fit_and_measure(
     """Do what `run` promises, with the rows prepared and the tower made: all that a ranker's result follows from.
 
     Args:
-        start: weights to begin with, at rates of their own; `artifact` is then its tower, and `encoded` was prepared
-            with what it knows. A run that is resumed begins with its checkpoint's.
+        start: weights to begin with. Then `config` is as its `settled` returned it, `encoded` was prepared with what it
+            knows, and `artifact` is its tower. A run that is resumed goes on with its checkpoint's weights.
     """
     ready = ready_ranker(config, encoded, artifact, progress, start)
     config, context, assembly = ready.config, ready.context, ready.assembly

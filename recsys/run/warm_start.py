@@ -37,7 +37,7 @@ _OR_SCRATCH = "Or start from scratch: `daily.start=scratch`."
 class WarmStart:
     """The weights that a run starts from, and what they stand for.
 
-    Args:
+    Attributes:
         model: the `model` folder of a run that finished.
 
     Raises:
@@ -45,7 +45,7 @@ class WarmStart:
     """
 
     def __init__(self, model: Path) -> None:
-        self._model, self._saved = model, load_saved(model)
+        self.model, self._saved = model, load_saved(model)
 
     @property
     def digest(self) -> str:
@@ -95,7 +95,7 @@ class WarmStart:
             adapter_rank=config.training_mode.adapter_rank,
         )
         found = {key: saved.description.get(key) for key in expected}
-        self._require_equal("the ranker", dict(_flat(found)), dict(_flat(expected)))
+        self._require_equal("the ranker", *(_settings(each) for each in (found, expected)))
 
     def tower(self, config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:
         """Return the model's tower as it was served, with rows for the new ids of `encoded`.
@@ -154,17 +154,19 @@ class WarmStart:
                 other.append(table)
         if other:
             raise DataError(
-                f"The rows in {encoded.root} were prepared without what the model {self._model} knows: `{other[0]}` is "
+                f"The rows in {encoded.root} were prepared without what the model {self.model} knows: `{other[0]}` is "
                 "encoded otherwise, so the model's weights would stand for other ids or numbers. Prepare them with the "
                 f"model's fit. {_OR_SCRATCH}"
             )
 
     def _require_equal(self, what: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-        pairs = {name: (_text(found, name), _text(expected, name)) for name in sorted(found.keys() | expected.keys())}
+        # What kind of thing it is comes first: its other settings follow from that.
+        order = sorted(found.keys() | expected.keys(), key=lambda name: (not name.endswith((".name", ".kind")), name))
+        pairs = {name: (_text(found, name), _text(expected, name)) for name in order}
         for name, (theirs, ours) in pairs.items():
             if theirs != ours:
                 raise UsageError(
-                    f"The model {self._model} cannot be started from: in {what}, `{name}` is {theirs} there and {ours} "
+                    f"The model {self.model} cannot be started from: in {what}, `{name}` is {theirs} there and {ours} "
                     f"in this run. Set it as it was there. {_OR_SCRATCH}"
                 )
 
@@ -185,6 +187,12 @@ def _flat(document: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
+
+
+def _settings(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A ranker's description under the names of the settings that it comes from."""
+    others = {key: value for key, value in description.items() if key != "adapter_rank"}
+    return dict(_flat(others | {"training_mode": {"adapter_rank": description["adapter_rank"]}}))
 
 
 def _flat_schema(schema: FeatureSchema) -> dict[str, Any]:
