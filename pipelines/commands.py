@@ -238,6 +238,13 @@ COMMANDS = (
         (*WHOLE_RUN, "daily", "ablation.resamples"),
         (Option("--date", "the first day that the run must not see, YYYY-MM-DD", required=True),),
     ),
+    Command(
+        "rollback",
+        "make the champion before this one the champion again",
+        'recsys rollback --reason "complaints about empty lists" data=online_retail',
+        ("data", *STORE, "tracking.experiment"),
+        (Option("--reason", "why; it is kept with the champions and in the registry", required=True),),
+    ),
     Command("sync", "send what was spooled while the tracking server was away", "recsys sync tracking=server", STORE),
     Command(
         "ui",

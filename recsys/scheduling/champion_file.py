@@ -64,6 +64,9 @@ class _Champions:
     def current(self) -> Champion | None:
         return self.standing[-1] if self.standing else None
 
+    def settled(self, artifact: str) -> ChampionEvent | None:
+        return next((each for each in self.events if each.artifact == artifact and each.what != ROLLED_BACK), None)
+
 
 class ChampionFile:
     """The file that names the champion, the champions before it, and all that was promoted, refused or rolled back."""
@@ -88,15 +91,19 @@ class ChampionFile:
         return next((each for each in reversed(self._read().standing) if each.date < date), None)
 
     def rival(self, artifact: Path) -> Champion | None:
-        """Return the champion that a challenger is to be compared with; of a champion, the one that it replaced.
+        """Return the champion that a challenger is to be compared with; of one that was settled, that it was.
 
         Raises:
             UsageError, DataError: see `settle`.
         """
-        name, standing = self._relative(artifact), self._read().standing
-        places = [place for place, each in enumerate(standing) if each.artifact == name]
-        standing = standing[: places[0]] if places else standing
-        return standing[-1] if standing else None
+        name, found = self._relative(artifact), self._read()
+        settled = found.settled(name)
+        if settled is None:
+            return found.current
+        place = found.events.index(settled)
+        before = found.events[place - 1].champion if place else None
+        won = next((each for each in found.events if (each.what, each.artifact) == (PROMOTED, before)), None)
+        return Champion(won.artifact, won.date, won.when, won.reasons) if won else None
 
     def events(self) -> tuple[ChampionEvent, ...]:
         """Return every promotion, refusal and rollback, oldest first.
@@ -130,7 +137,7 @@ class ChampionFile:
         name = self._relative(artifact)
         with self._locked():
             found = self._read()
-            if earlier := next((e for e in found.events if e.artifact == name and e.what != ROLLED_BACK), None):
+            if earlier := found.settled(name):
                 return Decision(earlier.what == PROMOTED, earlier.reasons)
             current = found.current.artifact if found.current else None
             if current != instead_of:

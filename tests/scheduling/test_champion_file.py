@@ -92,13 +92,20 @@ def test_champion_before_a_date_is_the_newest_that_was_not_rolled_back(tmp_path:
     assert [before(day) for day in range(5)] == [None, "monday", "tuesday", "tuesday", "tuesday"]
 
 
-def test_rival_is_the_champion_and_for_a_champion_the_one_that_it_replaced(tmp_path: Path) -> None:
+def test_rival_is_the_champion_and_for_a_settled_model_the_one_that_it_was_compared_with(tmp_path: Path) -> None:
     file = three(tmp_path)
-    (tmp_path / "thursday").mkdir()
+    made(tmp_path, "thursday", "friday")
+    settle(file, "thursday", "wednesday", NO, day=3)
+    champion = file.current()
 
-    rivals = [file.rival(tmp_path / name) for name in ("thursday", "wednesday", "tuesday", "monday")]
+    def rivals() -> list[str | None]:
+        found = [file.rival(tmp_path / name) for name in ("monday", "tuesday", "wednesday", "thursday", "friday")]
+        return [rival and rival.artifact for rival in found]
 
-    assert [rival and rival.artifact for rival in rivals] == ["wednesday", "tuesday", "monday", None]
+    assert file.rival(tmp_path / "thursday") == champion
+    assert rivals() == [None, "monday", "tuesday", "wednesday", "wednesday"]
+    file.roll_back("complaints")
+    assert rivals() == [None, "monday", "tuesday", "wednesday", "tuesday"]
 
 
 def test_rolling_back_returns_to_each_champion_before_and_history_keeps_all(tmp_path: Path) -> None:
