@@ -251,6 +251,13 @@ COMMANDS = (
         ("data", "daily", "runtime"),
         (Option("--days", "how many of the newest days", default="30"), AS_JSON),
     ),
+    Command(
+        "rollback",
+        "make the champion before this one the champion again",
+        'recsys rollback --reason "complaints about empty lists" data=online_retail',
+        ("data", *STORE, "tracking.experiment"),
+        (Option("--reason", "why; it is kept with the champions and in the registry", required=True),),
+    ),
     Command("sync", "send what was spooled while the tracking server was away", "recsys sync tracking=server", STORE),
     Command(
         "ui",

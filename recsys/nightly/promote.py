@@ -23,7 +23,7 @@ from recsys.nightly.champion_comparison import CHALLENGER, CHAMPION, COMPARISON,
 from recsys.nightly.places import NightlyRoot
 from recsys.run.folder import load_result, read_record
 from recsys.run.record import open_store
-from recsys.scheduling.champion_file import PROMOTED, REFUSED, Champion, ChampionFile
+from recsys.scheduling.champion_file import PROMOTED, REFUSED, ROLLED_BACK, Champion, ChampionFile
 from recsys.scheduling.promotion import Decision, PromotionLimits, decide
 from recsys.tracking import names
 from recsys.tracking.model_registry import NightlyModel, reconcile
@@ -87,23 +87,33 @@ def mirror_champions(config: RunConfig, champions: ChampionFile) -> bool:
     A tracking store that is away is told in one notice, and changes nothing else.
     """
     models: dict[str, NightlyModel] = {}
-    before: str | None = None
+    champion = challenger = None
     for event in champions.events():
-        if event.what in (PROMOTED, REFUSED):
-            result = load_result(champions.path.parent / event.artifact)
-            reason = " ".join(event.reasons)
-            spool = result.spool_id if result else ""
-            models[event.artifact] = NightlyModel(event.artifact, spool, str(event.date), event.what, reason)
-            if event.champion != before and before is not None:
-                models[before] = models[before].but(replaced_by=event.artifact)
-        else:
+        name, reason = event.artifact, " ".join(event.reasons)
+        if event.what == ROLLED_BACK:
             assert event.champion is not None
-            models[event.artifact] = models[event.artifact].but(rolled_back=" ".join(event.reasons))
+            models[name] = models[name].but(rolled_back=reason)
             models[event.champion] = models[event.champion].but(replaced_by="")
-        before = event.champion
-    last = champions.events()[-1:]
-    challenger = next((event.artifact for event in last if event.what == REFUSED), None)
-    return reconcile(open_store(config), config.data.name, list(models.values()), before, challenger)
+        else:
+            models[name] = NightlyModel(name, str(event.date), event.what, reason)
+            challenger = name if event.what == REFUSED else None
+        # Where a date is done again, a later one's model stays the champion.
+        if event.what == PROMOTED and champion not in (None, event.champion):
+            models[champion] = models[champion].but(replaced_by=name)
+        champion = event.champion
+    root = champions.path.parent
+    return reconcile(
+        open_store(config), config.data.name, [*models.values()], champion, challenger, lambda name: _spool(root / name)
+    )
+
+
+def _spool(folder: Path) -> str:
+    try:
+        result = load_result(folder)
+    except DataError as error:
+        logger.warning("the model in %s cannot be registered (%s)", folder, error)
+        return ""
+    return result.spool_id if result else ""
 
 
 def _record(config: RunConfig, folder: Path, comparison: ChampionComparison, decision: Decision) -> None:

@@ -64,6 +64,9 @@ class _Champions:
     def current(self) -> Champion | None:
         return self.standing[-1] if self.standing else None
 
+    def settled(self, artifact: str) -> ChampionEvent | None:
+        return next((each for each in self.events if each.artifact == artifact and each.what != ROLLED_BACK), None)
+
 
 class ChampionFile:
     """The file that names the champion, the champions before it, and all that was promoted, refused or rolled back."""
@@ -124,7 +127,7 @@ class ChampionFile:
         name = self._relative(artifact)
         with self._locked():
             found = self._read()
-            if earlier := next((e for e in found.events if e.artifact == name and e.what != ROLLED_BACK), None):
+            if earlier := found.settled(name):
                 return Decision(earlier.what == PROMOTED, earlier.reasons)
             before = [each for each in found.standing if each.date < date]
             rival = before[-1].artifact if before else None

@@ -6,7 +6,7 @@ Here every difference from it is mended, as often as wanted and from wherever th
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mlflow import MlflowClient
@@ -32,7 +32,6 @@ class NightlyModel:
 
     Attributes:
         artifact: its run's folder; no two models have the same.
-        spool_id: of its run.
         date: the first day that it has not seen.
         decision: "promoted" or "refused".
         replaced_by: the artifact that took its place.
@@ -40,7 +39,6 @@ class NightlyModel:
     """
 
     artifact: str
-    spool_id: str
     date: str
     decision: str
     reason: str
@@ -71,7 +69,12 @@ def registered_name(experiment: str, data: str) -> str:
 
 
 def reconcile(
-    store: TrackingStore, data: str, models: Sequence[NightlyModel], champion: str | None, challenger: str | None
+    store: TrackingStore,
+    data: str,
+    models: Sequence[NightlyModel],
+    champion: str | None,
+    challenger: str | None,
+    spool_of: Callable[[str], str],
 ) -> bool:
     """Bring versions, tags and aliases into line; return whether they are.
 
@@ -81,6 +84,7 @@ def reconcile(
     Args:
         data: the data set's name.
         champion, challenger: artifacts of the models that carry these aliases; None where none does.
+        spool_of: artifact -> the `spool_id` of its run, empty where that is not known; asked where there is no version.
     """
     if not models:
         return True
@@ -88,7 +92,7 @@ def reconcile(
         # Two at once would make one version twice.
         lock = store.spool_directory.parent / ".registry.lock"
         with held_lock(lock, f"The model registry of {data}", wait_seconds=_WAIT_SECONDS):
-            return _Registry(store, data).mend(models, champion, challenger)
+            return _Registry(store, data, spool_of).mend(models, champion, challenger)
     except (ServiceError, BusyError, MlflowException, OSError) as error:
         reason = str(error).split("\n")[0]
         logger.warning("the model registry is as it was and is mended by the next run (%s)", reason)
@@ -96,10 +100,11 @@ def reconcile(
 
 
 class _Registry:
-    def __init__(self, store: TrackingStore, data: str) -> None:
+    def __init__(self, store: TrackingStore, data: str, spool_of: Callable[[str], str]) -> None:
         self._client: MlflowClient = store.open()
         self._experiment = store.experiment_id(self._client)
         self._name = registered_name(store.experiment, data)
+        self._spool_of = spool_of
 
     def mend(self, models: Sequence[NightlyModel], champion: str | None, challenger: str | None) -> bool:
         if not self._client.search_registered_models(f"name = '{self._name}'"):
@@ -128,8 +133,9 @@ class _Registry:
 
     def _created(self, model: NightlyModel) -> ModelVersion | None:
         """A version of the model that its run logged; None where the store does not have that yet."""
-        by_spool = f"tags.{names.TAG_SPOOL_ID} = '{model.spool_id}'"
-        runs = self._client.search_runs([self._experiment], by_spool, max_results=1) if model.spool_id else []
+        spool = self._spool_of(model.artifact)
+        by_spool = f"tags.{names.TAG_SPOOL_ID} = '{spool}'"
+        runs = self._client.search_runs([self._experiment], by_spool, max_results=1) if spool else []
         outputs = runs[0].outputs.model_outputs if runs and runs[0].outputs else []
         if not outputs:
             return None
