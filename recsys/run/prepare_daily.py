@@ -27,6 +27,7 @@ from recsys.datasets.past import OpeningOutgrownError
 from recsys.datasets.table_files import find_files
 from recsys.datasets.table_layout import TableLayout
 from recsys.errors import UsageError
+from recsys.features.known_fit import KnownFit
 from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.schema import load_schema
 from recsys.files import fingerprint_of
@@ -40,10 +41,13 @@ _ROWS = "rows"
 _NEWEST_OPENINGS, _MONTHLY_OPENINGS = 14, 24
 
 
-def run(config: RunConfig, progress: Progress) -> EncodedDataset:
+def run(config: RunConfig, progress: Progress, known: KnownFit | None = None) -> EncodedDataset:
     """Prepare the window that the dates of `config.data` name, or find it prepared already.
 
     Events from `data.test_end` on are as if they stood in no file.
+
+    Args:
+        known: see `encode`.
 
     Raises:
         UsageError: the data are no table that is split by dates, or `data.test_end` is not set.
@@ -51,7 +55,7 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
         CannotWriteError: `runtime.encoded` cannot be written.
         BusyError: another process prepares the same window now.
     """
-    window = _Window(config, progress)
+    window = _Window(config, progress, known)
     final, stage = window.final, window.stage
 
     def work(folder: Path) -> None:
@@ -110,11 +114,11 @@ def _without_dates(data: TableData) -> dict[str, Any]:
 class _Window:
     """One window: where its rows come from and where they go."""
 
-    def __init__(self, config: RunConfig, progress: Progress) -> None:
+    def __init__(self, config: RunConfig, progress: Progress, known: KnownFit | None) -> None:
         data = _table(config)
         if data.test_end is None:
             raise UsageError("`data.test_end` is not set; a window that moves with the days ends with a date.")
-        self._config, self._progress = config, progress
+        self._config, self._progress, self._known = config, progress, known
         self._end = datetime.date.fromisoformat(data.test_end)
         self._schema = load_schema(prepare.schema_file(data))
         self._layout = prepare.table_layout(data)
@@ -135,6 +139,7 @@ class _Window:
                 "days": self._fingerprint_before(self._end),
                 "schema": prepare.fingerprint_of_schema(prepare.schema_file(self._config.data)),
                 **self._sides(self._layout),
+                **({"known": self._known.fingerprint} if self._known else {}),
             },
             parameters={key: value for key, value in settings.items() if key not in prepare.NO_EFFECT_ON_ROWS},
             code_version=code_of(load_schema, encode, DatedSource),
@@ -161,6 +166,7 @@ class _Window:
             threads=self._config.runtime.cores,
             resume_key=self.stage.key,
             progress=self._progress,
+            known=self._known,
         )
 
     def _first_day_read(self) -> datetime.date | None:

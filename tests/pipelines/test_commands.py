@@ -16,7 +16,7 @@ from recsys.datasets.decode import raw_rows
 from recsys.progress import silent
 from recsys.run.folder import CHECKPOINTS, RESULT
 from recsys.run.prepare import run as prepare
-from tests.faults.commands import Commands
+from tests.faults.commands import Commands, Moment
 from tests.pipelines.conftest import runs_folder, small_overrides
 
 
@@ -134,29 +134,23 @@ def test_a_run_that_is_not_there_ends_with_65(tmp_path: Path, capsys: pytest.Cap
 def test_a_terminated_run_leaves_a_checkpoint_and_resumes_to_the_same_result_bit_for_bit(
     commands: Commands, tmp_path: Path
 ):
-    slow = ["training.epochs=3", "training.batch_size=64", "training.checkpoint_every=10", "training.patience=99"]
-    overrides = [*small_overrides(tmp_path), *slow]
+    few = ["data.rows=1200", "training.epochs=2", "training.batch_size=128", "training.checkpoint_every=3"]
+    overrides = [*small_overrides(tmp_path), *few, "training.patience=99"]
     assert main(["train", *overrides]) == 0
     (unbroken,) = run_folders(overrides)
-    time.sleep(1.1)  # run folders are named by the second
-    process = commands.start(["train", *overrides], tmp_path / "log")
-    broken = wait_for_checkpoint(overrides, unbroken)
+    # Stopped before its fifth step, so that the signal reaches it in the middle of an epoch however fast it is.
+    at_the_fifth_step = Moment("recsys.run.session:step_metrics", 5, "stop")
+    process = commands.start(["train", *overrides], tmp_path / "log", at_the_fifth_step)
+    assert commands.wait(process, tmp_path / "log") is None
     os.kill(process, signal.SIGTERM)
+    os.kill(process, signal.SIGCONT)
     ending = commands.wait(process, tmp_path / "log")
     assert ending is not None
     assert ending.code == 143
+    (broken,) = {*run_folders(overrides)} - {unbroken}
+    assert list((broken / CHECKPOINTS).glob("step-*/manifest.json"))
     assert not (broken / RESULT).exists()
     assert main(["train", "--resume", str(broken), *overrides]) == 0
     one, other = (json.loads((folder / RESULT).read_text()) for folder in (unbroken, broken))
     assert one["scores"] == other["scores"]
     assert one["best_step"] == other["best_step"]
-
-
-def wait_for_checkpoint(overrides: list[str], unbroken: Path) -> Path:
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        others = [folder for folder in run_folders(overrides) if folder != unbroken]
-        if others and any((others[0] / CHECKPOINTS).glob("step-*/manifest.json")):
-            return others[0]
-        time.sleep(0.02)
-    raise AssertionError("no checkpoint within two minutes")
