@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,23 +76,7 @@ def day_fingerprints(config: RunConfig, progress: Progress) -> dict[datetime.dat
     Raises:
         UsageError, DataError, CannotWriteError: see `run`.
     """
-    return dict(_days(config, progress).fingerprints)
-
-
-def _days(config: RunConfig, progress: Progress) -> DayFiles:
-    data = _table(config)
-    layout, schema = prepare.table_layout(data), load_schema(prepare.schema_file(data))
-    raw = prepare.raw_folder(config, progress)
-    key = fingerprint_of([_without_dates(data), str(raw.resolve()), code_of(gathered)])
-    return gathered(
-        config.runtime.encoded / f"{data.name}-days-{key}",
-        raw,
-        layout,
-        schema,
-        memory_limit=config.runtime.memory_limit,
-        threads=config.runtime.cores,
-        progress=progress,
-    )
+    return dict(_Declared(config, progress).days.fingerprints)
 
 
 def _table(config: RunConfig) -> TableData:
@@ -111,25 +96,50 @@ def _without_dates(data: TableData) -> dict[str, Any]:
     return dict(json.loads(json.dumps({**document, "table": table}, default=str)))
 
 
+class _Declared:
+    """What the schema file declares, read once, and the days of the rows that it speaks of."""
+
+    def __init__(self, config: RunConfig, progress: Progress) -> None:
+        self.data = _table(config)
+        self.schema = load_schema(prepare.schema_file(self.data))
+        self.layout = prepare.table_layout(self.data)
+        self.dateless = _without_dates(self.data)
+        self.raw = prepare.raw_folder(config, progress)
+        key = fingerprint_of([self.dateless, str(self.raw.resolve()), code_of(gathered)])
+        self.days: DayFiles = gathered(
+            config.runtime.encoded / f"{self.data.name}-days-{key}",
+            self.raw,
+            self.layout,
+            self.schema,
+            memory_limit=config.runtime.memory_limit,
+            threads=config.runtime.cores,
+            progress=progress,
+        )
+
+
 class _Window:
     """One window: where its rows come from and where they go."""
 
     def __init__(self, config: RunConfig, progress: Progress, known: KnownFit | None) -> None:
-        data = _table(config)
-        if data.test_end is None:
+        end = _table(config).test_end
+        if end is None:
             raise UsageError("`data.test_end` is not set; a window that moves with the days ends with a date.")
         self._config, self._progress, self._known = config, progress, known
-        self._end = datetime.date.fromisoformat(data.test_end)
-        self._schema = load_schema(prepare.schema_file(data))
-        self._layout = prepare.table_layout(data)
-        self._raw, self._days = prepare.raw_folder(config, progress), _days(config, progress)
+        self._end = datetime.date.fromisoformat(end)
+        self._declared = declared = _Declared(config, progress)
+        self._schema, self._layout, self._raw, self._days = (
+            declared.schema,
+            declared.layout,
+            declared.raw,
+            declared.days,
+        )
 
     @property
     def final(self) -> Path:
         """The folder of the prepared rows."""
         return self._below(f"{self._config.data.name}-{self.stage.key}")
 
-    @property
+    @cached_property
     def stage(self) -> Stage:
         """What the prepared rows follow from: the rows of the days before its end, and no later ones."""
         settings = config_document(self._config)["data"]
@@ -221,7 +231,7 @@ class _Window:
         stage = Stage(
             "opening",
             inputs={"days": self._fingerprint_before(day), **self._sides(replace(self._layout, tables=tables))},
-            parameters={"schema": _without_dates(_table(self._config)), "day": day.isoformat()},
+            parameters={"schema": self._declared.dateless, "day": day.isoformat()},
             code_version=code_of(load_schema, write_opening),
         )
         return stage, self._openings / f"{day.isoformat()}-{stage.key}"
