@@ -189,7 +189,9 @@ def in_written_order(connection: Backend) -> Iterator[None]:
 
 def folder_of(connection: Backend) -> Path:
     """The folder of a temporary database, which vanishes with it."""
-    ((path,),) = connection.raw_sql("SELECT path FROM duckdb_databases() WHERE NOT internal").fetchall()
+    ((path,),) = connection.raw_sql(
+        "SELECT path FROM duckdb_databases() WHERE database_name = current_database()"
+    ).fetchall()
     return Path(path).parent
 
 

@@ -54,13 +54,34 @@ def store_lines(
             first = seen.group_by([*keys, "moment"]).aggregate(**{name: seen.count()})
             joined = lines.left_join(first, [*keys, "moment"])
             lines = joined.select(*(lines[column] for column in lines.columns), **{name: first[name].fill_null(0)})
-    name = opening_name("lines", by, sorted(measured))
-    if name in opening.known:
-        lines = opening.taken_up(connection, name, lines.drop(_COUNT))
+    return _since_opening(
+        connection, lines.drop(_COUNT), keys, measured, opening_name("lines", by, sorted(measured)), opening
+    )
+
+
+def _since_opening(
+    connection: Backend, lines: ir.Table, keys: list[str], measured: dict[str, Quantity], name: str, opening: Opening
+) -> ir.Table:
+    """Store the lines summed up, each key from its last line of before on, and keep the last ones."""
+    others = None
+    before = opening.known.get(name)
+    if before is not None:
+        # Stored, as only the database knows how wide its sums are.
+        lines = store(connection, unique_name(), lines)
+        # Keys to which nothing came are most of them, and have nothing to be summed up.
+        others = before.anti_join(lines, keys) if keys else before.limit(0)
+        met = before.semi_join(lines, keys) if keys else before
+        lines = ibis.union(lines, met.select(*lines.columns), distinct=False)
     summed = store(connection, unique_name(), _summed_up(lines, keys, measured))
     last = last_of(summed, keys, "moment", 1)
-    opening.keep(connection, name, last.drop(_NEXT) if _NEXT in last.columns else last)
-    return summed
+    last = last.drop(_NEXT) if _NEXT in last.columns else last
+    if others is None:
+        opening.keep(connection, name, last)
+        return summed
+    opening.keep(connection, name, ibis.union(last, others.select(*last.columns), distinct=False))
+    if _NEXT in summed.columns:
+        others = others.mutate(**{_NEXT: ibis.null(summed[_NEXT].type())})
+    return store(connection, unique_name(), ibis.union(summed, others.select(*summed.columns), distinct=False))
 
 
 def _not_seen_before(connection: Backend, seen: ir.Table, columns: list[str], name: str, opening: Opening) -> ir.Table:

@@ -5,8 +5,7 @@ line of each key's sums, and takes it up before it counts the events since. Both
 exact, and lists have one order.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,34 +49,24 @@ class Opening:
 
     def save(self, connection: Backend, path: Path) -> None:
         """Write what was kept as the database file `path`."""
-        with _attached(connection, path, "READ_WRITE") as database:
-            for name, rows in self._kept.items():
-                # In ENUMs of its own no other database would know the values of.
-                columns = ", ".join(_plain(column, rows) for column in rows.columns)
-                kept = quoted_name(rows.get_name())
-                connection.raw_sql(f"CREATE TABLE {database}.{quoted_name(name)} AS SELECT {columns} FROM {kept}")
+        database = str(ibis.util.gen_name("opening"))
+        connection.raw_sql(f"ATTACH {quoted(str(path.absolute()))} AS {database}")
+        for name, rows in self._kept.items():
+            # In ENUMs of its own no other database would know the values of.
+            columns = ", ".join(_plain(column, rows) for column in rows.columns)
+            kept = quoted_name(rows.get_name())
+            connection.raw_sql(f"CREATE TABLE {database}.{quoted_name(name)} AS SELECT {columns} FROM {kept}")
+        connection.raw_sql(f"DETACH {database}")
 
     @classmethod
     def load(cls, connection: Backend, path: Path, *, is_continued: bool) -> "Opening":
-        """Copy what `save` wrote into the connection's own database."""
-        known = {}
-        with _attached(connection, path, "READ_ONLY") as database:
-            query = f"SELECT table_name FROM duckdb_tables() WHERE database_name = {quoted(database)}"
-            for (name,) in connection.raw_sql(query).fetchall():
-                own = str(ibis.util.gen_name("opening"))
-                connection.raw_sql(f"CREATE TABLE {quoted_name(own)} AS FROM {database}.{quoted_name(name)}")
-                known[name] = connection.table(own)
+        """Open what `save` wrote, for as long as the connection lasts."""
+        database = str(ibis.util.gen_name("opening"))
+        connection.raw_sql(f"ATTACH {quoted(str(path.absolute()))} AS {database} (READ_ONLY)")
+        query = f"SELECT table_name FROM duckdb_tables() WHERE database_name = {quoted(database)}"
+        names = [name for (name,) in connection.raw_sql(query).fetchall()]
+        known = {name: connection.table(name, database=(database, "main")) for name in names}
         return cls(known, is_continued=is_continued)
-
-
-@contextmanager
-def _attached(connection: Backend, path: Path, mode: str) -> Iterator[str]:
-    name = "opening_file"
-    connection.raw_sql(f"ATTACH {quoted(str(path.absolute()))} AS {name} ({mode})")
-    try:
-        yield name
-    finally:
-        connection.raw_sql(f"DETACH {name}")
 
 
 NOTHING_BEFORE = Opening({}, is_continued=False)
