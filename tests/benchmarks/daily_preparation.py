@@ -115,7 +115,7 @@ def timed(work: Any, *arguments: Any) -> tuple[float, float]:
 
 def summary(first: Sequence[tuple[float, float]], last: Sequence[tuple[float, float]]) -> dict[str, float]:
     """Medians of the first and of the last days, and how they compare."""
-    found = {}
+    found = dict[str, float]()
     for place, name in enumerate(("seconds", "processor_seconds")):
         early, late = (statistics.median(each[place] for each in days) for days in (first, last))
         found |= {f"first_{name}": early, f"last_{name}": late, f"{name}_ratio": late / early}

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import ibis.expr.types as ir
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -26,7 +27,7 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
         yield connection
 
 
-def _loaded(connection: Backend, rows: Sequence[Row]) -> object:
+def _loaded(connection: Backend, rows: Sequence[Row]) -> ir.Table:
     return load(connection, unique_name(), pa.Table.from_pylist([*rows], SCHEMA))
 
 
@@ -43,10 +44,10 @@ def _told_from(
     connection: Backend, path: Path, asked: Sequence[Row], events: Sequence[Row], features: Sequence[PastFeature]
 ) -> list[Row]:
     opening = Opening.load(connection, path, is_continued=False)
-    tables = [_loaded(connection, rows) for rows in (asked, events)]
-    found = add_past(connection, *tables, features, silent, opening).order_by(ROW)
+    since = _loaded(connection, events)
+    found = add_past(connection, _loaded(connection, asked), since, features, silent, opening).order_by(ROW)
     rows = connection.con.sql(connection.compile(found)).to_arrow_table()
-    return rows.select([one.name for one in features]).to_pylist()
+    return list(rows.select([one.name for one in features]).to_pylist())
 
 
 def _since(events: Sequence[Row], first: int, end: int = 10**6) -> list[Row]:

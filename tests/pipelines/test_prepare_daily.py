@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recsys.config import RunConfig
+from recsys.config import RunConfig, TableData
 from recsys.config.compose import compose_config
 from recsys.datasets.dated_rows import days_back
 from recsys.datasets.table_layout import TableLayout
@@ -79,6 +79,7 @@ def test_rows_from_the_end_of_a_window_on_change_nothing(tmp_path: Path) -> None
 
 def test_a_window_without_an_end_is_refused(tmp_path: Path) -> None:
     config = config_of(tmp_path, document("labelled"), END)
+    assert isinstance(config.data, TableData)
     endless = replace(config, data=replace(config.data, test_end=None))
     with pytest.raises(UsageError, match="test_end"):
         prepare_daily.run(endless, silent)
