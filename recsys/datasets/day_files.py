@@ -266,6 +266,9 @@ class _Gathering:
 
 def _remove_old(folder: Path, places: Collection[str]) -> None:
     """Remove the days that no index names any more."""
+    for leftover in folder.glob(".*.partial"):
+        # Of a process that was killed: whoever holds the lock is the only one to write here.
+        shutil.rmtree(leftover, ignore_errors=True)
     for batch in (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         for day in batch.iterdir():
             if f"{batch.name}/{day.name}" not in places:

@@ -128,7 +128,7 @@ def events_of(
         )
     counts: dict[str, int] = {}
     if layout.conditions:
-        rows, counts = _kept(connection, rows, layout, schema, where)
+        rows, counts = _kept(connection, rows, layout, schema, where, is_empty_allowed=opening.is_continued)
     if layout.merge:
         rows, merged = _merged(connection, rows, layout, schema, where)
         counts |= merged
@@ -161,7 +161,13 @@ def _digests(files: Sequence[TableFile]) -> dict[str, str]:
 
 
 def _kept(
-    connection: Backend, rows: ir.Table, layout: TableLayout, schema: FeatureSchema, where: str
+    connection: Backend,
+    rows: ir.Table,
+    layout: TableLayout,
+    schema: FeatureSchema,
+    where: str,
+    *,
+    is_empty_allowed: bool,
 ) -> tuple[ir.Table, dict[str, int]]:
     """The rows that meet every condition; a condition that is null is not met."""
     shape = TableShape(rows, layout, schema, where)
@@ -174,7 +180,7 @@ def _kept(
     kept = rows.filter(*meets)
     counted = fetch_one(connection, rows.aggregate(rows=rows.count()))["rows"]
     left = fetch_one(connection, kept.aggregate(rows=kept.count()))["rows"]
-    if not left:
+    if not left and not is_empty_allowed:
         raise DataError(
             f"{where}: 0 of {counted} rows meet `table.where` ({'; '.join(layout.where)}). Mend a condition."
         )

@@ -118,7 +118,8 @@ def chosen_events(connection: Backend, raw: RawEvents, computed: ComputedFeature
     kept = events.filter(events[own_name(schema.item)].notnull(), events[TIME].notnull())
     if rule.session:
         kept = _with_sessions(kept, rule.session, own_name(schema.user))
-    if not fetch_one(connection, kept.aggregate(rows=kept.count()))["rows"]:
+    # The days between two openings may be days on which nothing was sold.
+    if not raw.opening.is_continued and not fetch_one(connection, kept.aggregate(rows=kept.count()))["rows"]:
         raise DataError(
             f"{raw.where}: 0 events with an item and a time; expected some. Check `table.where` and `columns`."
         )

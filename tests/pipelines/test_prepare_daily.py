@@ -65,6 +65,21 @@ def test_days_that_come_one_by_one_and_late_rows_leave_what_a_preparation_from_s
     assert {name for name in whole.keys() | daily.keys() if whole.get(name) != daily.get(name)} == {"manifest.json"}
 
 
+def test_an_opening_is_carried_over_a_day_on_which_nothing_was_kept(tmp_path: Path) -> None:
+    schema, (rows, end) = document("choices", ("user_rows",)), (some_rows(16, seed=3, per_day=6), END - DAY)
+    # The window of the last day begins seven days before it, and single events are looked at seven days before that.
+    quiet = [row | {"price": 0.5} if row["at"].date() == END - 15 * DAY else row for row in rows]
+    write_days(tmp_path / "raw", _before(quiet, end))
+    prepare_daily.run(config_of(tmp_path, schema, end), silent)
+    write_days(tmp_path / "raw", quiet)
+    labels: list[str] = []
+    daily = bytes_of(prepare_daily.run(config_of(tmp_path, schema, END), _said(labels)).root)
+
+    whole = bytes_of(prepare.run(config_of(tmp_path, schema, END, "whole"), silent).root)
+    assert len([*(tmp_path / "encoded").glob("shop-openings-*/2026-*")]) == 2
+    assert {name for name in whole.keys() | daily.keys() if whole.get(name) != daily.get(name)} == {"manifest.json"}
+
+
 def test_rows_from_the_end_of_a_window_on_change_nothing(tmp_path: Path) -> None:
     schema, rows = document("labelled", ("recent",)), some_rows(12, seed=1)
     config = config_of(tmp_path, schema, FIRST + 10 * DAY)
