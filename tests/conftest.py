@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
-from tests.faults.commands import Commands
+from tests.faults.commands import Commands, make_tables_once
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -31,6 +31,12 @@ def online_retail_folder() -> Path:
 def ml_100k_folder() -> Path:
     """The folder of the MovieLens-100K table; tests that need it are skipped where it is absent."""
     return _shared("ml-100k")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """MLflow's tables, which take it seconds, are made once for all the new stores of a session."""
+    make_tables_once(tmp_path_factory.mktemp("tables"))
 
 
 @pytest.fixture(scope="session")

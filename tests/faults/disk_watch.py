@@ -22,12 +22,31 @@ from types import TracebackType
 # From <asm/unistd.h>: name -> number, and from <linux/seccomp.h> and <linux/bpf_common.h>.
 _NUMBERS = {
     "x86_64": {
-        **{"write": 1, "pwrite64": 18, "writev": 20, "pwritev": 296, "sendfile": 40, "fsync": 74, "fdatasync": 75},
-        **{"ftruncate": 77, "rename": 82, "renameat": 264, "renameat2": 316, "seccomp": 317},
+        "write": 1,
+        "pwrite64": 18,
+        "writev": 20,
+        "pwritev": 296,
+        "sendfile": 40,
+        "fsync": 74,
+        "fdatasync": 75,
+        "ftruncate": 77,
+        "rename": 82,
+        "renameat": 264,
+        "renameat2": 316,
+        "seccomp": 317,
     },
     "aarch64": {
-        **{"write": 64, "pwrite64": 68, "writev": 66, "pwritev": 70, "sendfile": 71, "fsync": 82, "fdatasync": 83},
-        **{"ftruncate": 46, "renameat": 38, "renameat2": 276, "seccomp": 277},
+        "write": 64,
+        "pwrite64": 68,
+        "writev": 66,
+        "pwritev": 70,
+        "sendfile": 71,
+        "fsync": 82,
+        "fdatasync": 83,
+        "ftruncate": 46,
+        "renameat": 38,
+        "renameat2": 276,
+        "seccomp": 277,
     },
 }
 _PATHS = {"rename": (0, 1), "renameat": (1, 3), "renameat2": (1, 3)}  # which arguments are names
@@ -36,7 +55,9 @@ _LOAD, _JUMP_IF_EQUAL, _RETURN, _ALLOW, _NOTIFY = 0x20, 0x15, 0x06, 0x7FFF0000, 
 _RECEIVE, _SEND, _GO_ON = 0xC0502100, 0xC0182101, 1
 _NOTICE, _ANSWER = struct.Struct("QIIiIQ6Q"), struct.Struct("QqiI")
 # What differs between two runs of the same work: keys, random names, moments.
-_CHANCE = re.compile(r"\d{8}-\d{6}-[0-9a-f]{12}|[0-9a-f]{8,}|\.tmp\w{6}|(?<=/tmp)\w{8}|(?<=\.database\.)\w{8}|_\d+\.tmp")
+_CHANCE = re.compile(
+    r"\d{8}-\d{6}-[0-9a-f]{12}|[0-9a-f]{8,}|\.tmp\w{6}|(?<=/tmp)\w{8}|(?<=\.database\.)\w{8}|_\d+\.tmp"
+)
 
 
 class _Instruction(ctypes.Structure):

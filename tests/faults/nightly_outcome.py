@@ -1,5 +1,6 @@
 """What nights leave behind that must not depend on how often they were killed: weights, order, metrics, registry."""
 
+import hashlib
 import json
 import re
 import sqlite3
@@ -8,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from recsys.files import canonical_json, sha256_of_file
+from recsys.files import canonical_json, fingerprint_of, sha256_of_file
 
 Outcome = dict[str, Any]
 
@@ -58,7 +59,14 @@ def _content(path: Path) -> str:
     if path.suffix == ".jsonl":
         lines = [_without_moments(json.loads(line)) for line in path.read_text().splitlines()]
         return canonical_json(lines)
-    return sha256_of_file(path)
+    return _tensors(path) if path.suffix == ".safetensors" else sha256_of_file(path)
+
+
+def _tensors(path: Path) -> str:
+    """The digest of a file's tensors and their header, whose facts safetensors writes in an order of chance."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    return fingerprint_of([json.loads(content[8:end]), hashlib.sha256(content[end:]).hexdigest()])
 
 
 def _without_moments(document: Any) -> Any:
@@ -82,7 +90,9 @@ def _recorded(path: Path) -> Outcome:
                 best[name] = run
         names = {run: name for name, run in best.items()}
         found: Outcome = {
-            f"metric {key} of {name}": values for run, name in names.items() for key, values in points.get(run, {}).items()
+            f"metric {key} of {name}": values
+            for run, name in names.items()
+            for key, values in points.get(run, {}).items()
         }
         for run, key, value in select("SELECT run_uuid, key, value FROM params"):
             if run in names:

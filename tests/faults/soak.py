@@ -4,8 +4,9 @@
 
 `random` kills `--kills` times at a random moment. `writes` kills before every kind of write, fsync and rename that a
 night makes below its folder, until each was killed at once, or `--kills` times. A kind is the system call with the
-file's name, its chance parts left out, and the power of two up to which a process has made it so often. Each time the same command is started again until it ends; then everything that the
-nights left is held against the unbroken ones (`nightly_outcome`), and the next two nights begin in an empty folder.
+file's name, its chance parts left out, and the power of two up to which a process has made it so often. After a kill
+the same command is started again until it ends; then everything that the nights left is held against the unbroken ones
+(`nightly_outcome`), and the next two nights begin in an empty folder.
 
 Printed last is one JSON object; all but the first four should be 0 or empty:
 
