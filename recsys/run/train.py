@@ -4,7 +4,7 @@ import json
 
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
-from recsys.files import ensure_writable, write_text_atomically
+from recsys.files import clear_leftovers, ensure_writable, write_text_atomically
 from recsys.progress import Progress
 from recsys.run import prepare, pretrain
 from recsys.run.assemble import cached_tower, ready_ranker
@@ -89,6 +89,8 @@ def fit_and_measure(
             resume=spool,
         ) as tracked,
     ):
+        # The run is ours alone by now: what a killed one had under way here is nobody's.
+        clear_leftovers(identity.folder)
         session.describe(tracked)
         require_flow(tracked, flow_report(config, encoded, assembly, context))
         with cached_tower(assembly.wrapped, config.training_mode.cache_megabytes, encoded, context, tracked.attach):

@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,6 +20,10 @@ from multiprocessing import forkserver, util
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from recsys.files import fingerprint_of, write_text_atomically
+from tests.faults.disk_watch import let_watch
+from tests.fresh_stores import copy_fresh_stores
 
 ROOT = Path(__file__).parents[2]
 # What a command imports when it first needs it; every fork would do so anew, for longer than its work takes.
@@ -66,10 +71,14 @@ class Commands:
     ) -> None:
         self._server.communicate()
 
-    def start(self, words: Sequence[str], log: Path, moment: Moment | None = None) -> int:
-        """Start a command; return its process id once it runs."""
+    def start(self, words: Sequence[str], log: Path, moment: Moment | None = None, watch: Path | None = None) -> int:
+        """Start a command; return its process id once it runs.
+
+        Args:
+            watch: the socket of a `DiskWatch` that is to see every write of it.
+        """
         request = {"words": list(words), "log": str(log), "moment": asdict(moment) if moment else None}
-        return int(self._ask(request)["pid"])
+        return int(self._ask(request | {"watch": str(watch) if watch else None})["pid"])
 
     def start_function(self, function: str, arguments: Sequence[Any], log: Path) -> int:
         """Call "module:name" with JSON-able arguments in a process of its own; return its id once it runs."""
@@ -97,15 +106,36 @@ class Commands:
 
 def _serve() -> None:
     import torch
+    from mlflow.utils import requirements_utils
 
     draw_no_pictures()
+    # Reads the names of all installed packages, which takes as long as a small training.
+    requirements_utils._init_modules_to_packages_map()
     for name in ("recsys.study.ablate", "pipelines.cli", "recsys.run.train", "pipelines.sync", *_IMPORTED_LATE):
         importlib.import_module(name)
     torch.set_num_threads(1)
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = _waited(request["wait"]) if "wait" in request else {"pid": _forked(request)}
-        print(json.dumps(answer), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        _remember_code_versions(Path(folder))
+        copy_fresh_stores(Path(folder) / "tables.db")
+        for line in sys.stdin:
+            request = json.loads(line)
+            answer = _waited(request["wait"]) if "wait" in request else {"pid": _forked(request)}
+            print(json.dumps(answer), flush=True)
+
+
+def _remember_code_versions(folder: Path) -> None:
+    """Let the first fork that reads all code for a key tell the others, which would take seconds for the same."""
+    from recsys.run import result_keys
+
+    read = result_keys._code_of
+
+    def remembered(entries: tuple[str, ...]) -> str:
+        place = folder / fingerprint_of(entries)
+        if not place.exists():
+            write_text_atomically(place, read(entries))
+        return place.read_text()
+
+    result_keys._code_of = remembered  # type: ignore[assignment]
 
 
 def _waited(pid: int) -> dict[str, Any]:
@@ -145,6 +175,8 @@ def _commanded(request: dict[str, Any]) -> int:
         fork_the_server_of_arms()
     if request["moment"]:
         _set(Moment(**request["moment"]))
+    if request["watch"]:
+        let_watch(Path(request["watch"]))
     from pipelines.cli import main
 
     return main(request["words"])

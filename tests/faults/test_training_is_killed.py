@@ -78,6 +78,7 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result_bit_for_bit(
     resumed = commands.run(["train", "--resume", str(killed), *words(world)], tmp_path / "log")
     assert resumed.code == 0, resumed.printed
     assert outcome(killed) == outcome(unbroken)
+    assert not list(killed.rglob(".*.partial"))
 
 
 def test_the_cost_of_a_resumed_run_is_that_of_all_its_parts(commands: Commands, world: Path, tmp_path: Path):
