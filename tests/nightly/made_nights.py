@@ -54,12 +54,11 @@ class MadeNights:
         self.champions = champion_file(self.config)
         self.root = self.champions.path.parent
 
-    def night(self, name: str, seed: int, hint: float = 0.0, is_tracked: bool = False) -> Path:
+    def night(self, name: str, seed: int, hint: float = 0.0) -> Path:
         """A finished run whose ranker has weights from `seed`.
 
         Args:
             hint: how much of the label its recorded predictions know; with none they are the served model's.
-            is_tracked: whether it has a record in the tracking store, with its model.
         """
         folder = self.root / name
         folder.mkdir(parents=True)
@@ -67,8 +66,7 @@ class MadeNights:
         found = self.predictions(seed)
         known = found.logit * (1 - hint) + hint * (4 * found.label - 2)
         save_predictions(predictions_of(found.columns() | {"logit": known.astype(np.float32)}), folder / PREDICTIONS)
-        spool = self.tracked(name, folder / MODEL) if is_tracked else ""
-        (folder / RESULT).write_text(result(name, spool).to_json())
+        (folder / RESULT).write_text(result(name, spool_id="").to_json())
         return folder
 
     def serve(self, target: Path, seed: int) -> None:
