@@ -147,8 +147,8 @@ def events_of(
         if not rule.files
     ]
     if layout.segment.vectors:
-        clusters, digest = clustered_segments(connection, raw, layout.segment, schema.segments)
-        sides, digests = [*sides, clusters], digests | digest
+        clusters, of_vectors = clustered_segments(connection, raw, layout.segment, schema.segments)
+        sides, digests = [*sides, clusters], digests | of_vectors
     # In the order in which they are declared, as a table's key may be another one's column.
     places = {name: place for place, name in enumerate(layout.tables)}
     ordered = sorted(sides, key=lambda side: places.get(side.name, len(places)))

@@ -19,7 +19,7 @@ from recsys.evaluation.split_evaluation import predict
 from recsys.evaluation.stored_predictions import save_predictions
 from recsys.metrics.predictions import Predictions, predictions_of
 from recsys.monitoring.cost import Cost
-from recsys.nightly.promote import champion_file
+from recsys.nightly.places import NightlyRoot
 from recsys.run.folder import PREDICTIONS, RESULT, RunResult
 from recsys.run.record import open_store
 from recsys.run.serving import MODEL
@@ -51,7 +51,7 @@ class MadeNights:
         days = {"train": 2, "validation": 1, "test": TEST_DAYS}
         write_encoded_world(folder / "encoded", rows_per_day=60, days=days)
         self.encoded: EncodedDataset = open_encoded(folder / "encoded")
-        self.champions = champion_file(self.config)
+        self.champions = NightlyRoot.of(self.config).champions
         self.root = self.champions.path.parent
 
     def night(self, name: str, seed: int, hint: float = 0.0) -> Path:
