@@ -1,7 +1,10 @@
 """Nights that several files compare and promote; made once."""
 
+from collections.abc import Iterator
+
 import pytest
 
+from recsys.nightly import champion_comparison, golden_rows
 from tests.nightly.made_nights import MadeNights
 
 
@@ -14,3 +17,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
     nights.night("knowing", seed=2, hint=0.5)
     nights.night("other", seed=3)
     return nights
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _golden_rows_in_this_process() -> Iterator[None]:
+    """A fresh process for each would cost more than the night; `test_golden_rows` starts real ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            champion_comparison,
+            "check_in_fresh_process",
+            lambda config, folder: golden_rows._scored(folder, golden_rows._tolerance(config)),
+        )
+        yield
