@@ -36,7 +36,8 @@ class Moment:
 
     Attributes:
         function: "module:name", as the calling module knows it.
-        then: "kill" (SIGKILL before the call), "stop" (SIGSTOP before it), or "full" (files may not grow from there).
+        then: before the call comes SIGKILL ("kill"), SIGTERM ("end") or SIGSTOP ("stop"); or files may not grow from
+            there ("full").
     """
 
     function: str
@@ -261,7 +262,7 @@ def _happen(then: str) -> None:
         # Python ignores the signal that comes with it, so a write fails as it does on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
     else:
-        os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[then])
+        os.kill(os.getpid(), {"kill": signal.SIGKILL, "end": signal.SIGTERM, "stop": signal.SIGSTOP}[then])
 
 
 if __name__ == "__main__":

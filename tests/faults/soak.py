@@ -81,10 +81,10 @@ class Findings:
 
 
 class Soak:
-    """Two nights over a small shop, as often as wanted, always in the same folder: paths are part of some keys."""
+    """Nights over a small shop, as often as wanted, always in the same folder: paths are part of some keys."""
 
-    def __init__(self, commands: Commands, folder: Path) -> None:
-        self._commands, self._log = commands, folder / "log"
+    def __init__(self, commands: Commands, folder: Path, dates: Sequence[str] = DATES) -> None:
+        self._commands, self._log, self._dates = commands, folder / "log", dates
         self._root, self._first = folder / "shop", folder / "first"
         self.shop = Purchases(self._root)
         shutil.copytree(self._root, self._first)
@@ -111,12 +111,12 @@ class Soak:
         while done < kills:
             self._nights(start)
 
-    def at_writes(self, kills: int) -> None:
-        """Kill at every kind of write at which none was killed yet, at most that often."""
+    def at_writes(self, kills: int, is_wanted: Callable[[str], bool] = lambda kind: True) -> None:
+        """Kill at every kind of write that is wanted and at which none was killed yet, at most that often."""
         killed: set[str] = set()
 
         def is_last(what: str) -> bool:
-            if what in killed or len(killed) >= kills:
+            if what in killed or len(killed) >= kills or not is_wanted(what):
                 return False
             killed.add(what)
             return True
@@ -135,7 +135,7 @@ class Soak:
             ending = self._watched(words, lambda kind: bool(self._kinds.setdefault(kind)))
             if ending.code:
                 raise RuntimeError(f"An unbroken night ended with {ending.code}: {ending.printed}")
-        self._seconds = (time.monotonic() - began) / len(DATES)
+        self._seconds = (time.monotonic() - began) / len(self._dates)
         return outcome_of(self._root)
 
     def _nights(self, start: Callable[[list[str]], Ending]) -> None:
@@ -166,7 +166,7 @@ class Soak:
         found.differing += found.note("differing", others)
 
     def _each_night(self) -> list[list[str]]:
-        return [["daily", "--date", date, *self.shop.overrides, *NIGHTLY] for date in DATES]
+        return [["daily", "--date", date, *self.shop.overrides, *NIGHTLY] for date in self._dates]
 
     def _watched(self, words: list[str], is_last: Callable[[str], bool]) -> Ending:
         """Run a command, asking before each write whether it is the last, with the kind of it."""

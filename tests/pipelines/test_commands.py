@@ -1,8 +1,6 @@
 """The command line as a user types it: what is printed, what is left behind, how it ends."""
 
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -14,9 +12,8 @@ from pipelines.cli import COMMANDS, main
 from recsys.config.compose import compose_config
 from recsys.datasets.decode import raw_rows
 from recsys.progress import silent
-from recsys.run.folder import CHECKPOINTS, RESULT
+from recsys.run.folder import RESULT
 from recsys.run.prepare import run as prepare
-from tests.faults.commands import Commands
 from tests.pipelines.conftest import runs_folder, small_overrides
 
 
@@ -129,34 +126,3 @@ def test_several_processes_are_refused_before_each_does_the_same_work(
 def test_a_run_that_is_not_there_ends_with_65(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", "--run", str(tmp_path)]) == 65
     assert str(tmp_path) in capsys.readouterr().err
-
-
-def test_a_terminated_run_leaves_a_checkpoint_and_resumes_to_the_same_result_bit_for_bit(
-    commands: Commands, tmp_path: Path
-):
-    slow = ["training.epochs=3", "training.batch_size=64", "training.checkpoint_every=10", "training.patience=99"]
-    overrides = [*small_overrides(tmp_path), *slow]
-    assert main(["train", *overrides]) == 0
-    (unbroken,) = run_folders(overrides)
-    time.sleep(1.1)  # run folders are named by the second
-    process = commands.start(["train", *overrides], tmp_path / "log")
-    broken = wait_for_checkpoint(overrides, unbroken)
-    os.kill(process, signal.SIGTERM)
-    ending = commands.wait(process, tmp_path / "log")
-    assert ending is not None
-    assert ending.code == 143
-    assert not (broken / RESULT).exists()
-    assert main(["train", "--resume", str(broken), *overrides]) == 0
-    one, other = (json.loads((folder / RESULT).read_text()) for folder in (unbroken, broken))
-    assert one["scores"] == other["scores"]
-    assert one["best_step"] == other["best_step"]
-
-
-def wait_for_checkpoint(overrides: list[str], unbroken: Path) -> Path:
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        others = [folder for folder in run_folders(overrides) if folder != unbroken]
-        if others and any((others[0] / CHECKPOINTS).glob("step-*/manifest.json")):
-            return others[0]
-        time.sleep(0.02)
-    raise AssertionError("no checkpoint within two minutes")
