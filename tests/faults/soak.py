@@ -111,22 +111,28 @@ class Soak:
         while done < kills:
             self._nights(start)
 
-    def at_writes(self, kills: int, is_wanted: Callable[[str], bool] = lambda kind: True) -> None:
-        """Kill at every kind of write that is wanted and at which none was killed yet, at most that often."""
-        killed: set[str] = set()
+    def at_writes(self, kills: int, is_wanted: Callable[[str], bool] | None = None) -> None:
+        """Kill once at every kind of write that is wanted, at most that often; without a wish, evenly over the nights.
+
+        With more kills than there are kinds, those count too that only a broken night makes, of a resumed run's say.
+        """
+        kinds, killed = list(self._kinds), set[str]()
+        if is_wanted is None:
+            spread = set(kinds[:: -(-len(kinds) // kills)])
+            is_wanted = spread.__contains__ if kills < len(kinds) else lambda kind: True
+        wanted = is_wanted
 
         def is_last(what: str) -> bool:
-            if what in killed or len(killed) >= kills or not is_wanted(what):
+            if what in killed or len(killed) >= kills or not wanted(what):
                 return False
             killed.add(what)
             return True
 
         before = -1
-        # Kinds that only a broken night makes, of a resumed run's say, count as they come.
         while before < len(killed) < kills:
             before = len(killed)
             self._nights(lambda words: self._watched(words, is_last))
-        self.found.kinds, self.found.kinds_killed = len(self._kinds), len(killed & self._kinds.keys())
+        self.found.kinds, self.found.kinds_killed = len(kinds), len(killed.intersection(kinds))
 
     def _unbroken(self) -> Outcome:
         began = time.monotonic()

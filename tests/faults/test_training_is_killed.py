@@ -99,7 +99,6 @@ def test_a_run_asked_to_end_keeps_a_checkpoint_ends_with_143_as_killed_and_is_re
     when, newest_checkpoint = REQUESTS[moment]
     ending = commands.run(["train", *words(world)], tmp_path / "log", when)
     assert ending.code == 143, ending.printed
-    assert "stopped by SIGTERM" in ending.printed
     (ended,) = run_folders(world) - before
     require_nothing_half_written(ended)
     assert max(path.name for path in ended.glob("checkpoints/*")) == f"step-{newest_checkpoint:08d}"
