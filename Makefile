@@ -15,7 +15,14 @@ READY := .venv/ready-$(TARGET)
 LOCK := requirements/$(TARGET).lock.txt
 SHIM := $(if $(filter cpu,$(TARGET)),./requirements/fbgemm_gpu_shim)
 
-.PHONY: help setup demo test ui lint lock bench gpu
+# Of `make schedule`: the run's overrides, the first day with a partition, when a day starts (UTC), and where to serve.
+DAILY ?=
+FIRST ?=
+CRON ?= 0 3 * * *
+PORT ?= 3000
+DAGSTER ?= runs/dagster
+
+.PHONY: help setup demo test ui schedule lint lock bench gpu
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -25,11 +32,18 @@ setup: $(READY) ## make .venv from the lock file of this machine's kind
 demo: $(READY) ## simulate, prepare, pre-train, ablate, compare: the whole method in minutes
 	@$(BIN)/recsys demo
 
+# Compiled files are written whatever the shell says: else each of some twenty processes compiles the library again.
 test: $(READY) ## run every test
-	@$(BIN)/python -m pytest -n 2
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
 
 ui: $(READY) ## serve MLflow on loopback over the recorded runs, and print the address
 	@$(BIN)/recsys ui
+
+schedule: $(READY) ## serve Dagster on loopback with the nightly run: make schedule DAILY="data=online_retail data.raw=..."
+	@export DAGSTER_HOME="$(abspath $(DAGSTER))" RECSYS_DAILY='$(DAILY)' RECSYS_DAILY_FIRST='$(FIRST)' RECSYS_DAILY_CRON='$(CRON)'
+	mkdir -p "$$DAGSTER_HOME"
+	cp pipelines/dagster.yaml "$$DAGSTER_HOME/dagster.yaml"
+	exec $(BIN)/dagster dev --host 127.0.0.1 --port $(PORT) --module-name pipelines.schedule
 
 lint: $(READY) ## ruff and mypy over everything
 	@$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """`recsys <command> [options] [key=value ...]`: the command line, its help, its dry run and its exit codes.
 
 Exit codes: 0 done or up to date, 2 usage or configuration, 65 bad data, 69 a needed service, 70 our bug or diverged
-training, 73 cannot write, 75 busy, 130 Ctrl-C, 143 SIGTERM.
+training, 73 cannot write, 75 busy, 130 Ctrl-C, 143 SIGTERM. `recsys daily` ends with 10 where its work is done and the
+weekly study's verdict has changed for somebody.
 """
 
 import argparse

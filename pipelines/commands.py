@@ -233,10 +233,30 @@ COMMANDS = (
     ),
     Command(
         "daily",
-        "window, prepare, train, evaluate, promote; safe to start twice",
+        "prepare, check, pre-train, train, compare, promote for a day or several; safe to start twice",
         "recsys daily --date 2011-09-01 data=online_retail data.raw=path/to/folder",
-        (*WHOLE_RUN, "daily", "ablation.resamples"),
-        (Option("--date", "the first day that the run must not see, YYYY-MM-DD", required=True),),
+        (*WHOLE_RUN, "daily", "ablation"),
+        (
+            Option("--date", "the first day that the run must not see, YYYY-MM-DD", default=""),
+            Option("--from", "in place of --date: the first of several dates, done in order", default=""),
+            Option("--to", "the last of them", default=""),
+            Option("--stage", "the last stage to do: prepare, check, pretrain, train, evaluate", default="promote"),
+            Option("--json", "print one line of JSON per decision, and nothing else", is_switch=True),
+        ),
+    ),
+    Command(
+        "status",
+        "what became of each scheduled day: done, stale, running and where, stopped and why",
+        "recsys status data=online_retail data.raw=path/to/folder",
+        ("data", "daily", "runtime"),
+        (Option("--days", "how many of the newest days", default="30"), AS_JSON),
+    ),
+    Command(
+        "rollback",
+        "make the champion before this one the champion again",
+        'recsys rollback --reason "complaints about empty lists" data=online_retail',
+        ("data", *STORE, "tracking.experiment"),
+        (Option("--reason", "why; it is kept with the champions and in the registry", required=True),),
     ),
     Command("sync", "send what was spooled while the tracking server was away", "recsys sync tracking=server", STORE),
     Command(

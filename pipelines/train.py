@@ -31,7 +31,7 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     if result.best_step == 0:
         console.print(
             "No validation was better than the start by more than chance, so the ranker is kept as it started: as the "
-            "logistic regression of its first-order path.",
+            "logistic regression of its first-order path, or as the model whose weights it started from.",
             soft_wrap=True,
         )
     for part, proof in result.frozen_proof.items():

@@ -24,7 +24,9 @@ from recsys.config import (
     COMPOSITIONS,
     NETWORKS,
     CompositionConfig,
+    ImportedTowerConfig,
     NetworkConfig,
+    TowerConfig,
     TrainingConfig,
     TrainingModeConfig,
     register_variant,
@@ -47,6 +49,7 @@ from recsys.config.networks import (
 )
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
+from recsys.features.schema import FeatureSchema
 from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork
 from recsys.interactions.crossing import Crossing
 from recsys.interactions.dot import DotInteraction
@@ -224,6 +227,19 @@ def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) ->
         contract,
         seed=0,
         adapter_rank=description.get("adapter_rank"),  # models served before there were adapters do not say
+    )
+
+
+def build_spec(tower: TowerConfig, schema: FeatureSchema) -> TowerSpec:
+    """Describe the configured tower for a schema.
+
+    Raises:
+        UsageError: a side of a two-tower model has no sparse feature.
+    """
+    if isinstance(tower, ImportedTowerConfig):
+        return TowerSpec.imported(schema, width=tower.width)
+    return TowerSpec.two_tower(
+        schema, width=tower.width, table_dimension=tower.table_dimension, hidden_widths=tower.hidden_widths
     )
 
 

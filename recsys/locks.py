@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,18 @@ from filelock import FileLock, Timeout
 
 from recsys.errors import BusyError, CannotWriteError
 from recsys.files import ensure_writable
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that holds a lock, as it signed it."""
+
+    pid: int
+    host: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}"
 
 
 @contextmanager
@@ -60,12 +73,22 @@ def _sign(path: Path, text: str) -> None:
         stream.write(text.encode().ljust(256))
 
 
+def holder_of(path: Path) -> Holder | None:
+    """Who holds the lock now, by its signature; None where nobody does, or nobody who is alive.
+
+    The lock itself is not touched, so that asking keeps nobody out.
+    """
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        holder = Holder(**json.loads(path.read_text(encoding="utf-8")))
+        if holder.host != socket.gethostname() or Path(f"/proc/{holder.pid}").exists():
+            return holder
+    return None
+
+
 def _read_holder(path: Path) -> str:
     # A holder takes the lock first and signs it a moment later; until then the file still names a holder before it.
     for _ in range(20):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            holder = json.loads(path.read_text(encoding="utf-8"))
-            if holder["host"] != socket.gethostname() or Path(f"/proc/{holder['pid']}").exists():
-                return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        if holder := holder_of(path):
+            return str(holder)
         time.sleep(0.05)
     return "another process, which has not signed the lock"

@@ -1,5 +1,6 @@
 """What every room of tests shares: where the real data lies, a process group, markers that skip with a reason."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
-from tests.faults.commands import Commands, make_tables_once
+from tests.faults.commands import Commands
+from tests.fresh_stores import copy_fresh_stores
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -33,12 +35,6 @@ def ml_100k_folder() -> Path:
     return _shared("ml-100k")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _tables(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """MLflow's tables, which take it seconds, are made once for all the new stores of a session."""
-    make_tables_once(tmp_path_factory.mktemp("tables"))
-
-
 @pytest.fixture(scope="session")
 def context() -> Iterator[ProcessContext]:
     """This process as a run of one, on the CPU also where there is a GPU; `tests/gpu` has one of its own."""
@@ -51,6 +47,17 @@ def commands() -> Iterator[Commands]:
     """Starts commands in processes of their own that cost no start of Python."""
     with Commands() as server:
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fresh_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs in this process are recorded in copies of one store; nothing is imported for tests that record none."""
+    if "mlflow" not in sys.modules:
+        yield
+        return
+    undo = copy_fresh_stores(tmp_path_factory.mktemp("store") / "mlflow.db")
+    yield
+    undo()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

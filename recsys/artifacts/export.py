@@ -32,7 +32,7 @@ from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import AnyType
 from torch import Tensor, nn
 
-from recsys.artifacts.scorer import Rebuild, Scorer, read_scorer, write_ranker
+from recsys.artifacts.scorer import Rebuild, SavedRanker, Scorer, read_saved, read_scorer, write_ranker
 from recsys.errors import DataError, UsageError
 from recsys.features.contract import FeatureContract
 from recsys.features.plain_yaml import read_plain_yaml
@@ -43,6 +43,7 @@ from recsys.files import published_directory
 logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 PROBABILITY = "probability"
+_RANKER = Path("artifacts", "ranker")
 
 # What `recsys.build` and this file import, and MLflow to load the model with.
 _REQUIREMENTS = ("torch", "torchrec", "mlflow", "pandas", "pyarrow", "safetensors", "PyYAML", "pydantic", "numpy")
@@ -154,8 +155,7 @@ def load_scorer(folder: Path) -> Scorer:
     Raises:
         DataError: there is no served model at `folder`, or a file of it is missing, torn or changed.
     """
-    if not (folder / "MLmodel").is_file():
-        raise DataError(f"There is no served model at {folder}. Expected the `model` folder of a run that finished.")
+    _require_model(folder)
     try:
         # Not MLflow's own reading, which takes `#`, `?` and `%` in a path for those of an address.
         rebuild = _function(str(read_plain_yaml(folder / "MLmodel", "Served model")["metadata"]["rebuild"]))
@@ -165,7 +165,22 @@ def load_scorer(folder: Path) -> Scorer:
             f"{folder / 'MLmodel'} is torn or is no model of ours ({type(error).__name__}: {error}). Copy the run's "
             "`model` folder again, whole, or train again."
         ) from error
-    return read_scorer(folder / "artifacts" / "ranker", rebuild)
+    return read_scorer(folder / _RANKER, rebuild)
+
+
+def load_saved(folder: Path) -> SavedRanker:
+    """Read the weights out of what `export_ranker` wrote, and all that says what they stand for.
+
+    Raises:
+        DataError: as `load_scorer`.
+    """
+    _require_model(folder)
+    return read_saved(folder / _RANKER)
+
+
+def _require_model(folder: Path) -> None:
+    if not (folder / "MLmodel").is_file():
+        raise DataError(f"There is no served model at {folder}. Expected the `model` folder of a run that finished.")
 
 
 def signature_of(columns: Mapping[str, str], replaceable: Collection[str]) -> ModelSignature:

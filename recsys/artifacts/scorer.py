@@ -31,7 +31,7 @@ from recsys.features.raw import RAW_KINDS, raw_to_batch, require_raw_columns
 from recsys.features.schema import FeatureSchema
 from recsys.features.vectors import column_of
 from recsys.features.vocabulary import Vocabulary
-from recsys.files import canonical_json, sha256_of_file
+from recsys.files import canonical_json, fingerprint_of, sha256_of_file
 
 if TYPE_CHECKING:
     from recsys.datasets.event_rows import EventRowReader
@@ -99,6 +99,25 @@ class Scorer:
         return torch.cat(logits).sigmoid().numpy() if logits else np.empty(0)
 
 
+@dataclass(frozen=True)
+class SavedRanker:
+    """A ranker as it lies on disk.
+
+    Attributes:
+        description: from which, with the contract, it can be built again.
+        weights: `state_dict()` of the plain ranker.
+        table: the schema file with the `table:` block that rows are read by; None where there is none.
+        digest: 16 hexadecimal digits that name all of it.
+    """
+
+    description: Mapping[str, Any]
+    contract: FeatureContract
+    vocabularies: Mapping[str, Vocabulary]
+    weights: Mapping[str, Tensor]
+    table: Path | None
+    digest: str
+
+
 def write_ranker(
     folder: Path,
     *,
@@ -134,22 +153,35 @@ def read_scorer(folder: Path, rebuild: Rebuild) -> Scorer:
     Raises:
         DataError: a file is missing, torn, or was changed since it was written.
     """
+    saved = read_saved(folder)
+    contract, tables = saved.contract, saved.vocabularies
+    ranker = rebuild(saved.description, contract)
+    ranker.load_state_dict(dict(saved.weights))
+    # The whole forward pass is for scoring alone from here on: no dropout, no graph.
+    ranker.eval().requires_grad_(False)
+    return Scorer(ranker, contract, tables, _row_reader(saved.table, contract, tables) if saved.table else None)
+
+
+def read_saved(folder: Path) -> SavedRanker:
+    """Read what `write_ranker` wrote, and build nothing of it.
+
+    Raises:
+        DataError: a file is missing, torn, or was changed since it was written.
+    """
     document = _description(folder / _DESCRIPTION)
     for name, digest in document["files"].items():
         if not (folder / name).is_file() or sha256_of_file(folder / name) != digest:
             raise DataError(f"{folder / name} is missing or was changed since it was exported. Export the model again.")
     contract = FeatureContract.from_json((folder / _CONTRACT).read_bytes())
-    ranker = rebuild(document["ranker"], contract)
+    tables = {table: Vocabulary.load(folder / _VOCABULARIES / f"{table}.parquet") for table in contract.table_rows}
     # After the digests: safetensors would take changed weights for good ones.
     try:
-        ranker.load_state_dict(load_file(folder / _WEIGHTS))
+        weights = load_file(folder / _WEIGHTS)
     except SafetensorError as error:
         raise DataError(f"{folder / _WEIGHTS} is no safetensors file ({error}). Export the model again.") from error
-    # The whole forward pass is for scoring alone from here on: no dropout, no graph.
-    ranker.eval().requires_grad_(False)
-    tables = {table: Vocabulary.load(folder / _VOCABULARIES / f"{table}.parquet") for table in contract.table_rows}
-    reader = _row_reader(folder / _TABLE, contract, tables) if _TABLE in document["files"] else None
-    return Scorer(ranker, contract, tables, reader)
+    # A file that the description does not name has not been checked.
+    table = folder / _TABLE if _TABLE in document["files"] else None
+    return SavedRanker(document["ranker"], contract, tables, weights, table, fingerprint_of(document))
 
 
 def _row_reader(path: Path, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary]) -> "RowReader":

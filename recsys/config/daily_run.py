@@ -16,7 +16,7 @@ Weekday = Literal["monday", "tuesday", "wednesday", "thursday", "friday", "satur
 
 @checked_dataclass
 class CheckLimits:
-    """From where on a figure is a warning, and from where on the run stops before training; null never."""
+    """Above which figure a check warns, and above which the run stops before training; null never."""
 
     warn: NonNegativeFloat | None
     fail: NonNegativeFloat | None
@@ -37,9 +37,9 @@ class ChecksConfig:
 
     weeks: PositiveInt
     rows: CheckLimits
+    label_rate: CheckLimits
     null_share: CheckLimits
     unseen_share: CheckLimits
-    label_rate: CheckLimits
     segment_mix: CheckLimits
     drift: CheckLimits
     duplicate_share: CheckLimits

@@ -3,7 +3,7 @@
 A served model takes raw rows, so this is how it gets an example, and how an older model is measured on newer data.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -41,18 +41,23 @@ def example_rows(encoded: EncodedDataset, split: str, layout: TableLayout | None
     return rows.to_pandas()
 
 
-def raw_rows(encoded: EncodedDataset, split: str) -> Iterator[pa.Table]:
+def raw_rows(encoded: EncodedDataset, split: str, days: Collection[str] = ()) -> Iterator[pa.Table]:
     """Yield a split as it was before encoding, in the order of its files, feature columns and segment.
 
     Which id it was that this data's training never saw is not kept. It comes back as null; inside a list, where a null
     would be left out, as an id that no vocabulary has (2^63 - 1 or "\\uffff"). Dense values differ from the raw ones by
     the rounding of their encoded form.
 
+    Args:
+        days: those of the split that are wanted; () for all.
+
     Raises:
         DataError: the split has no rows.
     """
     vocabularies = _vocabularies(encoded)
-    for path in encoded.files(split):
+    for day, path in zip(encoded.days(split), encoded.files(split), strict=True):
+        if days and day not in days:
+            continue
         for rows in pq.ParquetFile(path, page_checksum_verification=True).iter_batches():
             yield _raw_rows(rows, encoded.contract, vocabularies)
 

@@ -29,7 +29,8 @@ from recsys.datasets.partitions import write_partitions
 from recsys.datasets.source import DAY, SPLIT, Source, SourceRows
 from recsys.datasets.staging import stage
 from recsys.errors import DataError
-from recsys.features.contract import FeatureContract
+from recsys.features.contract import FeatureContract, Scaling
+from recsys.features.known_fit import KnownFit
 from recsys.features.schema import FeatureSchema
 from recsys.features.vocabulary import Vocabulary
 from recsys.files import published_directory, write_text_atomically
@@ -48,6 +49,7 @@ def encode(
     threads: int,
     resume_key: str = "",
     progress: Progress = silent,
+    known: KnownFit | None = None,
 ) -> FeatureContract:
     """Prepare a source's rows and publish them at `target`, whole or not at all.
 
@@ -56,6 +58,7 @@ def encode(
         memory_limit: what DuckDB may hold in memory, such as "2GB".
         resume_key: names the rows, the schema and the code. With it, partitions that a killed preparation of the same
             key finished are not made again; see `recsys.files.published_directory`.
+        known: keeps the rows of its ids and its scaling; what it does not know is fitted to these rows.
 
     Returns:
         The contract that was fitted, as it lies in `target`.
@@ -65,7 +68,7 @@ def encode(
         CannotWriteError: `target` cannot be written; said before any work.
     """
     with published_directory(target, resume_key) as work:
-        contract = _finished(work, progress) or _prepare(source, schema, work, memory_limit, threads, progress)
+        contract = _finished(work, progress) or _prepare(source, schema, work, memory_limit, threads, progress, known)
         (work / FINISHED_PARTS_NAME).unlink(missing_ok=True)
     return contract
 
@@ -85,7 +88,13 @@ def _finished(work: Path, progress: Progress) -> FeatureContract | None:
 
 
 def _prepare(
-    source: Source, schema: FeatureSchema, work: Path, memory_limit: str, threads: int, progress: Progress
+    source: Source,
+    schema: FeatureSchema,
+    work: Path,
+    memory_limit: str,
+    threads: int,
+    progress: Progress,
+    known: KnownFit | None,
 ) -> FeatureContract:
     with temporary_database(work, memory_limit, threads) as connection:
         progress("read", 0, 0)
@@ -94,7 +103,10 @@ def _prepare(
         staged = stage(connection, rows, schema)
         progress("fit", 0, 0)
         vocabularies = fit_vocabularies(connection, staged.table, schema)
-        contract = _contract(connection, staged.table, rows, schema, vocabularies)
+        scaling = fit_scaling(connection, staged.table, schema)
+        if known is not None:
+            vocabularies, scaling = known.grown(vocabularies), known.kept(scaling)
+        contract = _contract(rows, schema, vocabularies, scaling)
         require_no_extremes(connection, staged, schema, contract.scaling)
         part_rows = _part_rows(connection, staged.table)
         parts = write_partitions(connection, staged, part_rows, contract, vocabularies, work, threads, progress)
@@ -112,17 +124,16 @@ def _part_rows(connection: Backend, staged: ir.Table) -> dict[tuple[str, str], i
 
 
 def _contract(
-    connection: Backend,
-    staged: ir.Table,
     rows: SourceRows,
     schema: FeatureSchema,
     vocabularies: Mapping[str, Vocabulary],
+    scaling: Mapping[str, Scaling],
 ) -> FeatureContract:
     return FeatureContract(
         schema=schema,
         table_rows={table: len(vocabulary) for table, vocabulary in vocabularies.items()},
         vocabulary_fingerprints={table: vocabulary.fingerprint for table, vocabulary in vocabularies.items()},
-        scaling=fit_scaling(connection, staged, schema),
+        scaling=scaling,
         extras=rows.extras,
     )
 

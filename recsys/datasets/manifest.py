@@ -17,11 +17,16 @@ FINISHED_PARTS_NAME = "finished_parts.jsonl"
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file: its digest ("sha256:..."), its size, and the rows of a Parquet part (0 for other files)."""
+    """One file: its digest ("sha256:..."), its size, and what a Parquet part holds (nothing of other files).
+
+    Attributes:
+        profile: what was counted in the part's rows: see `RowEncoder.profile`.
+    """
 
     sha256: str
     bytes: int
     rows: int = 0
+    profile: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

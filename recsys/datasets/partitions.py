@@ -172,7 +172,7 @@ class _PassWriter:
         path = self._work / part_path(split, day)
         with _part_file(path, encoder.arrow_schema, _with_dictionary(self._contract, encoder.arrow_schema)) as file:
             write(rows, encoder, self._order_columns, file)
-        entry = FileEntry(sha256_of_file(path), path.stat().st_size, file.rows)
+        entry = FileEntry(sha256_of_file(path), path.stat().st_size, file.rows, encoder.profile)
         self._finished.add(FinishedPart(part_path(split, day), entry, dict(encoder.counts)))
 
 

@@ -1,5 +1,6 @@
 """Staged rows -> encoded rows: ids to table rows, dense values to unit spread, in batches of Arrow columns."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,6 +17,9 @@ from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 
 TIME = "time"
 """The encoded column of times, which no batch carries, whatever the schema calls its source."""
+POSITIVES, OF_SEGMENT, IDS, LISTS_EMPTY = "positives", "segment: ", "ids: ", "lists empty: "
+"""In a profile: rows with a positive label; before a segment's name its rows; before a feature's the ids that could be
+looked up, and its lists without one."""
 
 
 def encoded_schema(contract: FeatureContract) -> pa.Schema:
@@ -41,8 +45,14 @@ class RowEncoder:
         self.arrow_schema = encoded_schema(contract)
         self._account = Account("", contract.schema.invalid, rows=0)
         self.counts = self._account.counts
+        self._seen: Counter[str] = Counter()
         self._vocabularies = vocabularies
         self._segments = pa.array(contract.schema.segments, type=pa.string())
+
+    @property
+    def profile(self) -> dict[str, int]:
+        """What the rows hold, for a look at days side by side: `counts`, labels, segments and ids; zeros left out."""
+        return {what: number for what, number in sorted((self.counts + self._seen).items()) if number}
 
     def encode(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """Return the rows under `encoded_schema`, in the same order."""
@@ -54,6 +64,7 @@ class RowEncoder:
             columns[WEIGHT] = rows[schema.weight]
         columns[TIME] = rows[schema.time].cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
         columns |= {name: rows[name] for name in self.contract.extras}
+        self._count_roles(columns[LABEL], columns[SEGMENT])
         arrays = [columns[field.name].cast(field.type) for field in self.arrow_schema]
         return pa.RecordBatch.from_arrays(arrays, schema=self.arrow_schema)
 
@@ -75,14 +86,22 @@ class RowEncoder:
             kept = pc.is_valid(ids).to_numpy(zero_copy_only=False)
             lengths = lengths_of_kept(kept, lengths)
             ids = ids.drop_null()
+        self._seen[LISTS_EMPTY + feature.name] += int(np.count_nonzero(lengths == 0))
         return lists_of(self._rows_of(ids, feature), lengths, feature, self._account)
 
     def _rows_of(self, ids: pa.Array, feature: Feature) -> npt.NDArray[np.int64]:
         rows, broken = look_up(ids, self._vocabularies[feature.table])
         number = int(np.count_nonzero(broken))
+        self._seen[IDS + feature.name] += len(ids) - number
         self._count("ids invalid", feature, number - ids.null_count)
         self._count("ids unknown", feature, int(np.count_nonzero(rows == UNKNOWN_ROW)) - number)
         return rows
+
+    def _count_roles(self, label: pa.Array, segment: pa.Array) -> None:
+        self._seen[POSITIVES] += int(pc.sum(pc.greater(label, 0)).as_py() or 0)
+        rows = np.bincount(segment.to_numpy(zero_copy_only=False), minlength=len(self._segments))
+        for name, number in zip(self.contract.schema.segments, rows.tolist(), strict=True):
+            self._seen[OF_SEGMENT + name] += number
 
     def _count(self, what: str, feature: Feature, number: int) -> None:
         self._account.count(what, feature.name, number)

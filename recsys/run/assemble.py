@@ -16,6 +16,7 @@ from recsys.monitoring.out_of_memory import out_of_memory_explained
 from recsys.progress import Progress
 from recsys.run import fitted_baselines
 from recsys.run.streams import TRAIN, VALIDATION, divided_days, ranker_stream, started
+from recsys.run.warm_start import WarmStart
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
@@ -47,20 +48,30 @@ class ReadyRanker:
     Attributes:
         config: with the budget settled.
         stream: of the rows that it learns from, at its beginning.
-        baselines: by name; its first-order path begins as the logistic one.
+        baselines: by name.
+        start: answers as the ranker did before its first step: the logistic baseline, or the ranker itself where it
+            goes on from weights that have learnt.
     """
 
     config: RunConfig
     context: ProcessContext
     stream: BatchStream
     baselines: Mapping[str, LogisticRanker]
+    start: nn.Module
     assembly: Assembly
 
 
 def ready_ranker(
-    config: RunConfig, encoded: EncodedDataset, artifact: TowerArtifact, progress: Progress
+    config: RunConfig,
+    encoded: EncodedDataset,
+    artifact: TowerArtifact,
+    progress: Progress,
+    start: WarmStart | None = None,
 ) -> ReadyRanker:
     """Fit the baselines, settle the budget, join the processes, and assemble the ranker around its tower.
+
+    Args:
+        start: weights to begin with in place of fresh ones, and `config` as its `settled` returned it.
 
     Raises:
         UsageError, TrainingError: see `assemble_ranker`.
@@ -69,8 +80,10 @@ def ready_ranker(
     config = with_ranker_budget(config, encoded)
     context = started(config)
     stream = ranker_stream(config, encoded, context)
-    assembly = assemble_ranker(config, artifact, baselines[LOGISTIC], encoded, stream.num_batches, context)
-    return ReadyRanker(config, context, stream, baselines, assembly)
+    logistic = baselines[LOGISTIC]
+    assembly = assemble_ranker(config, artifact, start or logistic, encoded, stream.num_batches, context)
+    first = assembly.wrapped if start else logistic.to(context.device)
+    return ReadyRanker(config, context, stream, baselines, first, assembly)
 
 
 def assemble(
@@ -110,7 +123,7 @@ def assemble(
 def assemble_ranker(
     config: RunConfig,
     artifact: TowerArtifact,
-    start: LogisticRanker,
+    start: LogisticRanker | WarmStart,
     encoded: EncodedDataset,
     batches_per_epoch: int,
     context: ProcessContext,
@@ -118,10 +131,11 @@ def assemble_ranker(
     """Build the configured ranker around its pre-trained tower, ready to learn in the first stage of its training mode.
 
     Args:
-        start: what its first-order path begins as.
+        start: what its first-order path begins as; or all of it but the tower.
 
     Raises:
-        UsageError: the stages use up the budget or do not fit the tower, or the routes do not fit the data.
+        UsageError: the stages use up the budget or do not fit the tower, or the routes do not fit the data; or the
+            weights to start from do not fit the ranker.
     """
     mode, training = config.training_mode, config.training
     ranker = build_ranker(
@@ -133,7 +147,10 @@ def assemble_ranker(
         adapter_rank=mode.adapter_rank,
     )
     apply_tower(ranker.embedding_tower, artifact)
-    ranker.head.start_from(float(start.intercept), start.dense_weights, start.id_weights)
+    if isinstance(start, WarmStart):
+        start.load_into(ranker, encoded)
+    else:
+        ranker.head.start_from(float(start.intercept), start.dense_weights, start.id_weights)
     steps = loop_settings(training, batches_per_epoch).max_steps
     rates = {str(name): share for name, share in mode.rates.items()}
     stages = build_stages(mode, batches_per_epoch, steps)

@@ -54,15 +54,19 @@ def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> dict[
 
 
 def validation_of(
-    wrapped: nn.Module, start: LogisticRanker, config: RunConfig, encoded: EncodedDataset, context: ProcessContext
+    wrapped: nn.Module, start: nn.Module, config: RunConfig, encoded: EncodedDataset, context: ProcessContext
 ) -> Callable[[], dict[str, float]]:
     """Return what the training loop validates by: the ranker's figures, and how much better than the start it must be.
 
     Of two models that validation cannot tell apart the simpler one is kept (the one-standard-error rule of Breiman et
-    al., "Classification and Regression Trees", 1984), which is the regression that the ranker starts as.
+    al., "Classification and Regression Trees", 1984), which is the regression that the ranker starts as; or the model
+    that is in use already.
+
+    Args:
+        start: as the ranker is before its first step; it is measured now.
     """
     stream = scoring_stream(config, encoded, VALIDATION, context)
-    at_start = predict(start.to(context.device), stream)
+    at_start = predict(start, stream)
 
     def validate() -> dict[str, float]:
         predictions = predict(wrapped, stream)

@@ -14,6 +14,7 @@ from recsys.datasets.table import TableSource
 from recsys.datasets.table_layout import TableLayout, load_table_layout
 from recsys.datasets.world import World
 from recsys.errors import DataError, UsageError
+from recsys.features.known_fit import KnownFit
 from recsys.features.plain_yaml import read_plain_yaml
 from recsys.features.schema import load_schema
 from recsys.files import fingerprint_of
@@ -33,8 +34,11 @@ SPLIT_DATES = ("train_start", "validation_start", "test_start", "test_end")
 _INTACT: set[tuple[tuple[str, int, int, int], ...]] = set()
 
 
-def run(config: RunConfig, progress: Progress) -> EncodedDataset:
+def run(config: RunConfig, progress: Progress, known: KnownFit | None = None) -> EncodedDataset:
     """Prepare the configured data, or find them prepared already; go on where a killed preparation was.
+
+    Args:
+        known: of the model that a run on these rows starts from; its ids keep their rows, its features their scaling.
 
     Raises:
         DataError: the raw data are missing or break the schema.
@@ -43,7 +47,7 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
     """
     schema = load_schema(schema_file(config.data))
     raw = raw_folder(config, progress)
-    stage = stage_of(config, raw)
+    stage = stage_of(config, raw, known)
 
     def work(folder: Path) -> None:
         if (folder / _ROWS).exists():
@@ -57,6 +61,7 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
             threads=config.runtime.cores,
             resume_key=stage.key,
             progress=progress,
+            known=known,
         )
 
     final = config.runtime.encoded / f"{config.data.name}-{stage.key}"
@@ -66,13 +71,13 @@ def run(config: RunConfig, progress: Progress) -> EncodedDataset:
     return encoded
 
 
-def prepared(config: RunConfig) -> EncodedDataset | None:
-    """Return the prepared data if they exist already; nothing is made."""
+def prepared(config: RunConfig, known: KnownFit | None = None) -> EncodedDataset | None:
+    """Return the prepared data if they exist already; nothing is made. Arguments as of `run`."""
     data = config.data
     raw = _raw_before(config)
     if raw is None or not raw.exists():
         return None
-    stage = stage_of(config, raw)
+    stage = stage_of(config, raw, known)
     final = config.runtime.encoded / f"{data.name}-{stage.key}"
     return open_encoded(final / _ROWS) if is_up_to_date(stage, final) else None
 
@@ -88,12 +93,13 @@ def _raw_before(config: RunConfig) -> Path | None:
     return unpacked_before(layout, data.raw, config.runtime.encoded)
 
 
-def stage_of(config: RunConfig, raw: Path) -> Stage:
+def stage_of(config: RunConfig, raw: Path, known: KnownFit | None = None) -> Stage:
     """What the prepared rows follow from; `raw` is where their raw data lie."""
     settings = config_document(config)["data"]
+    inputs = {"raw": input_fingerprint(raw), "schema": _fingerprint_of_schema(schema_file(config.data))}
     return Stage(
         "prepare",
-        inputs={"raw": input_fingerprint(raw), "schema": _fingerprint_of_schema(schema_file(config.data))},
+        inputs=inputs | ({"known": known.fingerprint} if known else {}),
         parameters={key: value for key, value in settings.items() if key not in _NO_EFFECT_ON_ROWS},
         code_version=code_of(load_schema, encode, _SOURCE_OF[type(config.data)]),
     )

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from recsys.artifacts.pretrained_tower import load_tower, save_tower
-from recsys.config import ImportedTowerConfig, RunConfig, TrainingConfig, TwoTowerConfig
+from recsys.build import build_spec
+from recsys.config import ImportedTowerConfig, RunConfig, TowerConfig, TrainingConfig, TwoTowerConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
 from recsys.evaluation.split_evaluation import evaluation_mode
@@ -28,14 +29,16 @@ from recsys.run.streams import (
     started,
     training_stream,
 )
+from recsys.run.warm_start import WarmStart
 from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
 from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import device_name
 from recsys.sharding.whole_state import whole_state
 from recsys.towers.artifact import TowerArtifact
-from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.imported import import_tower
 from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_popularity, retrieval_recall
+from recsys.towers.version import version_of, with_version
 from recsys.tracking import names
 from recsys.tracking.run import start_run
 from recsys.training.loop import LoopState, train_steps
@@ -59,48 +62,63 @@ PRETRAIN = "pretrain"
 """The arm, and the kind, of a pre-training's own run."""
 
 
-def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:
+def run(
+    config: RunConfig, encoded: EncodedDataset, progress: Progress, start: WarmStart | None = None
+) -> TowerArtifact:
     """Make the configured tower for this data, or load it where it is made already.
+
+    Args:
+        start: its model's tower, with rows for the new ids, takes the place of one that is made.
 
     Raises:
         DataError: the vectors to import are missing or damaged.
+        UsageError: the start's tower is another than the configured one.
         BusyError: another process makes the same tower now.
     """
     require_rows(encoded, (TRAIN, VALIDATION))
-    stage = stage_of(config, encoded)
+    stage = stage_of(config, encoded, start)
 
     def work(folder: Path) -> None:
-        is_imported = isinstance(config.tower, ImportedTowerConfig)
-        artifact = _import(config, encoded) if is_imported else _pretrain(config, encoded, progress)
+        if start is not None:
+            artifact = start.tower(config, encoded)
+        elif isinstance(config.tower, ImportedTowerConfig):
+            artifact = _import(config, encoded)
+        else:
+            artifact = _pretrain(config, encoded, progress)
         vocabularies = {table: encoded.vocabulary(table) for table in encoded.contract.table_rows}
-        save_tower(folder / _TOWER, artifact, encoded.contract, vocabularies)
+        versioned = with_version(artifact, version_of(artifact))
+        save_tower(folder / _TOWER, versioned, encoded.contract, vocabularies)
 
     final = config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
     return load_tower(run_stage(stage, final, work).path / _TOWER, encoded.contract)
 
 
-def stage_of(config: RunConfig, encoded: EncodedDataset) -> Stage:
+def stage_of(config: RunConfig, encoded: EncodedDataset, start: WarmStart | None = None) -> Stage:
     """What the configured tower follows from.
 
     Raises:
         DataError: the vectors to import are missing.
     """
-    parameters = tower_settings(config)
+    parameters, vectors = tower_settings(config), _vectors_of(config.tower)
+    if start is not None:
+        inputs = rows_of(encoded, ()) | vectors | {"start": start.digest}
+        return Stage("pretrain", inputs, parameters, code_of(WarmStart, save_tower))
     if isinstance(config.tower, TwoTowerConfig):
         inputs = rows_of(encoded, (TRAIN, VALIDATION))
-        return Stage(
-            "pretrain",
-            inputs,
-            parameters,
-            code_of(_pretrain, save_tower),
-        )
-    if not config.tower.vectors.is_file():
+        return Stage("pretrain", inputs, parameters, code_of(_pretrain, save_tower))
+    return Stage("pretrain", rows_of(encoded, ()) | vectors, parameters, code_of(_import, save_tower))
+
+
+def _vectors_of(tower: TowerConfig) -> dict[str, str]:
+    """The fingerprint of the vectors to import; nothing for a tower that is pre-trained here."""
+    if isinstance(tower, TwoTowerConfig):
+        return {}
+    if not tower.vectors.is_file():
         raise DataError(
-            f"There is no file of vectors at {config.tower.vectors} (`tower.vectors`), as seen from {Path.cwd()}. "
+            f"There is no file of vectors at {tower.vectors} (`tower.vectors`), as seen from {Path.cwd()}. "
             "Set tower.vectors=... to the file to import, or pre-train a tower here with tower=two_tower."
         )
-    inputs = rows_of(encoded, ()) | {"vectors": input_fingerprint(config.tower.vectors)}
-    return Stage("pretrain", inputs, parameters, code_of(_import, save_tower))
+    return {"vectors": input_fingerprint(tower.vectors)}
 
 
 def tower_settings(config: RunConfig) -> dict[str, Any]:
@@ -194,9 +212,7 @@ def _objective(
     tower: TwoTowerConfig, encoded: EncodedDataset, days: Sequence[str], config: RunConfig, device: torch.device
 ) -> TwoTowerObjective:
     contract, schema = encoded.contract, encoded.contract.schema
-    spec = TowerSpec.two_tower(
-        schema, width=tower.width, table_dimension=tower.table_dimension, hidden_widths=tower.hidden_widths
-    )
+    spec = build_spec(tower, schema)
     torch.manual_seed(tower.seed)
     module = EmbeddingTower(spec, contract)
     # Counted over all ranks' rows by each of them, so that all correct by the same popularity.

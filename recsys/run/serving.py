@@ -14,34 +14,50 @@ from recsys.datasets.decode import example_rows
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.table_layout import load_table_layout
 from recsys.sharding.whole_state import whole_state
-from recsys.towers.embedding import TowerSpec
+from recsys.towers.artifact import TowerArtifact
+from recsys.towers.version import TowerVersion, version_of
+from recsys.training.modes import TOWER
 
 MODEL = "model"
+TOWER_VERSION = "tower_version"
+"""Of a served model's description: which tower it holds."""
 
 
-def export_run(folder: Path, config: RunConfig, spec: TowerSpec, wrapped: nn.Module, encoded: EncodedDataset) -> Path:
-    """Write the run's ranker, with the weights it has now, as a served model in the run's folder; return where.
+def export_run(
+    folder: Path, config: RunConfig, artifact: TowerArtifact, wrapped: nn.Module, encoded: EncodedDataset
+) -> tuple[Path, TowerVersion]:
+    """Write the run's ranker, with the weights it has now, as a served model in the run's folder.
 
     Every process calls it; one of them writes.
+
+    Args:
+        artifact: the tower that the run began with.
+
+    Returns:
+        Where the model is, and which tower it holds.
     """
     contract = encoded.contract
     vocabularies = {table: encoded.vocabulary(table) for table in contract.table_rows}
     weights = whole_state(wrapped)
+    prefix = f"{TOWER}."
+    tower = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
+    version = version_of(artifact).after(tower)
+    description = describe_ranker(
+        config.network, config.composition, artifact.spec, adapter_rank=config.training_mode.adapter_rank
+    )
     with prepared_schema_file(encoded) as table:
         layout = load_table_layout(table, contract.schema) if table else None
         export_ranker(
             folder / MODEL,
             weights=weights,
-            description=describe_ranker(
-                config.network, config.composition, spec, adapter_rank=config.training_mode.adapter_rank
-            ),
+            description={**description, TOWER_VERSION: version.to_document()},
             rebuild="recsys.build:rebuild_ranker",
             contract=contract,
             vocabularies=vocabularies,
             example=example_rows(encoded, "validation", layout),
             table=table,
         )
-    return folder / MODEL
+    return folder / MODEL, version
 
 
 @contextmanager

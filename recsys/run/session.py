@@ -11,7 +11,6 @@ from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.config import config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
-from recsys.evaluation.baselines import LOGISTIC
 from recsys.evaluation.ranking import RankingEvaluation, evaluate_ranking, save_ranking
 from recsys.evaluation.scores import ranker_score
 from recsys.evaluation.split_evaluation import Evaluation, evaluate, predict
@@ -39,7 +38,6 @@ from recsys.run.serving import export_run
 from recsys.run.stopping import StopRequest
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_memory, scoring_stream
 from recsys.towers.artifact import TowerArtifact
-from recsys.towers.embedding import TowerSpec
 from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
 from recsys.training import snapshot
@@ -56,13 +54,17 @@ RANKING_EXTRAS = ("query", "user_key", "is_new_to_user", "log_sampling_rate")
 class Session:
     """One run's parts while it lasts."""
 
-    def __init__(self, identity: RunIdentity, encoded: EncodedDataset, spec: TowerSpec, ready: ReadyRanker) -> None:
-        self._identity, self._encoded, self._spec = identity, encoded, spec
+    def __init__(
+        self, identity: RunIdentity, encoded: EncodedDataset, artifact: TowerArtifact, ready: ReadyRanker
+    ) -> None:
+        self._identity, self._encoded, self._artifact = identity, encoded, artifact
         self._config, self._context, self._baselines = ready.config, ready.context, ready.baselines
         assembly, stream = self._assembly, self._stream = ready.assembly, ready.stream
         self._state, self._best = LoopState(), BestWeights(assembly.wrapped)
         self._spool, self._contracts = "", StageContracts(assembly.stages, assembly.optimizers)
         self._start, self._watched = StartOfRun(assembly.wrapped, stream), WatchedStream(stream)
+        # Before a checkpoint is loaded: what later weights are held against is how the run began.
+        self._validate = validation_of(assembly.wrapped, ready.start, ready.config, encoded, ready.context)
         self._spent: Cost | None = None  # by the parts of the run before this one
         self._meter = CostMeter(ready.context.device)
 
@@ -94,12 +96,12 @@ class Session:
         spool: str = saved.facts["spool"]
         return spool
 
-    def describe(self, tracked: TrackedRun, artifact: TowerArtifact) -> None:
+    def describe(self, tracked: TrackedRun) -> None:
         """Attach what the run is made of."""
         self._spool = tracked.spool_id
         tracked.attach("config.json", json.dumps(config_document(self._config), indent=2))
         self._contracts.attach(tracked)
-        tracked.attach("tower_provenance.json", json.dumps(dict(artifact.provenance), indent=2, default=str))
+        tracked.attach("tower_provenance.json", json.dumps(dict(self._artifact.provenance), indent=2, default=str))
         tracked.attach("contract.json", self._encoded.contract.to_json())
         for name, text in self._identity.notes.items():
             tracked.attach(name, text)
@@ -109,8 +111,6 @@ class Session:
         segments = self._encoded.contract.schema.segments
         settings = loop_settings(self._config.training, self._stream.num_batches, segments)
         stages = self._assembly.stages
-        start = self._baselines[LOGISTIC]
-        validate = validation_of(self._wrapped, start, self._config, self._encoded, self._context)
         self._meter = CostMeter(self._context.device, self._spent)
         curves = CurveFile(self._identity.folder, self._state.step)
         label = f"training {self._identity.name}"
@@ -123,7 +123,7 @@ class Session:
             self._context,
             state=self._state,
             best=self._best,
-            validate=validate,
+            validate=self._validate,
             checkpoint=self._save_checkpoint,
             should_stop=request,
             stages=stages,
@@ -166,7 +166,8 @@ class Session:
         save_predictions(predictions, folder / PREDICTIONS)
         write_text_atomically(folder / "evaluation.json", evaluation.to_json())
         progress(f"exporting {self._identity.name}", 0, 0)
-        model = export_run(folder, config, self._spec, self._wrapped, encoded)
+        model, version = export_run(folder, config, self._artifact, self._wrapped, encoded)
+        tracked.set_tags({names.TAG_TOWER_VERSION: version.version, names.TAG_TOWER_DIGEST: version.digest})
         self._record(tracked, result, evaluation, model)
         write_text_atomically(folder / RESULT, result.to_json())
         return result

@@ -21,6 +21,7 @@ from recsys.run.streams import (
     divided_days,
     require_rows,
 )
+from recsys.run.warm_start import WarmStart
 from recsys.sharding.processes import device_kind, device_name
 from recsys.towers.artifact import TowerArtifact
 from recsys.tracking import names
@@ -60,12 +61,18 @@ def fit_and_measure(
     progress: Progress,
     *,
     resume: bool,
+    start: WarmStart | None = None,
 ) -> RunResult:
-    """Do what `run` promises, with the rows prepared and the tower made: all that a ranker's result follows from."""
-    ready = ready_ranker(config, encoded, artifact, progress)
+    """Do what `run` promises, with the rows prepared and the tower made: all that a ranker's result follows from.
+
+    Args:
+        start: weights to begin with. Then `config` is as its `settled` returned it, `encoded` was prepared with what it
+            knows, and `artifact` is its tower. A run that is resumed goes on with its checkpoint's weights.
+    """
+    ready = ready_ranker(config, encoded, artifact, progress, start)
     config, context, assembly = ready.config, ready.context, ready.assembly
     _, days = divided_days(encoded, config.training.tower_day_share)
-    session = Session(identity, encoded, artifact.spec, ready)
+    session = Session(identity, encoded, artifact, ready)
     spool = session.load_checkpoint() if resume else ""
     write_text_atomically(identity.folder / CONFIG, json.dumps(config_document(config), indent=2) + "\n")
     with (
@@ -74,7 +81,9 @@ def fit_and_measure(
             store,
             identity.name,
             run_params(config, identity.arm, device_name(context.device), identity.unused),
-            identity.tags() | {names.TAG_CONTRACT: encoded.contract.fingerprint},
+            identity.tags()
+            | {names.TAG_CONTRACT: encoded.contract.fingerprint}
+            | ({names.TAG_START: start.digest} if start else {}),
             dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION), days),
             system_metrics=config.tracking.system_metrics,
             resume=spool,
@@ -82,7 +91,7 @@ def fit_and_measure(
     ):
         # The run is ours alone by now: what a killed one had under way here is nobody's.
         clear_leftovers(identity.folder)
-        session.describe(tracked, artifact)
+        session.describe(tracked)
         require_flow(tracked, flow_report(config, encoded, assembly, context))
         with cached_tower(assembly.wrapped, config.training_mode.cache_megabytes, encoded, context, tracked.attach):
             cost = session.train(tracked, request, progress)

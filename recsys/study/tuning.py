@@ -11,7 +11,6 @@ from recsys.ablation.trial_sampling import Ranges, Trial, best_trial, next_value
 from recsys.config import RunConfig, config_document, config_from
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import TrainingError
-from recsys.evaluation.baselines import LOGISTIC
 from recsys.files import write_text_atomically
 from recsys.progress import Progress, silent
 from recsys.run import prepare, pretrain
@@ -184,7 +183,7 @@ def _fit(
             context,
             state=state,
             best=BestWeights(assembly.wrapped),
-            validate=validation_of(assembly.wrapped, ready.baselines[LOGISTIC], config, encoded, context),
+            validate=validation_of(assembly.wrapped, ready.start, config, encoded, context),
             checkpoint=lambda _: None,
             should_stop=request,
             stages=assembly.stages,

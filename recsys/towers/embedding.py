@@ -28,6 +28,11 @@ TABLE_PREFIX = "tower_"
 """Goes before the vocabulary's name in the name of each of the tower's tables."""
 
 
+def table_weight(table: str) -> str:
+    """Return the name, in a tower's `state_dict()`, of the table for a vocabulary."""
+    return f"ebc.embedding_bags.{TABLE_PREFIX}{table}.weight"
+
+
 class TowerKind(StrEnum):
     """Where a tower's vectors come from."""
 

@@ -17,7 +17,7 @@ from recsys.features.schema import FeatureSchema
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 from recsys.files import sha256_of_file
 from recsys.towers.artifact import TowerArtifact
-from recsys.towers.embedding import TABLE_PREFIX, TowerSpec
+from recsys.towers.embedding import TowerSpec, table_weight
 from recsys.towers.vector_files import read_vectors
 
 
@@ -67,7 +67,7 @@ def import_tower(
     found = int(is_known.sum())
     return TowerArtifact(
         spec=TowerSpec.imported(schema, width=width),
-        weights={f"ebc.embedding_bags.{TABLE_PREFIX}{vocabulary.table}.weight": torch.from_numpy(table)},
+        weights={table_weight(vocabulary.table): torch.from_numpy(table)},
         provenance={
             "made_by": "import",
             "file": str(path),
@@ -82,6 +82,36 @@ def import_tower(
             "ids_without_vector": len(vocabulary.ids) - found,
         },
     )
+
+
+def with_imported_rows(
+    table: torch.Tensor, vocabulary: Vocabulary, known_rows: int, path: Path, *, id_column: str, vector_column: str
+) -> torch.Tensor:
+    """Give new ids rows made of their vectors in the file, where it has them; return the table.
+
+    A vector becomes a row by the affine map that takes the known ids' vectors nearest to their rows: exactly, up to
+    rounding, where the rows are reduced vectors still, and by least squares where they have learnt since. Mikolov, Le
+    and Sutskever ("Exploiting Similarities among Languages for Machine Translation", 2013, section 3) map one space of
+    words into another so.
+
+    Args:
+        table: (rows, D) of the whole vocabulary; the first `known_rows` stay as they are.
+        path: as for `import_tower`.
+
+    Raises:
+        DataError: the file breaks one of the rules of `read_vectors`.
+    """
+    ids, vectors = read_vectors(path, id_column, vector_column)
+    rows = _rows_of(ids, vocabulary, path)
+    is_known, is_new = (rows != UNKNOWN_ROW) & (rows < known_rows), rows >= known_rows
+    if not is_known.any() or not is_new.any():
+        return table
+    inputs = np.column_stack([vectors.astype(np.float64), np.ones(len(vectors))])
+    targets = table.numpy()[rows[is_known]].astype(np.float64)
+    affine, *_ = np.linalg.lstsq(inputs[is_known], targets, rcond=None)
+    grown = table.clone()
+    grown[torch.from_numpy(rows[is_new])] = torch.from_numpy((inputs[is_new] @ affine).astype(np.float32))
+    return grown
 
 
 def reduce_width(vectors: npt.NDArray[np.float32], width: int, where: str) -> Reduction:

@@ -7,7 +7,6 @@ and files simply come out the same, and runs and models carry the spool's id and
 
 import json
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -27,10 +26,10 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
-from recsys.errors import BusyError
+from recsys.errors import BusyError, ServiceError
 from recsys.files import write_text_atomically
 from recsys.tracking import names
-from recsys.tracking.spool import Line, Spool, discard_files, read_lines, spools_in
+from recsys.tracking.spool import FILES, Line, Spool, discard_files, last_line, lines_size, read_lines, spools_in
 from recsys.tracking.store import TrackingStore
 
 # What one `log_batch` takes of each; MLflow's server refuses more.
@@ -294,6 +293,9 @@ def sync(store: TrackingStore) -> SyncReport:
     client = store.open()
     delivered = lines = busy = refused = 0
     for folder in spools_in(store.spool_directory):
+        if _is_settled(folder, store):
+            delivered += 1
+            continue
         try:
             spool = Spool(folder)
         except BusyError:
@@ -310,8 +312,32 @@ def sync(store: TrackingStore) -> SyncReport:
     return SyncReport(delivered, lines, busy, refused)
 
 
+def settle(store: TrackingStore) -> None:
+    """`sync`, for a run that goes on without it: what fails is a notice, and waits for the next time."""
+    try:
+        sync(store)
+    except (ServiceError, MlflowException) as error:
+        logger.warning(
+            "tracking offline, what was spooled before waits for `recsys sync`: %s", str(error).split("\n")[0]
+        )
+
+
+def _is_settled(folder: Path, store: TrackingStore) -> bool:
+    """Whether all of a run's lines, its end among them, are in the store: told by two small reads."""
+    try:
+        saved = _Progress(**json.loads((folder / _DELIVERY).read_text()))
+        return (
+            saved.uri == store.public_uri
+            and saved.offset == lines_size(folder)
+            and last_line(folder).get("kind") == "end"
+            and not (folder / FILES).exists()
+        )
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def _end_if_dead(spool: Spool) -> None:
-    last = next(iter(deque((line for line, _ in read_lines(spool.folder)), maxlen=1)), None)
+    last = last_line(spool.folder)
     if last and last["kind"] != "end":
         # The last sign of life is the best estimate of when it died.
         spool.write(

@@ -27,7 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _LINES = ("-", "--", "-.", ":")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _GREY = "#6b7280"
-_STYLE = {
+STYLE = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
@@ -62,7 +62,7 @@ def learning_curves(curves: Mapping[str, SeedCurves]) -> Figure:
             the best validation point is marked, and its value written where at most two labels leave room for it.
     """
     labels = list(dict.fromkeys(label for name in _PANELS for label in curves.get(name, {})))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, panels = _panels(len(_PANELS), height=4.0 if len(labels) > 1 else 3.6)
         for axes, (name, (title, best)) in zip(panels, _PANELS.items(), strict=True):
             drawn = curves.get(name, {})
@@ -92,7 +92,7 @@ def gradient_norms(norms: Mapping[str, SeedCurves]) -> Figure:
     # Below the smallest decade seen the axis is linear down to 0: a frozen tower is a line at the bottom, not a gap.
     threshold = 10.0 ** math.floor(math.log10(min(positive))) if positive else 1.0
     labels = list(dict.fromkeys(label for part in norms.values() for label in part))
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure, panels = _panels(len(norms), height=3.6, sharey=True)
         for axes, (part, by_label) in zip(panels, norms.items(), strict=True):
             axes.set_yscale("symlog", linthresh=threshold, linscale=0.4)
@@ -115,7 +115,7 @@ def calibration(bins: Mapping[str, Sequence[tuple[float, float, float]]]) -> Fig
     Args:
         bins: label -> (predicted, observed, weight) a bin, as `evaluation.reliability` makes them.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 5.2 + 0.22 * len(bins)), layout="constrained")
         axes = figure.subplots()
         reach = max([0.02, *(max(p, y) for rows in bins.values() for p, y, _ in rows)]) * 1.06
@@ -153,7 +153,7 @@ def auc_by_segment(scores: Mapping[str, Mapping[str, tuple[float, float, float]]
     """
     segments = list(dict.fromkeys(segment for by_segment in scores.values() for segment in by_segment))
     height = 0.8 / max(len(scores), 1)
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         rows = len(segments) * max(len(scores), 1)
         figure = Figure(figsize=(8, 1.6 + 0.26 * rows + 0.25 * len(segments)), layout="constrained")
         axes = figure.subplots()

@@ -57,10 +57,27 @@ TAG_KIND = "kind"
 KINDS = ("arm", "study", "train", "daily", "pretrain")
 TAG_ARM = "arm"
 TAG_VERDICT = "verdict"
+TAG_WEEKLY_STUDY, TAG_VERDICT_CHANGED = "weekly_study", "verdict_changed"
+"""Of a scheduled run: the study that followed it, and what it says otherwise than the one before; else "no"."""
+TAG_CHECKS = "checks"
+"""Of a scheduled run: `ok`, or which checks of its newest day warn."""
 TAG_END_REASON = "end_reason"
 TAG_SPOOL_ID = "spool_id"
 TAG_CONTRACT = "contract"
 TAG_FROZEN_PROOF = "frozen_proof"
+TAG_START = "start"
+"""The digest of the model whose weights a run started from; absent where it started from scratch."""
+TAG_TOWER_VERSION, TAG_TOWER_DIGEST = "tower_version", "tower_digest"
+"""Which tower a run's model holds, and what it is by its bits; the same as long as no run trains it on."""
+TAG_CHAMPION = "champion"
+"""The artifact that a scheduled run was compared with."""
+TAG_CHAMPION_DECAY = "champion_decay"
+TAG_DATE, TAG_ARTIFACT = "date", "artifact"
+"""Of a version in the model registry, as all below: its run's date, and its run's folder."""
+TAG_DECISION, TAG_REASON = "decision", "reason"
+"""Of a scheduled run too."""
+TAG_REPLACED_BY, TAG_ROLLED_BACK = "replaced_by", "rolled_back"
+ALIAS_CHAMPION, ALIAS_CHALLENGER = "champion", "challenger"
 TAG_NOTE = "mlflow.note.content"
 """Markdown that the run's and the experiment's page show."""
 TAG_COLOUR = "mlflow.runColor"
@@ -169,6 +186,20 @@ def score(split: str, metric: str, segment: str = ALL) -> str:
     ('test/log_loss', 'test_log_loss/new')
     """
     return f"{split}/{escaped(metric)}" if segment == ALL else f"{split}_{metric}/{escaped(segment)}"
+
+
+def check(name: str) -> str:
+    """What a check of a scheduled run's newest day measured, such as `rows`: how far the day lies off.
+
+    >>> check("null_share")
+    'check/null_share'
+    """
+    return f"check/{name}"
+
+
+def champion(figure: str) -> str:
+    """A figure of the champion on a scheduled run's test rows, or of the challenger beside it."""
+    return f"champion/{figure}"
 
 
 def ranking(metric: str, candidates: str) -> str:

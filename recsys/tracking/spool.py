@@ -30,6 +30,9 @@ from recsys.tracking import names
 # Names on disk: spools that runs of earlier versions left are sent and resumed by them.
 LINES, FILES, LOCK = "lines.jsonl", "files", "lock"
 
+# Of a spool's end: more than most last lines.
+_TAIL_BYTES = 65_536
+
 Line = dict[str, Any]
 
 
@@ -175,6 +178,25 @@ def read_lines(folder: Path, offset: int = 0) -> Iterator[tuple[Line, int]]:
     with path.open("rb") as stream:
         stream.seek(offset)
         yield from _whole_lines(stream, path, offset)
+
+
+def lines_size(folder: Path) -> int:
+    """Bytes of a spool's lines."""
+    return (folder / LINES).stat().st_size
+
+
+def last_line(folder: Path) -> Line:
+    """The last whole line; {} where there is none. Only the end of a long spool is read."""
+    size = lines_size(folder)
+    with (folder / LINES).open("rb") as stream:
+        for length in (_TAIL_BYTES, size):
+            stream.seek(max(0, size - length))
+            # Of a piece the first line may be half of one, and what follows the last end of a line is one's beginning.
+            *whole, _ = stream.read().split(b"\n")
+            if len(whole) > 1 or (whole and length >= size):
+                last: Line = json.loads(whole[-1])
+                return last
+    return {}
 
 
 def spools_in(parent: Path) -> list[Path]:

@@ -30,6 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.artifacts.export",
         "recsys.artifacts.scorer",
         "recsys.artifacts.scoring",
+        "recsys.nightly.golden_rows",
         "recsys.run.frames",
         "recsys.run.recommend",
         "recsys.run.score",

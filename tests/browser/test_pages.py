@@ -12,6 +12,7 @@ from tests.browser import screenshots
 from tests.browser.screenshots import Study, find_study
 from tests.browser.study import ABLATION_ID, ARMS, SEGMENTS, log_made_up_study
 from tests.browser.webdriver import Browser, missing_programs
+from tests.faults.commands import Commands
 from tests.tracking.servers import TrackingServer
 
 pytestmark = [
@@ -23,11 +24,11 @@ ARM_NAMES = ["/".join(arm) for arm in ARMS]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+def study(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
     folder = tmp_path_factory.mktemp("study")
     store = TrackingStore.in_folder(folder, "demo")
     log_made_up_study(store)
-    with TrackingServer(folder / "server", store=store.database) as server:
+    with TrackingServer(commands, folder / "server", store=store.database) as server:
         yield find_study(server.uri, "demo", ABLATION_ID)
 
 

@@ -38,22 +38,31 @@ COLUMNS: list[tuple[pa.Array, list[Any]]] = [
 ]  # fmt: skip
 
 
+DATABASE = ibis.duckdb.connect(threads=1)
+
+
 def met(column: pa.Array, comparison: str, declared: Any, folder: Path) -> list[bool]:
+    return all_met(column, [(comparison, declared)], folder)[0]
+
+
+def all_met(column: pa.Array, conditions: list[tuple[str, Any]], folder: Path) -> list[list[bool]]:
+    """For each condition, in which rows it is met; all in one query."""
     path = folder / "rows.parquet"
     pa.parquet.write_table(pa.table({"column": column}), path)
-    connection = ibis.duckdb.connect()
-    rows = connection.read_parquet([path])
-    condition = compared(rows["column"], comparison, declared, "rows.parquet: column `column`")
-    return [row[0] for row in connection.con.sql(connection.compile(rows.select(met=condition))).fetchall()]
+    rows = DATABASE.read_parquet([path])
+    place = "rows.parquet: column `column`"
+    found = [compared(rows["column"], comparison, declared, place) for comparison, declared in conditions]
+    query = DATABASE.compile(rows.select(**{f"met_{number}": each for number, each in enumerate(found)}))
+    return [list(each) for each in zip(*DATABASE.con.sql(query).fetchall(), strict=True)]
 
 
 @pytest.mark.parametrize(("column", "ways"), COLUMNS, ids=lambda one: str(getattr(one, "type", "")))
 def test_a_value_is_met_in_the_columns_own_type_however_it_is_declared(
     column: pa.Array, ways: list[Any], tmp_path: Path
 ) -> None:
-    for declared in ways:
-        assert met(column, "==", declared, tmp_path) == [True, False], declared
-        assert met(column, "!=", declared, tmp_path) == [False, True], declared
+    conditions = [(comparison, declared) for declared in ways for comparison in ("==", "!=")]
+    found = dict(zip(map(str, conditions), all_met(column, conditions, tmp_path), strict=True))
+    assert found == {str(each): [each[0] == "==", each[0] == "!="] for each in conditions}
 
 
 @pytest.mark.parametrize(

@@ -222,3 +222,35 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_source_is_read(tm
 
     with pytest.raises(CannotWriteError, match="file"):
         encode(None, world_schema(), tmp_path / "file" / "encoded", memory_limit="200MB", threads=1)  # type: ignore[arg-type]
+
+
+def test_every_part_says_what_its_rows_hold(tmp_path, rows):
+    rows = with_column(rows, "price", pa.array([1.0] * len(rows)))
+    rows = with_column(rows, "item_id", ["new"] * 5 + rows["item_id"].to_pylist()[5:-3] + ["unseen", "unseen", None])
+    dataset = encoded(tmp_path / "e", rows)
+
+    raw = rows.to_pandas()
+    for split, days in dataset.manifest.splits.items():
+        for day in days:
+            entry = dataset.manifest.files[f"split={split}/day={day}/part-0.parquet"]
+            of_day = raw[raw["day"].astype(str) == day]
+            lists = of_day["recent_item_ids"].map(len)
+            train = raw[raw["split"] == "train"]
+            known = {*train["item_id"].dropna(), *train["recent_item_ids"].explode().dropna()}
+            expected = {
+                "positives": of_day["clicked"].sum(),
+                **{f"segment: {name}": number for name, number in of_day["activity"].value_counts().items()},
+                "values filled: days_away": of_day["days_away"].isna().sum(),
+                "ids missing: country": of_day["country"].isna().sum(),
+                "ids missing: item_id": of_day["item_id"].isna().sum(),
+                "ids: user_id": len(of_day),
+                "ids: item_id": of_day["item_id"].notna().sum(),
+                "ids: country": of_day["country"].notna().sum(),
+                "ids: recent_item_ids": lists.sum(),
+                "lists empty: recent_item_ids": (lists == 0).sum(),
+                "ids unknown: item_id": (~of_day["item_id"].dropna().isin(known)).sum(),
+                "ids unknown: recent_item_ids": (~of_day["recent_item_ids"].explode().dropna().isin(known)).sum(),
+            }
+            found = {what: number for what, number in entry.profile.items() if what != "lists cut: recent_item_ids"}
+            assert entry.rows == len(of_day)
+            assert found == {what: number for what, number in expected.items() if number}

@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import Any
 
 from recsys.files import fingerprint_of, write_text_atomically
-from recsys.locks import held_lock
 from tests.faults.disk_watch import let_watch
+from tests.fresh_stores import copy_fresh_stores
 
 ROOT = Path(__file__).parents[2]
 # What a command imports when it first needs it; every fork would do so anew, for longer than its work takes.
@@ -117,7 +117,7 @@ def _serve() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         _remember_code_versions(Path(folder))
-        make_tables_once(Path(folder))
+        copy_fresh_stores(Path(folder) / "tables.db")
         for line in sys.stdin:
             request = json.loads(line)
             answer = _waited(request["wait"]) if "wait" in request else {"pid": _forked(request)}
@@ -137,24 +137,6 @@ def _remember_code_versions(folder: Path) -> None:
         return place.read_text()
 
     result_keys._code_of = remembered  # type: ignore[assignment]
-
-
-def make_tables_once(folder: Path) -> None:
-    """Let every new store of this process and its forks be a copy of the first one, which is kept in the folder."""
-    from recsys.tracking import store
-
-    make, first = store.make_tables, folder / "tables.db"
-
-    def copied(path: Path) -> None:
-        with held_lock(folder / "lock", "The tables", wait_seconds=-1):
-            if not first.exists():
-                made = folder / "unfinished.db"
-                made.unlink(missing_ok=True)
-                make(made)
-                made.rename(first)
-        path.write_bytes(first.read_bytes())
-
-    store.make_tables = copied
 
 
 def _waited(pid: int) -> dict[str, Any]:

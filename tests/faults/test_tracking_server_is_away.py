@@ -31,8 +31,8 @@ def fast_forwarding(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
-    with TrackingServer(tmp_path_factory.mktemp("server")) as running:
+def server(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+    with TrackingServer(commands, tmp_path_factory.mktemp("server")) as running:
         yield running
 
 

@@ -88,12 +88,25 @@ def what_was_said(run) -> dict[int, tuple]:
     return {each.step: (each.loss, each.gradient_norms, each.learning_rates) for each in run.reports}
 
 
-@pytest.mark.parametrize("stages", [BY_STEPS, BY_STALL], ids=["by steps", "by stall"])
-@pytest.mark.parametrize("break_at", [3, 4, 5, 7, 8, 9])
-def test_a_run_resumed_around_a_thaw_ends_with_the_bits_of_an_unbroken_one(context, tmp_path, stages, break_at):
-    unbroken = new_run(context, stages)
-    train(unbroken)
+@pytest.fixture(scope="module")
+def unbroken_runs(context) -> list[SmallRun]:
+    """By steps, and by stall."""
+    runs = []
+    for stages in (BY_STEPS, BY_STALL):
+        runs.append(new_run(context, stages))
+        train(runs[-1])
+    return runs
 
+
+# Before, at and after each of both thaws; every place in one way of staging at least.
+@pytest.mark.parametrize(
+    ("way", "break_at"),
+    [("steps", 3), ("steps", 4), ("steps", 7), ("steps", 9), ("stall", 5), ("stall", 7), ("stall", 8)],
+)
+def test_a_run_resumed_around_a_thaw_ends_with_the_bits_of_an_unbroken_one(
+    context, tmp_path, unbroken_runs, way, break_at
+):
+    stages, unbroken = (BY_STEPS, unbroken_runs[0]) if way == "steps" else (BY_STALL, unbroken_runs[1])
     broken = broken_at(break_at, context, stages, tmp_path)
     resumed = resumed_from(tmp_path, context, stages)
     assert resumed.state.step == break_at
@@ -108,10 +121,8 @@ def test_a_run_resumed_around_a_thaw_ends_with_the_bits_of_an_unbroken_one(conte
     assert what_was_said(broken) | what_was_said(resumed) == what_was_said(unbroken)
 
 
-def test_the_thaws_above_happen_where_they_are_said_to(context):
-    for stages in (BY_STEPS, BY_STALL):
-        run = new_run(context, stages)
-        train(run)
+def test_the_thaws_above_happen_where_they_are_said_to(unbroken_runs):
+    for stages, run in zip((BY_STEPS, BY_STALL), unbroken_runs, strict=True):
         rates = {each.step: each.learning_rates for each in run.reports}
         half, other = "embedding_tower_tables", "embedding_tower"
         if stages is BY_STALL:
@@ -134,10 +145,9 @@ def test_a_resumed_run_proves_all_its_stages(context, tmp_path):
     }
 
 
-def test_a_run_that_forgot_its_stage_would_end_elsewhere(context, tmp_path):
+def test_a_run_that_forgot_its_stage_would_end_elsewhere(context, tmp_path, unbroken_runs):
     """The counter-example: the same checkpoint, its stage counted anew from the resume, as a callback would."""
-    unbroken = new_run(context, BY_STEPS)
-    train(unbroken)
+    unbroken = unbroken_runs[0]
     broken_at(3, context, BY_STEPS, tmp_path)
     forgetful = resumed_from(tmp_path, context, BY_STEPS)
     forgetful.stages.state.since = 3

@@ -90,12 +90,22 @@ def what_was_said(reports):
     return {report.step: (report.loss, report.gradient_norms, report.learning_rates) for report in reports}
 
 
-@pytest.mark.parametrize("mode", ["end_to_end", "frozen_tower"])
-@pytest.mark.parametrize("break_at", [1, 5, 9, 14])
-def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(context, tmp_path, mode, break_at):
-    seed_generators()
-    unbroken = new_run(context, mode)
-    train(unbroken)
+@pytest.fixture(scope="module")
+def unbroken_runs(context):
+    runs = {}
+    for mode in ("end_to_end", "frozen_tower"):
+        seed_generators()
+        runs[mode] = new_run(context, mode)
+        train(runs[mode])
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("mode", "break_at"),
+    [("end_to_end", 1), ("end_to_end", 5), ("end_to_end", 14), ("frozen_tower", 5), ("frozen_tower", 9)],
+)
+def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(context, tmp_path, unbroken_runs, mode, break_at):
+    unbroken = unbroken_runs[mode]
 
     seed_generators()
     broken = new_run(context, mode)
@@ -116,11 +126,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(context, tmp_path, 
     assert what_was_said(broken.reports) | what_was_said(resumed.reports) == what_was_said(unbroken.reports)
 
 
-def test_a_run_that_was_asked_to_stop_goes_on_and_ends_with_the_same_bits(context, tmp_path):
-    seed_generators()
-    unbroken = new_run(context, "end_to_end")
-    train(unbroken)
-
+def test_a_run_that_was_asked_to_stop_goes_on_and_ends_with_the_same_bits(context, tmp_path, unbroken_runs):
     seed_generators()
     stopped = new_run(context, "end_to_end")
     stopped.asked_at, stopped.on_checkpoint = 6, saved_run(stopped, tmp_path)
@@ -132,7 +138,7 @@ def test_a_run_that_was_asked_to_stop_goes_on_and_ends_with_the_same_bits(contex
     train(resumed)
 
     assert resumed.state.ended == "budget"
-    for name, tensor in everything(unbroken).items():
+    for name, tensor in everything(unbroken_runs["end_to_end"]).items():
         assert torch.equal(tensor, everything(resumed)[name]), name
 
 

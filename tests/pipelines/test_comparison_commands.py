@@ -14,6 +14,7 @@ from pipelines.cli import main
 from recsys.tracking import names
 from recsys.tracking.run import start_run
 from recsys.tracking.store import TrackingStore
+from tests.faults.commands import Commands
 from tests.tracking.servers import TrackingServer, free_port
 
 STUDY = "frozen_vs_finetuned-1a2b"
@@ -142,9 +143,9 @@ def test_runs_as_json_can_be_those_of_one_study(runs: Path, capsys):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
+def server(commands: Commands, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrackingServer]:
     """A tracking server with the same runs."""
-    with TrackingServer(tmp_path_factory.mktemp("server")) as running:
+    with TrackingServer(commands, tmp_path_factory.mktemp("server")) as running:
         _log_all(TrackingStore(running.uri, "shop", tmp_path_factory.mktemp("spools")))
         yield running
 

@@ -15,7 +15,7 @@ from recsys.errors import DataError
 from recsys.features.vocabulary import Vocabulary
 from recsys.towers.artifact import TowerArtifact, apply_tower
 from recsys.towers.embedding import EmbeddingTower, TowerKind
-from recsys.towers.imported import import_tower, reduce_width
+from recsys.towers.imported import import_tower, reduce_width, with_imported_rows
 from recsys.towers.vector_files import read_vectors
 from tests.small_model import ROWS, batch_of, small_contract, small_schema, two_tower_spec
 
@@ -152,6 +152,33 @@ def test_inner_products_survive_a_reduction_to_the_space_that_the_vectors_lie_in
     np.testing.assert_allclose(
         reduced.vectors @ reduced.vectors.T / reduced.scale**2, centred @ centred.T, rtol=1e-4, atol=1e-3
     )
+
+
+def grown_from(path: Path, table: torch.Tensor, known: int, ids: list[str]) -> torch.Tensor:
+    rows = torch.cat([table, torch.zeros(len(ids) + 1 - len(table), table.shape[1])])
+    vocabulary = Vocabulary.of("item_id", ids)
+    return with_imported_rows(rows, vocabulary, known + 1, path, id_column="code", vector_column="vector")
+
+
+def test_a_new_ids_vector_is_reduced_as_those_of_the_known_ones_were(tmp_path: Path) -> None:
+    ids = [f"item-{number}" for number in range(12)]
+    vectors = np.random.default_rng(0).normal(size=(12, 5)).astype(np.float32)
+    path = parquet(tmp_path / "vectors.parquet", ids, list(vectors))
+    (table,) = imported(path, Vocabulary.of("item_id", ids[:9]), width=3).weights.values()
+    grown = grown_from(path, table, 9, [*ids, "without a vector"])
+    assert torch.equal(grown[:10], table)
+    known, old = vectors[:9].astype(np.float64), table[1:10].double().numpy()
+    axes, *_ = np.linalg.lstsq(known - known.mean(axis=0), old, rcond=None)
+    expected = (vectors[9:].astype(np.float64) - known.mean(axis=0)) @ axes
+    assert np.allclose(grown[10:13].numpy(), expected, atol=1e-5)
+    assert torch.equal(grown[13], torch.zeros(3))
+
+
+def test_rows_stay_as_they_are_where_no_new_id_or_no_known_one_has_a_vector(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "vectors.parquet", ["a", "b"], [[1.0, 2.0], [3.0, 4.0]])
+    table = torch.ones(3, 2)
+    for known, ids in ((2, ["a", "b", "new"]), (2, ["other", "one", "a"])):
+        assert torch.equal(grown_from(path, table, known, ids)[3:], torch.zeros(1, 2))
 
 
 def message_of(read: Callable[[], object]) -> str:

@@ -1,13 +1,14 @@
 """A real tracking server on loopback that tests can start, stop and start again on the same port."""
 
 import os
+import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from tests.faults.commands import Commands
 
 _START_SECONDS = 60.0
 
@@ -20,26 +21,21 @@ def free_port() -> int:
 
 
 class TrackingServer:
-    """`mlflow server` with one worker and no job execution, over a SQLite file in `folder`."""
+    """MLflow's application without job execution, over a SQLite file in `folder`, as a fork that imports it once."""
 
-    def __init__(self, folder: Path, store: Path | None = None) -> None:
-        self._folder = folder
+    def __init__(self, commands: Commands, folder: Path, store: Path | None = None) -> None:
+        self._commands, self._folder = commands, folder
         self._database = store or folder / "server.db"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = 0
         self.port = free_port()
         self.uri = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> "TrackingServer":
         """Start it and wait until it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._database}"]
-        command += ["--artifacts-destination", str(self._folder / "artifacts")]
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True, cwd=self._folder
-            )
+        log, function = self._folder / "server.log", f"{serve.__module__}:{serve.__name__}"
+        arguments = [str(self._database), str(self._folder), self.port]
+        self._process = self._commands.start_function(function, arguments, log)
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             try:
@@ -48,18 +44,35 @@ class TrackingServer:
             except (urllib.error.URLError, OSError):
                 time.sleep(0.2)
         self.stop()
-        raise RuntimeError(f"the server did not start: {(self._folder / 'server.log').read_text()[-2000:]}")
+        raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
 
     def stop(self) -> None:
-        """Kill it and its worker at once, as a crash would."""
-        if self._process is not None:
-            # Its own process group, which start_new_session made.
-            os.killpg(self._process.pid, 9)
-            self._process.wait()
-            self._process = None
+        """Kill it at once, as a crash would."""
+        if self._process:
+            os.kill(self._process, signal.SIGKILL)
+            self._commands.wait(self._process, self._folder / "server.log")
+            self._process = 0
 
     def __enter__(self) -> "TrackingServer":
         return self.start()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def serve(database: str, folder: str, port: int) -> None:
+    """What `mlflow server` does with these words, in this process."""
+    os.chdir(folder)
+    os.environ |= {
+        "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{database}",
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": f"{folder}/artifacts",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    import uvicorn
+    from mlflow.server.handlers import initialize_backend_stores
+
+    initialize_backend_stores(f"sqlite:///{database}", None, "mlflow-artifacts:/")
+    uvicorn.run("mlflow.server.fastapi_app:app", host="127.0.0.1", port=port, log_level="warning")
