@@ -119,8 +119,8 @@ PROMISES: dict[str, list[str]] = {
     ],
     "path traversal": [
         "faults/test_names_stay_inside.py::test_a_name_of_data_or_of_a_study_is_one_plain_word",
-        "scheduling/test_promotion.py::test_champion_file_that_points_outside_its_folder_is_refused",
-        "scheduling/test_promotion.py::test_artifact_outside_the_champion_folder_is_refused",
+        "scheduling/test_champion_file.py::test_champion_file_that_points_outside_its_folder_is_refused",
+        "scheduling/test_champion_file.py::test_artifact_outside_the_champion_folder_is_refused",
         "pipelines/test_raw_rows_behind_a_uri.py::test_a_name_that_leads_out_of_the_folder_is_refused",
     ],
     "code through configuration": [
