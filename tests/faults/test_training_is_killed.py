@@ -82,10 +82,10 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result_bit_for_bit(
     assert not list(killed.rglob(".*.partial"))
 
 
-# Where it is asked to end, and the checkpoint that stands then.
+# Where it is asked to end, and the checkpoint that stands then: of the step that follows in which it looks.
 REQUESTS = {
-    "between two steps": (Moment("recsys.run.session:step_metrics", 7, "end"), 7),
-    "while a checkpoint is saved": (Moment("recsys.files:_replace_directory", 2, "end"), 8),
+    "between two steps": (Moment("recsys.run.session:step_metrics", 6, "end"), 7),
+    "while a checkpoint is saved": (Moment("recsys.files:_replace_directory", 2, "end"), 9),
     "during the evaluation on the test split": (Moment("recsys.run.session:save_predictions", 1, "end"), 13),
 }
 
