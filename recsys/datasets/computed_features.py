@@ -13,7 +13,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import store
-from recsys.datasets.past import AGE_DAYS, PastFeature, add_past
+from recsys.datasets.past import AGE_DAYS, NOTHING_BEFORE, Opening, PastFeature, add_past
 from recsys.datasets.table_layout import TableLayout
 from recsys.errors import UsageError
 from recsys.features.column_names import OWN_PREFIX
@@ -33,6 +33,7 @@ class ComputedFeatures:
 
     layout: TableLayout
     schema: FeatureSchema
+    opening: Opening = NOTHING_BEFORE
 
     @cached_property
     def asked(self) -> list[str]:
@@ -149,7 +150,7 @@ class ComputedFeatures:
             ready = [name for name in waiting if name in past and self._is_ready(name, known, done)]
             counted = [*(self._feature(name) for name in ready), *extra]
             if counted:
-                rows = add_past(connection, rows, rows if not is_final else events, counted, progress)
+                rows = add_past(connection, rows, rows if not is_final else events, counted, progress, self.opening)
             done |= {*ready}
             derived = [name for name in waiting if name not in past and {*self._parts(name)} <= done]
             while derived:

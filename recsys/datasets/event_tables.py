@@ -1,7 +1,7 @@
 """The events of a table: its files as one, the rows that count, repeats merged, side tables joined."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import fetch_one, store
 from recsys.datasets.declared_tables import Keep
+from recsys.datasets.past import NOTHING_BEFORE, Opening
 from recsys.datasets.segment_clusters import clustered_segments
 from recsys.datasets.side_tables import StoredSide, read_sides, side_of_events
 from recsys.datasets.table_files import FILE_SPLIT, TableFile, find_files, shown_files
@@ -21,6 +22,7 @@ from recsys.datasets.table_uses import uses_of
 from recsys.errors import DataError
 from recsys.features.column_names import OWN_PREFIX
 from recsys.features.schema import FeatureSchema
+from recsys.files import sha256_of_file
 from recsys.progress import Progress
 
 
@@ -34,6 +36,7 @@ class RawEvents:
         where: the files, for messages.
         digests: of every file that was read, by its path below the raw folder.
         counts: what was left out or merged, by a readable name.
+        opening: what the past had come to before these events.
     """
 
     rows: ir.Table
@@ -43,6 +46,7 @@ class RawEvents:
     where: str
     digests: dict[str, str]
     counts: dict[str, int]
+    opening: Opening = NOTHING_BEFORE
 
     def shape(self, rows: ir.Table) -> TableShape:
         """The reading of rows that have the columns of the files and the side tables."""
@@ -78,17 +82,45 @@ def read_events(
     """
     files = find_files(raw, layout.files, progress)
     progress("read", 0, 0)
-    uses = uses_of(layout, schema)
-    reader = TableReader(
+    rows, where = reader_of(raw, layout, schema).read(connection, files), shown_files(files)
+    if before:
+        rows = rows.filter(TableShape(rows, layout, schema, where).time() < before)
+    events = events_of(connection, rows, raw, layout, schema, progress, where)
+    return replace(events, digests=_digests(files) | events.digests)
+
+
+def reader_of(raw: Path, layout: TableLayout, schema: FeatureSchema) -> TableReader:
+    """The reader of the events' files."""
+    return TableReader(
         raw,
         layout.csv,
-        uses,
+        uses_of(layout, schema),
         TextRules(layout.csv.missing, layout.time.format if layout.time else ""),
         apart=layout.splits.column if layout.splits else "",
     )
-    rows, where = reader.read(connection, files), shown_files(files)
-    if before:
-        rows = rows.filter(TableShape(rows, layout, schema, where).time() < before)
+
+
+def events_of(
+    connection: Backend,
+    rows: ir.Table,
+    raw: Path,
+    layout: TableLayout,
+    schema: FeatureSchema,
+    progress: Progress,
+    where: str,
+    opening: Opening = NOTHING_BEFORE,
+    digest: Callable[[Path], str] = sha256_of_file,
+) -> RawEvents:
+    """Filter and merge rows that a `TableReader` read, and read the side tables below `raw`.
+
+    Args:
+        where: the files of the rows, for messages.
+        opening: what the past had come to before these rows.
+        digest: see `find_files`.
+
+    Raises:
+        DataError: see `read_sides`; or a column is missing or stands twice.
+    """
     if twice := [name for name in layout.derive if name in rows.columns]:
         raise DataError(
             f"{where}: column `{twice[0]}` stands in the files and under `table.derive`; expected one of them. Give "
@@ -100,21 +132,28 @@ def read_events(
     if layout.merge:
         rows, merged = _merged(connection, rows, layout, schema, where)
         counts |= merged
-    sides, digests = read_sides(connection, raw, layout.tables, uses, progress)
+    sides, digests = read_sides(connection, raw, layout.tables, uses_of(layout, schema), progress, digest)
     order = [layout.time.column] if layout.time else []
     sides += [
-        side_of_events(connection, name, rule, _with_derived(rows, rule.columns.values(), layout, schema, where), order)
+        side_of_events(
+            connection,
+            name,
+            rule,
+            _with_derived(rows, rule.columns.values(), layout, schema, where),
+            order,
+            opening,
+        )
         for name, rule in layout.tables.items()
         if not rule.files
     ]
     if layout.segment.vectors:
-        clusters, digest = clustered_segments(connection, raw, layout.segment, schema.segments)
-        sides, digests = [*sides, clusters], digests | digest
+        clusters, of_vectors = clustered_segments(connection, raw, layout.segment, schema.segments)
+        sides, digests = [*sides, clusters], digests | of_vectors
     # In the order in which they are declared, as a table's key may be another one's column.
     places = {name: place for place, name in enumerate(layout.tables)}
     ordered = sorted(sides, key=lambda side: places.get(side.name, len(places)))
     _require_distinct(rows, ordered, where)
-    return RawEvents(rows, tuple(ordered), layout, schema, where, _digests(files) | digests, counts)
+    return RawEvents(rows, tuple(ordered), layout, schema, where, digests, counts, opening)
 
 
 def _digests(files: Sequence[TableFile]) -> dict[str, str]:

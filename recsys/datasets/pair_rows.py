@@ -21,10 +21,16 @@ from recsys.datasets.past import CONTRIBUTES, MOMENT, ROW, UNIT, PastFeature, Pa
 from recsys.datasets.query_tables import ITEM, QUERY, QueryLog
 from recsys.datasets.source import DAY, SPLIT
 from recsys.features.column_names import OWN_PREFIX
+from recsys.features.schema import FeatureSchema
 from recsys.progress import Progress
 
 HAD_BEFORE = f"{OWN_PREFIX}had_before"
 """How many events of the item the user had before the query."""
+
+
+def had_before(schema: FeatureSchema) -> PastFeature:
+    """The feature `HAD_BEFORE`, which every pair has beside the declared ones."""
+    return PastFeature(HAD_BEFORE, PastKind.COUNT, tuple(map(own_name, (schema.user, schema.item))))
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,8 @@ class PairRows:
         final = [*features, *([] if segment in self.raw.layout.counted else ["segment"])]
         shared = self._shared_columns(connection, final, name)
         asked = self._asked(connection, pairs, shared, name)
-        had_before = PastFeature(HAD_BEFORE, PastKind.COUNT, tuple(map(own_name, self._pair_names)))
-        counted = self.log.log.computed.on_rows(
-            connection, asked, self.log.log.rows, progress, [] if self.raw.layout.order == "none" else [had_before]
-        )
+        more = [] if self.raw.layout.order == "none" else [had_before(self.raw.schema)]
+        counted = self.log.log.computed.on_rows(connection, asked, self.log.log.rows, progress, more)
         for key, table in shared.items():
             known = [column for column in table.columns if column not in counted.columns or column == key]
             counted = counted.join(table.select(known), key)

@@ -13,6 +13,8 @@ from datetime import date
 from pathlib import Path
 
 import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -142,7 +144,8 @@ class _PassWriter:
         if wanted.is_large or not staged.keeps_order:
             # Ties of time are broken by the hash of the whole row: rows that it cannot tell apart are equal, so their
             # order leaves no trace.
-            rows = rows.mutate(**{_ROW_HASH: ibis.struct({name: rows[name] for name in rows.columns}).hash()})
+            whole = ibis.struct({name: _as_text(rows[name]) for name in rows.columns})
+            rows = rows.mutate(**{_ROW_HASH: whole.hash()})
         ordered = rows.order_by([*self._order_columns, _ROW_HASH]) if wanted.is_large else rows
         return str(self._connection.compile(ordered))
 
@@ -178,6 +181,16 @@ class _PassWriter:
 
 class _OutOfOrderError(Exception):
     """Rows did not arrive in the order in which they are to be written."""
+
+
+def _as_text(values: ir.Value) -> ir.Value:
+    """Text as it is written: the hash of an ENUM would depend on which other values there are."""
+    # Of another type by name alone, as ibis takes an ENUM for text and leaves out a cast to the same.
+    text = dt.String(nullable=False)
+    if values.type().is_string():
+        return values.cast(text)
+    is_list = values.type().is_array() and values.type().value_type.is_string()
+    return values.cast(dt.Array(text)) if is_list else values
 
 
 def _by_day(rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:

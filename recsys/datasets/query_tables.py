@@ -14,7 +14,9 @@ from recsys.datasets.declared_history import HistoryScope
 from recsys.datasets.enum_columns import with_enums
 from recsys.datasets.event_log import IS_PAST, TIME, EventLog, counted_columns, read_column, user_key
 from recsys.datasets.event_tables import RawEvents, reduced
-from recsys.datasets.past import CONTRIBUTES, LABEL, MOMENT, ROW, UNIT
+from recsys.datasets.past import CONTRIBUTES, LABEL, MOMENT, ROW, UNIT, Opening, OpeningOutgrownError
+from recsys.datasets.past.opening import mark_of
+from recsys.datasets.past.quantities import whole
 from recsys.datasets.source import SPLIT, TRAIN
 from recsys.datasets.table_files import FILE_SPLIT
 from recsys.datasets.table_shape import TableShape
@@ -25,6 +27,9 @@ from recsys.progress import Progress
 QUERY, ITEM = f"{OWN_PREFIX}query", f"{OWN_PREFIX}item"
 """Numbers of queries and items: of queries in the order of their times, of items in the order of their ids."""
 ID = f"{OWN_PREFIX}query_id"
+EVENTS_BEFORE = f"{OWN_PREFIX}events_before"
+"""An item's column: its events before the opening of the log, all of which are of the past."""
+_ITEMS, _QUERIES = "items", "queries"
 _RULE_SPLIT = f"{OWN_PREFIX}rule_split"
 
 
@@ -67,9 +72,11 @@ def read_queries(connection: Backend, raw: RawEvents, progress: Progress) -> Que
     Raises:
         DataError: a column is missing or of the wrong type, or there is no event.
     """
-    computed = ComputedFeatures(raw.layout, raw.schema)
+    computed = ComputedFeatures(raw.layout, raw.schema, raw.opening)
     events = chosen_events(connection, raw, computed)
     queries = numbered_queries(connection, events, raw)
+    if raw.layout.query and raw.layout.query.column:
+        _require_new(connection, queries, raw.opening)
     items = _numbered_items(connection, events, raw)
     own_item = own_name(raw.schema.item)
     numbered = events.join(queries.select(ID, QUERY, SPLIT, IS_PAST), ID).join(
@@ -183,9 +190,27 @@ def numbered_queries(connection: Backend, events: ir.Table, raw: RawEvents) -> i
     return store(connection, f"{OWN_PREFIX}whole_queries", raw.joined(stored, stored[MOMENT]))
 
 
+def _require_new(connection: Backend, queries: ir.Table, opening: Opening) -> None:
+    """Refuse an opening in whose past a query began that is now asked about."""
+    mark = f"{OWN_PREFIX}mark"
+    marked = queries.select(SPLIT, **{mark: mark_of(queries[ID])})
+    if _QUERIES in opening.known and not opening.is_continued:
+        again = marked.filter(marked[SPLIT].notnull()).semi_join(opening.known[_QUERIES], mark)
+        if fetch_one(connection, again.aggregate(rows=again.count()))["rows"]:
+            raise OpeningOutgrownError("a query goes on that began long ago")
+    opening.keep(connection, _QUERIES, opening.taken_up(connection, _QUERIES, marked.select(mark)).distinct())
+
+
 def _numbered_items(connection: Backend, events: ir.Table, raw: RawEvents) -> ir.Table:
-    name = file_name(raw.schema.item, raw)
-    distinct = events.select(**{name: events[own_name(raw.schema.item)]}).distinct()
+    name, opening = file_name(raw.schema.item, raw), raw.opening
+    single = events.select(**{name: events[own_name(raw.schema.item)]})
+    every = opening.taken_up(connection, _ITEMS, single.group_by(name).aggregate(**{EVENTS_BEFORE: single.count()}))
+    totals = every.group_by(name).aggregate(**{EVENTS_BEFORE: whole(every[EVENTS_BEFORE].sum())})
+    opening.keep(connection, _ITEMS, totals)
+    distinct = totals.drop(EVENTS_BEFORE)
+    if _ITEMS in opening.known:
+        before = opening.known[_ITEMS]
+        distinct = distinct.left_join(before, name).select(name, EVENTS_BEFORE)
     numbered = distinct.mutate(**{ITEM: ibis.row_number().over(order_by=distinct[name]).cast("int32")})
     stored = store(connection, f"{OWN_PREFIX}items", numbered)
     return store(connection, f"{OWN_PREFIX}whole_items", raw.joined(stored))

@@ -17,7 +17,7 @@ from recsys.datasets.event_log import IS_PAST, TIME
 from recsys.datasets.event_tables import RawEvents
 from recsys.datasets.negatives import text_keys
 from recsys.datasets.pair_rows import HAD_BEFORE, PairRows
-from recsys.datasets.query_tables import ID, ITEM, QUERY, QueryLog, file_name, read_queries
+from recsys.datasets.query_tables import EVENTS_BEFORE, ID, ITEM, QUERY, QueryLog, file_name, read_queries
 from recsys.datasets.sampled_pairs import COUNT, IS_POSITIVE, IS_RANKING, PAIRS, RANKING, PairSampler, Queries
 from recsys.datasets.source import SPLIT, TRAIN
 from recsys.errors import DataError
@@ -46,7 +46,7 @@ def sampled_rows(
     known: dict[str, ir.Value] = {
         raw.schema.label: rows[IS_POSITIVE],
         SPLIT: rows[IS_RANKING].ifelse(rows[SPLIT].substitute(RANKING), rows[SPLIT]),
-        "query": rows[QUERY].cast("int64"),
+        "query": rows[QUERY].cast("int64") - _first_asked(connection, log),
         # An item that is no candidate is listed only as a positive.
         "log_sampling_rate": (ibis.greatest(rows[COUNT], 1).ln() * power).cast("float32"),
     }
@@ -54,6 +54,12 @@ def sampled_rows(
         known["is_new_to_user"] = (rows[HAD_BEFORE] == 0).cast("int8")
     extras = tuple(name for name in EXTRAS if name == "user_key" or name in known)
     return rows.mutate(**known), extras, counts
+
+
+def _first_asked(connection: Backend, log: QueryLog) -> int:
+    """The number of the first query that has examples, from which on they are counted, whatever came before."""
+    asked = log.queries.filter(log.queries[SPLIT].notnull())
+    return int(fetch_one(connection, asked.aggregate(first=asked[QUERY].min()))["first"] or 0)
 
 
 def _sampler(connection: Backend, log: QueryLog) -> PairSampler:
@@ -83,7 +89,8 @@ def item_days(connection: Backend, log: QueryLog) -> ItemDays:
         events=named.count(), training=named["is_known"].fill_null(False).cast("int64").sum()
     )
     found = number_columns(connection, counted.order_by(["day", "item"]))
-    training = np.zeros(fetch_one(connection, log.items.aggregate(n=log.items.count()))["n"], dtype=np.int64)
+    before = log.items[EVENTS_BEFORE].fill_null(0) if EVENTS_BEFORE in log.items.columns else ibis.literal(0)
+    training = number_columns(connection, log.items.select(ITEM, before=before).order_by(ITEM))["before"].copy()
     np.add.at(training, found["item"], found["training"])
     return ItemDays(found["day"], found["item"], found["events"], training)
 

@@ -1,6 +1,6 @@
 """Tables beside the events (items, users, prices that changed), joined to any rows that have their key."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +8,9 @@ import ibis
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import epoch_us, fetch, in_written_order, store
+from recsys.datasets.database import epoch_us, fetch, fetch_one, in_written_order, store
 from recsys.datasets.declared_tables import Duplicates, SideTable
+from recsys.datasets.past.opening import NOTHING_BEFORE, Opening, opening_name
 from recsys.datasets.table_files import TableFile, find_files, shown_files
 from recsys.datasets.table_forms import TIMESTAMP, moments_of
 from recsys.datasets.table_reading import TableReader
@@ -17,6 +18,7 @@ from recsys.datasets.table_types import TextRules
 from recsys.datasets.table_uses import Use
 from recsys.errors import DataError
 from recsys.features.column_names import OWN_PREFIX
+from recsys.files import sha256_of_file
 from recsys.progress import Progress
 
 KEY, _FROM, _PLACE = (f"{OWN_PREFIX}side_{name}" for name in ("key", "from", "place"))
@@ -63,11 +65,13 @@ def read_sides(
     rules: Mapping[str, SideTable],
     uses: Mapping[str, Use],
     progress: Progress,
+    digest: Callable[[Path], str] = sha256_of_file,
 ) -> tuple[list[StoredSide], dict[str, str]]:
     """Read the side tables that have files; also the digest of each file.
 
     Args:
         uses: what the columns are used for, by the names that they have beside the events.
+        digest: see `find_files`.
 
     Raises:
         DataError: see `find_files` and `TableReader.read`; or rows of one key are several and may not be.
@@ -76,7 +80,7 @@ def read_sides(
     for name, rule in rules.items():
         if not rule.files:
             continue
-        files = find_files(raw, {"": rule.files}, progress)
+        files = find_files(raw, {"": rule.files}, progress, digest)
         digests |= {file.name: file.sha256 for file in files}
         own = {theirs: uses.get(ours, Use.ANY) for ours, theirs in rule.columns.items()}
         own = own or dict(uses)
@@ -91,16 +95,44 @@ def read_sides(
 
 
 def side_of_events(
-    connection: Backend, name: str, rule: SideTable, events: ir.Table, order: Sequence[str]
+    connection: Backend,
+    name: str,
+    rule: SideTable,
+    events: ir.Table,
+    order: Sequence[str],
+    opening: Opening = NOTHING_BEFORE,
 ) -> StoredSide:
-    """Make a side table of the events' own first values, null left out; equal times are told apart by the value."""
+    """Make a side table of the events' own first values, null left out; equal times are told apart by the value.
+
+    Args:
+        opening: the first values before these events.
+    """
     _require_columns(events, [rule.key, *rule.columns.values()], name, "the events")
     grouped = events.filter(events[rule.key].notnull()).group_by(**{KEY: events[rule.key].cast("string")})
     firsts = {
         ours: events[theirs].first(order_by=[*(events[column] for column in order), events[theirs]])
         for ours, theirs in rule.columns.items()
     }
-    return StoredSide(name, rule, store(connection, f"{OWN_PREFIX}side_{name}", grouped.aggregate(**firsts)))
+    since, kept = grouped.aggregate(**firsts), opening_name("side", name)
+    if kept in opening.known:
+        before = opening.known[kept].rename({f"{OWN_PREFIX}before_{column}": column for column in since.columns})
+        both = since.outer_join(before, since[KEY] == before[f"{OWN_PREFIX}before_{KEY}"])
+        since = both.select(**{name: both[f"{OWN_PREFIX}before_{name}"].coalesce(both[name]) for name in since.columns})
+    stored = store(connection, f"{OWN_PREFIX}side_{name}", since)
+    opening.keep(connection, kept, stored)
+    return StoredSide(name, rule, stored)
+
+
+def values_that_came_late(connection: Backend, side: StoredSide, opening: Opening) -> bool:
+    """Whether a key of before the opening, which then had no value in a column, has one now."""
+    before = opening.known.get(opening_name("side", side.name))
+    if before is None or not side.columns:
+        return False
+    known = before.rename({f"{OWN_PREFIX}before_{column}": column for column in before.columns})
+    both = side.rows.inner_join(known, side.rows[KEY] == known[f"{OWN_PREFIX}before_{KEY}"])
+    came = [both[f"{OWN_PREFIX}before_{name}"].isnull() & both[name].notnull() for name in side.columns]
+    late = both.filter(ibis.or_(*came))
+    return bool(fetch_one(connection, late.aggregate(rows=late.count()))["rows"])
 
 
 def _stored(connection: Backend, name: str, rule: SideTable, rows: ir.Table, files: Sequence[TableFile]) -> StoredSide:

@@ -40,12 +40,18 @@ class TableSource:
             "history": str(layout.history.scope) if layout.history.features else "none",
             "schema_file": layout.text,
         }
-        if layout.label is None:
-            rows, extras, counts = sampled_rows(connection, raw, progress)
-        else:
-            extras = ("user_key",)
-            rows, counts = labelled_rows(connection, raw, progress)
+        rows, extras, counts = example_rows(connection, raw, progress)
         return SourceRows(rows, extras, description, {**counts, **raw.counts}, origins_of(layout, schema))
+
+
+def example_rows(
+    connection: Backend, raw: RawEvents, progress: Progress
+) -> tuple[ir.Table, tuple[str, ...], dict[str, int]]:
+    """Return the examples of events of either kind, their extra columns, and counts for the manifest."""
+    if raw.layout.label is None:
+        return sampled_rows(connection, raw, progress)
+    rows, counts = labelled_rows(connection, raw, progress)
+    return rows, ("user_key",), counts
 
 
 def labelled_log(connection: Backend, raw: RawEvents, progress: Progress) -> tuple[EventLog, dict[str, int]]:
@@ -54,7 +60,7 @@ def labelled_log(connection: Backend, raw: RawEvents, progress: Progress) -> tup
     has_dates = any(side.rule.time for side in raw.sides)
     moment = epoch_us(raw.shape(raw.rows).time()) if has_dates else None
     shape = raw.shape(raw.joined(raw.rows, moment))
-    computed = ComputedFeatures(layout, schema)
+    computed = ComputedFeatures(layout, schema, raw.opening)
     columns = event_columns(raw, computed, shape) | _example_columns(shape)
     if not layout.history.features:
         columns = {name: column for name, column in columns.items() if name not in _OF_THE_PAST}

@@ -1,6 +1,6 @@
 """The files of a table source: found by pattern, each once, with the columns that their folders name."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -42,11 +42,19 @@ class TableFile:
         return not self.path.name.lower().endswith(PARQUET_SUFFIX)
 
 
-def find_files(raw: Path, patterns: Mapping[str, Sequence[str]], progress: Progress) -> list[TableFile]:
+def find_files(
+    raw: Path,
+    patterns: Mapping[str, Sequence[str]],
+    progress: Progress,
+    digest: Callable[[Path], str] = sha256_of_file,
+) -> list[TableFile]:
     """Return the files below `raw` that the patterns of each split name, every file once; links are followed.
 
     A pattern that is the name of a file means that file. Otherwise `*`, `?` and `[...]` stand for parts of a name, `**`
     for any folders, and what writers leave behind is left alone (`recsys.files.is_leftover`).
+
+    Args:
+        digest: of a file's bytes; who has read them before need not read them again.
 
     Raises:
         DataError: a pattern names no file; a file or its copy is named for two splits, or lies there twice; a file is
@@ -73,7 +81,7 @@ def find_files(raw: Path, patterns: Mapping[str, Sequence[str]], progress: Progr
         path = raw / first_names[real]
         _require_readable(path)
         name = path.relative_to(raw)
-        files.append(TableFile(path, name.as_posix(), split, sha256_of_file(path), folder_columns(name)))
+        files.append(TableFile(path, name.as_posix(), split, digest(path), folder_columns(name)))
     return files
 
 

@@ -46,7 +46,8 @@ from recsys.datasets.table_uses import Use
 from recsys.errors import DataError, UsageError
 from recsys.features.column_names import OWN_PREFIX
 
-_FILE = f"{OWN_PREFIX}file"
+FILE = f"{OWN_PREFIX}file"
+"""The column of a table's rows with the path of their file, where a reader names it."""
 _TEXT = "text"
 """In place of a plain type: columns of CSV files and of folders, which have none."""
 
@@ -82,6 +83,7 @@ class TableReader:
         uses: the columns that are used, and what for; all others are passed on as they are found.
         apart: a column in which rows of two splits differ whatever else they hold; no part of their hash.
         name: of the views that are made in the database.
+        names_files: whether rows tell under `FILE` from which file they are, as `path_of` has it.
     """
 
     raw: Path
@@ -90,6 +92,7 @@ class TableReader:
     rules: TextRules
     apart: str = ""
     name: str = "table"
+    names_files: bool = False
     _opened: dict[Path, Path] = field(default_factory=dict)
 
     def read(self, connection: Backend, files: Sequence[TableFile]) -> ir.Table:
@@ -147,7 +150,7 @@ class TableReader:
 
     def _load_folders(self, connection: Backend, files: Sequence[TableFile]) -> None:
         names = dict.fromkeys(name for file in files for name in file.folders)
-        columns: dict[str, list[str | None]] = {_FILE: [str(self._path(connection, file)) for file in files]}
+        columns: dict[str, list[str | None]] = {FILE: [str(self.path_of(connection, file)) for file in files]}
         columns |= {name: [file.folders.get(name) for file in files] for name in names}
         load(
             connection,
@@ -155,7 +158,7 @@ class TableReader:
             pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()}),
         )
 
-    def _path(self, connection: Backend, file: TableFile) -> Path:
+    def path_of(self, connection: Backend, file: TableFile) -> Path:
         """Where the database finds a file: without links and `..` above, so that it names it as we do."""
         if file.path not in self._opened:
             path = self.raw.resolve() / file.name
@@ -164,8 +167,8 @@ class TableReader:
 
     def _rows(self, connection: Backend, part: _Part) -> str:
         folders = part.files[0].folders
-        paths = [self._path(connection, file) for file in part.files]
-        more = f", filename={quoted(_FILE)}" if folders else ""
+        paths = [self.path_of(connection, file) for file in part.files]
+        more = f", filename={quoted(FILE)}" if folders or self.names_files else ""
         if part.is_csv:
             rows = csv_rows(paths, part.own, self.csv.delimiter_of(part.files[0].path), more)
             columns = csv_columns(part.own)
@@ -173,11 +176,12 @@ class TableReader:
             # NaN is declared, as DuckDB otherwise skips row groups whose statistics rule out a match.
             rows = parquet_rows(paths, f", can_have_nan=true{more}")
             columns = [quoted_name(name) for name in part.own]
+        columns += [quoted_name(FILE)] if self.names_files else []
         if not folders:
             return f"SELECT {', '.join(columns)} FROM {rows}"
         table = f"{self.name}_folders"
         columns += [f"{table}.{quoted_name(name)}" for name in folders]
-        return f"SELECT {', '.join(columns)} FROM {rows} files JOIN {table} USING ({quoted_name(_FILE)})"
+        return f"SELECT {', '.join(columns)} FROM {rows} files JOIN {table} USING ({quoted_name(FILE)})"
 
     def _types(self, connection: Backend, parts: Sequence[_Part], names: Sequence[str]) -> dict[str, str]:
         """Name -> the DuckDB type that text takes, `MOMENT`, or nothing for a column that stays as it is."""
@@ -233,7 +237,7 @@ class TableReader:
         except duckdb.InvalidInputException as error:
             if not part.is_csv:
                 raise DataError(f"{shown_files(part.files)} cannot be read ({error}). Write them again.") from error
-            paths = [self._path(connection, file) for file in part.files]
+            paths = [self.path_of(connection, file) for file in part.files]
             raise explain(error, connection, part.files, paths, self.csv) from error
         if part.is_csv:
             require_every_record(part.files, self.csv, rows)
@@ -273,6 +277,7 @@ class TableReader:
 
     def _select(self, part: _Part, names: Sequence[str], types: Mapping[str, str]) -> str:
         columns = [f"{self._value(name, part, types[name])} AS {quoted_name(name)}" for name in names]
+        columns += [quoted_name(FILE)] if self.names_files else []
         split = quoted(part.files[0].split) if part.files[0].split else "NULL"
         return f"SELECT {', '.join(columns)}, CAST({split} AS VARCHAR) AS {quoted_name(FILE_SPLIT)} FROM {part.name}"
 

@@ -27,7 +27,8 @@ from recsys.scheduling.stage import Stage, input_fingerprint, is_up_to_date, run
 
 _ROWS, _WORLD = "rows", "world"
 # Of files the content counts, and not the path; rules to rank by are read later.
-_NO_EFFECT_ON_ROWS = ("raw", "schema_path", "ranking_baselines")
+NO_EFFECT_ON_ROWS = ("raw", "schema_path", "ranking_baselines")
+"""Settings of the data that rows do not follow from."""
 SPLIT_DATES = ("train_start", "validation_start", "test_start", "test_end")
 """Settings of a table that take the place of the schema's own dates."""
 # Names, places, sizes and times of the encoded files that this process has made or read through.
@@ -67,7 +68,7 @@ def run(config: RunConfig, progress: Progress, known: KnownFit | None = None) ->
     final = config.runtime.encoded / f"{config.data.name}-{stage.key}"
     result = run_stage(stage, final, work, is_resumable=True)
     encoded = open_encoded(result.path / _ROWS)
-    _require_intact(encoded, result.was_run, progress)
+    require_intact(encoded, result.was_run, progress)
     return encoded
 
 
@@ -96,21 +97,26 @@ def _raw_before(config: RunConfig) -> Path | None:
 def stage_of(config: RunConfig, raw: Path, known: KnownFit | None = None) -> Stage:
     """What the prepared rows follow from; `raw` is where their raw data lie."""
     settings = config_document(config)["data"]
-    inputs = {"raw": input_fingerprint(raw), "schema": _fingerprint_of_schema(schema_file(config.data))}
+    inputs = {"raw": input_fingerprint(raw), "schema": fingerprint_of_schema(schema_file(config.data))}
     return Stage(
         "prepare",
         inputs=inputs | ({"known": known.fingerprint} if known else {}),
-        parameters={key: value for key, value in settings.items() if key not in _NO_EFFECT_ON_ROWS},
+        parameters={key: value for key, value in settings.items() if key not in NO_EFFECT_ON_ROWS},
         code_version=code_of(load_schema, encode, _SOURCE_OF[type(config.data)]),
     )
 
 
-def _fingerprint_of_schema(path: Path) -> str:
-    # Of what it declares, in this order: comments are for people.
+def fingerprint_of_schema(path: Path) -> str:
+    """Return what names all that a schema file declares, in its order; comments are for people."""
     return fingerprint_of(json.dumps(read_plain_yaml(path, "Schema file"), default=str))
 
 
-def _require_intact(encoded: EncodedDataset, was_made_now: bool, progress: Progress) -> None:
+def require_intact(encoded: EncodedDataset, was_made_now: bool, progress: Progress) -> None:
+    """Read through rows that were made before this process, once.
+
+    Raises:
+        DataError: a file has rotted.
+    """
     # What was made on another day may have rotted since; page checksums would tell only in mid-training. A process
     # reads the files for this once, until one of them is replaced: a study prepares before every run.
     files = [encoded.root / name for name in encoded.manifest.files]

@@ -15,9 +15,7 @@ Outcome = dict[str, Any]
 
 # Written with the moment, the place, or a random name in them, or a line for every start; what counts of them stands in
 # other files.
-_OF_A_MOMENT = re.compile(
-    r"(^|/)(\..*|daily/log\.jsonl|.*\.(log|lock)|receipt\.json|manifest\.json|MLmodel|run\.json)$"
-)
+_OF_A_MOMENT = re.compile(r"(^|/)(\..*|.*\.(log|lock)|log\.jsonl|receipt\.json|manifest\.json|MLmodel|run\.json)$")
 # What a JSON file says of its moment, its process, its costs, the run's random name, and Python's own generator, which
 # begins anywhere and draws nothing of a run.
 _MOMENT_KEYS = {

@@ -4,10 +4,11 @@
 must share) and `points` (the distinct keys and times of the rows asked about); `cumulative` (sums up to an edge in
 time), `range_frames` (what sums cannot tell of a window) and `out_of_fold` (rows without a usable time) give numbers
 per point, of which `formulas` makes features; `recent_lists` and `last_distinct` list the last values, `co_occurrence`
-compares with them what is bought together.
+compares with them what is bought together. `opening` carries all of it on from one day to the next.
 """
 
 from recsys.datasets.past.engine import add_past
+from recsys.datasets.past.opening import NOTHING_BEFORE, Opening, OpeningOutgrownError
 from recsys.datasets.past.past_feature import (
     AGE_DAYS,
     CONTRIBUTES,
@@ -28,10 +29,13 @@ __all__ = [
     "FOLDED_KINDS",
     "LABEL",
     "MOMENT",
+    "NOTHING_BEFORE",
     "ROW",
     "UNIT",
     "Before",
     "ListedRows",
+    "Opening",
+    "OpeningOutgrownError",
     "PastFeature",
     "PastKind",
     "add_past",

@@ -19,6 +19,8 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import fetch_one, load_batches, store, stream
 from recsys.datasets.past.keys import midnight, past_events
+from recsys.datasets.past.opened_groups import MEMBERS, Counted, OpenedGroups
+from recsys.datasets.past.opening import NOTHING_BEFORE, Opening
 from recsys.datasets.past.past_feature import DAY_MICROSECONDS, MOMENT, ROW, PastFeature
 from recsys.datasets.past.points import AT, POINT, Group, join_points, unique_name
 from recsys.errors import DataError
@@ -30,6 +32,7 @@ Ints = npt.NDArray[np.int64]
 _NONE: Ints = np.empty(0, dtype=np.int64)
 _LARGEST_BYTES = 2**30
 _BATCH_ROWS = 500_000
+_COUNTED = ("day", "group", "code", "is_open", "is_carried")
 _NUMBER, _DAY = (f"{OWN_PREFIX}past_{name}" for name in ("list", "day"))
 _SCHEMA = pa.schema({ROW: pa.int64(), "value": pa.float32()})
 
@@ -59,6 +62,18 @@ class CoOccurrences:
         self._groups[values] += 1
         self._norm[values] = 1 / np.sqrt(self._groups[values])
 
+    def restore(self, counted: Counted, codes: Ints) -> None:
+        """Go on from what `counted` had returned; `codes` are its values' places here."""
+        self._together[codes[counted.first], codes[counted.second]] = counted.together
+        self._together[codes[counted.second], codes[counted.first]] = counted.together
+        self._groups[codes] = counted.groups
+        self._norm[codes] = 1 / np.sqrt(np.maximum(counted.groups, 1))
+
+    def counted(self) -> Counted:
+        """Return all that was counted."""
+        first, second = np.nonzero(np.triu(self._together))
+        return Counted(first, second, self._together[first, second], self._groups)
+
     def affinity(self, listed: Ints, values: Ints) -> npt.NDArray[np.float32]:
         """Return the affinity of each of `values` to a list; (len(values),) float32."""
         if len(values) * 4 < len(self._groups):
@@ -81,6 +96,7 @@ def store_co_occurrence(
     group: Group,
     lists: ir.Table,
     progress: Progress,
+    opening: Opening = NOTHING_BEFORE,
 ) -> ir.Table:
     """Store (ROW, value) of the rows that have an affinity.
 
@@ -93,7 +109,8 @@ def store_co_occurrence(
     """
     known = past_events(events)
     known = known.filter(known[feature.of].notnull())
-    codes = known.select(value=feature.of).distinct().mutate(code=ibis.row_number())
+    before = OpenedGroups(connection, opening, feature)
+    codes = before.all_values(known.select(value=feature.of).distinct()).mutate(code=ibis.row_number())
     codes = store(connection, unique_name(), codes)
     number = int(fetch_one(connection, codes.aggregate(number=codes.count()))["number"])
     if number * number * 4 > _LARGEST_BYTES:
@@ -102,26 +119,39 @@ def store_co_occurrence(
             f"expected at most {int((_LARGEST_BYTES / 4) ** 0.5)}, as all pairs are kept in memory. Count over a "
             "coarser column, such as the category, or filter rare values out of the events."
         )
-    members = store(connection, unique_name(), _members(known, feature, codes))
+    members = store(connection, unique_name(), _members(known, feature, codes, before))
     coded = store(connection, unique_name(), _coded(lists, codes))
     asking = store(connection, unique_name(), _asking(asked, feature, group, coded, codes))
-    found = _affinities(connection, members, coded, asking, CoOccurrences(number), progress)
-    return load_batches(connection, unique_name(), _SCHEMA, found)
+    counts = CoOccurrences(number)
+    if known_before := before.counted(codes):
+        counts.restore(*known_before)
+    coming = _additions(_streamed(connection, members.select(*_COUNTED).order_by(["day", "group"])), counts)
+    found = _affinities(connection, coming, coded, asking, counts, progress)
+    affinities = load_batches(connection, unique_name(), _SCHEMA, found)
+    if opening.is_continued:
+        for _ in coming:
+            pass
+        before.keep(codes, members, counts.counted())
+    return affinities
 
 
 def _day(moment: ir.Value) -> ir.IntegerValue:
     return (midnight(moment) / DAY_MICROSECONDS).cast("int64")
 
 
-def _members(known: ir.Table, feature: PastFeature, codes: ir.Table) -> ir.Table:
-    """(day, group, code, is_open): who came to which group, and on which day first; open: on several days."""
+def _members(known: ir.Table, feature: PastFeature, codes: ir.Table, before: OpenedGroups) -> ir.Table:
+    """`MEMBERS`, group, code, is_open: who came to which group, and on which day first; open: on several days."""
     rows = known.filter(known[feature.together].notnull())
     rows = rows.select(together=feature.together, value=feature.of, day=_day(rows[MOMENT]))
-    first = rows.group_by(["together", "value"]).aggregate(day=rows.day.min()).inner_join(codes, "value")
+    rows = before.all_members(rows.mutate(last=rows.day, is_carried=ibis.literal(False)))
+    distinct = rows.group_by(["together", "value"]).aggregate(
+        day=rows.day.min(), last=rows["last"].max(), is_carried=rows.is_carried.any()
+    )
+    first = distinct.inner_join(codes, "value")
     groups = first.group_by("together").aggregate(is_open=first.day.max() > first.day.min())
     numbered = groups.mutate(group=ibis.row_number())
     joined = first.inner_join(numbered, "together")
-    return joined.select("day", "group", "code", "is_open")
+    return joined.select(*MEMBERS, "group", "code", "is_open")
 
 
 def _coded(lists: ir.Table, codes: ir.Table) -> ir.Table:
@@ -146,21 +176,17 @@ def _asking(asked: ir.Table, feature: PastFeature, group: Group, coded: ir.Table
 
 def _affinities(
     connection: Backend,
-    members: ir.Table,
+    coming: Iterator[int],
     coded: ir.Table,
     asking: ir.Table,
     counts: CoOccurrences,
     progress: Progress,
 ) -> Iterator[pa.RecordBatch]:
-    def streamed(rows: ir.Table) -> Iterator[pa.RecordBatch]:
-        return stream(connection, connection.compile(rows), _BATCH_ROWS)
-
-    total = int(fetch_one(connection, asking.aggregate(rows=asking.count()))["rows"])
-    coming, done = _additions(streamed(members.order_by(["day", "group"])), counts), 0
+    total, done = int(fetch_one(connection, asking.aggregate(rows=asking.count()))["rows"]), 0
     counted = next(coming, None)
-    lists = _lists(streamed(coded.select("number", "codes").order_by("number")))
+    lists = _lists(_streamed(connection, coded.select("number", "codes").order_by("number")))
     number, listed = -1, _NONE
-    for batch in streamed(asking.order_by("number")):
+    for batch in _streamed(connection, asking.order_by("number")):
         rows, values, numbers, on_day = (column.to_numpy() for column in batch.columns)
         found = np.empty(len(rows), dtype=np.float32)
         for one in _runs(numbers):
@@ -176,20 +202,25 @@ def _affinities(
         progress("comparing with what occurs together", done, total)
 
 
+def _streamed(connection: Backend, rows: ir.Table) -> Iterator[pa.RecordBatch]:
+    return stream(connection, connection.compile(rows), _BATCH_ROWS)
+
+
 def _additions(batches: Iterator[pa.RecordBatch], counts: CoOccurrences) -> Iterator[int]:
     """Yield the day of the members that come next, and count them when asked for the following ones.
 
     Args:
-        batches: day, group, code and is_open, in the order of day and group.
+        batches: of `_members`, in the order of day and group; those that are carried were counted before.
     """
     earlier = dict[int, Ints]()
     for batch in batches:
-        days, groups, codes, is_open = (column.to_numpy(zero_copy_only=False) for column in batch.columns)
+        days, groups, codes, is_open, is_carried = (batch[name].to_numpy(zero_copy_only=False) for name in _COUNTED)
         for one in _runs(days, groups):
-            yield int(days[one.start])
             group = int(groups[one.start])
             already = earlier.get(group, _NONE)
-            counts.add(codes[one], already)
+            if not is_carried[one.start]:
+                yield int(days[one.start])
+                counts.add(codes[one], already)
             # The last group of a batch may go on in the next.
             if is_open[one.start] or one.stop == len(groups):
                 earlier[group] = np.concatenate([already, codes[one]])

@@ -13,6 +13,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import store
 from recsys.datasets.past.keys import key_names, keyed, past_events
+from recsys.datasets.past.opening import NOTHING_BEFORE, Opening, last_of, opening_name
 from recsys.datasets.past.past_feature import MOMENT
 from recsys.datasets.past.points import AT, unique_name
 from recsys.datasets.past.quantities import Measure, Quantity, exact, whole
@@ -21,8 +22,17 @@ _SO_FAR = {"preceding": None, "following": 0}
 _NEXT, _COUNT = "next_moment", "lines_rows"
 
 
-def store_lines(connection: Backend, events: ir.Table, by: Sequence[str], quantities: Collection[Quantity]) -> ir.Table:
+def store_lines(
+    connection: Backend,
+    events: ir.Table,
+    by: Sequence[str],
+    quantities: Collection[Quantity],
+    opening: Opening = NOTHING_BEFORE,
+) -> ir.Table:
     """Store per key and moment of the events: what is known of all events up to it, itself included.
+
+    Args:
+        opening: the last line of each key before these events.
 
     Returns:
         The keys, `moment`, and a column `Quantity.line` per measure; sums as `exact` has them.
@@ -40,10 +50,25 @@ def store_lines(connection: Backend, events: ir.Table, by: Sequence[str], quanti
         if one.measure is Measure.DISTINCT:
             value = _value(one.of)
             seen = single.filter(single[value].notnull()).group_by([*keys, value]).aggregate(moment=single.moment.min())
+            seen = _not_seen_before(connection, seen, [*keys, value], opening_name("values", by, one.of), opening)
             first = seen.group_by([*keys, "moment"]).aggregate(**{name: seen.count()})
             joined = lines.left_join(first, [*keys, "moment"])
             lines = joined.select(*(lines[column] for column in lines.columns), **{name: first[name].fill_null(0)})
-    return store(connection, unique_name(), _summed_up(lines, keys, measured))
+    name = opening_name("lines", by, sorted(measured))
+    if name in opening.known:
+        lines = opening.taken_up(connection, name, lines.drop(_COUNT))
+    summed = store(connection, unique_name(), _summed_up(lines, keys, measured))
+    last = last_of(summed, keys, "moment", 1)
+    opening.keep(connection, name, last.drop(_NEXT) if _NEXT in last.columns else last)
+    return summed
+
+
+def _not_seen_before(connection: Backend, seen: ir.Table, columns: list[str], name: str, opening: Opening) -> ir.Table:
+    """The values of `seen` that are new to their key."""
+    if name in opening.known:
+        seen = seen.anti_join(opening.known[name], columns)
+    opening.keep(connection, name, opening.taken_up(connection, name, seen.select(*columns)))
+    return seen
 
 
 def at_edges(points: ir.Table, lines: ir.Table, keys: Sequence[str], quantities: Collection[Quantity]) -> ir.Table:

@@ -15,6 +15,7 @@ from recsys.datasets.past.co_occurrence import store_co_occurrence
 from recsys.datasets.past.cumulative import at_edges, store_lines
 from recsys.datasets.past.formulas import Part, parts_of, value_of
 from recsys.datasets.past.keys import key_names, keyed
+from recsys.datasets.past.opening import NOTHING_BEFORE, Opening
 from recsys.datasets.past.out_of_fold import of_other_folds
 from recsys.datasets.past.past_feature import CONTRIBUTES, MOMENT, ROW, PastFeature, PastKind
 from recsys.datasets.past.points import (
@@ -37,7 +38,12 @@ _LISTED = (PastKind.RECENT, PastKind.CO_OCCURRENCE)
 
 
 def add_past(
-    connection: Backend, asked: ir.Table, events: ir.Table, features: Sequence[PastFeature], progress: Progress
+    connection: Backend,
+    asked: ir.Table,
+    events: ir.Table,
+    features: Sequence[PastFeature],
+    progress: Progress,
+    opening: Opening = NOTHING_BEFORE,
 ) -> ir.Table:
     """Return `asked` with a column per feature, as an expression that joins the rows to small stored tables.
 
@@ -50,6 +56,8 @@ def add_past(
         asked: a stored table of the rows: ROW, MOMENT, the columns `by`, and CONTRIBUTES and UNIT where one has folds.
         events: a stored table of what happened: MOMENT, CONTRIBUTES, the columns that the features name, and where they
             ask for it LABEL and UNIT. Numbers are finite or null.
+        opening: of the events before these, where `events` begin at a midnight; rows ask for no window that begins
+            before it, and for nothing out of fold.
 
     Raises:
         DataError: a column's numbers are too large to be summed up; too many values for their co-occurrence.
@@ -63,13 +71,13 @@ def add_past(
         progress("counting the past", step, steps)
         if not group.folds and group.by not in lines:
             shared = [one for other in wanted if other.by == group.by and not other.folds for one in wanted[other]]
-            lines[group.by] = store_lines(connection, events, group.by, shared)
+            lines[group.by] = store_lines(connection, events, group.by, shared, opening)
         numbers = _store_numbers(connection, asked, events, group, quantities, None if group.folds else lines[group.by])
         found.join(group, numbers, {one.column: Part(group, one) for one in quantities})
     lists = dict[Listing, ir.Table]()
     for step, (listing, columns) in enumerate(listings.items(), len(wanted)):
         progress("counting the past", step, steps)
-        lists[listing] = store_lists(connection, asked, events, listing, columns)
+        lists[listing] = store_lists(connection, asked, events, listing, columns, opening)
         found.join(listing.group, lists[listing], {list_column(of): (listing, of) for of in columns})
     for feature in features:
         if feature.kind is PastKind.CO_OCCURRENCE:
@@ -78,7 +86,9 @@ def add_past(
             of_points = (
                 lists[listing].rename(listed=list_column(listed.of)).select(POINT, AT, *key_names(listed.by), "listed")
             )
-            affinity = store_co_occurrence(connection, asked, events, feature, listing.group, of_points, progress)
+            affinity = store_co_occurrence(
+                connection, asked, events, feature, listing.group, of_points, progress, opening
+            )
             found.join_rows(affinity, feature.name)
     return found.with_features(features)
 

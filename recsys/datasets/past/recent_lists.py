@@ -16,6 +16,7 @@ from recsys.datasets.database import store
 from recsys.datasets.past.cumulative import at_edges
 from recsys.datasets.past.keys import key_names, keyed, past_events, whole_days
 from recsys.datasets.past.last_distinct import store_last_distinct
+from recsys.datasets.past.opening import NOTHING_BEFORE, Opening, last_of, opening_name
 from recsys.datasets.past.past_feature import AGE_DAYS, LABEL, MOMENT, ListedRows, PastFeature
 from recsys.datasets.past.points import AT, POINT, Group, keys_of_points, store_points, unique_name
 from recsys.datasets.past.quantities import Measure, Quantity
@@ -65,11 +66,22 @@ class Listing:
 
 
 def store_lists(
-    connection: Backend, asked: ir.Table, events: ir.Table, listing: Listing, columns: Collection[str]
+    connection: Backend,
+    asked: ir.Table,
+    events: ir.Table,
+    listing: Listing,
+    columns: Collection[str],
+    opening: Opening = NOTHING_BEFORE,
 ) -> ir.Table:
-    """Store (POINT, AT, the keys, a `list_column` of each of `columns`) of the points that have a past."""
+    """Store (POINT, AT, the keys, a `list_column` of each of `columns`) of the points that have a past.
+
+    Args:
+        opening: the events before these that a list may still name.
+    """
     keys = key_names(listing.group.by)
-    ordered = store(connection, unique_name(), _ordered(events, listing, columns))
+    name = opening_name("listed", listing, *columns)
+    ordered = store(connection, unique_name(), _ordered(connection, events, listing, columns, opening, name))
+    opening.keep(connection, name, _still_listed(ordered, listing, keys))
     spans = store(connection, unique_name(), _spans(connection, asked, ordered, listing, keys))
     values = [name for name in ordered.columns if name == "moment" or name.startswith("list_")]
     if listing.distinct:
@@ -83,14 +95,23 @@ def store_lists(
     return store(connection, unique_name(), lists.select(POINT, AT, *keys, **chosen))
 
 
-def _ordered(events: ir.Table, listing: Listing, columns: Collection[str]) -> ir.Table:
+def _still_listed(ordered: ir.Table, listing: Listing, keys: list[str]) -> ir.Table:
+    """The events that a later row's list may name, by the columns that they are ordered by."""
+    if listing.distinct:
+        ordered = last_of(ordered, [*keys, list_column(listing.value)], "number", 1)
+    return last_of(ordered, keys, "number", listing.length).drop("number")
+
+
+def _ordered(
+    connection: Backend, events: ir.Table, listing: Listing, columns: Collection[str], opening: Opening, name: str
+) -> ir.Table:
     """(keys, moment, values, number): the events that can be listed, numbered per key in the order of time."""
     rows = past_events(events)
     rows = rows.filter(rows[listing.value].notnull())
     if listing.rows is ListedRows.LIKED:
         rows = rows.filter(rows[LABEL] == 1)
     names = {list_column(of): rows[of] for of in (listing.value, *columns) if of != AGE_DAYS}
-    found = keyed(rows, listing.group.by, moment=rows[MOMENT], **names)
+    found = opening.taken_up(connection, name, keyed(rows, listing.group.by, moment=rows[MOMENT], **names))
     # The value itself breaks ties of time, so that equal data gives equal lists; then what stands beside it.
     value = list_column(listing.value)
     first = found[value].desc() if listing.distinct else found[value]
