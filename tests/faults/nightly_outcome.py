@@ -37,7 +37,9 @@ def outcome_of(root: Path) -> Outcome:
     kept = {
         name: _content(path)
         for name, path in files.items()
-        if re.match(r"runs/[^/]+/daily/|encoded/|towers/", name) and not _OF_A_MOMENT.search(name)
+        if re.match(r"runs/[^/]+/daily/|encoded/|towers/", name)
+        and "/model/code/" not in name
+        and not _OF_A_MOMENT.search(name)
     }
     return kept | _recorded(root / "runs" / "mlflow.db")
 
