@@ -50,7 +50,7 @@ DATES = ("2024-03-28", "2024-03-29")
 # Small windows and steps: a night in seconds, with checkpoints and a validation on the way.
 NIGHTLY = [
     *("daily.train_days=14", "daily.warm_days=14", "daily.validation_days=3", "daily.test_days=3"),
-    *("ablation.resamples=50", "daily.promotion.golden_rows=5"),
+    *("ablation.resamples=50", "daily.promotion.golden_rows=5", "daily.promotion.max_calibration_error=1"),
     *("training.batch_size=64", "training.checkpoint_every=2", "training.report_every=1", "runtime.device=cpu"),
     *("tower.epochs=1", "runtime.memory_limit=500MB"),
 ]
