@@ -30,12 +30,6 @@ def test_an_override_computes_nothing_and_tells_no_secret(word: str, monkeypatch
     assert SECRET not in str(refused.value)
 
 
-def test_a_text_is_taken_as_it_was_typed_and_not_computed(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("RECSYS_SECRET", SECRET)
-    config = compose_config(["tracking.experiment=${oc.env:RECSYS_SECRET}"])
-    assert config.tracking.experiment == "${oc.env:RECSYS_SECRET}"
-
-
 @pytest.mark.parametrize("key", ["data._target_", "network._target_", "_target_"])
 def test_a_class_path_in_the_configuration_is_an_unknown_key(key: str, tmp_path: Path):
     with pytest.raises(UsageError, match="_target_"):
