@@ -95,5 +95,7 @@ def fit_and_measure(
         require_flow(tracked, flow_report(config, encoded, assembly, context))
         with cached_tower(assembly.wrapped, config.training_mode.cache_megabytes, encoded, context, tracked.attach):
             cost = session.train(tracked, request, progress)
-        request.raise_if_asked()
+        # The last checkpoint holds all that was learnt, and a pass over the test split may take longer than a scheduler
+        # waits before it kills.
+        request.obey_at_once()
         return session.finish(tracked, cost, progress)

@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import forkserver, util
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from recsys.files import fingerprint_of, write_text_atomically
@@ -36,7 +37,8 @@ class Moment:
 
     Attributes:
         function: "module:name", as the calling module knows it.
-        then: "kill" (SIGKILL before the call), "stop" (SIGSTOP before it), or "full" (files may not grow from there).
+        then: before the call comes SIGKILL ("kill"), SIGTERM ("end") or SIGSTOP ("stop"); or files may not grow from
+            there ("full").
     """
 
     function: str
@@ -111,7 +113,7 @@ def _serve() -> None:
     draw_no_pictures()
     # Reads the names of all installed packages, which takes as long as a small training.
     requirements_utils._init_modules_to_packages_map()
-    for name in ("recsys.study.ablate", "pipelines.cli", "recsys.run.train", "pipelines.sync", *_IMPORTED_LATE):
+    for name in ("recsys.study.ablate", "pipelines.cli", "pipelines.daily", "pipelines.sync", *_IMPORTED_LATE):
         importlib.import_module(name)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -173,6 +175,8 @@ def _called(request: dict[str, Any]) -> int:
 def _commanded(request: dict[str, Any]) -> int:
     if request["words"][0] == "ablate":
         fork_the_server_of_arms()
+    if request["words"][0] == "daily":
+        fork_the_process_of_golden_rows()
     if request["moment"]:
         _set(Moment(**request["moment"]))
     if request["watch"]:
@@ -198,6 +202,29 @@ def fork_the_server_of_arms() -> None:
     original, util.spawnv_passfds = util.spawnv_passfds, fork
     forkserver.ensure_running()
     util.spawnv_passfds = original
+
+
+def fork_the_process_of_golden_rows() -> None:
+    """Score a night's golden rows in a fork where a fresh Python would import everything anew."""
+    from recsys.nightly import golden_rows
+
+    def run(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        if not (child := os.fork()):
+            code = 70
+            try:
+                _, _, _, module, *sys.argv[1:] = command
+                runpy.run_module(module, run_name="__main__")
+                code = 0
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        return subprocess.CompletedProcess(list(command), os.waitstatus_to_exitcode(status), "", "")
+
+    golden_rows.subprocess = SimpleNamespace(  # type: ignore[assignment]
+        run=run, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
+    )
 
 
 def draw_no_pictures() -> Callable[[], None]:
@@ -243,7 +270,7 @@ def _happen(then: str) -> None:
         # Python ignores the signal that comes with it, so a write fails as it does on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
     else:
-        os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[then])
+        os.kill(os.getpid(), {"kill": signal.SIGKILL, "end": signal.SIGTERM, "stop": signal.SIGSTOP}[then])
 
 
 if __name__ == "__main__":

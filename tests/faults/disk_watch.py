@@ -56,7 +56,7 @@ _RECEIVE, _SEND, _GO_ON = 0xC0502100, 0xC0182101, 1
 _NOTICE, _ANSWER = struct.Struct("QIIiIQ6Q"), struct.Struct("QqiI")
 # What differs between two runs of the same work: keys, random names, moments.
 _CHANCE = re.compile(
-    r"\d{8}-\d{6}-[0-9a-f]{12}|[0-9a-f]{8,}|\.tmp\w{6}|(?<=/tmp)\w{8}|(?<=\.database\.)\w{8}|_\d+\.tmp"
+    r"\d{8}-\d{6}-[0-9a-f]{12}|[0-9a-f]{8,}|\.tmp\w{6}|(?<=/tmp)\w{8}|(?<=\.database\.)\w{8}|(?<=\.uploading\.)\w{8}|_\d+\.tmp"
 )
 
 

@@ -13,7 +13,8 @@ from recsys.files import canonical_json, fingerprint_of, sha256_of_file
 
 Outcome = dict[str, Any]
 
-# Written with the moment, the place, or a random name in them; what counts of them stands in other files.
+# Written with the moment, the place, or a random name in them, or a line for every start; what counts of them stands in
+# other files.
 _OF_A_MOMENT = re.compile(r"(^|/)(\..*|.*\.(log|lock)|log\.jsonl|receipt\.json|manifest\.json|MLmodel|run\.json)$")
 # What a JSON file says of its moment, its process, its costs, the run's random name, and Python's own generator, which
 # begins anywhere and draws nothing of a run.
@@ -36,7 +37,9 @@ def outcome_of(root: Path) -> Outcome:
     kept = {
         name: _content(path)
         for name, path in files.items()
-        if re.match(r"runs/[^/]+/daily/|encoded/|towers/", name) and not _OF_A_MOMENT.search(name)
+        if re.match(r"runs/[^/]+/daily/|encoded/|towers/", name)
+        and "/model/code/" not in name
+        and not _OF_A_MOMENT.search(name)
     }
     return kept | _recorded(root / "runs" / "mlflow.db")
 

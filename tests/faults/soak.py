@@ -49,7 +49,8 @@ from tests.purchases import Purchases
 DATES = ("2024-03-28", "2024-03-29")
 # Small windows and steps: a night in seconds, with checkpoints and a validation on the way.
 NIGHTLY = [
-    *("daily.train_days=14", "daily.validation_days=3", "daily.test_days=3", "ablation.resamples=50"),
+    *("daily.train_days=14", "daily.warm_days=14", "daily.validation_days=3", "daily.test_days=3"),
+    *("ablation.resamples=50", "daily.promotion.golden_rows=5", "daily.promotion.max_calibration_error=1"),
     *("training.batch_size=64", "training.checkpoint_every=2", "training.report_every=1", "runtime.device=cpu"),
     *("tower.epochs=1", "runtime.memory_limit=500MB"),
 ]
@@ -81,10 +82,10 @@ class Findings:
 
 
 class Soak:
-    """Two nights over a small shop, as often as wanted, always in the same folder: paths are part of some keys."""
+    """Nights over a small shop, as often as wanted, always in the same folder: paths are part of some keys."""
 
-    def __init__(self, commands: Commands, folder: Path) -> None:
-        self._commands, self._log = commands, folder / "log"
+    def __init__(self, commands: Commands, folder: Path, dates: Sequence[str] = DATES) -> None:
+        self._commands, self._log, self._dates = commands, folder / "log", dates
         self._root, self._first = folder / "shop", folder / "first"
         self.shop = Purchases(self._root)
         shutil.copytree(self._root, self._first)
@@ -111,22 +112,28 @@ class Soak:
         while done < kills:
             self._nights(start)
 
-    def at_writes(self, kills: int) -> None:
-        """Kill at every kind of write at which none was killed yet, at most that often."""
-        killed: set[str] = set()
+    def at_writes(self, kills: int, is_wanted: Callable[[str], bool] | None = None) -> None:
+        """Kill once at every kind of write that is wanted, at most that often; without a wish, evenly over the nights.
+
+        With more kills than there are kinds, those count too that only a broken night makes, of a resumed run's say.
+        """
+        kinds, killed = list(self._kinds), set[str]()
+        if is_wanted is None:
+            spread = set(kinds[:: -(-len(kinds) // kills)])
+            is_wanted = spread.__contains__ if kills < len(kinds) else lambda kind: True
+        wanted = is_wanted
 
         def is_last(what: str) -> bool:
-            if what in killed or len(killed) >= kills:
+            if what in killed or len(killed) >= kills or not wanted(what):
                 return False
             killed.add(what)
             return True
 
         before = -1
-        # Kinds that only a broken night makes, of a resumed run's say, count as they come.
         while before < len(killed) < kills:
             before = len(killed)
             self._nights(lambda words: self._watched(words, is_last))
-        self.found.kinds, self.found.kinds_killed = len(self._kinds), len(killed & self._kinds.keys())
+        self.found.kinds, self.found.kinds_killed = len(kinds), len(killed.intersection(kinds))
 
     def _unbroken(self) -> Outcome:
         began = time.monotonic()
@@ -135,7 +142,7 @@ class Soak:
             ending = self._watched(words, lambda kind: bool(self._kinds.setdefault(kind)))
             if ending.code:
                 raise RuntimeError(f"An unbroken night ended with {ending.code}: {ending.printed}")
-        self._seconds = (time.monotonic() - began) / len(DATES)
+        self._seconds = (time.monotonic() - began) / len(self._dates)
         return outcome_of(self._root)
 
     def _nights(self, start: Callable[[list[str]], Ending]) -> None:
@@ -166,7 +173,7 @@ class Soak:
         found.differing += found.note("differing", others)
 
     def _each_night(self) -> list[list[str]]:
-        return [["daily", "--date", date, *self.shop.overrides, *NIGHTLY] for date in DATES]
+        return [["daily", "--date", date, *self.shop.overrides, *NIGHTLY] for date in self._dates]
 
     def _watched(self, words: list[str], is_last: Callable[[str], bool]) -> Ending:
         """Run a command, asking before each write whether it is the last, with the kind of it."""
