@@ -3,7 +3,6 @@
 import argparse
 
 from recsys.config import RunConfig
-from recsys.errors import UsageError
 from recsys.nightly.promote import roll_back
 
 from .console import console
@@ -11,10 +10,7 @@ from .console import console
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Roll back, and name the champion."""
-    reason = arguments.reason.strip()
-    if not reason:
-        raise UsageError("--reason is empty; expected why the champion is taken back, in a few words.")
-    champion = roll_back(config, reason)
+    champion = roll_back(config, arguments.reason)
     console.print(
         f"The champion of {config.data.name} is {champion.artifact} again: the run of {champion.date}, promoted "
         f"{champion.since}.",

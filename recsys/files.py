@@ -186,6 +186,16 @@ def unfinished_path(final: Path, resume_key: str) -> Path:
     return final.with_name(f".{final.name}.{resume_key}.unfinished")
 
 
+def clear_leftovers(folder: Path) -> None:
+    """Remove the unfinished files and folders of killed processes below a folder that nobody else writes to now."""
+    for ending in ("partial", "replaced"):
+        for leftover in list(folder.rglob(f".*.{ending}")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write `text` under a temporary name, flush it to the disk, then give it its final name.
 

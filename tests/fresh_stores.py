@@ -6,6 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from recsys.locks import held_lock
+
 
 def copy_fresh_stores(template: Path) -> Callable[[], None]:
     """Copy `template`, which is made at the first call, into every new SQLite store; the result undoes it."""
@@ -14,10 +16,15 @@ def copy_fresh_stores(template: Path) -> Callable[[], None]:
     initialize = utils._initialize_tables
 
     def copy(engine: Any) -> None:
-        if not template.exists():
-            made = utils.create_sqlalchemy_engine(f"sqlite:///{template}")
-            initialize(made)
-            made.dispose()
+        # Forks of one process may come here together.
+        with held_lock(template.with_suffix(".lock"), "The tables", wait_seconds=-1):
+            if not template.exists():
+                unfinished = template.with_suffix(".unfinished")
+                unfinished.unlink(missing_ok=True)
+                made = utils.create_sqlalchemy_engine(f"sqlite:///{unfinished}")
+                initialize(made)
+                made.dispose()
+                unfinished.rename(template)
         connection = engine.raw_connection()
         with closing(sqlite3.connect(template)) as tables, closing(connection):
             tables.backup(connection.driver_connection)

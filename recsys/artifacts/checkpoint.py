@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -120,8 +121,13 @@ def _load(path: Path, contract: FeatureContract) -> Checkpoint:
             "version that wrote it, or start the run afresh."
         )
     require_same_contract(contract, manifest["contract"], f"Checkpoint {path}")
-    facts = json.loads((path / _FACTS).read_text(encoding="utf-8"))
-    return Checkpoint(manifest["step"], path, load_file(path / _TENSORS), facts)
+    try:
+        facts = json.loads((path / _FACTS).read_text(encoding="utf-8"))
+        tensors = load_file(path / _TENSORS)
+    except (ValueError, SafetensorError) as error:
+        # Whoever wrote the digests did not write these formats, neither of which can carry code.
+        raise _NotWholeError(f"files of another format: {error}") from error
+    return Checkpoint(manifest["step"], path, tensors, facts)
 
 
 def _checked_manifest(path: Path) -> dict[str, Any]:

@@ -49,7 +49,7 @@ _RANKER = Path("artifacts", "ranker")
 _REQUIREMENTS = ("torch", "torchrec", "mlflow", "pandas", "pyarrow", "safetensors", "PyYAML", "pydantic", "numpy")
 # What a user's own columns are read with.
 _TABLE_REQUIREMENTS = ("duckdb", "ibis-framework")
-_DOTTED_NAME = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)*:[a-z_][a-z0-9_]*")
+_DOTTED_NAME = re.compile(r"recsys(\.[a-z_][a-z0-9_]*)*:[a-z_][a-z0-9_]*")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 _SERVED_MODEL = '''"""Made by `recsys export`: how MLflow loads the ranker that lies in `artifacts/ranker`."""
@@ -223,10 +223,11 @@ def _table_of(frame: pd.DataFrame, columns: Iterable[str]) -> pa.Table:
 
 
 def _function(dotted_name: str) -> Rebuild:
-    # It ends up in a file of code, so it must be a name and nothing else.
+    # It ends up in a file of code, so it must be a name and nothing else; and it comes out of a model's folder, which
+    # may be anybody's, so it must be ours.
     if not _DOTTED_NAME.fullmatch(dotted_name):
         raise UsageError(
-            f"{dotted_name!r} names no function; expected `module:function`, such as `recsys.build:rebuild`."
+            f"{dotted_name!r} names no function of ours; expected `module:function`, as `recsys.build:rebuild_ranker`."
         )
     module, _, function = dotted_name.partition(":")
     found: Rebuild = getattr(importlib.import_module(module), function)

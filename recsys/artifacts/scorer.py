@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -171,10 +172,13 @@ def read_saved(folder: Path) -> SavedRanker:
     for name, digest in document["files"].items():
         if not (folder / name).is_file() or sha256_of_file(folder / name) != digest:
             raise DataError(f"{folder / name} is missing or was changed since it was exported. Export the model again.")
-    contract = FeatureContract.from_json((folder / _CONTRACT).read_text(encoding="utf-8"))
+    contract = FeatureContract.from_json((folder / _CONTRACT).read_bytes())
     tables = {table: Vocabulary.load(folder / _VOCABULARIES / f"{table}.parquet") for table in contract.table_rows}
     # After the digests: safetensors would take changed weights for good ones.
-    weights = load_file(folder / _WEIGHTS)
+    try:
+        weights = load_file(folder / _WEIGHTS)
+    except SafetensorError as error:
+        raise DataError(f"{folder / _WEIGHTS} is no safetensors file ({error}). Export the model again.") from error
     # A file that the description does not name has not been checked.
     table = folder / _TABLE if _TABLE in document["files"] else None
     return SavedRanker(document["ranker"], contract, tables, weights, table, fingerprint_of(document))

@@ -27,6 +27,8 @@ from recsys.errors import UsageError
 from recsys.files import home_expanded
 from recsys.resources import CONF
 
+# A call of one of OmegaConf's functions; `${data.raw}` stands for another key's value and is none.
+_COMPUTED = re.compile(r"\$\{[^}:]*:")
 # Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
 _OWN_KEYS = re.compile(r"(ablation\.grid|ablation\.tune\.ranges|training_mode\.stages\.\w+)=\s*{")
 
@@ -92,8 +94,16 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
 
 
 def _require_one_value(word: str) -> None:
-    """Refuse what Hydra cannot read, and what it would read as one run for each of several values."""
+    """Refuse what Hydra cannot read, what it would compute, and what it would read as a run for each of several values.
+
+    What is computed (`${oc.env:HOME}`) would bring the environment's secrets into what is recorded of the run.
+    """
     key = key_of(word)
+    if found := _COMPUTED.search(word):
+        raise UsageError(
+            f"The overrides cannot be applied: `{word}` asks to compute a value (`{found[0]}...}}`), and a "
+            "configuration holds values alone. Give the value itself."
+        )
     try:
         parsed = OverridesParser.create().parse_override(word)
     except HydraException as error:

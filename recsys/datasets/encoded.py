@@ -126,8 +126,8 @@ def open_encoded(root: Path) -> EncodedDataset:
                 f"{root} is no complete encoded folder: {path.name} is missing. Expected what `recsys prepare` "
                 "publishes whole; prepare the data again, or mend the path."
             )
-    manifest = Manifest.from_json(manifest_path.read_text(encoding="utf-8"), manifest_path)
-    contract = FeatureContract.from_json(contract_path.read_text(encoding="utf-8"))
+    manifest = Manifest.from_json(manifest_path.read_bytes(), manifest_path)
+    contract = FeatureContract.from_json(contract_path.read_bytes())
     if contract.fingerprint != manifest.contract:
         raise DataError(
             f"{contract_path} is contract {contract.fingerprint}, but the manifest beside it was written for "

@@ -52,7 +52,7 @@ class Manifest:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, where: Path) -> "Manifest":
+    def from_json(cls, text: str | bytes, where: Path) -> "Manifest":
         """Read `to_json`'s text.
 
         Raises:

@@ -55,8 +55,8 @@ class FeatureContract:
         return canonical_json(self._document())
 
     @classmethod
-    def from_json(cls, text: str) -> "FeatureContract":
-        """Read `to_json`'s text.
+    def from_json(cls, text: str | bytes) -> "FeatureContract":
+        """Read `to_json`'s text, or a file that should hold it.
 
         Raises:
             DataError: the text is torn or holds something else.

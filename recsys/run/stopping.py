@@ -12,6 +12,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal: int | None = None
+        self._is_in_hand = True
 
     def __call__(self) -> bool:
         return self._signal is not None
@@ -23,11 +24,17 @@ class StopRequest:
         if self._signal is not None:
             raise SystemExit(128 + self._signal)
 
+    def obey_at_once(self) -> None:
+        """Obey the signal that came, and from now on each as it comes: nothing is in hand that is not kept."""
+        self._is_in_hand = False
+        self.raise_if_asked()
+
     def note(self, number: int, frame: FrameType | None) -> None:
         """Remember the first signal; a second one does not wait for the step in hand."""
-        if self._signal is not None:
-            self.raise_if_asked()
+        self.raise_if_asked()
         self._signal = number
+        if not self._is_in_hand:
+            self.raise_if_asked()
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import json
 
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
-from recsys.files import ensure_writable, write_text_atomically
+from recsys.files import clear_leftovers, ensure_writable, write_text_atomically
 from recsys.progress import Progress
 from recsys.run import prepare, pretrain
 from recsys.run.assemble import cached_tower, ready_ranker
@@ -89,9 +89,13 @@ def fit_and_measure(
             resume=spool,
         ) as tracked,
     ):
+        # The run is ours alone by now: what a killed one had under way here is nobody's.
+        clear_leftovers(identity.folder)
         session.describe(tracked)
         require_flow(tracked, flow_report(config, encoded, assembly, context))
         with cached_tower(assembly.wrapped, config.training_mode.cache_megabytes, encoded, context, tracked.attach):
             cost = session.train(tracked, request, progress)
-        request.raise_if_asked()
+        # The last checkpoint holds all that was learnt, and a pass over the test split may take longer than a scheduler
+        # waits before it kills.
+        request.obey_at_once()
         return session.finish(tracked, cost, progress)

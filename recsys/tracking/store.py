@@ -79,9 +79,7 @@ class TrackingStore:
     def in_folder(cls, folder: Path, experiment: str, uri: str | None = None) -> "TrackingStore":
         """A store with its spools in `folder`; without a `uri`, its SQLite file and artifacts are there too."""
         folder = folder.absolute()
-        # The two characters that an address would take for something else than a name's.
-        name = str(folder).replace("%", "%25").replace("?", "%3F")
-        return cls(uri or f"{_SQLITE}{name}/mlflow.db", experiment, folder / "spool")
+        return cls(uri or _address_of(folder / "mlflow.db"), experiment, folder / "spool")
 
     @property
     def is_server(self) -> bool:
@@ -112,6 +110,8 @@ class TrackingStore:
         # Two processes that create a fresh database at once crash each other; the second waits, however long.
         with held_lock(self.database.parent / ".mlflow.lock", f"The run store {self.database}", wait_seconds=-1):
             try:
+                if not self.database.exists():
+                    _create(self.database)
                 return MlflowClient(self.uri)
             except MlflowException as error:
                 raise CannotWriteError(f"The run store {self.database} cannot be opened: {error.message}") from error
@@ -150,6 +150,43 @@ class TrackingStore:
             if found is None:
                 raise
             return found
+
+
+def _create(database: Path) -> None:
+    """Make the SQLite file of a new store, whole or not at all.
+
+    MLflow makes its tables in dozens of transactions, and a store that was killed between two of them it refuses for
+    ever after.
+    """
+    work = database.with_name(f".{database.name}.partial")
+    for leftover in (work, work.with_name(f"{work.name}-journal")):
+        leftover.unlink(missing_ok=True)
+    make_tables(work)
+    os.replace(work, database)
+
+
+def make_tables(path: Path) -> None:
+    """Write an empty store's tables to a file that is not there yet.
+
+    Raises:
+        MlflowException: the file cannot be written.
+    """
+    # Late, as they take a second that commands without a new store need not wait.
+    from mlflow.store.db import utils
+    from sqlalchemy.exc import SQLAlchemyError
+
+    engine = utils.create_sqlalchemy_engine_with_retry(_address_of(path))
+    try:
+        utils._initialize_tables(engine)
+    except SQLAlchemyError as error:
+        raise MlflowException(str(error)) from error
+    finally:
+        engine.dispose()
+
+
+def _address_of(database: Path) -> str:
+    # The two characters that an address would take for something else than a name's.
+    return _SQLITE + str(database).replace("%", "%25").replace("?", "%3F")
 
 
 def require_answer(store: TrackingStore) -> None:

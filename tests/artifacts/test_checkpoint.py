@@ -1,7 +1,6 @@
 """A checkpoint is whole or passed over, is checked before it is read, and belongs to one contract."""
 
 import json
-import pickle
 from dataclasses import replace
 
 import pytest
@@ -114,20 +113,6 @@ def test_a_half_written_folder_is_no_checkpoint(tmp_path):
     checkpoint, notices = load(tmp_path)
 
     assert (checkpoint.step, notices) == (100, [])
-
-
-def test_code_in_a_checkpoint_never_runs(tmp_path):
-    class Payload:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "marker"), "w"))
-
-    save(tmp_path, 100, 200)
-    folder = tmp_path / "step-00000200"
-    (folder / "tensors.safetensors").write_bytes(pickle.dumps(Payload()))
-    checkpoint, _ = load(tmp_path)
-
-    assert checkpoint.step == 100
-    assert not (tmp_path / "marker").exists()
 
 
 def test_a_full_disk_is_told_before_anything_is_written(tmp_path, monkeypatch):

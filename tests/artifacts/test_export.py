@@ -176,7 +176,7 @@ def test_weights_of_another_ranker_are_refused_and_leave_nothing_behind(exported
 
     with pytest.raises(UsageError, match=r"`head\.output\.bias` has shape \(absent\)"):
         exported.export(tmp_path / "served", weights=weights)
-    with pytest.raises(UsageError, match="names no function"):
+    with pytest.raises(UsageError, match="names no function of ours"):
         exported.export(tmp_path / "served", rebuild="recsys.build:x\nimport os")
     with pytest.raises(KeyError):
         exported.export(tmp_path / "served", vocabularies={"user_id": Vocabulary.of("user_id", [1])})

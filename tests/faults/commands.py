@@ -9,16 +9,22 @@ import importlib
 import json
 import os
 import resource
+import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import forkserver, util
 from pathlib import Path
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any
+
+from recsys.files import fingerprint_of, write_text_atomically
+from tests.faults.disk_watch import let_watch
+from tests.fresh_stores import copy_fresh_stores
 
 ROOT = Path(__file__).parents[2]
 # What a command imports when it first needs it; every fork would do so anew, for longer than its work takes.
@@ -31,7 +37,8 @@ class Moment:
 
     Attributes:
         function: "module:name", as the calling module knows it.
-        then: "kill" (SIGKILL before the call), "stop" (SIGSTOP before it), or "full" (files may not grow from there).
+        then: before the call comes SIGKILL ("kill"), SIGTERM ("end") or SIGSTOP ("stop"); or files may not grow from
+            there ("full").
     """
 
     function: str
@@ -66,10 +73,14 @@ class Commands:
     ) -> None:
         self._server.communicate()
 
-    def start(self, words: Sequence[str], log: Path, moment: Moment | None = None) -> int:
-        """Start a command; return its process id once it runs."""
+    def start(self, words: Sequence[str], log: Path, moment: Moment | None = None, watch: Path | None = None) -> int:
+        """Start a command; return its process id once it runs.
+
+        Args:
+            watch: the socket of a `DiskWatch` that is to see every write of it.
+        """
         request = {"words": list(words), "log": str(log), "moment": asdict(moment) if moment else None}
-        return int(self._ask(request)["pid"])
+        return int(self._ask(request | {"watch": str(watch) if watch else None})["pid"])
 
     def start_function(self, function: str, arguments: Sequence[Any], log: Path) -> int:
         """Call "module:name" with JSON-able arguments in a process of its own; return its id once it runs."""
@@ -97,15 +108,36 @@ class Commands:
 
 def _serve() -> None:
     import torch
+    from mlflow.utils import requirements_utils
 
     draw_no_pictures()
-    for name in ("recsys.study.ablate", "pipelines.cli", "recsys.run.train", "pipelines.sync", *_IMPORTED_LATE):
+    # Reads the names of all installed packages, which takes as long as a small training.
+    requirements_utils._init_modules_to_packages_map()
+    for name in ("recsys.study.ablate", "pipelines.cli", "pipelines.daily", "pipelines.sync", *_IMPORTED_LATE):
         importlib.import_module(name)
     torch.set_num_threads(1)
-    for line in sys.stdin:
-        request = json.loads(line)
-        answer = _waited(request["wait"]) if "wait" in request else {"pid": _forked(request)}
-        print(json.dumps(answer), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        _remember_code_versions(Path(folder))
+        copy_fresh_stores(Path(folder) / "tables.db")
+        for line in sys.stdin:
+            request = json.loads(line)
+            answer = _waited(request["wait"]) if "wait" in request else {"pid": _forked(request)}
+            print(json.dumps(answer), flush=True)
+
+
+def _remember_code_versions(folder: Path) -> None:
+    """Let the first fork that reads all code for a key tell the others, which would take seconds for the same."""
+    from recsys.run import result_keys
+
+    read = result_keys._code_of
+
+    def remembered(entries: tuple[str, ...]) -> str:
+        place = folder / fingerprint_of(entries)
+        if not place.exists():
+            write_text_atomically(place, read(entries))
+        return place.read_text()
+
+    result_keys._code_of = remembered  # type: ignore[assignment]
 
 
 def _waited(pid: int) -> dict[str, Any]:
@@ -143,8 +175,12 @@ def _called(request: dict[str, Any]) -> int:
 def _commanded(request: dict[str, Any]) -> int:
     if request["words"][0] == "ablate":
         fork_the_server_of_arms()
+    if request["words"][0] == "daily":
+        fork_the_process_of_golden_rows()
     if request["moment"]:
         _set(Moment(**request["moment"]))
+    if request["watch"]:
+        let_watch(Path(request["watch"]))
     from pipelines.cli import main
 
     return main(request["words"])
@@ -166,6 +202,29 @@ def fork_the_server_of_arms() -> None:
     original, util.spawnv_passfds = util.spawnv_passfds, fork
     forkserver.ensure_running()
     util.spawnv_passfds = original
+
+
+def fork_the_process_of_golden_rows() -> None:
+    """Score a night's golden rows in a fork where a fresh Python would import everything anew."""
+    from recsys.nightly import golden_rows
+
+    def run(command: Sequence[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        if not (child := os.fork()):
+            code = 70
+            try:
+                _, _, _, module, *sys.argv[1:] = command
+                runpy.run_module(module, run_name="__main__")
+                code = 0
+            except SystemExit as ended:
+                code = int(ended.code or 0)
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(child, 0)
+        return subprocess.CompletedProcess(list(command), os.waitstatus_to_exitcode(status), "", "")
+
+    golden_rows.subprocess = SimpleNamespace(  # type: ignore[assignment]
+        run=run, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
+    )
 
 
 def draw_no_pictures() -> Callable[[], None]:
@@ -211,7 +270,7 @@ def _happen(then: str) -> None:
         # Python ignores the signal that comes with it, so a write fails as it does on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
     else:
-        os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP}[then])
+        os.kill(os.getpid(), {"kill": signal.SIGKILL, "end": signal.SIGTERM, "stop": signal.SIGSTOP}[then])
 
 
 if __name__ == "__main__":

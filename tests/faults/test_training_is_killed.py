@@ -11,6 +11,7 @@ import pytest
 from recsys.config.compose import compose_config
 from recsys.run.curves import load_curves
 from recsys.run.record import open_store
+from recsys.run.stopping import stoppable
 from recsys.tracking import names
 from tests.faults.commands import Commands, Moment
 from tests.pipelines.conftest import small_overrides
@@ -78,6 +79,52 @@ def test_a_run_killed_at_any_moment_is_resumed_to_the_same_result_bit_for_bit(
     resumed = commands.run(["train", "--resume", str(killed), *words(world)], tmp_path / "log")
     assert resumed.code == 0, resumed.printed
     assert outcome(killed) == outcome(unbroken)
+    assert not list(killed.rglob(".*.partial"))
+
+
+# Where it is asked to end, and the checkpoint that stands then: of the step that follows in which it looks.
+REQUESTS = {
+    "between two steps": (Moment("recsys.run.session:step_metrics", 6, "end"), 7),
+    "while a checkpoint is saved": (Moment("recsys.files:_replace_directory", 2, "end"), 9),
+    "during the evaluation on the test split": (Moment("recsys.run.session:save_predictions", 1, "end"), 13),
+}
+
+
+@pytest.mark.parametrize("moment", REQUESTS)
+def test_a_run_asked_to_end_keeps_a_checkpoint_ends_with_143_as_killed_and_is_resumed_to_the_same_result(
+    moment: str, commands: Commands, world: Path, tmp_path: Path
+):
+    (unbroken, *_) = sorted(run_folders(world))
+    before = run_folders(world)
+    when, newest_checkpoint = REQUESTS[moment]
+    ending = commands.run(["train", *words(world)], tmp_path / "log", when)
+    assert ending.code == 143, ending.printed
+    (ended,) = run_folders(world) - before
+    require_nothing_half_written(ended)
+    assert max(path.name for path in ended.glob("checkpoints/*")) == f"step-{newest_checkpoint:08d}"
+    last = recorded_table(open_store(compose_config(words(world))), kind="train", is_finished=False).iloc[-1]
+    assert last["status"] == "KILLED"
+    resumed = commands.run(["train", "--resume", str(ended), *words(world)], tmp_path / "log")
+    assert resumed.code == 0, resumed.printed
+    assert outcome(ended) == outcome(unbroken)
+
+
+def test_a_command_asked_to_end_before_there_is_a_run_ends_at_once_with_143(
+    commands: Commands, world: Path, tmp_path: Path
+):
+    before = run_folders(world)
+    ending = commands.run(["train", *words(world)], tmp_path / "log", Moment("recsys.run.train:ready_ranker", 1, "end"))
+    assert ending.code == 143
+    assert run_folders(world) == before
+
+
+def test_a_second_signal_does_not_wait_for_the_step_in_hand() -> None:
+    with stoppable() as request:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert request()
+        with pytest.raises(SystemExit) as ended:
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert ended.value.code == 143
 
 
 def test_the_cost_of_a_resumed_run_is_that_of_all_its_parts(commands: Commands, world: Path, tmp_path: Path):

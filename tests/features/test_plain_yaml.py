@@ -1,8 +1,6 @@
-"""A schema file is data: whatever a stranger writes into it, no code runs and memory stays small."""
+"""A schema file is plain data: what cannot be meant is refused with what it is, and what is written reads back."""
 
 import datetime
-import time
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -21,52 +19,6 @@ def refusal(path: Path, text: str | bytes) -> str:
     message = str(caught.value)
     assert f"Schema file {path}" in message
     return message
-
-
-@pytest.mark.parametrize(
-    "tag",
-    [
-        "!!python/object/apply:os.system",
-        "!!python/object/apply:builtins.exec",
-        "!!python/object/new:os.system",
-        "!!python/name:os.system",
-        "!!python/module:os",
-        "!!python/object/apply:subprocess.check_call",
-    ],
-)
-def test_tag_that_asks_for_code_runs_none(tmp_path: Path, tag: str) -> None:
-    marker = tmp_path / "marker"
-    argument = f"open({str(marker)!r}, 'w')" if "exec" in tag else f"touch {marker}"
-
-    message = refusal(tmp_path / "shop.yaml", f'name: {tag} ["{argument}"]\n')
-
-    assert "cannot be read" in message
-    assert "could not determine a constructor for the tag" in message
-    assert not marker.exists()
-
-
-def test_class_path_is_a_key_like_any_other_and_unknown(tmp_path: Path) -> None:
-    marker = tmp_path / "marker"
-    message = refusal(tmp_path / "shop.yaml", f"_target_: builtins.open\nfile: {marker}\nmode: w\n")
-    assert "unknown key `_target_`" in message
-    assert not marker.exists()
-
-
-def test_alias_bomb_is_refused_in_under_a_second_and_in_little_memory(tmp_path: Path) -> None:
-    levels = ["a0: &a0 [lol, lol, lol, lol, lol, lol, lol, lol, lol, lol]"]
-    levels += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
-    tracemalloc.start()
-    started = time.monotonic()
-
-    message = refusal(tmp_path / "shop.yaml", "\n".join(levels) + "\nfeatures: *a11\n")
-
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert "aliases are not read; write out `*a0`" in message
-    assert "line 2" in message
-    assert time.monotonic() - started < 1.0
-    assert peak < 20 << 20
-    assert len(message) < 1000
 
 
 def test_file_too_large_to_be_a_declaration_is_refused_unread(tmp_path: Path) -> None:

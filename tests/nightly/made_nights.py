@@ -19,7 +19,7 @@ from recsys.evaluation.split_evaluation import predict
 from recsys.evaluation.stored_predictions import save_predictions
 from recsys.metrics.predictions import Predictions, predictions_of
 from recsys.monitoring.cost import Cost
-from recsys.nightly.promote import champion_file
+from recsys.nightly.places import NightlyRoot
 from recsys.run.folder import PREDICTIONS, RESULT, RunResult
 from recsys.run.record import open_store
 from recsys.run.serving import MODEL
@@ -51,24 +51,24 @@ class MadeNights:
         days = {"train": 2, "validation": 1, "test": TEST_DAYS}
         write_encoded_world(folder / "encoded", rows_per_day=60, days=days)
         self.encoded: EncodedDataset = open_encoded(folder / "encoded")
-        self.champions = champion_file(self.config)
+        self.champions = NightlyRoot.of(self.config).champions
         self.root = self.champions.path.parent
 
-    def night(self, name: str, seed: int, hint: float = 0.0, is_tracked: bool = False) -> Path:
+    def night(self, name: str, seed: int, hint: float = 0.0, is_served: bool = False) -> Path:
         """A finished run whose ranker has weights from `seed`.
 
         Args:
-            hint: how much of the label its recorded predictions know; with none they are the served model's.
-            is_tracked: whether it has a record in the tracking store, with its model.
+            hint: how much of the label its recorded predictions know; with none they are the ranker's own.
+            is_served: whether its model is exported, which only a champion's must be.
         """
         folder = self.root / name
         folder.mkdir(parents=True)
-        self.serve(folder / MODEL, seed)
+        if is_served:
+            self.serve(folder / MODEL, seed)
         found = self.predictions(seed)
         known = found.logit * (1 - hint) + hint * (4 * found.label - 2)
         save_predictions(predictions_of(found.columns() | {"logit": known.astype(np.float32)}), folder / PREDICTIONS)
-        spool = self.tracked(name, folder / MODEL) if is_tracked else ""
-        (folder / RESULT).write_text(result(name, spool).to_json())
+        (folder / RESULT).write_text(result(name, spool_id="").to_json())
         return folder
 
     def serve(self, target: Path, seed: int) -> None:

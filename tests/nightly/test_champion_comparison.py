@@ -30,16 +30,6 @@ YES, NO = Decision(True, ("better",)), Decision(False, ("worse",))
 DAY = datetime.timedelta(days=1)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
-    nights = MadeNights(tmp_path_factory.mktemp("nights"))
-    nights.night("champion", seed=1)
-    nights.night("same", seed=1)
-    nights.night("knowing", seed=2, hint=0.5)
-    nights.night("other", seed=3)
-    return nights
-
-
 @pytest.fixture
 def nights(made: MadeNights, monkeypatch: pytest.MonkeyPatch) -> Iterator[MadeNights]:
     """The nights as they were before any was compared; golden rows are another file's matter."""

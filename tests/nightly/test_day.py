@@ -92,8 +92,8 @@ def test_stages_one_by_one_come_to_the_same_weights_as_all_at_once(shop, tuesday
     apart = [*shop.words, f"runtime.runs={tmp_path}/runs", f"runtime.towers={tmp_path}/towers"]
     for stage in ("prepare", "check", "pretrain", "train", "train", "evaluate", "promote"):
         assert main(["daily", "--date", str(MONDAY), "--stage", stage, "--json", *apart]) == 0
-    (model,) = tmp_path.glob("runs/shop/daily/2024-03-18-*/model/weights.safetensors")
-    (whole,) = shop.root.path.glob("2024-03-18-*/model/weights.safetensors")
+    (model,) = tmp_path.glob("runs/shop/daily/2024-03-18-*/model/**/weights.safetensors")
+    (whole,) = shop.root.path.glob("2024-03-18-*/model/**/weights.safetensors")
     mine, theirs = load_file(model), load_file(whole)
     assert mine.keys() == theirs.keys()
     assert all(bool((mine[name] == theirs[name]).all()) for name in mine)

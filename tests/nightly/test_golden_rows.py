@@ -18,14 +18,14 @@ from recsys.nightly.golden_rows import GOLDEN, check_in_fresh_process, compared,
 from tests.nightly.made_nights import MadeNights
 
 
-@pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory) -> MadeNights:
-    return MadeNights(tmp_path_factory.mktemp("nights"))
+@pytest.fixture
+def nights(made: MadeNights) -> MadeNights:
+    return made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def night(nights: MadeNights) -> Path:
-    folder = nights.night("2011-07-05-aaaa", seed=1)
+    folder = nights.root / "champion"
     keep_golden_rows(nights.config, nights.encoded, folder)
     return folder
 

@@ -1,8 +1,6 @@
 """The command line as a user types it: what is printed, what is left behind, how it ends."""
 
 import json
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -14,9 +12,8 @@ from pipelines.cli import COMMANDS, main
 from recsys.config.compose import compose_config
 from recsys.datasets.decode import raw_rows
 from recsys.progress import silent
-from recsys.run.folder import CHECKPOINTS, RESULT
+from recsys.run.folder import RESULT
 from recsys.run.prepare import run as prepare
-from tests.faults.commands import Commands, Moment
 from tests.pipelines.conftest import runs_folder, small_overrides
 
 
@@ -129,28 +126,3 @@ def test_several_processes_are_refused_before_each_does_the_same_work(
 def test_a_run_that_is_not_there_ends_with_65(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["evaluate", "--run", str(tmp_path)]) == 65
     assert str(tmp_path) in capsys.readouterr().err
-
-
-def test_a_terminated_run_leaves_a_checkpoint_and_resumes_to_the_same_result_bit_for_bit(
-    commands: Commands, tmp_path: Path
-):
-    few = ["data.rows=1200", "training.epochs=2", "training.batch_size=128", "training.checkpoint_every=3"]
-    overrides = [*small_overrides(tmp_path), *few, "training.patience=99"]
-    assert main(["train", *overrides]) == 0
-    (unbroken,) = run_folders(overrides)
-    # Stopped before its fifth step, so that the signal reaches it in the middle of an epoch however fast it is.
-    at_the_fifth_step = Moment("recsys.run.session:step_metrics", 5, "stop")
-    process = commands.start(["train", *overrides], tmp_path / "log", at_the_fifth_step)
-    assert commands.wait(process, tmp_path / "log") is None
-    os.kill(process, signal.SIGTERM)
-    os.kill(process, signal.SIGCONT)
-    ending = commands.wait(process, tmp_path / "log")
-    assert ending is not None
-    assert ending.code == 143
-    (broken,) = {*run_folders(overrides)} - {unbroken}
-    assert list((broken / CHECKPOINTS).glob("step-*/manifest.json"))
-    assert not (broken / RESULT).exists()
-    assert main(["train", "--resume", str(broken), *overrides]) == 0
-    one, other = (json.loads((folder / RESULT).read_text()) for folder in (unbroken, broken))
-    assert one["scores"] == other["scores"]
-    assert one["best_step"] == other["best_step"]

@@ -62,21 +62,44 @@ def schema() -> FeatureSchema:
     return load_schema(SCHEMA_PATH)
 
 
-def shop_source(folder: Path, splits: dict[str, str], negatives: int, ranked: int, seed: int = 0) -> Source:
+def document_without(*features: str) -> dict[str, Any]:
+    """The document of that schema without some features that are counted from the past."""
+    document: dict[str, Any] = read_plain_yaml(SCHEMA_PATH, "Schema file")
+    history = document["table"]["history"]
+    counted = {name: each for name, each in history["features"].items() if name not in features}
+    document["table"] = {**document["table"], "history": {**history, "features": counted}}
+    document["features"] = [each for each in document["features"] if each["name"] not in features]
+    return document
+
+
+def schema_of(document: dict[str, Any]) -> FeatureSchema:
+    """The schema of a document with a table block."""
+    return FeatureSchema.from_document({key: value for key, value in document.items() if key != "table"})
+
+
+def shop_source(
+    folder: Path,
+    splits: dict[str, str],
+    negatives: int,
+    ranked: int,
+    seed: int = 0,
+    document: dict[str, Any] | None = None,
+) -> Source:
     """The source of the schema that ships with the project, over other days.
 
     Args:
         negatives: of each positive.
         ranked: how many validation invoices rank their candidates.
+        document: the schema's in its place.
     """
-    document: dict[str, Any] = read_plain_yaml(SCHEMA_PATH, "Schema file")
+    document = document or document_without()
     block = {
         **document["table"],
         "splits": splits,
         "negatives": {"per_positive": negatives, "power": 0.5, "seed": seed},
         "ranking": {"validation_queries": ranked},
     }
-    return TableSource(folder, TableLayout.from_document({**document, "table": block}, schema()))
+    return TableSource(folder, TableLayout.from_document({**document, "table": block}, schema_of(document)))
 
 
 def read_rows(

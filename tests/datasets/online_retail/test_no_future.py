@@ -20,7 +20,7 @@ NUMBERS = {"query"}
 
 # Without shrinking, as each try prepares two shops: a failure shows a shop of some thirty purchases.
 @settings(
-    max_examples=3,
+    max_examples=2,
     deadline=None,
     derandomize=True,
     phases=[Phase.generate],

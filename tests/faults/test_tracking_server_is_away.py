@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from recsys.tracking import delivery as delivery_module
 from recsys.tracking import names
 from recsys.tracking.delivery import Delivery, sync
+from recsys.tracking.model_registry import NightlyModel, reconcile
 from recsys.tracking.run import TrackedRun, start_run
 from recsys.tracking.spool import Spool, read_lines, spools_in
 from recsys.tracking.store import TrackingStore
@@ -290,3 +291,30 @@ def test_many_metrics_go_in_few_requests(tmp_path: Path, monkeypatch: pytest.Mon
 
     assert sizes == [1000, 1000, 1000, 500]
     assert spools_in(tmp_path) == [spool.folder]
+
+
+def test_a_servers_registry_leads_to_the_model_and_is_mended_when_the_server_is_back(
+    tmp_path: Path, server: TrackingServer
+):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "MLmodel").write_text("flavors: {}\n")
+    store = TrackingStore(server.uri, "registered", tmp_path / "spool")
+    with start_run(store, "night", {"seed": 1}, {"kind": "daily"}) as run:
+        run.log_model("ranker", tmp_path / "model")
+    model = NightlyModel("night", "2011-09-05", "promoted", "the first")
+
+    def mend() -> bool:
+        return reconcile(store, "shop", [model], "night", None, lambda name: run.spool_id)
+
+    server.stop()
+    assert not mend()
+    server.start()
+    assert mend()
+    assert mend()
+
+    client = store.open()
+    (version,) = client.search_model_versions("name = 'registered.shop'")
+    assert version.run_id == the_run(store)[1].info.run_id
+    assert client.get_model_version_by_alias("registered.shop", "champion").tags == model.tags
+    (output,) = the_run(store)[1].outputs.model_outputs
+    assert version.source == client.get_logged_model(output.model_id).artifact_location
