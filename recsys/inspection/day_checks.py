@@ -7,7 +7,7 @@ by themselves (`check_results.stands_out`), so that few rows, or days that vary 
 
 import datetime
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -97,11 +97,14 @@ def null_share_check(days: NewestDay, limits: Limits) -> CheckResult:
     return _shares_check("null_share", days, days.with_rows, lambda day: day.without_value, limits, words, mend)
 
 
-def unseen_share_check(days: NewestDay, limits: Limits) -> CheckResult:
+def unseen_share_check(days: NewestDay, limits: Limits, of_the_calendar: Collection[str] = ()) -> CheckResult:
     """How many more of a feature's ids are unknown than in the trailing days after training, as a difference of shares.
 
     An id is unknown that has no row in its table, the vocabulary being that of the training days: of these no id is
     unknown, so that they say nothing.
+
+    Args:
+        of_the_calendar: features made of the time alone, whose new ids are no fault: a month that has just begun.
     """
     later = tuple(day for day in days.with_rows if not day.is_training)
 
@@ -111,8 +114,11 @@ def unseen_share_check(days: NewestDay, limits: Limits) -> CheckResult:
             f"{before.value:.1%} of those of the {_counted(len(later), 'day')} between"
         )
 
+    def unknown(day: DayProfile) -> Mapping[str, Share]:
+        return {name: share for name, share in day.unknown.items() if name not in of_the_calendar}
+
     mend = "See whether its ids were numbered anew or are written in another form."
-    return _shares_check("unseen_share", days, later, lambda day: day.unknown, limits, words, mend)
+    return _shares_check("unseen_share", days, later, unknown, limits, words, mend)
 
 
 def label_rate_check(days: NewestDay, limits: Limits, are_labels_sampled: bool) -> CheckResult:

@@ -7,6 +7,7 @@ too, are written to `checks.json` in the day's folder.
 import datetime
 import json
 import tempfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from recsys.inspection.day_checks import (
     unseen_share_check,
 )
 from recsys.inspection.day_profiles import day_profiles
-from recsys.inspection.dense_drift import dense_values
+from recsys.inspection.dense_drift import Values, dense_values
 from recsys.inspection.raw_checks import duplicate_share_check, future_share_check
 from recsys.progress import Progress
 from recsys.run import prepare
@@ -113,18 +114,29 @@ def run_checks(
     days = NewestDay.of(day_profiles(encoded), date - datetime.timedelta(days=1), limits.weeks)
     judged_days = [] if days.why_not else [day.day for day in (*days.with_rows, days.newest)]
     values = dense_values(encoded, judged_days, progress)
+    calendar = _of_the_calendar(layout)
     results = (
         rows_check(days, limits.rows),
         label_rate_check(days, limits.label_rate, layout.label is None),
         null_share_check(days, limits.null_share),
-        unseen_share_check(days, limits.unseen_share),
+        unseen_share_check(days, limits.unseen_share, calendar),
         segment_mix_check(days, limits.segment_mix),
-        drift_check(days, values, limits.drift),
+        drift_check(days, {day: _without(found, calendar) for day, found in values.items()}, limits.drift),
         *_raw_checks(config, encoded, layout, days.newest.day, now or datetime.datetime.now(datetime.UTC), progress),
     )
     report = CheckReport(days.newest.day, results)
     write_text_atomically(folder / CHECKS, report.to_json())
     return report
+
+
+def _of_the_calendar(layout: TableLayout) -> frozenset[str]:
+    """Derived columns that read the time alone: what is new of them is the date."""
+    assert layout.time is not None
+    return frozenset(name for name, each in layout.expressions.items() if {*each.columns} == {layout.time.column})
+
+
+def _without(values: Mapping[str, Values], names: Collection[str]) -> dict[str, Values]:
+    return {name: each for name, each in values.items() if name not in names}
 
 
 def _raw_checks(

@@ -64,9 +64,10 @@ class WarmStart:
         return TowerVersion.of(self._tower_weights()) if document is None else TowerVersion.from_document(document)
 
     def settled(self, config: RunConfig) -> RunConfig:
-        """Return the configuration of a run that starts here: smaller rates, and one epoch unless it says otherwise.
+        """Return the configuration of a run that starts here: its share of the rates; one epoch, unless set.
 
-        No days are set apart for the tower, which is made already.
+        No days are set apart for the tower, which is made already. Tables begin with fresh accumulators: row-wise
+        Adagrad's first step moves a row by the whole rate, which is what new ids need.
         """
         training, share = config.training, config.daily.warm_rate
         return replace(

@@ -54,15 +54,17 @@ class MadeNights:
         self.champions = NightlyRoot.of(self.config).champions
         self.root = self.champions.path.parent
 
-    def night(self, name: str, seed: int, hint: float = 0.0) -> Path:
+    def night(self, name: str, seed: int, hint: float = 0.0, is_served: bool = False) -> Path:
         """A finished run whose ranker has weights from `seed`.
 
         Args:
-            hint: how much of the label its recorded predictions know; with none they are the served model's.
+            hint: how much of the label its recorded predictions know; with none they are the ranker's own.
+            is_served: whether its model is exported, which only a champion's must be.
         """
         folder = self.root / name
         folder.mkdir(parents=True)
-        self.serve(folder / MODEL, seed)
+        if is_served:
+            self.serve(folder / MODEL, seed)
         found = self.predictions(seed)
         known = found.logit * (1 - hint) + hint * (4 * found.label - 2)
         save_predictions(predictions_of(found.columns() | {"logit": known.astype(np.float32)}), folder / PREDICTIONS)

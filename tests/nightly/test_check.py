@@ -15,7 +15,7 @@ import yaml
 
 from recsys.config.compose import compose_config
 from recsys.errors import DataError
-from recsys.nightly.check import CheckReport, run_checks
+from recsys.nightly.check import CheckReport, _of_the_calendar, run_checks
 from recsys.progress import silent
 from recsys.run import prepare
 from tests.datasets.small_table import SCHEMA, TABLE
@@ -131,3 +131,21 @@ def test_day_without_rows_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rows: 0 rows for 2024-05-31, 60 expected by Fridays of the 2 weeks before"):
         report.require_passed()
     assert written(tmp_path)["duplicate_share"]["sentence"] == "Not judged: 0 events on 2024-05-31."
+
+
+def test_a_month_that_has_just_begun_is_no_unseen_id(tmp_path: Path) -> None:
+    layout = {
+        **TABLE,
+        "derive": {"month": "month(at)", "month_of_a_price": "month(at) * price"},
+    }
+    schema = {
+        **SCHEMA,
+        "features": [
+            *SCHEMA["features"],
+            {"name": "month", "kind": "sparse", "used_by": ["interaction_network"]},
+            {"name": "month_of_a_price", "kind": "dense", "used_by": ["interaction_network"]},
+        ],
+    }
+    (tmp_path / "schema.yaml").write_text(yaml.safe_dump({**schema, "table": layout}), encoding="utf-8")
+    data = compose_config(["data=table", f"data.schema_path={tmp_path}/schema.yaml", "data.raw=nowhere"]).data
+    assert _of_the_calendar(prepare.table_layout(data)) == {"month"}

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -170,6 +171,23 @@ def test_no_tower_is_pre_trained(config, start, encoded):
     artifact = pretrain.run(config, encoded, silent, start)
     assert version_of(artifact) == start.tower_version
     assert artifact.provenance["model"] == start.digest
+
+
+def test_a_new_items_row_in_an_imported_tower_is_made_of_its_vector(shop: OwnTable) -> None:
+    ids = [*range(20), *NEW_ITEMS]
+    vectors = np.random.default_rng(0).normal(size=(len(ids), 6))
+    words = [*shop.words, *shop.write_vectors(ids, vectors.tolist()), FROZEN]
+    trained(compose_config([*words, *DAY_5, "data.test_end=2024-03-10"]), "imported")
+    config = compose_config([*words, *DAY_15, "data.test_end=2024-03-20"])
+    start = WarmStart(config.runtime.runs / "imported" / MODEL)
+    encoded = prepare.run(config, silent, start.known_fit)
+    artifact = pretrain.run(config, encoded, silent, start)
+    (table,) = artifact.weights.values()
+    rows = encoded.vocabulary("item_id").rows_of(sorted(NEW_ITEMS))
+    assert (rows >= len(start.known_fit.vocabularies["item_id"])).all()
+    assert len({tuple(row) for row in table[torch.from_numpy(rows)].tolist()}) == len(NEW_ITEMS)
+    assert not any(torch.equal(table[row], table[UNKNOWN_ROW]) for row in rows.tolist())
+    assert version_of(artifact) == start.tower_version
 
 
 def test_a_tower_that_learns_becomes_a_new_version_with_the_old_one_as_its_parent(shop, start):
