@@ -13,9 +13,11 @@ from recsys.files import canonical_json, fingerprint_of, sha256_of_file
 
 Outcome = dict[str, Any]
 
-# Written with the moment, the place, or a random name in them, or a line for every start; what counts of them stands in
-# other files.
-_OF_A_MOMENT = re.compile(r"(^|/)(\..*|.*\.(log|lock)|log\.jsonl|receipt\.json|manifest\.json|MLmodel|run\.json)$")
+# Written with the moment, the place on the disk, or a random name in them, or a line for every start; what counts of
+# them stands in other files.
+_OF_A_MOMENT = re.compile(
+    r"(^|/)(\..*|.*\.(log|lock)|log\.jsonl|index\.json|receipt\.json|manifest\.json|MLmodel|run\.json)$"
+)
 # What a JSON file says of its moment, its process, its costs, the run's random name, and Python's own generator, which
 # begins anywhere and draws nothing of a run.
 _MOMENT_KEYS = {

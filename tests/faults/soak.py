@@ -91,17 +91,19 @@ class Soak:
         shutil.copytree(self._root, self._first)
         self.found = Findings()
         self._kinds: dict[str, None] = {}
-        self._seconds = 0.0
         self._reference = self._unbroken()
 
     def at_random(self, kills: int, seed: int) -> None:
-        """Kill that often, each time after up to a tenth more than an unbroken night takes."""
+        """Kill that often, each time after up to a tenth more than a night takes that nobody breaks or watches."""
+        began = time.monotonic()
+        self._nights(lambda words: self._commands.run(words, self._log))
+        longest = 1.1 * (time.monotonic() - began) / len(self._dates)
         draw, done = random.Random(seed), 0
 
         def start(words: list[str]) -> Ending:
             nonlocal done
             process = self._commands.start(words, self._log)
-            timer = threading.Timer(draw.uniform(0, 1.1 * self._seconds), _kill, [process])
+            timer = threading.Timer(draw.uniform(0, longest), _kill, [process])
             if done < kills:
                 timer.start()
             ending = self._ended(process)
@@ -136,13 +138,10 @@ class Soak:
         self.found.kinds, self.found.kinds_killed = len(kinds), len(killed.intersection(kinds))
 
     def _unbroken(self) -> Outcome:
-        began = time.monotonic()
-
         for words in self._each_night():
             ending = self._watched(words, lambda kind: bool(self._kinds.setdefault(kind)))
             if ending.code:
                 raise RuntimeError(f"An unbroken night ended with {ending.code}: {ending.printed}")
-        self._seconds = (time.monotonic() - began) / len(self._dates)
         return outcome_of(self._root)
 
     def _nights(self, start: Callable[[list[str]], Ending]) -> None:
@@ -213,16 +212,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--json", action="store_true", help="print nothing but the findings")
     arguments = parser.parse_args()
+    # What was found so far is printed also where it is stopped.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as folder, Commands() as commands:
         soak = Soak(commands, Path(folder))
-        if arguments.at != "writes":
-            soak.at_random(arguments.kills, arguments.seed)
-        if arguments.at != "random":
-            soak.at_writes(arguments.kills)
-    figures: dict[str, Any] = dict(vars(soak.found))
-    details = figures.pop("details")
-    print("\n".join(details), file=sys.stderr)
-    print(json.dumps(figures, indent=None if arguments.json else 2))
+        try:
+            if arguments.at != "writes":
+                soak.at_random(arguments.kills, arguments.seed)
+            if arguments.at != "random":
+                soak.at_writes(arguments.kills)
+        finally:
+            _print(soak.found, None if arguments.json else 2)
+
+
+def _print(found: Findings, indent: int | None) -> None:
+    figures: dict[str, Any] = dict(vars(found))
+    print("\n".join(figures.pop("details")), file=sys.stderr)
+    print(json.dumps(figures, indent=indent))
 
 
 if __name__ == "__main__":
