@@ -46,6 +46,7 @@ class ChampionComparison:
     Attributes:
         date: the challenger's.
         champion, champion_date: the artifact that it was compared with, and its date; None where there was none.
+        gives_way: the champion of `date` itself, made of rows that have changed since; None where there was none.
         rows: test rows.
         auc: `CHALLENGER` and `CHAMPION` -> over all rows; absent where undefined.
         calibration_error: the same, see `metrics.calibration.expected_calibration_error`.
@@ -56,6 +57,7 @@ class ChampionComparison:
     date: datetime.date
     champion: str | None
     champion_date: datetime.date | None
+    gives_way: str | None
     rows: int
     auc: Mapping[str, float]
     calibration_error: Mapping[str, float]
@@ -107,10 +109,11 @@ def compare_with_champion(
         DataError: the champion's model or the run's predictions cannot be read.
         BusyError: see `check_in_fresh_process`.
     """
-    champion = champions.before(date)
+    champion, same_date = champions.before(date), champions.of(date)
+    gives_way = same_date.artifact if same_date and same_date.artifact != folder.name else None
     if (folder / COMPARISON).is_file():
         earlier = load_comparison(folder)
-        if earlier.champion == (champion.artifact if champion else None):
+        if (earlier.champion, earlier.gives_way) == (champion.artifact if champion else None, gives_way):
             return earlier
     # The last digits follow from it, and training, which sets it too, may have been done by another process.
     torch.set_num_threads(config.runtime.cores)
@@ -126,6 +129,7 @@ def compare_with_champion(
         date,
         champion.artifact if champion else None,
         champion.date if champion else None,
+        gives_way,
         rows=len(mine),
         auc=_measured(both, lambda rows: auc(rows.label, rows.logit, rows.weight)),
         calibration_error=_measured(both, _calibration_error),

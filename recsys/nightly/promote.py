@@ -54,7 +54,7 @@ def promote(config: RunConfig, folder: Path, date: datetime.date, champions: Cha
     rule = config.daily.promotion
     limits = PromotionLimits(rule.margin, rule.segment_margin, rule.max_calibration_error)
     found = decide(comparison.evidence, limits)
-    decision = champions.settle(folder, date, comparison.champion, found)
+    decision = champions.settle(folder, date, comparison.champion, found, comparison.gives_way)
     if not (folder / DECISION).is_file():
         _record(config, folder, comparison, decision)
         document = {

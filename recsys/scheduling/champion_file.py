@@ -92,6 +92,14 @@ class ChampionFile:
         """
         return next((each for each in reversed(self._read().standing) if each.date < date), None)
 
+    def of(self, date: datetime.date) -> Champion | None:
+        """Return the champion of a date, which gives way where the date is done again; None where it has none.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        return next((each for each in self._read().standing if each.date == date), None)
+
     def events(self) -> tuple[ChampionEvent, ...]:
         """Return every promotion, refusal and rollback, oldest first.
 
@@ -104,7 +112,14 @@ class ChampionFile:
         """Return the champion's folder."""
         return self.path.parent / champion.artifact
 
-    def settle(self, artifact: Path, date: datetime.date, instead_of: str | None, decision: Decision) -> Decision:
+    def settle(
+        self,
+        artifact: Path,
+        date: datetime.date,
+        instead_of: str | None,
+        decision: Decision,
+        gives_way: str | None = None,
+    ) -> Decision:
         """Write down what was decided of a challenger, and make it the champion of its date if it was promoted.
 
         Where later dates have champions, the newest of them stays the one in use. A champion of the same date, whose
@@ -115,13 +130,14 @@ class ChampionFile:
             artifact: a folder below the champion file's folder.
             instead_of: the artifact of the champion before `date` that the challenger was compared with, None where
                 there was none.
+            gives_way: the artifact of the champion of `date` itself at that time; None where there was none.
 
         Returns:
             The decision that stands.
 
         Raises:
             UsageError: the artifact is no folder there.
-            BusyError: another process writes right now, or `instead_of` is the champion before `date` no more.
+            BusyError: another process writes right now, or one of the two champions is another one by now.
             DataError: the file is damaged.
         """
         name = self._relative(artifact)
@@ -131,10 +147,12 @@ class ChampionFile:
                 return Decision(earlier.what == PROMOTED, earlier.reasons)
             before = [each for each in found.standing if each.date < date]
             rival = before[-1].artifact if before else None
-            if rival != instead_of:
+            same_date = next((each.artifact for each in found.standing if each.date == date), None)
+            if (rival, same_date) != (instead_of, gives_way):
                 raise BusyError(
-                    f"The champion before {date} in {self.path} became {rival or 'none'} while {name} was being "
-                    f"compared with {instead_of or 'none'}. Start the run again: it compares with the new one."
+                    f"The champion before {date} in {self.path} became {rival or 'none'}, and that of {date} "
+                    f"{same_date or 'none'}, while {name} was being compared with {instead_of or 'none'}. Start the "
+                    "run again: it compares with the new one."
                 )
             now = _now()
             standing, what = found.standing, REFUSED

@@ -21,6 +21,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.inspection",
         "recsys.evaluation",
         "recsys.features.vocabulary",
+        "recsys.features.known_fit",
         "recsys.features.raw",
         "recsys.features.scaling",
         "recsys.features.encoding",

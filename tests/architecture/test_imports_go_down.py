@@ -88,7 +88,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "run": (*BELOW_BUILD, "recsys.build", "recsys.inspection"),
     # floor 6b: many runs, and runs that nobody starts
     "study": (*BELOW_BUILD, "recsys.build", "recsys.run"),
-    "nightly": (*BELOW_BUILD, "recsys.build", "recsys.inspection", "recsys.run"),
+    "nightly": (*BELOW_BUILD, "recsys.build", "recsys.inspection", "recsys.run", "recsys.study"),
     # floor 7: two doors, and what the second one returns
     "results": (*BELOW_BUILD, "recsys.build", "recsys.inspection", "recsys.run", "recsys.study"),
     "api": (*BELOW_BUILD, "recsys.build", "recsys.run", "recsys.study", "recsys.results"),
