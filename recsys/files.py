@@ -186,10 +186,10 @@ def unfinished_path(final: Path, resume_key: str) -> Path:
     return final.with_name(f".{final.name}.{resume_key}.unfinished")
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Remove the unfinished files and folders of killed processes below a folder that nobody else writes to now."""
-    for ending in ("partial", "replaced"):
-        for leftover in list(folder.rglob(f".*.{ending}")):
+def clear_leftovers(*folders: Path) -> None:
+    """Remove the unfinished files and folders of killed processes from folders that nobody else writes to now."""
+    for folder in folders:
+        for leftover in [*folder.glob(".*.partial"), *folder.glob(".*.replaced")]:
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
             else:

@@ -9,7 +9,7 @@ from recsys.progress import Progress
 from recsys.run import prepare, pretrain
 from recsys.run.assemble import cached_tower, ready_ranker
 from recsys.run.audit import flow_report, require_flow
-from recsys.run.folder import CONFIG, RunIdentity, RunResult, load_result
+from recsys.run.folder import CHECKPOINTS, CONFIG, RunIdentity, RunResult, load_result
 from recsys.run.record import open_store, run_params
 from recsys.run.session import Session
 from recsys.run.stopping import stoppable
@@ -90,7 +90,7 @@ def fit_and_measure(
         ) as tracked,
     ):
         # The run is ours alone by now: what a killed one had under way here is nobody's.
-        clear_leftovers(identity.folder)
+        clear_leftovers(identity.folder, identity.folder / CHECKPOINTS)
         session.describe(tracked)
         require_flow(tracked, flow_report(config, encoded, assembly, context))
         with cached_tower(assembly.wrapped, config.training_mode.cache_megabytes, encoded, context, tracked.attach):

@@ -17,7 +17,7 @@ import pytest
 
 from recsys import files
 from recsys.errors import CannotWriteError, DataError
-from recsys.files import ensure_writable, published_directory, sha256_of_file, write_text_atomically
+from recsys.files import clear_leftovers, ensure_writable, published_directory, sha256_of_file, write_text_atomically
 
 NAMES = ("a", "b", "c")
 
@@ -301,3 +301,14 @@ def test_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert (
         sha256_of_file(tmp_path / "empty") == "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     )
+
+
+def test_what_a_killed_process_had_under_way_is_cleared_away_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / ".step-2.0a1b.partial").mkdir()
+    (tmp_path / ".step-2.0a1b.partial" / "tensors").write_text("half")
+    (tmp_path / ".result.json.0a1b.partial").write_text("half")
+    (tmp_path / ".encoded.0a1b.replaced").mkdir()
+    for name in (".daily.lock", "step-1", ".encoded.key.unfinished"):
+        (tmp_path / name).mkdir()
+    clear_leftovers(tmp_path, tmp_path / "absent")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".daily.lock", ".encoded.key.unfinished", "step-1"]
