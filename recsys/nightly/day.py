@@ -13,7 +13,7 @@ from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError, UsageError
 from recsys.features.schema import load_schema
-from recsys.files import ensure_writable, fingerprint_of
+from recsys.files import clear_leftovers, ensure_writable, fingerprint_of
 from recsys.locks import held_lock
 from recsys.nightly.champion_comparison import compare_with_champion
 from recsys.nightly.check import CheckReport, run_checks
@@ -21,7 +21,7 @@ from recsys.nightly.dated import dated, window_of
 from recsys.nightly.hooks import call_hook
 from recsys.nightly.nightly_log import STAGES, DailyStage, DayOutcome, NightlyEvent, NightlyLog, Tell
 from recsys.nightly.places import DayFolder, NightlyRoot
-from recsys.nightly.promote import load_decision, promote
+from recsys.nightly.promote import load_decision, mirror_champions, promote
 from recsys.nightly.stale import stale_dates
 from recsys.nightly.trail import notes_of, record_on_run, record_stop
 from recsys.progress import Progress
@@ -104,6 +104,7 @@ class _Day:
         """Do the stages up to `until` that are not done."""
         config, date = self._config, self._date
         settle(open_store(config))
+        mirror_champions(config, self._root.champions)
         days = prepare_daily.day_fingerprints(config, self._progress)
         self._tell_stale(days)
         # The champion before the date, so that a date that is done again starts where it did the first time.
@@ -119,6 +120,8 @@ class _Day:
         work = dated(config, window) if start is None else start.settled(dated(config, window))
         encoded = prepare_daily.run(work, self._progress, start.known_fit if start else None)
         folder = self._folder = self._root.work(date, _key(work, encoded, start))
+        # Under the lock nobody else writes here: what a killed run had under way belongs to nobody.
+        clear_leftovers(self._root.path, folder.path)
         if (decision := load_decision(folder.path)) is not None:
             reason = f"The run over {window.whole} is done; nothing to do."
             self._say(DayOutcome.UP_TO_DATE, reason, DailyStage.PROMOTE)
@@ -191,7 +194,7 @@ class _Day:
 
     def _promote(self, work: "_Work") -> Decision:
         self._stage = DailyStage.PROMOTE
-        decision = promote(work.config, work.folder.path, self._date, self._root.champions)
+        decision = promote(work.config, work.folder.path, self._root.champions)
         event = self._say(DayOutcome.PROMOTED if decision.promote else DayOutcome.REFUSED, " ".join(decision.reasons))
         if decision.promote:
             call_hook(work.config.daily.hooks.promotion, event)

@@ -10,7 +10,6 @@ The order, in which each step may be repeated and mends what a kill before it le
    every later start brings it up to date.
 """
 
-import datetime
 import json
 import logging
 from pathlib import Path
@@ -43,7 +42,7 @@ def load_decision(folder: Path) -> Decision | None:
     return read_record(path, _decision_of) if path.is_file() else None
 
 
-def promote(config: RunConfig, folder: Path, date: datetime.date, champions: ChampionFile) -> Decision:
+def promote(config: RunConfig, folder: Path, champions: ChampionFile) -> Decision:
     """Decide on the run in `folder`, which has been compared; safe to start again wherever it was killed.
 
     Raises:
@@ -54,11 +53,11 @@ def promote(config: RunConfig, folder: Path, date: datetime.date, champions: Cha
     rule = config.daily.promotion
     limits = PromotionLimits(rule.margin, rule.segment_margin, rule.max_calibration_error)
     found = decide(comparison.evidence, limits)
-    decision = champions.settle(folder, date, comparison.champion, found, comparison.gives_way)
+    decision = champions.settle(folder, comparison.date, comparison.champion, found, comparison.gives_way)
     if not (folder / DECISION).is_file():
         _record(config, folder, comparison, decision)
         document = {
-            "date": str(date),
+            "date": str(comparison.date),
             "promote": decision.promote,
             "reasons": decision.reasons,
             "champion": comparison.champion,

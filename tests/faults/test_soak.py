@@ -13,8 +13,16 @@ def soak(commands: Commands, tmp_path: Path) -> Soak:
     return Soak(commands, tmp_path, DATES[:1])
 
 
-# What a night renames last in its steps: rows, the tower, a checkpoint, the served model, the result, the champion.
-PLACES = ("part-0.parquet", "towers/purchases-two_tower-#", "step-#", "/model", "/result.json", "/champion.json")
+# What a night writes last in its steps: rows, tower, checkpoint, model, result, champion, registry (behind its lock).
+PLACES = (
+    "part-0.parquet",
+    "towers/purchases-two_tower-#",
+    "step-#",
+    "/model",
+    "/result.json",
+    "/champion.json",
+    "/.registry.lock",
+)
 
 
 def test_a_night_killed_at_its_writes_ends_as_if_it_had_not_been(soak: Soak):

@@ -23,8 +23,15 @@ def made(folder: Path, *names: str) -> ChampionFile:
     return ChampionFile(folder / "champion.json")
 
 
-def settle(file: ChampionFile, name: str, instead_of: str | None, decision: Decision = YES, day: int = 0) -> Decision:
-    return file.settle(file.path.parent / name, FIRST + datetime.timedelta(days=day), instead_of, decision)
+def settle(
+    file: ChampionFile,
+    name: str,
+    instead_of: str | None,
+    decision: Decision = YES,
+    day: int = 0,
+    gives_way: str | None = None,
+) -> Decision:
+    return file.settle(file.path.parent / name, FIRST + datetime.timedelta(days=day), instead_of, decision, gives_way)
 
 
 def three(folder: Path) -> ChampionFile:
@@ -96,7 +103,11 @@ def test_date_that_is_done_again_gives_its_champion_way_and_later_champions_stay
     file = three(tmp_path)
     for again, day in (("tuesday again", 1), ("wednesday again", 2)):
         (tmp_path / again).mkdir()
-        settle(file, again, "monday" if day == 1 else "tuesday again", YES, day=day)
+        old = again.partition(" ")[0]
+        before = "monday" if day == 1 else "tuesday again"
+        with pytest.raises(BusyError, match=f"that of {FIRST + datetime.timedelta(days=day)} {old}, while"):
+            settle(file, again, before, day=day)
+        settle(file, again, before, day=day, gives_way=old)
         assert name_of(file) == ("wednesday" if day == 1 else "wednesday again")
     assert file.events()[3].champion == "wednesday"
     assert file.roll_back("complaints").artifact == "tuesday again"
@@ -145,7 +156,7 @@ def test_challenger_compared_with_a_champion_that_was_replaced_meanwhile_must_co
     settle(file, "monday", None)
     settle(file, "tuesday", "monday", day=1)
 
-    with pytest.raises(BusyError, match=r"became tuesday while wednesday was being compared with monday"):
+    with pytest.raises(BusyError, match=r"became tuesday, .* while wednesday was being compared with monday"):
         settle(file, "wednesday", "monday", decision, day=2)
 
     assert name_of(file) == "tuesday"
