@@ -19,7 +19,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import parquet_rows, quoted, quoted_name, temporary_database, view
 from recsys.datasets.event_tables import reader_of
-from recsys.datasets.table_files import ROW_HASH, TableFile, find_files, shown_files
+from recsys.datasets.table_files import ROW_HASH, TableFile, find_files, require_different_files, shown_files
 from recsys.datasets.table_layout import TableLayout
 from recsys.datasets.table_reading import FILE, TableReader
 from recsys.datasets.table_shape import TableShape
@@ -183,6 +183,9 @@ class _Gathering:
         if changed:
             rows, names = self._read(changed)
             index.files |= self._counted(rows, names, changed)
+        # A copy may have come on another day than the file itself.
+        rows_of = {file.path: sum(rows for rows, _ in index.files[file.name][1].values()) for file in self.files}
+        require_different_files(self.files, rows_of)
         totals = self._totals()
         stale = [day for day, found in totals.items() if index.days.get(day, ("",))[0] != found]
         if stale:

@@ -1,6 +1,7 @@
 """Preparing day by day leaves what preparing everything leaves, and reads no more than the days that changed."""
 
 import datetime
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from recsys.config import RunConfig, TableData
 from recsys.config.compose import compose_config
 from recsys.datasets.dated_rows import days_back
 from recsys.datasets.table_layout import TableLayout
-from recsys.errors import UsageError
+from recsys.errors import DataError, UsageError
 from recsys.features.schema import FeatureSchema
 from recsys.progress import silent
 from recsys.run import prepare, prepare_daily
@@ -90,6 +91,30 @@ def test_rows_from_the_end_of_a_window_on_change_nothing(tmp_path: Path) -> None
     labels: list[str] = []
     assert prepare_daily.run(config, _said(labels)).root == before.root
     assert "fit" not in labels
+
+
+def test_a_copy_of_a_file_is_refused_on_whichever_day_it_comes(tmp_path: Path) -> None:
+    config = config_of(tmp_path, document("labelled", ("recent",)), END)
+    write_days(tmp_path / "raw", some_rows(5, seed=1))
+    prepare_daily.day_fingerprints(config, silent)
+    original, *_ = sorted((tmp_path / "raw").iterdir())
+    shutil.copy(original, tmp_path / "raw" / "copy.parquet")
+
+    with pytest.raises(DataError, match="same bytes"):
+        prepare_daily.day_fingerprints(config, silent)
+
+
+def test_ids_that_turn_out_to_be_text_are_read_as_text_from_the_first_day_on(tmp_path: Path) -> None:
+    config = config_of(tmp_path, document("labelled", ("recent",), files="*.csv"), END)
+    (tmp_path / "raw").mkdir()
+    lines = {"1": "2026-01-01,1,7,2.0,1,x", "2": "2026-01-02,1,A7,2.0,0,x"}
+    found = []
+    for name, line in lines.items():
+        (tmp_path / "raw" / f"{name}.csv").write_text(f"at,user_id,sku,price,bought,invoice\n{line}\n")
+        found.append(prepare_daily.day_fingerprints(config, silent))
+
+    assert [*found[1]] == [FIRST, FIRST + DAY]
+    assert found[0][FIRST] != found[1][FIRST]
 
 
 def test_a_window_without_an_end_is_refused(tmp_path: Path) -> None:
