@@ -34,7 +34,7 @@ from recsys.run.streams import RANKING_TEST, TEST, TRAIN, VALIDATION
 from recsys.run.warm_start import WarmStart
 from recsys.scheduling.champion_file import Champion
 from recsys.scheduling.promotion import Decision
-from recsys.scheduling.window import DayRange, Readiness, readiness
+from recsys.scheduling.window import Readiness, complete_days, readiness
 from recsys.towers.artifact import TowerArtifact
 from recsys.tracking.delivery import settle
 
@@ -112,7 +112,9 @@ class _Day:
         start = self._start(champion)
         window = window_of(config, date, is_warm=start is not None, first=min(days, default=None))
         # The newest day that has rows may still grow: only a later one shows that it is over.
-        state, reason = readiness(window, DayRange(min(days), max(days)), is_done=False)
+        state, reason = readiness(
+            window, complete_days(days, datetime.datetime.now(datetime.UTC).date()), is_done=False
+        )
         if state is not Readiness.GO:
             self._say(DayOutcome.WAITING, reason)
             return DailyResult(date, state, reason, None, None)

@@ -4,8 +4,9 @@ Days are UTC days and ranges are half-open: a range ends before its `end`, and a
 that begins. A run for a date uses nothing from that date on.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 
 from recsys.errors import DataError, UsageError
@@ -112,27 +113,20 @@ def readiness(window: Window, complete: DayRange, is_done: bool) -> tuple[Readin
     return Readiness.GO, f"Training on {window.train}, validating on {window.validation}, testing on {window.test}."
 
 
-def complete_days(first_event: datetime, newest_event: datetime) -> DayRange:
-    """Return the days that are certainly complete: from the first event's day up to the newest event's.
+def complete_days(days: Collection[date], today: date) -> DayRange:
+    """Return the days that are certainly complete: from the first that has events up to the newest one.
 
-    The newest event's own day may still be growing: only an event of a later day shows that a day is over.
+    The newest day itself may still be growing: only an event of a later day shows that a day is over. Events of days
+    after `today` are mistaken, and show nothing.
 
-    Raises:
-        UsageError: a time has no zone.
-        DataError: both events are of one day, so no day is known to be complete.
-    """
-    first, newest = utc_day(first_event), utc_day(newest_event)
-    if newest <= first:
-        raise DataError(f"All events are of {first}; at least one later day is needed to know that a day is complete.")
-    return DayRange(first, newest)
-
-
-def utc_day(moment: datetime) -> date:
-    """Return the UTC day that a moment falls into.
+    Args:
+        days: the UTC days that have events.
 
     Raises:
-        UsageError: the moment has no zone, so its day would depend on the machine's.
+        DataError: at most one of them has, so no day is known to be complete.
     """
-    if moment.tzinfo is None:
-        raise UsageError(f"The time {moment.isoformat()} has no zone; give it one, for example {moment.isoformat()}Z.")
-    return moment.astimezone(UTC).date()
+    known = sorted(day for day in days if day <= today)
+    if len(known) < 2:
+        found = f"All events are of {known[0]}" if known else f"No event is of {today} or earlier"
+        raise DataError(f"{found}; at least one later day is needed to know that a day is complete.")
+    return DayRange(known[0], known[-1])

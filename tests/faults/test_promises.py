@@ -106,7 +106,6 @@ PROMISES: dict[str, list[str]] = {
         "datasets/test_table_times.py::test_every_unit_and_zone_of_a_timestamp_is_the_same_instant",
         "datasets/test_table_times.py::test_nanoseconds_are_cut_off_and_never_reach_the_next_day",
         "datasets/test_partitions.py::test_the_machines_time_zone_does_not_move_a_row_to_another_day",
-        "scheduling/test_window.py::test_day_of_an_event_does_not_depend_on_where_the_machine_stands",
         "scheduling/test_window.py::test_no_day_is_in_two_windows_and_none_between_them_is_left_out",
     ],
     "read-only output": [

@@ -1,6 +1,5 @@
 """Archives behind `data.raw` are unpacked once, and dates of the configuration take the place of the schema's."""
 
-import datetime
 import os
 import zipfile
 from pathlib import Path
@@ -11,8 +10,6 @@ import pytest
 
 from recsys.config import RunConfig
 from recsys.config.compose import compose_config
-from recsys.datasets.database import temporary_database
-from recsys.datasets.event_times import event_times
 from recsys.errors import DataError, UsageError
 from recsys.progress import silent
 from recsys.run import prepare
@@ -109,25 +106,3 @@ def test_shares_in_the_order_of_time_may_give_way_to_dates() -> None:
 def test_dates_that_cannot_be_meant_are_refused(words: list[str], told: str) -> None:
     with pytest.raises(UsageError, match=f"(?s){told}"):
         prepare.table_layout(compose_config(words).data)
-
-
-def test_the_first_and_the_newest_event_are_found_among_all_whether_or_not_they_count(tmp_path: Path) -> None:
-    write_lines(tmp_path / "raw")
-    times = [line["invoice_date"] for line in shop_lines()]
-    layout = prepare.table_layout(compose_config(["data=online_retail"]).data)
-    with temporary_database(tmp_path, "100MB", 1) as connection:
-        found = event_times(connection, tmp_path / "raw", layout, silent)
-
-    assert found == tuple(end(times).replace(tzinfo=datetime.UTC) for end in (min, max))
-
-
-def test_a_table_without_a_time_in_any_row_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "raw").mkdir()
-    empty = pa.Table.from_pylist([{"invoice": "1"}], schema=LINE_COLUMNS)
-    pq.write_table(empty, tmp_path / "raw" / "transactions.parquet")
-    layout = prepare.table_layout(compose_config(["data=online_retail"]).data)
-    with (
-        temporary_database(tmp_path, "100MB", 1) as connection,
-        pytest.raises(DataError, match=r"transactions\.parquet: no row has a time in column `invoice_date`"),
-    ):
-        event_times(connection, tmp_path / "raw", layout, silent)

@@ -1,15 +1,13 @@
 """Which days a scheduled run trains on; days are UTC and half-open."""
 
-import time
-from datetime import UTC, date, datetime, timedelta, timezone
-from zoneinfo import ZoneInfo
+from datetime import date, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import DataError, UsageError
-from recsys.scheduling.window import DayRange, Readiness, complete_days, readiness, utc_day, window_before
+from recsys.scheduling.window import DayRange, Readiness, complete_days, readiness, window_before
 
 SEPTEMBER = date(2011, 9, 1)
 WINDOW = window_before(SEPTEMBER, train_days=90, validation_days=14, test_days=7)
@@ -70,42 +68,14 @@ def test_data_that_begin_after_the_window_are_refused_as_no_waiting_mends_that()
 
 
 def test_day_of_the_newest_event_may_still_grow() -> None:
-    complete = complete_days(datetime(2011, 1, 4, 8, tzinfo=UTC), datetime(2011, 9, 1, 0, tzinfo=UTC))
-
-    assert complete == DayRange(date(2011, 1, 4), SEPTEMBER)
+    days = [date(2011, 1, 4), date(2011, 3, 1), SEPTEMBER]
+    assert complete_days(days, SEPTEMBER) == DayRange(date(2011, 1, 4), SEPTEMBER)
     with pytest.raises(DataError, match="All events are of 2011-01-04"):
-        complete_days(datetime(2011, 1, 4, 8, tzinfo=UTC), datetime(2011, 1, 4, 9, tzinfo=UTC))
+        complete_days(days[:1], SEPTEMBER)
 
 
-@pytest.mark.parametrize(
-    ("moment", "day"),
-    [
-        (datetime(2011, 8, 31, 23, 59, 59, 999999, tzinfo=UTC), date(2011, 8, 31)),
-        (datetime(2011, 9, 1, tzinfo=UTC), date(2011, 9, 1)),
-        (datetime(2011, 9, 1, 1, 30, tzinfo=timezone(timedelta(hours=2))), date(2011, 8, 31)),
-        (datetime(2011, 8, 31, 20, 0, tzinfo=timezone(timedelta(hours=-5))), date(2011, 9, 1)),
-        # The night in which London's clocks went back: half past one came twice, an hour apart, both on one UTC day.
-        (datetime(2011, 10, 30, 1, 30, fold=0, tzinfo=ZoneInfo("Europe/London")), date(2011, 10, 30)),
-        (datetime(2011, 10, 30, 1, 30, fold=1, tzinfo=ZoneInfo("Europe/London")), date(2011, 10, 30)),
-        # And forward: the first hour of the summer's days belongs to the UTC day before.
-        (datetime(2011, 3, 28, 0, 30, tzinfo=ZoneInfo("Europe/London")), date(2011, 3, 27)),
-    ],
-)
-@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/Los_Angeles"])
-def test_day_of_an_event_does_not_depend_on_where_the_machine_stands(
-    moment: datetime, day: date, zone: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TZ", zone)
-    time.tzset()
-    try:
-        assert utc_day(moment) == day
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-def test_time_without_a_zone_is_refused() -> None:
-    with pytest.raises(
-        UsageError, match="2011-09-01T08:00:00 has no zone; give it one, for example 2011-09-01T08:00:00Z"
-    ):
-        utc_day(datetime(2011, 9, 1, 8))
+def test_events_of_days_to_come_show_nothing() -> None:
+    days = [date(2011, 1, 4), date(2011, 3, 1), date(2099, 1, 1)]
+    assert complete_days(days, SEPTEMBER) == DayRange(date(2011, 1, 4), date(2011, 3, 1))
+    with pytest.raises(DataError, match="No event is of 2011-09-01 or earlier"):
+        complete_days(days[2:], SEPTEMBER)
