@@ -16,5 +16,6 @@ setup(
         "recsys.ablation": ["*.jinja"],
         "recsys.conf": ["*.yaml", "*/*.yaml"],
         "recsys.data": ["schemas/*.yaml"],
+        "recsys.pipelines": ["*.yaml"],
     },
 )
