@@ -36,6 +36,7 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
         [day.auc for day in days],
         [str(day.state) for day in days],
         [day.decision for day in days],
+        [day.verdicts for day in days],
     )
     with writing(picture):
         drawn.savefig(picture, dpi=120)

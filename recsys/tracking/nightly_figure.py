@@ -11,14 +11,21 @@ _GREY = "#6b7280"
 
 
 def nights(
-    dates: Sequence[str], aucs: Sequence[float | None], states: Sequence[str], decisions: Sequence[str]
+    dates: Sequence[str],
+    aucs: Sequence[float | None],
+    states: Sequence[str],
+    decisions: Sequence[str],
+    verdicts: Sequence[str],
 ) -> Figure:
     """Draw each night's AUC on its newest rows, filled where its model became champion, and the nights without one.
+
+    A dashed line stands where a study's verdict changed.
 
     Args:
         dates: YYYY-MM-DD, in order; the others have one value for each.
         states: "done", "stale", "failed" and so on.
         decisions: "promoted", "refused" or "".
+        verdicts: what changed in the study of that night; "" for nothing.
     """
     places = range(len(dates))
     with mpl.rc_context(STYLE):
@@ -39,6 +46,10 @@ def nights(
             axes.scatter(
                 chosen_places, [0.03] * len(chosen_places), transform=bottom, marker="X", color=colour, label=state
             )
+        changed = [place for place in places if verdicts[place]]
+        for place in changed:
+            label = "verdict changed" if place == changed[0] else None
+            axes.axvline(place, color=_GREY, linestyle="--", linewidth=1.0, label=label)
         axes.set_xticks([*places], dates, rotation=90 if len(dates) > 8 else 0, fontsize=8)
         axes.set_ylabel("AUC on the newest rows")
         axes.set_title("Nights")
