@@ -49,7 +49,7 @@ def run(
             if result.decision is not None:
                 result = weekly_study.after(overrides, config, result, progress, tell)
         except RecsysError as error:
-            if len(dates) > 1:
+            if len(dates) > 1 and not isinstance(error, UsageError):
                 error.args = (
                     f"{date} ({number} of {len(dates)} dates are done): {error} The same command goes on from there.",
                 )
