@@ -42,7 +42,6 @@ def run(
         RecsysError: see `day.run`; the dates before are done.
     """
     config = compose_config(overrides)
-    weekly_study.require_grid(config)
     for number, date in enumerate(dates):
         try:
             result = day.run(config, date, progress, until=until, tell=tell)

@@ -9,7 +9,6 @@ from pathlib import Path
 from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.config.overrides import override
-from recsys.errors import UsageError
 from recsys.files import ensure_writable, write_text_atomically
 from recsys.nightly.dated import dated, window_of
 from recsys.nightly.day import DailyResult
@@ -40,19 +39,6 @@ class WeeklyVerdicts:
     study: str
     verdicts: Mapping[str, str]
     changes: tuple[str, ...]
-
-
-def require_grid(config: RunConfig) -> None:
-    """Refuse a weekly study that asks nothing.
-
-    Raises:
-        UsageError: `ablation.grid` is empty.
-    """
-    if config.daily.study.weekday and not config.ablation.grid:
-        raise UsageError(
-            f"`daily.study.weekday` is {config.daily.study.weekday}, and `ablation.grid` is empty: there is nothing to "
-            "study. Add experiment=frozen_vs_finetuned, or a grid of your own."
-        )
 
 
 def after(

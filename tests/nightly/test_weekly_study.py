@@ -10,7 +10,6 @@ import pytest
 
 from recsys.ablation.comparison import Verdict
 from recsys.config.compose import compose_config
-from recsys.errors import UsageError
 from recsys.nightly import weekly_study
 from recsys.nightly.day import DailyResult
 from recsys.nightly.nightly_log import DayOutcome, NightlyEvent
@@ -110,8 +109,3 @@ def test_a_killed_study_is_done_again_and_tells_it_again(weeks: Weeks, monkeypat
     assert len(weeks.after(SUNDAY + datetime.timedelta(7), all=Verdict.WORSE)) == 1
     stored = json.loads((NightlyRoot.of(weeks.config).studies / "2011-09-11.json").read_text())
     assert stored["verdicts"] == {"frozen against end-to-end: all": "worse"}
-
-
-def test_a_study_without_a_grid_is_refused() -> None:
-    with pytest.raises(UsageError, match="experiment=frozen_vs_finetuned"):
-        weekly_study.require_grid(compose_config(["data=online_retail", "daily.study.weekday=sunday"]))

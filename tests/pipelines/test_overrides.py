@@ -64,7 +64,6 @@ WITHOUT_EFFECT = [
     (["sync"], "composition=parallel", "which takes tracking.uri, runtime.runs"),
     (["ui"], "tracking.experiment=x", "which takes tracking.uri, runtime.runs"),
     (["score", "--run", "x", "--input", "y", "--output", "z"], "data.raw=x", "which takes runtime.threads"),
-    (["daily", "--date", "2011-05-20"], "ablation.seeds=[1]", "It is for `recsys demo`, `recsys ablate`"),
 ]
 
 
