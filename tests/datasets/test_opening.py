@@ -54,7 +54,7 @@ def _since(events: Sequence[Row], first: int, end: int = 10**6) -> list[Row]:
     return [row for row in events if row[MOMENT] is not None and first * DAY <= row[MOMENT] < end * DAY]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(some_of(FEATURES), EVENTS, EVENTS)
 def test_events_since_an_opening_tell_what_all_events_tell(
     tmp_path_factory: pytest.TempPathFactory,
