@@ -13,7 +13,7 @@ def soak(commands: Commands, tmp_path: Path) -> Soak:
     return Soak(commands, tmp_path, DATES[:1])
 
 
-# What a night renames or writes last in its later steps: a checkpoint, the result, the champion, the registry behind its
+# What a night renames or writes last in its later steps: checkpoint, result, champion, and the registry behind its
 # lock. A preparation and a training that are killed have tests of their own.
 PLACES = ("step-#", "/result.json", "/champion.json", "/.registry.lock")
 
