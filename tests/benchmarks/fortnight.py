@@ -11,8 +11,8 @@ import argparse
 import dataclasses
 import datetime
 import json
+import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from recsys.datasets.manifest import part_path
 from recsys.metrics.auc import AUC
 from recsys.nightly import day
 from recsys.nightly.dated import dated, window_of
+from recsys.nightly.nightly_log import DayOutcome, NightlyLog
 from recsys.nightly.places import NightlyRoot
 from recsys.progress import silent
 from recsys.run import prepare_daily
@@ -58,8 +59,12 @@ def main() -> None:
     parser.add_argument("--work", default="", help="folder to keep everything in, so that a second call goes on")
     parser.add_argument("overrides", nargs="*", help="overrides of every night, such as daily.train_days=120")
     arguments = parser.parse_args()
+    nights = []
     with tempfile.TemporaryDirectory() as scratch:
-        nights = list(_nights(arguments, Path(arguments.work or scratch)))
+        for night in _nights(arguments, Path(arguments.work or scratch)):
+            nights.append(night)
+            # An afternoon is long: what is known so far is worth seeing.
+            print(json.dumps(night), file=sys.stderr, flush=True)
     if arguments.picture:
         _draw(nights, Path(arguments.picture))
     if arguments.json:
@@ -83,8 +88,8 @@ def _nights(arguments: argparse.Namespace, root: Path) -> Any:
     for number in range(arguments.days):
         date = arguments.first + datetime.timedelta(days=number)
         standing = NightlyRoot.of(compose_config(warm)).champions.before(date)
-        night, seconds = _timed(warm, date)
-        anew, anew_seconds = _timed(scratch, date)
+        night, seconds = _night(warm, date)
+        anew, anew_seconds = _night(scratch, date)
         assert night.folder is not None
         assert anew.folder is not None
         assert night.decision is not None
@@ -95,8 +100,8 @@ def _nights(arguments: argparse.Namespace, root: Path) -> Any:
         ndcg = _ndcg(models, encoded, date - datetime.timedelta(days=1))
         yield {
             "date": date.isoformat(),
-            "seconds": round(seconds, 1),
-            "scratch_seconds": round(anew_seconds, 1),
+            "seconds": seconds,
+            "scratch_seconds": anew_seconds,
             "promoted": night.decision.promote,
             "why": list(night.decision.reasons),
             "auc": _auc(night.folder.path),
@@ -107,10 +112,15 @@ def _nights(arguments: argparse.Namespace, root: Path) -> Any:
         }
 
 
-def _timed(overrides: Sequence[str], date: datetime.date) -> tuple[day.DailyResult, float]:
-    began = time.perf_counter()
-    result = day.run(compose_config(overrides), date, silent)
-    return result, time.perf_counter() - began
+def _night(overrides: Sequence[str], date: datetime.date) -> tuple[day.DailyResult, float]:
+    """A date's run, and its seconds from its first start to its decision, also where it was done before."""
+    config = compose_config(overrides)
+    result = day.run(config, date, silent)
+    events = [event for event in NightlyLog(NightlyRoot.of(config).log).events() if event.date == str(date)]
+    began = next(event.time for event in events if event.outcome is DayOutcome.STARTED)
+    ended = next(e.time for e in events if e.outcome in (DayOutcome.PROMOTED, DayOutcome.REFUSED))
+    passed = datetime.datetime.fromisoformat(ended) - datetime.datetime.fromisoformat(began)
+    return result, passed.total_seconds()
 
 
 def _rows(overrides: Sequence[str], date: datetime.date) -> EncodedDataset:
