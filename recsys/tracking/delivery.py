@@ -27,7 +27,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from recsys.errors import BusyError, ServiceError
-from recsys.files import write_text_atomically
+from recsys.files import clear_leftovers, write_text_atomically
 from recsys.tracking import names
 from recsys.tracking.spool import FILES, Line, Spool, discard_files, last_line, lines_size, read_lines, spools_in
 from recsys.tracking.store import TrackingStore
@@ -86,6 +86,8 @@ class Delivery:
         self.refused = 0
         self._store = store
         self._client = client
+        # Nobody else writes here under the spool's lock: what a killed sender had under way belongs to nobody.
+        clear_leftovers(folder)
         self._progress = self._saved_progress()
         self._send: dict[str, Callable[[Line], None]] = {
             "run": self._send_run,
