@@ -69,6 +69,7 @@ class _Index:
 
     @classmethod
     def load(cls, folder: Path) -> "_Index":
+        """Read the index of a folder; an empty one where there is none."""
         try:
             return cls(**json.loads((folder / _INDEX).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -76,6 +77,7 @@ class _Index:
             return cls()
 
     def save(self, folder: Path) -> None:
+        """Write it, whole or not at all."""
         write_text_atomically(folder / _INDEX, json.dumps(asdict(self)) + "\n")
 
 
@@ -168,6 +170,7 @@ class _Gathering:
     _readings: int = 0
 
     def bring_up_to_date(self) -> None:
+        """Write the days that changed anew; all of them where a column has another type now."""
         try:
             self._read_what_changed()
         except _OtherTypesError:

@@ -18,6 +18,7 @@ from recsys.nightly.stale import stale_dates
 from recsys.progress import Progress
 from recsys.run import prepare_daily
 from recsys.run.folder import load_result
+from recsys.scheduling.champion_file import PROMOTED, REFUSED, ROLLED_BACK
 
 
 class State(StrEnum):
@@ -45,7 +46,7 @@ class DayStatus:
 
     Attributes:
         stage: the last one that was begun.
-        decision: "promoted" or "refused"; empty before there is one.
+        decision: "promoted", "refused", or "rolled back" since; empty before there is one.
         champion: the date of the champion that stands after it; empty where there is none.
         auc: of its model on its newest rows; None before it is trained.
         reason: why it is as it is, in a sentence.
@@ -95,25 +96,30 @@ def _status(
 ) -> DayStatus:
     works = root.works(date)
     folder = works[-1] if works else None
-    told = [
-        event for event in events if event.outcome not in (DayOutcome.STALE, DayOutcome.CHANGED, DayOutcome.WARNING)
-    ]
+    told = [event for event in events if event.outcome not in _BESIDE]
     last = told[-1] if told else None
     state, reason = _state(folder, last, stale.get(date, ""), holder)
     decision = load_decision(folder.path) if folder else None
+    taken_back = _taken_back(root, folder) if folder else ""
     result = load_result(folder.path) if folder else None
     standing = root.champions.before(date + datetime.timedelta(days=1))
     return DayStatus(
         date=date.isoformat(),
         state=state,
         stage=last.stage if last else "",
-        decision="" if decision is None else "promoted" if decision.promote else "refused",
+        decision=ROLLED_BACK if taken_back else "" if decision is None else PROMOTED if decision.promote else REFUSED,
         champion=str(standing.date) if standing else "",
         auc=result.scores.get(f"{AUC.name}/{ALL}") if result else None,
-        reason=reason,
+        reason=f"Rolled back: {taken_back}" if taken_back else reason,
         verdicts=" ".join(event.message for event in events if event.outcome is DayOutcome.CHANGED),
         folder=folder.path.name if folder else "",
     )
+
+
+def _taken_back(root: NightlyRoot, folder: DayFolder) -> str:
+    """Why a model's place was taken back; empty where it was not."""
+    found = [event for event in root.champions.events() if event.artifact == folder.path.name]
+    return " ".join(found[-1].reasons) if found and found[-1].what == ROLLED_BACK else ""
 
 
 def _state(folder: DayFolder | None, last: NightlyEvent | None, stale: str, holder: Holder | None) -> tuple[State, str]:

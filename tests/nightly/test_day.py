@@ -12,6 +12,7 @@ from recsys.config.compose import compose_config
 from recsys.errors import UsageError
 from recsys.nightly import day
 from recsys.nightly.nightly_log import DayOutcome
+from recsys.nightly.status import status
 from recsys.progress import silent
 from recsys.run.record import open_store
 from recsys.scheduling.window import Readiness
@@ -158,3 +159,11 @@ def test_a_table_without_times_cannot_be_scheduled_and_is_told_what_it_lacks(tmp
     words = [f"data.schema_path={tmp_path}/schema.yaml", f"data.raw={tmp_path}", f"runtime.runs={tmp_path}/runs"]
     with pytest.raises(UsageError, match=r"declares no `time`\. Declare it if the rows have one, or train on each day"):
         day.run(compose_config(["data=table", *words]), MONDAY, silent)
+
+
+def test_a_champion_that_was_taken_back_reads_so_in_the_status(shop, tuesday) -> None:
+    decisions = {each.date: each.decision for each in status(shop.config(), 30, silent)}
+    assert (decisions[str(MONDAY)], decisions[str(TUESDAY)]) == ("promoted", "promoted")
+    shop.root.champions.roll_back("wrong prices")
+    (found,) = [each for each in status(shop.config(), 30, silent) if each.date == str(TUESDAY)]
+    assert (found.decision, found.champion, found.reason) == ("rolled back", str(MONDAY), "Rolled back: wrong prices")
