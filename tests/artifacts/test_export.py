@@ -41,6 +41,8 @@ class Exported:
         self.frame = raw_frame(seed=7)
         self.folder = folder / "served"
         self.export(self.folder)
+        # Listed before anybody loads it: Python leaves what it compiled beside the model's code.
+        self.files = [path for path in self.folder.rglob("*") if path.is_file()]
 
     def export(self, target: Path, **changes: Any) -> None:
         arguments: dict[str, Any] = {
@@ -82,9 +84,7 @@ def test_scores_keep_the_index_of_their_rows(exported: Exported):
 
 
 def test_nothing_in_the_folder_is_pickled(exported: Exported):
-    files = [path for path in exported.folder.rglob("*") if path.is_file()]
-
-    assert {path.suffix for path in files} <= {
+    assert {path.suffix for path in exported.files} <= {
         ".py",
         ".typed",
         ".jinja",
@@ -97,7 +97,7 @@ def test_nothing_in_the_folder_is_pickled(exported: Exported):
     }
     # A pickle of any protocol from 2 on starts with this byte; a zip, which is what torch.save writes, with PK.
     # A safetensors file, whose length of header may begin so too, holds numbers alone.
-    others = [path for path in files if path.suffix != ".safetensors"]
+    others = [path for path in exported.files if path.suffix != ".safetensors"]
     assert not [path for path in others if path.read_bytes()[:1] == b"\x80" or path.read_bytes()[:2] == b"PK"]
 
 

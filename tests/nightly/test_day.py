@@ -114,8 +114,9 @@ def test_a_date_whose_rows_have_not_arrived_waits(shop, monday, capsys: pytest.C
 def test_another_ranker_than_the_champions_begins_from_scratch_and_says_why(shop, monday) -> None:
     changed = shop.config("network.hidden_widths=[4]")
     told = []
-    result = day.run(changed, TUESDAY, silent, until=day.DailyStage.PREPARE, tell=told.append)
-    assert result.reason.startswith("Training on 2024-03-05 up to")
+    wednesday = TUESDAY + datetime.timedelta(days=1)
+    result = day.run(changed, wednesday, silent, until=day.DailyStage.PREPARE, tell=told.append)
+    assert result.reason.startswith("Training on 2024-03-06 up to")
     (warning,) = [event.message for event in told if event.outcome is DayOutcome.WARNING]
     assert warning.startswith("The run begins from scratch.")
     assert "hidden_widths" in warning
