@@ -5,7 +5,7 @@ the work stops when the consumer does, and a closed generator leaves no thread b
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,9 +93,12 @@ class PoolReader:
                 source_rows += rows
             # Deleted, here and below, so that the arrays are freed before more rows are decoded.
             del decoded
-            columns = self._shuffled(sources, pool_slice.pool.order())
+            shuffling = self._shuffled(sources, pool_slice.pool.order())
+            # Behind the columns that are being shuffled, so that no thread is idle until the last of them is.
             rows_begun -= source_rows
-            begin(pool_slice.pool.rows, required=False)
+            begin(max(source_rows, pool_slice.pool.rows), required=False)
+            columns = dict(shuffling)
+            del shuffling
             yield Rows(columns, pool_slice.start, pool_slice.stop)
             del columns
             self._release()
@@ -108,9 +111,10 @@ class PoolReader:
 
     def _shuffled(
         self, sources: list[dict[str, pa.Array]], order: npt.NDArray[np.int64] | None
-    ) -> dict[str, ColumnView]:
+    ) -> Iterable[tuple[str, ColumnView]]:
+        """The columns in the order in which their rows leave the pool; begun at once, and waited for one by one."""
         if order is None:
-            return {name: view_of(array) for name, array in sources[0].items()}
+            return [(name, view_of(array)) for name, array in sources.pop().items()]
         # Narrow places are read faster: a pool has far fewer than 2^32 rows.
         places = pa.array(order.astype(np.uint32))
 
@@ -122,7 +126,7 @@ class PoolReader:
             return gathered(joined, places)
 
         names = list(sources[0])
-        return dict(zip(names, self._executor.map(column, names), strict=True))
+        return zip(names, self._executor.map(column, names), strict=True)
 
 
 def in_batches(pools: Iterator[Rows], sizes: Sequence[int]) -> Iterator[list[Rows]]:
