@@ -51,9 +51,10 @@ class TrainingConfig:
     learns from the days after them, whose labels the tower has not seen. 0 gives every day to both.
 
     `warmup_share` of all steps raises the rates from 0 to full, then they fall to `final_rate_share` of it. Validation
-    runs `validations_per_epoch` times; `patience` of them without a better log loss end the run. Gradient norms are
-    read every `norms_every` steps and the tower's gradient by segment every `segment_view_every` (0: never), both more
-    often in a run that is too short for that.
+    runs `validations_per_epoch` times; `patience` of them without a better log loss end the run. Reports come every
+    `report_every` steps, or every `report_seconds` where that is not null. Gradient norms are read every `norms_every`
+    steps and the tower's gradient by segment every `segment_view_every` (0: never), both more often in a run that is
+    too short for that.
 
     `row_order` is `shuffled`, anew in every epoch, or `time`: strictly by day and time, as rows arrive where a model
     goes on learning from them.
@@ -71,6 +72,7 @@ class TrainingConfig:
     final_rate_share: Fraction
     precision: Literal["float32", "bfloat16", "float16"]
     report_every: PositiveInt
+    report_seconds: PositiveFloat | None
     norms_every: PositiveInt
     segment_view_every: NonNegativeInt
     validations_per_epoch: PositiveInt

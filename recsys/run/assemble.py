@@ -216,6 +216,7 @@ def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tu
     return LoopSettings(
         max_steps=max_steps,
         report_every=training.report_every,
+        report_seconds=training.report_seconds,
         norms_every=_often_enough(training.norms_every, max_steps, _NORM_POINTS),
         segment_view_every=_often_enough(training.segment_view_every, max_steps, _SEGMENT_POINTS),
         validate_every=max(1, batches_per_epoch // training.validations_per_epoch),

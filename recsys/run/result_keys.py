@@ -24,6 +24,7 @@ SETTINGS_WITHOUT_EFFECT: Mapping[str, str] = {
     "runtime.memory_limit": "rows are prepared the same in any memory",
     "tracking": "where a run is recorded, and how its machine fared",
     "training.report_every": "how often a run is looked at",
+    "training.report_seconds": "how often a run is looked at",
     "training.norms_every": "how often its gradients are read",
     "training.segment_view_every": "how often they are read by segment",
     "training.decode_threads": "rows come in the same order from any number of them",

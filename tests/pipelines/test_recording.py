@@ -3,7 +3,7 @@
 from recsys.run.curves import CURVES, CurveFile, charted_values, gradient_norms, load_curves
 from recsys.run.record import step_metrics
 from recsys.tracking import names
-from recsys.training.loop import StepReport
+from recsys.training.reports import StepReport
 
 
 def report(step: int, *, norms: bool = False, validated: bool = False) -> StepReport:
@@ -18,7 +18,9 @@ def report(step: int, *, norms: bool = False, validated: bool = False) -> StepRe
         learning_rates={"embedding_tower": 0.1},
         rows_per_second=100.0,
         data_wait_share=0.0,
+        gpu_idle_share=None,
         non_finite_batches=0,
+        stage=0,
         validation={"log_loss": 0.6, "auc": 0.7, "auc/new": 0.65} if validated else None,
     )
 

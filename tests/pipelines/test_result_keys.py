@@ -37,6 +37,7 @@ OTHER_VALUES = {
     "runtime.memory_limit": "2GB",
     "tracking": "server",
     "training.report_every": "7",
+    "training.report_seconds": "0.01",
     "training.norms_every": "3",
     "training.segment_view_every": "0",
     "training.decode_threads": "3",

@@ -12,10 +12,11 @@ from recsys.composition.conditional import SegmentGatedComposition
 from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loop import LoopSettings, LoopState, StepReport, train_steps
+from recsys.training.loop import LoopSettings, LoopState, train_steps
 from recsys.training.loss import click_objective
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
+from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
 from tests.small_model import ROWS, SEGMENTS, batch_of, small_ranker
@@ -79,6 +80,7 @@ class SmallRun:
             **{
                 "max_steps": steps,
                 "report_every": 1,
+                "report_seconds": None,
                 "norms_every": settings.get("report_every", 1),
                 "segment_view_every": 0,
                 "segments": SEGMENTS,
