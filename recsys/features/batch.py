@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec.streamable import Pipelineable
+
+from recsys.features.column_names import SEGMENT_KEY
 
 
 @dataclass
@@ -21,6 +24,8 @@ class Batch(Pipelineable):
         label: (B,) float32, each 0 or 1.
         weight: (B,) float32, ones where the schema declares no weight.
         extra: columns that only evaluation reads, each (B,); never an input of the model.
+        segment_counts: rows of each of the S segments, known to the host without asking the device; None where whoever
+            made the batch did not count, as for one that was picked out of another.
     """
 
     dense: Tensor
@@ -29,9 +34,29 @@ class Batch(Pipelineable):
     label: Tensor
     weight: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    segment_counts: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return self.label.shape[0]
+
+    @cached_property
+    def sparse_and_segment(self) -> KeyedJaggedTensor:
+        """`sparse` with the segment as its last key, `SEGMENT_KEY`: one id a row. Joined once, and not to be written to."""
+        segment = KeyedJaggedTensor(
+            keys=[SEGMENT_KEY],
+            values=self.segment,
+            # Lengths may be int32 or int64, and two collections of ids join only where they agree.
+            lengths=torch.ones_like(self.segment, dtype=self.sparse.lengths().dtype),
+            # Without it the joined ids would not know theirs, and the look-up would wait for the device to add them up.
+            length_per_key=[len(self)],
+        )
+        return KeyedJaggedTensor.concat([self.sparse, segment])
+
+    def counts_by_segment(self, num_segments: int) -> tuple[int, ...]:
+        """Return how many rows each of the S segments has; waits for the device where nobody counted on the host."""
+        if self.segment_counts is not None:
+            return self.segment_counts
+        return tuple(torch.bincount(self.segment, minlength=num_segments).tolist())
 
     def take(self, rows: Tensor) -> "Batch":
         """Return the given rows as a batch of their own.
@@ -71,6 +96,7 @@ class Batch(Pipelineable):
             label=change(self.label),
             weight=change(self.weight),
             extra={name: change(column) for name, column in self.extra.items()},
+            segment_counts=self.segment_counts,
         )
 
 
