@@ -92,6 +92,9 @@ class SegmentRoutedComposition(Composition):
         routes: for every segment in order, the branches of `BRANCHES` that its rows pass.
         expert_hidden: hidden widths of each segment's expert; None for no experts.
 
+    Attributes:
+        passing: branch -> the segments whose rows pass it.
+
     Raises:
         UsageError: a route is empty or names an unknown branch.
 
@@ -111,8 +114,7 @@ class SegmentRoutedComposition(Composition):
                     f"The route of segment {segment} is {list(route)}; expected one or both of {', '.join(BRANCHES)}."
                 )
         self.projection = projection
-        # By branch, the segments whose rows pass it.
-        self._passing = {
+        self.passing = {
             branch: frozenset(segment for segment, route in enumerate(routes) if branch in route) for branch in BRANCHES
         }
         self._num_segments = len(routes)
@@ -122,7 +124,7 @@ class SegmentRoutedComposition(Composition):
 
     def reached_by(self, segment: int) -> frozenset[str]:
         """Return the branches of the segment's route with their projections, and the segment's expert."""
-        passed = [branch for branch, segments in self._passing.items() if segment in segments]
+        passed = [branch for branch, segments in self.passing.items() if segment in segments]
         own = [f"composition.projection.{_PROJECTIONS[branch]}" for branch in passed]
         own += [] if self.experts is None else [f"composition.experts.{segment}"]
         if self.tower_adapter is not None and BRANCHES[0] in passed:
@@ -135,7 +137,7 @@ class SegmentRoutedComposition(Composition):
         by_segment = _rows_by_segment(batch, self._num_segments)
         projections = (self.projection.tower, self.projection.network)
         for branch, project, segments in zip(
-            (embedding_tower, interaction_network), projections, self._passing.values(), strict=True
+            (embedding_tower, interaction_network), projections, self.passing.values(), strict=True
         ):
             rows = by_segment.of(segments)  # (n,)
             vectors = branch(batch, rows)

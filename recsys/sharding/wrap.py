@@ -24,6 +24,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.errors import UsageError
 from recsys.sharding.inventory import WrappedRanker, take_inventory
+from recsys.sharding.one_process import leave_out_exchange
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.replicated import ReplicatedTables
 from recsys.sharding.weighted_mean import DividedWeights, as_weighted_sums
@@ -118,9 +119,12 @@ def wrap_ranker(
     wrapped.inventory = take_inventory(wrapped.module)
     load_table_weights(wrapped, weights)
     for path, collection in collections.items():
-        _take_after(wrapped.module.get_submodule(path), collection)
+        wrapped_collection = wrapped.module.get_submodule(path)
+        _take_after(wrapped_collection, collection)
         if means_of[path]:
-            wrapped.module.get_submodule(path).register_forward_pre_hook(DividedWeights(means_of[path]))
+            wrapped_collection.register_forward_pre_hook(DividedWeights(means_of[path]))
+        if context.world_size == 1:
+            leave_out_exchange(wrapped_collection)
     _broadcast_replicated(wrapped, context)
     return wrapped
 
