@@ -112,6 +112,8 @@ class Batch(Pipelineable):
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that `stream` uses these tensors, so that their memory is not handed out too early."""
         self.sparse.record_stream(stream)
+        if "sparse_and_segment" in vars(self):  # joined already, which made new tensors
+            self.sparse_and_segment.record_stream(stream)
         for tensor in (self.dense, self.segment, self.label, self.weight, *self.extra.values()):
             tensor.record_stream(stream)
         for begun in self.ahead.values():

@@ -17,6 +17,7 @@ from recsys.progress import Progress
 from recsys.run import fitted_baselines
 from recsys.run.streams import TRAIN, VALIDATION, divided_days, ranker_stream, started
 from recsys.run.warm_start import WarmStart
+from recsys.sharding.input_ahead import InputAhead
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
@@ -82,8 +83,15 @@ def ready_ranker(
     stream = ranker_stream(config, encoded, context)
     logistic = baselines[LOGISTIC]
     assembly = assemble_ranker(config, artifact, start or logistic, encoded, stream.num_batches, context)
+    begin_ahead(stream, assembly.wrapped, context)
     first = assembly.wrapped if start else logistic.to(context.device)
     return ReadyRanker(config, context, stream, baselines, first, assembly)
+
+
+def begin_ahead(stream: BatchStream, ranker: nn.Module, context: ProcessContext) -> None:
+    """Let the training stream begin the wrapped ranker's look-ups a batch ahead; a CPU would gain nothing by it."""
+    if context.device.type == "cuda":
+        stream.prepare = InputAhead(ranker)
 
 
 def assemble(

@@ -16,7 +16,7 @@ from recsys.errors import DataError
 from recsys.evaluation.split_evaluation import evaluation_mode
 from recsys.features.batch import Batch
 from recsys.progress import Progress
-from recsys.run.assemble import assemble, loop_settings, with_budget
+from recsys.run.assemble import assemble, begin_ahead, loop_settings, with_budget
 from recsys.run.record import open_store, run_params, step_metrics
 from recsys.run.result_keys import code_of, rows_of, settings_of
 from recsys.run.streams import (
@@ -149,6 +149,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     settings = loop_settings(config.training, stream.num_batches)
     objective = _objective(tower_config, encoded, days, config, context.device)
     assembly = assemble(objective, config.training, [TrainingStage(END_TO_END)], {}, settings.max_steps, context)
+    begin_ahead(stream, assembly.wrapped, context)
     best, state = BestWeights(assembly.wrapped), LoopState()
     validation = scoring_stream(config, encoded, VALIDATION, context)
 

@@ -9,6 +9,7 @@ have had) and has a step of its own, without the gate. Here the stream hands eac
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -17,10 +18,24 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionContext, Sha
 from torchrec.distributed.types import Awaitable
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
-from recsys.features.batch import Batch
-from recsys.features.column_names import SEGMENT_KEY
 from recsys.sharding.inventory import unwrapped
 from recsys.sharding.weighted_mean import DividedWeights
+
+
+class IdsOfABatch(Protocol):
+    """What a model's collections are looked up with: all by `sparse`, or by `sparse_and_segment` where they need it.
+
+    Attributes:
+        ahead: by collection, the look-ups that were begun; they are put here when their first halves are done.
+    """
+
+    sparse: KeyedJaggedTensor
+    ahead: Any
+
+    @property
+    def sparse_and_segment(self) -> KeyedJaggedTensor:
+        """`sparse` and one more key, of one id a row; the same object each time."""
+        ...
 
 
 class InputAhead:
@@ -41,7 +56,7 @@ class InputAhead:
             if isinstance(child, ShardedEmbeddingBagCollection)
         }
 
-    def __call__(self, batch: Batch) -> Callable[[], None]:
+    def __call__(self, batch: IdsOfABatch) -> Callable[[], None]:
         """Send the batch's ids on their way, on the current stream; the returned function waits for them there.
 
         Afterwards `Batch.look_up` goes on from them. Every process calls both for the same batches, and between the
@@ -69,9 +84,9 @@ class _Begun:
     arrived: KJTList | None = None
 
     @classmethod
-    def of(cls, collection: ShardedEmbeddingBagCollection, batch: Batch) -> "_Begun":
+    def of(cls, collection: ShardedEmbeddingBagCollection, batch: IdsOfABatch) -> "_Begun":
         features = {name for config in collection._embedding_bag_configs for name in config.feature_names}
-        ids = batch.sparse_and_segment if SEGMENT_KEY in features else batch.sparse
+        ids = batch.sparse if features.issubset(batch.sparse.keys()) else batch.sparse_and_segment
         context = collection.create_context()
         return cls(collection, ids, context, collection.input_dist(context, _divided(collection, ids)))
 
@@ -85,7 +100,7 @@ class _Begun:
         self.context.record_stream(stream)
 
 
-def _arrive(batch: Batch, begun: list[_Begun]) -> None:
+def _arrive(batch: IdsOfABatch, begun: list[_Begun]) -> None:
     with torch.no_grad():
         for each in begun:
             each.arrived = each.sent.wait().wait()

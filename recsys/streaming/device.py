@@ -4,7 +4,8 @@ On a GPU the copy runs on a stream of its own while the step before it computes;
 and the same calls pass it through.
 """
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,3 +73,13 @@ class DeviceCopy:
             stream.wait_event(arrival)
             # The memory belongs to another stream, which would give it out again while this one still reads it.
             batch.record_stream(stream)
+
+
+def one_ahead(batches: Iterable[SentBatch]) -> Iterator[SentBatch]:
+    """Yield the batches, each once the next one is there."""
+    held: deque[SentBatch] = deque()
+    for batch in batches:
+        if held:
+            yield held.popleft()
+        held.append(batch)
+    yield from held

@@ -7,7 +7,6 @@ group and not on the data.
 
 import time
 import weakref
-from collections import deque
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from recsys.errors import DataError, UsageError
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.streaming.collate import Collator
-from recsys.streaming.device import DeviceCopy, Preparation, SentBatch
+from recsys.streaming.device import DeviceCopy, Preparation, SentBatch, one_ahead
 from recsys.streaming.dropping import without_dropped
 from recsys.streaming.memory import PinnedMemory, ReusedMemory
 from recsys.streaming.pools import PoolReader, decoding, in_batches, most_rows_in_memory, prefetched, rows_ahead
@@ -201,7 +200,7 @@ class BatchStream:
         host = self._sent_batches(*self._remaining())
         with closing(prefetched(host, _BATCHES_AHEAD) if self._decode_threads else host) as batches:
             awaited = self._awaited(batches)
-            for sent in awaited if self.prepare is None else _one_ahead(awaited):
+            for sent in awaited if self.prepare is None else one_ahead(awaited):
                 # Counted before the caller has it: whoever saves the state while holding a batch has consumed it.
                 self._consumed += 1
                 yield self._copy.receive(sent)
@@ -246,16 +245,6 @@ class BatchStream:
         """Rows of the largest row group, and of the largest pool."""
         largest = max(group.rows for group in self._order.groups)
         return largest, max(largest, self._order.buffer_rows) if self._order.shuffle else largest
-
-
-def _one_ahead(batches: Iterator[SentBatch]) -> Iterator[SentBatch]:
-    """Yield the batches, each once the next one is there."""
-    held: deque[SentBatch] = deque()
-    for batch in batches:
-        if held:
-            yield held.popleft()
-        held.append(batch)
-    yield from held
 
 
 def _require_settings(

@@ -286,7 +286,7 @@ def test_each_batch_is_prepared_before_the_one_in_front_of_it_is_handed_out_and_
         done.append(f"step {batch.extra['user_key'][0].item()}")
         resumed = open_stream(tmp_path, shuffle=False)
         resumed.load_state_dict(stream.state_dict())
-        assert sum(keys(resumed), []) == list(range(batch.extra["user_key"][-1] + 1, 10))
+        assert list(itertools.chain.from_iterable(keys(resumed))) == list(range(batch.extra["user_key"][-1] + 1, 10))
 
     assert done == ["begin 0", "begin 4", "end 0", "step 0", "begin 8", "end 4", "step 4", "end 8", "step 8"]
 
