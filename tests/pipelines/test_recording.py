@@ -1,5 +1,7 @@
 """What of a report is recorded, and what of the arms' curves reaches the prepared chart pages."""
 
+from dataclasses import replace
+
 from recsys.run.curves import CURVES, CurveFile, charted_values, gradient_norms, load_curves
 from recsys.run.record import step_metrics
 from recsys.tracking import names
@@ -33,6 +35,8 @@ def test_loss_and_speed_are_recorded_with_every_report_and_slow_counts_where_nor
     )
 
     assert plain == {names.TRAIN_LOSS, names.ROWS_PER_SECOND, names.DATA_WAIT_SHARE}
+    # Of a GPU alone: an idle share of 0 on a CPU would be read as a finding.
+    assert step_metrics(replace(report(5), gpu_idle_share=0.25))[names.GPU_IDLE_SHARE] == 0.25
     assert slow <= read & validated
     assert names.grad_norm("embedding_tower") in read
     assert {names.auc(names.VALIDATION), names.auc(names.VALIDATION, "new")} <= validated
