@@ -6,7 +6,7 @@ ahead too; it traces the model for its look-ups, pulls batches itself (a checkpo
 have had) and has a step of its own, without the gate. Here the stream hands each batch out with that half done.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -49,12 +49,13 @@ class InputAhead:
     """
 
     def __init__(self, ranker: nn.Module) -> None:
-        self._module = unwrapped(ranker)
-        self._collections = {
-            path: child
-            for path, child in self._module.named_modules()
+        module = unwrapped(ranker)
+        # With the part that each is of, and the features that it is looked up with.
+        self._collections = [
+            (module.get_submodule(path.partition(".")[0]), child, _features(child))
+            for path, child in module.named_modules()
             if isinstance(child, ShardedEmbeddingBagCollection)
-        }
+        ]
 
     def __call__(self, batch: IdsOfABatch) -> Callable[[], None]:
         """Send the batch's ids on their way, on the current stream; the returned function waits for them there.
@@ -63,14 +64,12 @@ class InputAhead:
         same exchanges of others.
         """
         with torch.no_grad():
-            begun = [_Begun.of(collection, batch) for collection in self._in_use()]
+            begun = [
+                _begin(collection, batch.sparse if features.issubset(batch.sparse.keys()) else batch.sparse_and_segment)
+                for part, collection, features in self._collections
+                if getattr(part, "cache", None) is None
+            ]
         return partial(_arrive, batch, begun)
-
-    def _in_use(self) -> Iterator[ShardedEmbeddingBagCollection]:
-        for path, collection in self._collections.items():
-            part = self._module.get_submodule(path.partition(".")[0])
-            if getattr(part, "cache", None) is None:
-                yield collection
 
 
 @dataclass
@@ -83,13 +82,6 @@ class _Begun:
     sent: Awaitable[Awaitable[KJTList]]
     arrived: KJTList | None = None
 
-    @classmethod
-    def of(cls, collection: ShardedEmbeddingBagCollection, batch: IdsOfABatch) -> "_Begun":
-        features = {name for config in collection._embedding_bag_configs for name in config.feature_names}
-        ids = batch.sparse if features.issubset(batch.sparse.keys()) else batch.sparse_and_segment
-        context = collection.create_context()
-        return cls(collection, ids, context, collection.input_dist(context, _divided(collection, ids)))
-
     def pooled(self) -> KeyedTensor:
         """Return the second half's result, as calling the collection does."""
         return self.collection.compute_and_output_dist(self.context, self.arrived)
@@ -100,11 +92,21 @@ class _Begun:
         self.context.record_stream(stream)
 
 
+def _begin(collection: ShardedEmbeddingBagCollection, ids: KeyedJaggedTensor) -> _Begun:
+    context = collection.create_context()
+    return _Begun(collection, ids, context, collection.input_dist(context, _divided(collection, ids)))
+
+
 def _arrive(batch: IdsOfABatch, begun: list[_Begun]) -> None:
     with torch.no_grad():
         for each in begun:
             each.arrived = each.sent.wait().wait()
     batch.ahead = {each.collection: each for each in begun}
+
+
+def _features(collection: ShardedEmbeddingBagCollection) -> frozenset[str]:
+    # A private name, as of the plain collection's `embedding_bag_configs()` the sharded one has no public one.
+    return frozenset(name for config in collection._embedding_bag_configs for name in config.feature_names)
 
 
 def _divided(collection: nn.Module, ids: KeyedJaggedTensor) -> KeyedJaggedTensor:

@@ -1,6 +1,7 @@
 """On a GPU reports by time do not make the host wait, tell what the others tell, and know how long the device idled."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,6 +32,23 @@ def test_reports_by_time_are_those_by_steps_at_their_own_steps(context):
         assert late.gradient_norms == pytest.approx(own.gradient_norms, rel=1e-4)
     for name, tensor in whole_state(by_steps.ranker).items():
         assert torch.allclose(whole_state(by_time.ranker)[name], tensor, rtol=1e-4, atol=1e-6), name
+
+
+def test_steps_that_read_norms_do_not_make_the_host_wait(context):
+    def objective(ranker, batch):
+        # The first two epochs fill what is kept; the last step is followed by a validation.
+        torch.cuda.set_sync_debug_mode("error" if 6 <= run.state.step < 11 else "default")
+        return click_objective(ranker, batch)
+
+    run = small_run(context)
+    counted = [replace(batch, segment_counts=batch.counts_by_segment(3)) for batch in run.stream.batches]
+    run.stream.batches = [batch.to(context.device) for batch in counted]
+    try:
+        run.train(12, objective, report_seconds=1e-9, norms_every=2)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+    assert [report.step for report in run.reports if report.gradient_norms] == [2, 4, 6, 8, 10, 12]
 
 
 def test_a_late_report_waits_for_its_own_step_alone(context):

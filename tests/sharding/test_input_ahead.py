@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -109,14 +110,15 @@ def test_a_tower_that_a_cache_answers_for_is_not_looked_up_ahead(context, whole_
     assert_same(*runs)
 
 
-def test_a_batch_for_evaluation_is_looked_up_as_a_whole_while_another_one_is_ahead(context):
-    def validate(run):
-        with torch.no_grad():
-            return {"log_loss": click_objective(run.ranker.module, batch_of(ROWS)).item()}
+def validation_loss(run, rows):
+    with torch.no_grad():
+        return click_objective(run.ranker.module, batch_of(rows)).item()
 
+
+def test_a_batch_for_evaluation_is_looked_up_as_a_whole_while_another_one_is_ahead(context):
     runs = [small_run(context), ahead(small_run(context))]
     for run in runs:
-        run.validated = lambda run=run: validate(run)
+        run.validated = lambda run=run: {"log_loss": validation_loss(run, ROWS)}
         run.train(6, validate_every=2)
 
     assert [report.validation for report in runs[0].reports] == [report.validation for report in runs[1].reports]
@@ -171,6 +173,11 @@ def assert_pooled_the_same(model, sharding, context, batch):
         assert torch.equal(batch.look_up(tables, batch.sparse).values(), tables(batch.sparse).values())
 
 
+def look_up_together(run, context):
+    validation_loss(run, ROWS[context.rank :: 2])
+    return {"log_loss": 0.5}
+
+
 def learn_together(context):
     found = {}
     for sharding in ("table_wise", "row_wise"):
@@ -180,6 +187,7 @@ def learn_together(context):
         run = small_run(context)
         run.stream = Batches([batch_of(ROWS[context.rank :: 2]), batch_of(ROWS[2 + context.rank :: 3])])
         run.asked_at = 5 if context.rank == 0 else None  # with a batch ahead that no step will have
+        run.validated = partial(look_up_together, run, context)
         (ahead(run) if is_ahead else run).train(9, validate_every=2, report_seconds=0.0)
         found[is_ahead] = {name: tensor.flatten().tolist() for name, tensor in everything(run).items()}
     return {"steps": run.state.step, "is_same": found[False] == found[True]}
