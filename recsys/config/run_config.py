@@ -70,6 +70,8 @@ class TrainingConfig:
     warmup_share: Fraction
     final_rate_share: Fraction
     precision: Literal["float32", "bfloat16", "float16"]
+    matmul: Literal["highest", "tf32"]
+    table_precision: Literal["float32", "float16"]
     report_every: PositiveInt
     norms_every: PositiveInt
     segment_view_every: NonNegativeInt

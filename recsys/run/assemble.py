@@ -115,7 +115,12 @@ def assemble(
     # A kernel's update rule is attached when it is made: tables that thaw later need theirs from the start.
     widths = "the widths of the tower's or the network's vectors, or use more processes"
     with out_of_memory_explained("while the tables were placed", widths, context.device):
-        wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
+        wrapped = wrap_ranker(
+            model,
+            optimizers_in(stages[-1].mode, dense, tables)[1],
+            context,
+            table_precision=training.table_precision,
+        )
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return Assembly(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
 

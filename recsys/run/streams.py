@@ -90,14 +90,14 @@ def scoring_stream(
 
 
 def started(config: RunConfig) -> ProcessContext:
-    """Join the process group and keep to the configured device, precision of products and number of threads.
+    """Join the process group and keep to the configured device, kind of products and number of threads.
 
     Raises:
         UsageError: see `start_processes`.
     """
     torch.set_num_threads(config.runtime.cores)
     context = start_processes(config.runtime.device)
-    set_single_products(config.training.precision, context.device)
+    set_single_products(config.training.matmul, context.device)
     return context
 
 
