@@ -53,7 +53,7 @@ _ROWS_SEEN = 2_000_000
 # A tower is made before the ranker is, and not measured on the test split.
 _NO_EFFECT_ON_TOWER = (
     *("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily"),
-    *("training.table_precision",),
+    *("training.table_precision", "training.largest_batch", "training.compile"),
 )
 # It has no segments, checkpoints or lists to rank either, so its params have "none" there.
 _NOT_RECORDED = (
@@ -145,7 +145,9 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     assert isinstance(tower_config, TwoTowerConfig)
     days, _ = divided_days(encoded, config.training.tower_day_share)
     rows = sum(encoded.days(TRAIN)[day] for day in days)
-    training = with_budget(_training_of(tower_config, config.training), rows, _LARGEST_BATCH, _ROWS_SEEN)
+    training = with_budget(
+        _training_of(tower_config, config.training), rows, _LARGEST_BATCH, _ROWS_SEEN, rated_batch=_LARGEST_BATCH
+    )
     config = replace(config, training=training)
     context = started(config)
     stream = training_stream(config, encoded, context, days)

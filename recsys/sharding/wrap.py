@@ -66,7 +66,7 @@ class TableOptimizer:
 _KERNELS = {
     # The default check serves row 0 for an id that is out of range, and rewrites the batch.
     "bounds_check_mode": BoundsCheckMode.FATAL,
-    # Of half-precision weights, on a GPU: an update below the last bit is made in proportion to its size, where rounding
+    # Of half-precision weights, on a GPU: an update below the last bit is made as often as it is large, where rounding
     # to nearest would lose it every time. A CPU's kernels round to nearest.
     "stochastic_rounding": True,
 }
