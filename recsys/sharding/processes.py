@@ -81,8 +81,15 @@ def device_kind(wished: str) -> str:
     if torch.cuda.is_available():
         return CUDA
     if wished == CUDA:
-        raise UsageError(f"`runtime.device` is cuda, but {why_no_gpu()}. Set runtime.device=auto, or cpu.")
+        raise UsageError(
+            f"`runtime.device` is cuda, but {why_no_gpu()}. Set runtime.device=auto, or cpu, and leave out trainer=gpu."
+        )
     return CPU
+
+
+def local_processes() -> int:
+    """How many processes of the run share this machine: as torchrun says, or one."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def why_no_gpu() -> str:

@@ -43,6 +43,7 @@ OTHER_VALUES = {
     "training.decode_threads": "3",
     "training.checkpoint_every": "4",
     "training.keep_checkpoints": "1",
+    "training.tower_cache": "if_faster",
     "training_mode.cache_megabytes": "null",
 }
 FROZEN = "training_mode=frozen_tower"

@@ -128,10 +128,17 @@ def small_run(
     schedule: RateSchedule = CONSTANT,
     rate: float = 0.05,
     weight_decay: float = 0.1,
+    table_precision: str = "float32",
 ) -> SmallRun:
     """Build a run in one mode; every row-wise Adagrad and AdamW learns at `rate`."""
     run = staged_run(
-        context, [TrainingStage(mode)], ranker=ranker, schedule=schedule, rate=rate, weight_decay=weight_decay
+        context,
+        [TrainingStage(mode)],
+        ranker=ranker,
+        schedule=schedule,
+        rate=rate,
+        weight_decay=weight_decay,
+        table_precision=table_precision,
     )
     assert run.stages is not None
     run.stages.proof.close()  # whoever wants a proof makes one
@@ -147,6 +154,7 @@ def staged_run(
     schedule: RateSchedule = CONSTANT,
     rate: float = 0.05,
     weight_decay: float = 0.1,
+    table_precision: str = "float32",
 ) -> SmallRun:
     """Build a run that goes from stage to stage."""
     torch.manual_seed(0)
@@ -156,6 +164,7 @@ def staged_run(
         part: TableOptimizer("rowwise_adagrad", rate) for part in ("embedding_tower", "interaction_network", "head")
     }
     dense = {part: DenseOptimizer(rate, weight_decay) for part in PARTS}
-    wrapped = wrap_ranker(module, optimizers_in(stages[-1].mode, dense, tables)[1], context)
+    learning = optimizers_in(stages[-1].mode, dense, tables)[1]
+    wrapped = wrap_ranker(module, learning, context, table_precision=table_precision)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return SmallRun(wrapped, optimizers, context, TrainingStages(wrapped, optimizers, stages, dense, tables))
