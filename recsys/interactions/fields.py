@@ -79,7 +79,7 @@ class InteractionFields(nn.Module):
 
     def look_up(self, batch: Batch) -> Tensor:
         """Return the pooled vectors of the sparse features and the segment, (B, F_sparse, D), for every row."""
-        return self._regrouped(self.ebc(batch.sparse_and_segment))[0].unflatten(1, (-1, self.dimension))
+        return self._regrouped(batch.look_up(self.ebc, batch.sparse_and_segment))[0].unflatten(1, (-1, self.dimension))
 
     def forward(self, looked_up: Tensor, dense: Tensor, tower_field: Tensor | None) -> Tensor:
         """Put all fields of some rows side by side.

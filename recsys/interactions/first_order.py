@@ -75,7 +75,7 @@ class FirstOrder(nn.Module):
 
     def look_up(self, batch: Batch) -> Tensor | None:
         """Return the sum of the weights of every row's ids, (B,); None where there are no ids but numbers alone."""
-        return None if self.ebc is None else self.ebc(batch.sparse).values().sum(dim=1) / _COPIES
+        return None if self.ebc is None else batch.look_up(self.ebc, batch.sparse).values().sum(dim=1) / _COPIES
 
     def forward(self, batch: Batch, looked_up: Tensor | None = None) -> Tensor:
         """Return the sum of every row's first-order weights, (B,).

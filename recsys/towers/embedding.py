@@ -191,9 +191,7 @@ class EmbeddingTower(nn.Module):
         user, item = self._vectors(batch, rows, looked_up)
         return user, item
 
-    def forward(
-        self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None) -> Tensor:
         """Return what the ranker joins: u, v and u * v side by side, or v alone where there is no user side.
 
         Args:
@@ -261,7 +259,7 @@ class EmbeddingTower(nn.Module):
 
     def _looked_up(self, batch: Batch) -> list[Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.is_frozen or _is_frozen(self.ebc))):
-            return self._regrouped(self.ebc(batch.sparse))
+            return self._regrouped(batch.look_up(self.ebc, batch.sparse))
 
 
 def _is_frozen(child: nn.Module) -> bool:

@@ -18,9 +18,10 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loop import LoopSettings, LoopState, StepReport, train_steps
+from recsys.training.loop import LoopSettings, LoopState, train_steps
 from recsys.training.loss import click_objective
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
+from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
 from recsys.training.training_stream import TrainingStream
 
@@ -145,6 +146,7 @@ class Run:
         settings = LoopSettings(
             max_steps=self._state.step + count,
             report_every=report_every,
+            report_seconds=None,
             norms_every=norms_every,
             segment_view_every=0,
             validate_every=NEVER,

@@ -193,6 +193,7 @@ class Variant:
         settings = LoopSettings(
             max_steps=self._state.step + STEPS_A_TURN,
             report_every=never,
+            report_seconds=None,
             norms_every=never,
             segment_view_every=0,
             validate_every=never,
