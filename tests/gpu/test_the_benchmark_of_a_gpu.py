@@ -128,6 +128,26 @@ def test_nothing_begins_after_the_end_and_the_file_has_all_rows_so_far(gpu, cont
     assert [row["case"] for row in json.loads(document.read_text())["rows"]] == ["quick", "slow", "late"]
 
 
+def test_the_idle_share_is_the_time_without_any_kernel_once_the_queue_is_filled(gpu, monkeypatch):
+    windows = importlib.import_module("timed_windows")
+    cuda, host = windows.DeviceType.CUDA, windows.DeviceType.CPU
+    # Of the time from 4 to 16 microseconds nothing runs from 14 to 15.
+    seen = [(0, 1, cuda), (4, 12, cuda), (10, 14, cuda), (14, 15, host), (15, 16, cuda)]
+    events = [
+        SimpleNamespace(device_type=kind, time_range=SimpleNamespace(start=start, end=end), is_user_annotation=False)
+        for start, end, kind in seen
+    ]
+    called = []
+    recorder = SimpleNamespace(
+        start=lambda: called.append("start"), stop=lambda: called.append("stop"), events=lambda: events
+    )
+    monkeypatch.setattr(windows, "profile", lambda activities: recorder)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: called.append("wait"))
+
+    assert windows._idle_share(way("any"), CPU) == {"idle_share": pytest.approx(1 / 12)}
+    assert called == ["wait", "start", "wait", "stop"]
+
+
 def test_targets_are_judged_by_the_rows_of_the_main_sizes(gpu):
     speeds = {"bare TorchRec": 6.0e6, "ours": 5.88e6, "ours, from Parquet": 5.0e6, "ours, norms every step": 5.6e6}
     rows = [
