@@ -13,6 +13,8 @@ from recsys.inspection.advice import advise, plan_loading, read_sample
 from recsys.inspection.footers import inspect_parquet
 from recsys.progress import Progress, silent
 from recsys.run.assemble import with_budget
+from recsys.run.batch_size import LARGEST
+from recsys.run.streams import decode_threads
 
 from .console import console, progress_bars, show_table
 
@@ -26,8 +28,9 @@ def run(path: Path, config: RunConfig, progress: Progress) -> dict[str, Any]:
         DataError: no Parquet there, none with rows, or a damaged file; names it.
     """
     facts = inspect_parquet(path, progress)
-    training = with_budget(config.training, facts.rows)
-    settings = {name: getattr(training, name) for name in ("batch_size", "shuffle_buffer_rows", "decode_threads")}
+    training = with_budget(config.training, facts.rows, config.training.largest_batch or LARGEST)
+    settings = {name: getattr(training, name) for name in ("batch_size", "shuffle_buffer_rows")}
+    settings["decode_threads"] = decode_threads(config)
     progress("read a sample and write it in other ways", 0, 1)
     sample = read_sample(facts)
     measured = advise(facts, sample)

@@ -1,5 +1,7 @@
 """A tower that has what usually betrays a freeze: batch normalisation and dropout, beside its fused tables."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -16,9 +18,11 @@ class RestlessTower(EmbeddingTower):
         super().__init__(two_tower_spec(), small_contract())
         self.restless = nn.Sequential(nn.BatchNorm1d(self.output_width), nn.Dropout(0.5))
 
-    def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None
+    ) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
-            return self.restless(super().forward(batch, rows))
+            return self.restless(super().forward(batch, rows, looked_up))
 
 
 def restless_ranker() -> nn.Module:

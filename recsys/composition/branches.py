@@ -32,7 +32,7 @@ class Composition(nn.Module):
     """Base of the compositions: calls both branches, for the rows and in the order that it stands for.
 
     A composition calls each branch exactly once per batch, with no rows if need be: behind it lie sharded tables, which
-    no rank may skip.
+    no rank may skip in the backward pass.
 
     Attributes:
         output_width: of the joined vector.

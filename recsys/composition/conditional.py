@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from recsys.composition.branches import BRANCHES, BranchProjection, Composition, Network, TowerBranch
 from recsys.composition.parallel import Join
-from recsys.composition.routing import apply_by_segment
+from recsys.composition.routing import RowsBySegment
 from recsys.errors import UsageError
 from recsys.features.batch import Batch
 from recsys.interactions.mlp import Mlp
@@ -78,7 +78,7 @@ class SegmentGatedComposition(Composition):
     def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, D)."""
         branches = self.projection(embedding_tower(batch), interaction_network(batch))  # (B, 2, D)
-        return apply_by_segment(self.segments, branches, batch.segment)
+        return _rows_by_segment(batch, len(self.segments)).apply(self.segments, branches)
 
 
 class SegmentRoutedComposition(Composition):
@@ -91,6 +91,9 @@ class SegmentRoutedComposition(Composition):
     Args:
         routes: for every segment in order, the branches of `BRANCHES` that its rows pass.
         expert_hidden: hidden widths of each segment's expert; None for no experts.
+
+    Attributes:
+        passing: branch -> the segments whose rows pass it.
 
     Raises:
         UsageError: a route is empty or names an unknown branch.
@@ -111,16 +114,17 @@ class SegmentRoutedComposition(Composition):
                     f"The route of segment {segment} is {list(route)}; expected one or both of {', '.join(BRANCHES)}."
                 )
         self.projection = projection
-        passes = torch.tensor([[branch in route for route in routes] for branch in BRANCHES])
-        # A buffer, so that it follows the module to its device; not persistent, as the config gives it anew.
-        self.register_buffer("passes", passes, persistent=False)  # (K, S)
+        self.passing = {
+            branch: frozenset(segment for segment, route in enumerate(routes) if branch in route) for branch in BRANCHES
+        }
+        self._num_segments = len(routes)
         self.experts = None
         if expert_hidden is not None:
             self.experts = nn.ModuleList(SegmentExpert(projection.width, expert_hidden) for _ in routes)
 
     def reached_by(self, segment: int) -> frozenset[str]:
         """Return the branches of the segment's route with their projections, and the segment's expert."""
-        passed = [branch for branch, passes in zip(BRANCHES, self.get_buffer("passes"), strict=True) if passes[segment]]
+        passed = [branch for branch, segments in self.passing.items() if segment in segments]
         own = [f"composition.projection.{_PROJECTIONS[branch]}" for branch in passed]
         own += [] if self.experts is None else [f"composition.experts.{segment}"]
         if self.tower_adapter is not None and BRANCHES[0] in passed:
@@ -130,18 +134,19 @@ class SegmentRoutedComposition(Composition):
     def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, D)."""
         joined = batch.dense.new_zeros(len(batch), self.output_width)
+        by_segment = _rows_by_segment(batch, self._num_segments)
         projections = (self.projection.tower, self.projection.network)
-        for branch, project, passes in zip(
-            (embedding_tower, interaction_network), projections, self.get_buffer("passes"), strict=True
+        for branch, project, segments in zip(
+            (embedding_tower, interaction_network), projections, self.passing.values(), strict=True
         ):
-            rows = passes[batch.segment].nonzero().squeeze(1)  # (n,)
+            rows = by_segment.of(segments)  # (n,)
             vectors = branch(batch, rows)
             # Under autocast a layer's output is narrower than what it is added to. The empty sum keeps the branch's
             # tables in the graph, as every rank's backward must reach them.
             joined = (
                 joined.index_add(0, rows, project(vectors).to(joined.dtype)) if len(rows) else joined + vectors.sum()
             )
-        return joined if self.experts is None else apply_by_segment(self.experts, joined, batch.segment)
+        return joined if self.experts is None else by_segment.apply(self.experts, joined)
 
 
 class ParallelConditionalComposition(Composition):
@@ -170,7 +175,8 @@ class ParallelConditionalComposition(Composition):
     def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, the join's width + D), the shared half first."""
         branches = self.projection(embedding_tower(batch), interaction_network(batch))  # (B, 2, D)
-        return torch.cat([self.join(branches), apply_by_segment(self.segments, branches, batch.segment)], dim=1)
+        by_segment = _rows_by_segment(batch, len(self.segments)).apply(self.segments, branches)
+        return torch.cat([self.join(branches), by_segment], dim=1)
 
 
 def _gates_and_experts(width: int, num_segments: int, expert_hidden: Sequence[int] | None) -> nn.ModuleList:
@@ -178,3 +184,7 @@ def _gates_and_experts(width: int, num_segments: int, expert_hidden: Sequence[in
     if expert_hidden is None:
         return nn.ModuleList(BranchGate() for _ in range(num_segments))
     return nn.ModuleList(nn.Sequential(BranchGate(), SegmentExpert(width, expert_hidden)) for _ in range(num_segments))
+
+
+def _rows_by_segment(batch: Batch, num_segments: int) -> RowsBySegment:
+    return RowsBySegment(batch.segment, batch.counts_by_segment(num_segments))

@@ -1,6 +1,7 @@
 """Ranker: the whole model, from a batch to one logit a row."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +44,23 @@ class Head(nn.Module):
         with torch.no_grad():
             self.output.bias.fill_(intercept)
 
-    def forward(self, joined: Tensor, batch: Batch) -> Tensor:
-        """Map (B, input_width), and the batch whose rows these are, to the logits (B,)."""
+    def look_up(self, batch: Batch) -> Tensor | None:
+        """Return what the first-order weights give for the ids of every row, (B,); None where there are none."""
+        return None if self.first_order is None else self.first_order.look_up(batch)
+
+    def forward(self, joined: Tensor, batch: Batch, looked_up: Tensor | None = None) -> Tensor:
+        """Map vectors to logits.
+
+        Args:
+            joined: (B, input_width).
+            batch: whose rows these are.
+            looked_up: what `look_up` gave for the batch; None to look it up now.
+
+        Returns:
+            (B,).
+        """
         logit = self.output(self.hidden(joined)).squeeze(1)
-        return logit if self.first_order is None else logit + self.first_order(batch)
+        return logit if self.first_order is None else logit + self.first_order(batch, looked_up)
 
 
 class Ranker(nn.Module):
@@ -74,6 +88,12 @@ class Ranker(nn.Module):
         return self.composition.reached_by(segment) | {"head"}
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the logit of every row, (B,)."""
-        tower = self.composition.with_adapter(self.embedding_tower)
-        return self.head(self.composition(batch, tower, self.interaction_network), batch)
+        """Return the logit of every row, (B,).
+
+        All tables are looked up first, each with ids that the batch alone decides: what comes before a look-up (ids
+        changing places or processes) can then be done for a batch that is still to come.
+        """
+        tower = partial(self.embedding_tower, looked_up=self.embedding_tower.look_up(batch))
+        network = partial(self.interaction_network, looked_up=self.interaction_network.look_up(batch))
+        of_ids = self.head.look_up(batch)
+        return self.head(self.composition(batch, self.composition.with_adapter(tower), network), batch, of_ids)

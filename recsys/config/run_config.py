@@ -41,9 +41,10 @@ from recsys.errors import UsageError
 class TrainingConfig:
     """The budget and the optimizers: AdamW on dense parameters, row-wise Adagrad on tables.
 
-    A `batch_size` of null follows the number of training rows, and the rates follow it (`recsys/training/budget.py`);
-    beside one that is given, the rates are taken as they stand. `epochs` is the most that a run takes; null follows the
-    number of rows too.
+    A `batch_size` of null follows the number of training rows, up to `largest_batch` or, where that is null too, to as
+    many as memory holds (`recsys/run/batch_size.py`), and the rates follow it (`recsys/training/budget.py`); beside one
+    that is given, the rates are taken as they stand. `epochs` is the most that a run takes; null follows the number of
+    rows too.
 
     The first-order weights of ids start fitted and learn at `first_order_rate_share` of the tables' rate.
 
@@ -51,16 +52,21 @@ class TrainingConfig:
     learns from the days after them, whose labels the tower has not seen. 0 gives every day to both.
 
     `warmup_share` of all steps raises the rates from 0 to full, then they fall to `final_rate_share` of it. Validation
-    runs `validations_per_epoch` times; `patience` of them without a better log loss end the run. Gradient norms are
-    read every `norms_every` steps and the tower's gradient by segment every `segment_view_every` (0: never), both more
-    often in a run that is too short for that.
+    runs `validations_per_epoch` times; `patience` of them without a better log loss end the run. Reports come every
+    `report_every` steps, or every `report_seconds` where that is not null. Gradient norms are read every `norms_every`
+    steps and the tower's gradient by segment every `segment_view_every` (0: never), both more often in a run that is
+    too short for that.
+
+    A frozen tower's vectors are cached where the training mode gives memory for it: `always`, or `if_faster` on this
+    machine than computing them. `compile` compiles the crossing, the deep layers and the head's.
 
     `row_order` is `shuffled`, anew in every epoch, or `time`: strictly by day and time, as rows arrive where a model
-    goes on learning from them.
+    goes on learning from them. `decode_threads` null takes the cores that are left beside the steps.
     """
 
     seed: Seed
     batch_size: PositiveInt | None
+    largest_batch: PositiveInt | None
     epochs: PositiveInt | None
     learning_rate: PositiveFloat
     table_learning_rate: PositiveFloat
@@ -70,7 +76,12 @@ class TrainingConfig:
     warmup_share: Fraction
     final_rate_share: Fraction
     precision: Literal["float32", "bfloat16", "float16"]
+    matmul: Literal["highest", "tf32"]
+    table_precision: Literal["float32", "float16"]
+    compile: bool
+    tower_cache: Literal["always", "if_faster"]
     report_every: PositiveInt
+    report_seconds: PositiveFloat | None
     norms_every: PositiveInt
     segment_view_every: NonNegativeInt
     validations_per_epoch: PositiveInt
@@ -78,7 +89,7 @@ class TrainingConfig:
     max_gradient_norm: PositiveFloat | None
     row_order: Literal["shuffled", "time"]
     shuffle_buffer_rows: PositiveInt
-    decode_threads: Processes
+    decode_threads: Processes | None
     checkpoint_every: PositiveInt
     keep_checkpoints: PositiveInt
 

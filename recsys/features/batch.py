@@ -2,12 +2,32 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torch import Tensor, nn
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 from torchrec.streamable import Pipelineable
+
+from recsys.features.column_names import SEGMENT_KEY
+
+
+class BegunLookUp(Protocol):
+    """A look-up of a batch's ids in a collection of tables, begun before the batch was handed out."""
+
+    @property
+    def ids(self) -> KeyedJaggedTensor:
+        """The batch's, with which the collection is looked up."""
+        ...
+
+    def pooled(self) -> KeyedTensor:
+        """Return what the collection gives for the ids, (B, sum of D), as it is now."""
+        ...
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tell the allocator that `stream` uses what was made ahead, of any shape."""
+        ...
 
 
 @dataclass
@@ -21,6 +41,9 @@ class Batch(Pipelineable):
         label: (B,) float32, each 0 or 1.
         weight: (B,) float32, ones where the schema declares no weight.
         extra: columns that only evaluation reads, each (B,); never an input of the model.
+        segment_counts: rows of each of the S segments, known to the host without asking the device; None where whoever
+            made the batch did not count, as for one that was picked out of another.
+        ahead: the look-ups that were begun already, by collection of tables; of this batch object alone.
     """
 
     dense: Tensor
@@ -29,9 +52,39 @@ class Batch(Pipelineable):
     label: Tensor
     weight: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    segment_counts: tuple[int, ...] | None = None
+    ahead: Mapping[nn.Module, BegunLookUp] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.label.shape[0]
+
+    @cached_property
+    def sparse_and_segment(self) -> KeyedJaggedTensor:
+        """`sparse` with the segment as its last key, `SEGMENT_KEY`: one id a row. Joined once, and not to be written to."""
+        segment = KeyedJaggedTensor(
+            keys=[SEGMENT_KEY],
+            values=self.segment,
+            # Lengths may be int32 or int64, and two collections of ids join only where they agree.
+            lengths=torch.ones_like(self.segment, dtype=self.sparse.lengths().dtype),
+            # Without it the joined ids would not know theirs, and the look-up would wait for the device to add them up.
+            length_per_key=[len(self)],
+        )
+        return KeyedJaggedTensor.concat([self.sparse, segment])
+
+    def look_up(self, tables: nn.Module, ids: KeyedJaggedTensor) -> KeyedTensor:
+        """Return what a collection of tables gives for ids of this batch, (B, sum of D).
+
+        Args:
+            ids: `sparse` or `sparse_and_segment`.
+        """
+        begun = self.ahead.get(tables)
+        return begun.pooled() if begun is not None and begun.ids is ids else tables(ids)
+
+    def counts_by_segment(self, num_segments: int) -> tuple[int, ...]:
+        """Return how many rows each of the S segments has; waits for the device where nobody counted on the host."""
+        if self.segment_counts is not None:
+            return self.segment_counts
+        return tuple(torch.bincount(self.segment, minlength=num_segments).tolist())
 
     def take(self, rows: Tensor) -> "Batch":
         """Return the given rows as a batch of their own.
@@ -59,8 +112,12 @@ class Batch(Pipelineable):
     def record_stream(self, stream: torch.Stream) -> None:
         """Tell the allocator that `stream` uses these tensors, so that their memory is not handed out too early."""
         self.sparse.record_stream(stream)
+        if "sparse_and_segment" in vars(self):  # joined already, which made new tensors
+            self.sparse_and_segment.record_stream(stream)
         for tensor in (self.dense, self.segment, self.label, self.weight, *self.extra.values()):
             tensor.record_stream(stream)
+        for begun in self.ahead.values():
+            begun.record_stream(stream)
 
     def _mapped(self, change: Callable[[Any], Any]) -> "Batch":
         """The batch with a method of both tensors and jagged tensors called on each of its parts."""
@@ -71,6 +128,7 @@ class Batch(Pipelineable):
             label=change(self.label),
             weight=change(self.weight),
             extra={name: change(column) for name, column in self.extra.items()},
+            segment_counts=self.segment_counts,
         )
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from recsys.errors import UsageError
 from recsys.features.batch import Batch
 from recsys.features.column_names import SEGMENT_KEY
 from recsys.features.contract import FeatureContract
+from recsys.features.regrouped import Regrouping
 from recsys.features.schema import INTERACTION_NETWORK, FeatureKind, FeatureSchema
 from recsys.features.tables import table_configs
 
@@ -66,7 +66,8 @@ class InteractionFields(nn.Module):
         names = [feature.name for feature in used]
         tables = table_configs(contract, names, prefix=TABLE_PREFIX, dimension=dimension)
         self.ebc = EmbeddingBagCollection(tables=[*tables, segments])
-        self._keys = [*(feature.name for feature in used if feature.kind is not FeatureKind.DENSE), SEGMENT_KEY]
+        keys = [*(feature.name for feature in used if feature.kind is not FeatureKind.DENSE), SEGMENT_KEY]
+        self._regrouped = Regrouping([keys])
         # A buffer, so that it follows the module to its device; not persistent, as the schema gives it anew.
         self.register_buffer("dense_columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
         # What nn.Linear(1, D) starts with, for every dense feature: uniform between -1 and 1.
@@ -74,16 +75,11 @@ class InteractionFields(nn.Module):
         self.dense_bias = nn.Parameter(torch.empty(len(columns), dimension).uniform_(-1, 1))
         self.dimension = dimension
         self.has_tower_field = has_tower_field
-        self.num_fields = len(self._keys) + len(columns) + int(has_tower_field)
+        self.num_fields = len(keys) + len(columns) + int(has_tower_field)
 
     def look_up(self, batch: Batch) -> Tensor:
         """Return the pooled vectors of the sparse features and the segment, (B, F_sparse, D), for every row."""
-        segment = KeyedJaggedTensor(
-            keys=[SEGMENT_KEY], values=batch.segment, lengths=torch.ones_like(batch.segment, dtype=_lengths_type(batch))
-        )
-        pooled = self.ebc(KeyedJaggedTensor.concat([batch.sparse, segment]))
-        # By name: a sharded collection returns its keys in the order of its plan, not of its configuration.
-        return KeyedTensor.regroup([pooled], [self._keys])[0].unflatten(1, (-1, self.dimension))
+        return self._regrouped(batch.look_up(self.ebc, batch.sparse_and_segment))[0].unflatten(1, (-1, self.dimension))
 
     def forward(self, looked_up: Tensor, dense: Tensor, tower_field: Tensor | None) -> Tensor:
         """Put all fields of some rows side by side.
@@ -101,8 +97,3 @@ class InteractionFields(nn.Module):
         if tower_field is not None:
             fields.append(tower_field.unsqueeze(1))
         return torch.cat(fields, dim=1)
-
-
-def _lengths_type(batch: Batch) -> torch.dtype:
-    # Lengths may be int32 or int64, and two collections of ids join only where they agree.
-    return batch.sparse.lengths().dtype

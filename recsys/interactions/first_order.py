@@ -73,10 +73,19 @@ class FirstOrder(nn.Module):
                     table = self.ebc.embedding_bags[self._tables[name].name].weight
                     table.copy_(weights.to(table).unsqueeze(1).expand_as(table))
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Return the sum of every row's first-order weights, (B,)."""
+    def look_up(self, batch: Batch) -> Tensor | None:
+        """Return the sum of the weights of every row's ids, (B,); None where there are no ids but numbers alone."""
+        return None if self.ebc is None else batch.look_up(self.ebc, batch.sparse).values().sum(dim=1) / _COPIES
+
+    def forward(self, batch: Batch, looked_up: Tensor | None = None) -> Tensor:
+        """Return the sum of every row's first-order weights, (B,).
+
+        Args:
+            looked_up: what `look_up` gave for the batch; None to look it up now.
+        """
+        of_ids = self.look_up(batch) if looked_up is None else looked_up
         numbers = batch.dense[:, self.dense_columns] @ self.dense_weight
-        return numbers if self.ebc is None else self.ebc(batch.sparse).values().sum(dim=1) / _COPIES + numbers
+        return numbers if of_ids is None else of_ids + numbers
 
 
 def _table_name(feature: str, place: int) -> str:

@@ -29,23 +29,37 @@ class InteractionNetwork(nn.Module):
         self.deep = Mlp(crossing.output_width, hidden_widths, dropout)
         self.output_width = self.deep.output_width
 
-    def forward(self, batch: Batch, rows: Tensor | None = None, tower_field: Tensor | None = None) -> Tensor:
+    def look_up(self, batch: Batch) -> Tensor:
+        """Return the vectors of the batch's ids and segments, (B, F_sparse, D).
+
+        Every row is looked up, since a rank may not skip a sharded table.
+        """
+        return self.fields.look_up(batch)
+
+    def forward(
+        self,
+        batch: Batch,
+        rows: Tensor | None = None,
+        tower_field: Tensor | None = None,
+        looked_up: Tensor | None = None,
+    ) -> Tensor:
         """Return one vector per row.
 
-        Every row is looked up, since a rank may not skip a sharded table; only `rows` pass the layers. With no rows at
-        all the layers are not called, so that they get no gradient rather than a zero one.
+        Only `rows` pass the layers. With no rows at all the layers are not called, so that they get no gradient rather
+        than a zero one.
 
         Args:
             rows: (n,) int64 positions in the batch; None is all of them.
             tower_field: (n, D) where the fields have one for the tower, else None.
+            looked_up: what `look_up` gave for the batch; None to look it up now.
 
         Returns:
             (B, output_width), or (n, output_width).
         """
-        looked_up, dense = self.fields.look_up(batch), batch.dense
+        vectors, dense = self.look_up(batch) if looked_up is None else looked_up, batch.dense
         if rows is not None:
-            looked_up, dense = looked_up.index_select(0, rows), dense.index_select(0, rows)
-        if not len(looked_up):
+            vectors, dense = vectors.index_select(0, rows), dense.index_select(0, rows)
+        if not len(vectors):
             # No numbers, but a graph that reaches the tables.
-            return looked_up.flatten(1).sum(dim=1, keepdim=True).expand(0, self.output_width)
-        return self.deep(self.crossing(self.fields(looked_up, dense, tower_field)))
+            return vectors.flatten(1).sum(dim=1, keepdim=True).expand(0, self.output_width)
+        return self.deep(self.crossing(self.fields(vectors, dense, tower_field)))

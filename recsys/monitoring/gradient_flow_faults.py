@@ -142,11 +142,11 @@ def dead_and_blocked(done: Pass) -> Iterator[FlowFinding]:
     for gradient in done.due():
         if gradient.squared_norm is None:
             yield done.finding(*_why_unreached(done.trace, gradient), gradient)
-    cutting = [call for call in done.trace.calls if call.outputs and not nodes(call.inputs) <= call.graph]
+    cutting = [call for call in done.trace.calls if call.outputs and not nodes(call.given) <= call.graph]
     tables = [gradient for gradient in done.zeros() if gradient.is_table]
     for call in innermost(cutting):
         reason = f"`{call.name}` is given something that learns, and its output does not depend on it"
-        before = graph_behind(call.inputs)
+        before = graph_behind(call.given)
         # Tables of one kernel share one output: where one's columns are cut off, they get zeros and not nothing.
         starved = [table for table in tables if not table.sources.isdisjoint(before)]
         yield done.finding(FlowFault.BLOCKED, _recording(call), reason, *starved)
@@ -157,8 +157,8 @@ def leaking(done: Pass) -> Iterator[FlowFinding]:
     for part in done.frozen:
         # A graph that came in with an input may go through: that of tables that learn, through frozen layers.
         inside = [call for call in done.trace.calls if lies_in(call.module, [part])]
-        graphs = [call for call in inside if call.built_graph and not call.inputs]
-        place = min(graphs, key=lambda call: call.started).name if graphs else part
+        graphs = [call for call in inside if call.built_graph and not call.given]
+        place = min(graphs, key=lambda call: (len(list(call.ancestors())), call.started)).name if graphs else part
         touched = [g for g in done.gradients if lies_in(g.name, [part]) and g.squared_norm is not None]
         if graphs or touched:
             reason = f"`{part}` is frozen, and {'a gradient reaches it' if touched else 'its forward builds a graph'}"
@@ -249,6 +249,9 @@ def _why_unreached(trace: Trace, gradient: Gradient) -> tuple[FlowFault, str, st
     """Return the fault, its place and what was seen there."""
     if not gradient.is_asked_for:
         return FlowFault.DEAD, gradient.name, "its part learns, and it asks for no gradient (`requires_grad` is off)"
+    part = gradient.name.partition(".")[0]
+    if "." in gradient.name and not any(call.module == part for call in trace.calls):
+        return FlowFault.DEAD, gradient.name, f"`{part}` is never called"
     carriers = [call for call in trace.calls if not gradient.sources.isdisjoint(call.graph)]
     if carriers:
         return FlowFault.BLOCKED, *_end_of_graph(trace, gradient.sources, carriers)

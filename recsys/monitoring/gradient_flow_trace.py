@@ -30,6 +30,7 @@ class Call:
         has_graph_mode: whether autograd was recording when the call began.
         started: position in the order of all beginnings.
         inputs: floating tensors that ask for a gradient; `outputs`: all floating tensors.
+        given: those of the inputs that are not its own tables', looked up for it before it was called.
         ids: how many whole numbers went in, such as ids to look up.
         tables: of a kernel: the tables that at least one id looked up.
         is_finite, is_zero: whether all numbers that came out are.
@@ -40,6 +41,7 @@ class Call:
     has_graph_mode: bool
     started: int
     inputs: list[Tensor] = field(default_factory=list)
+    given: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     ids: int = 0
     tables: frozenset[str] = frozenset()
@@ -137,6 +139,7 @@ class Trace:
         call = self._call(name)
         call.inputs = [tensor for tensor in tensors if tensor.requires_grad]
         call.ids = sum(tensor.numel() for tensor in tensors[:1] if not tensor.is_floating_point())
+        self._adopt_look_ups(call)
         self._open.append(call)
 
     def _end(self, name: str, module: nn.Module, arguments: Any, keywords: Any, output: Any) -> None:
@@ -146,6 +149,18 @@ class Trace:
         call = self._call(collection_of(kernel.tables[0]))
         call.tables = _looked_up_tables(kernel, keywords["offsets"])
         self._keep(call, output)
+
+    def _adopt_look_ups(self, call: Call) -> None:
+        """Count the look-ups of a part's tables, made for it before it is called, as made within its call."""
+        part = f"{call.module}."
+        around = list(call.ancestors())
+        for earlier in self.calls:
+            outer = earlier.parent
+            # One whose caller lies in the part was made within the part already.
+            if outer in around and earlier.module.startswith(part) and not outer.module.startswith(part[:-1]):
+                earlier.parent = call
+        made = nodes(output for each in self.calls if call in each.ancestors() for output in each.outputs)
+        call.given = [each for each in call.inputs if made.isdisjoint(graph_behind([each]))]
 
     def _call(self, name: str) -> Call:
         return Call(name, self._open[-1] if self._open else None, torch.is_grad_enabled(), next(self._clock))
@@ -161,7 +176,9 @@ class Trace:
                 self._watched[id(tensor)] = tensor
                 self._hooks.append(tensor.register_hook(partial(self._arrive, tensor)))
 
-    def _arrive(self, tensor: Tensor, gradient: Tensor) -> None:
+    def _arrive(self, tensor: Tensor, gradient: Tensor | None) -> None:
+        if gradient is None:  # of several that one operation gave, none but others got one
+            return
         is_zero = gradient.numel() > 0 and not bool(gradient.any())
         self.arrivals.append(Arrival(tensor, bool(gradient.isfinite().all()), is_zero))
 

@@ -32,13 +32,13 @@ from recsys.run.folder import PREDICTIONS
 from recsys.run.serving import MODEL
 from recsys.run.streams import TEST
 from recsys.sharding.processes import device_kind
-from recsys.training.precision import FLOAT32
+from recsys.training.precision import HIGHEST
 
 GOLDEN = "golden"
 _ROWS, _EXPECTED = "rows.parquet", "expected.parquet"
 # Of a probability. The two are not equal to the bit: sums are taken in another order for another number of rows, and
-# raw numbers went through their encoding once more. On a GPU kernels differ too, and a run in a lower precision scores
-# with 11 bits of each factor (`recsys.training.precision`) where the served model has all.
+# raw numbers went through their encoding once more. On a GPU kernels differ too, and `training.matmul=tf32` scores with
+# 11 bits of each factor where the served model has all.
 _TOLERANCE, _TOLERANCE_OF_GPU, _TOLERANCE_OF_TF32 = 1e-6, 1e-5, 1e-2
 _PATIENCE_SECONDS = 900.0
 _LONGEST_REASON = 300  # characters
@@ -123,7 +123,7 @@ def _process(folder: Path) -> str:
 def _tolerance(config: RunConfig) -> float:
     if device_kind(config.runtime.device) == "cpu":
         return _TOLERANCE
-    return _TOLERANCE_OF_GPU if config.training.precision == FLOAT32 else _TOLERANCE_OF_TF32
+    return _TOLERANCE_OF_GPU if config.training.matmul == HIGHEST else _TOLERANCE_OF_TF32
 
 
 def _newest_rows(encoded: EncodedDataset, count: int) -> pa.Table:

@@ -1,8 +1,6 @@
 """A model ready to learn: in TorchRec's engine, with optimizers and stages; and the budget and settings of its loop."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -11,24 +9,24 @@ from recsys.build import build_ranker, build_rates, build_stages
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import LOGISTIC, LogisticRanker
-from recsys.monitoring.frozen_proof import frozen_parts
 from recsys.monitoring.out_of_memory import out_of_memory_explained
 from recsys.progress import Progress
 from recsys.run import fitted_baselines
-from recsys.run.streams import TRAIN, VALIDATION, divided_days, ranker_stream, started
+from recsys.run.batch_size import largest_batch
+from recsys.run.streams import TRAIN, divided_days, ranker_stream, started
 from recsys.run.warm_start import WarmStart
+from recsys.sharding.input_ahead import InputAhead
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
 from recsys.training.budget import budget_for
-from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopSettings
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
 from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
 
-_LARGEST_BATCH, _ROWS_SEEN = 2048, 200_000  # of a ranker whose budget follows the rows
+_RATED_BATCH, _ROWS_SEEN = 2048, 200_000  # of a ranker whose budget follows the rows
 _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
 
 
@@ -82,8 +80,15 @@ def ready_ranker(
     stream = ranker_stream(config, encoded, context)
     logistic = baselines[LOGISTIC]
     assembly = assemble_ranker(config, artifact, start or logistic, encoded, stream.num_batches, context)
+    begin_ahead(stream, assembly.wrapped, context)
     first = assembly.wrapped if start else logistic.to(context.device)
     return ReadyRanker(config, context, stream, baselines, first, assembly)
+
+
+def begin_ahead(stream: BatchStream, ranker: nn.Module, context: ProcessContext) -> None:
+    """Let the training stream begin the wrapped ranker's look-ups a batch ahead; a CPU would gain nothing by it."""
+    if context.device.type == "cuda":
+        stream.prepare = InputAhead(ranker)
 
 
 def assemble(
@@ -115,7 +120,12 @@ def assemble(
     # A kernel's update rule is attached when it is made: tables that thaw later need theirs from the start.
     widths = "the widths of the tower's or the network's vectors, or use more processes"
     with out_of_memory_explained("while the tables were placed", widths, context.device):
-        wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
+        wrapped = wrap_ranker(
+            model,
+            optimizers_in(stages[-1].mode, dense, tables)[1],
+            context,
+            table_precision=training.table_precision,
+        )
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return Assembly(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
 
@@ -157,37 +167,19 @@ def assemble_ranker(
     return assemble(ranker, training, stages, rates, steps, context)
 
 
-@contextmanager
-def cached_tower(
-    wrapped: nn.Module,
-    megabytes: int | None,
-    encoded: EncodedDataset,
-    context: ProcessContext,
-    attach: Callable[[str, str], None],
-) -> Iterator[None]:
-    """Within it a frozen tower's vectors are kept, once computed, in so much memory.
-
-    A tower that learns, or `megabytes` of None, is left as it is.
+def with_budget(
+    training: TrainingConfig,
+    rows: int,
+    largest_batch: int,
+    rows_seen: int = _ROWS_SEEN,
+    rated_batch: int = _RATED_BATCH,
+) -> TrainingConfig:
+    """Return the training with its batch size and epochs settled for so many rows, and the rates that go with them.
 
     Args:
-        encoded: the data that come.
-        attach: called at the end with the name and the text of a file on how the cache did.
+        rated_batch: the batch size that the rates are meant for.
     """
-    rows = encoded.rows(TRAIN) + encoded.rows(VALIDATION)
-    cache = TowerCache(wrapped, megabytes, context, rows) if megabytes and frozen_parts(wrapped) else None
-    try:
-        yield
-    finally:
-        if cache is not None:
-            attach("tower_cache.json", json.dumps(cache.record(), indent=2))
-            cache.close()
-
-
-def with_budget(
-    training: TrainingConfig, rows: int, largest_batch: int = _LARGEST_BATCH, rows_seen: int = _ROWS_SEEN
-) -> TrainingConfig:
-    """Return the training with its batch size and epochs settled for so many rows, and the rates that go with them."""
-    budget = budget_for(rows, largest_batch, rows_seen)
+    budget = budget_for(rows, largest_batch, rows_seen, rated_batch)
     if training.batch_size is None:
         training = replace(
             training,
@@ -202,7 +194,9 @@ def with_ranker_budget(config: RunConfig, encoded: EncodedDataset) -> RunConfig:
     """Return the run with its budget settled for the rows that the ranker learns from."""
     days = encoded.days(TRAIN)
     rows = sum(days[day] for day in divided_days(encoded, config.training.tower_day_share)[1])
-    return replace(config, training=with_budget(config.training, rows))
+    training = config.training
+    largest = training.batch_size or largest_batch(config, encoded)
+    return replace(config, training=with_budget(training, rows, largest))
 
 
 def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tuple[str, ...] = ()) -> LoopSettings:
@@ -216,6 +210,7 @@ def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tu
     return LoopSettings(
         max_steps=max_steps,
         report_every=training.report_every,
+        report_seconds=training.report_seconds,
         norms_every=_often_enough(training.norms_every, max_steps, _NORM_POINTS),
         segment_view_every=_often_enough(training.segment_view_every, max_steps, _SEGMENT_POINTS),
         validate_every=max(1, batches_per_epoch // training.validations_per_epoch),

@@ -16,7 +16,7 @@ from recsys.errors import DataError
 from recsys.evaluation.split_evaluation import evaluation_mode
 from recsys.features.batch import Batch
 from recsys.progress import Progress
-from recsys.run.assemble import assemble, loop_settings, with_budget
+from recsys.run.assemble import assemble, begin_ahead, loop_settings, with_budget
 from recsys.run.record import open_store, run_params, step_metrics
 from recsys.run.result_keys import code_of, rows_of, settings_of
 from recsys.run.streams import (
@@ -51,7 +51,10 @@ _RECALL_AT = 20
 _LARGEST_BATCH = 4096  # every row of a batch is a negative for the others, so more help
 _ROWS_SEEN = 2_000_000
 # A tower is made before the ranker is, and not measured on the test split.
-_NO_EFFECT_ON_TOWER = ("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily")
+_NO_EFFECT_ON_TOWER = (
+    *("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily"),
+    *("training.table_precision", "training.largest_batch", "training.compile"),
+)
 # It has no segments, checkpoints or lists to rank either, so its params have "none" there.
 _NOT_RECORDED = (
     *(key for key in _NO_EFFECT_ON_TOWER if key != "data"),
@@ -142,13 +145,16 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     assert isinstance(tower_config, TwoTowerConfig)
     days, _ = divided_days(encoded, config.training.tower_day_share)
     rows = sum(encoded.days(TRAIN)[day] for day in days)
-    training = with_budget(_training_of(tower_config, config.training), rows, _LARGEST_BATCH, _ROWS_SEEN)
+    training = with_budget(
+        _training_of(tower_config, config.training), rows, _LARGEST_BATCH, _ROWS_SEEN, rated_batch=_LARGEST_BATCH
+    )
     config = replace(config, training=training)
     context = started(config)
     stream = training_stream(config, encoded, context, days)
     settings = loop_settings(config.training, stream.num_batches)
     objective = _objective(tower_config, encoded, days, config, context.device)
     assembly = assemble(objective, config.training, [TrainingStage(END_TO_END)], {}, settings.max_steps, context)
+    begin_ahead(stream, assembly.wrapped, context)
     best, state = BestWeights(assembly.wrapped), LoopState()
     validation = scoring_stream(config, encoded, VALIDATION, context)
 
@@ -197,9 +203,13 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
 
 
 def _training_of(tower: TwoTowerConfig, training: TrainingConfig) -> TrainingConfig:
-    """The loop's budget and rates for pre-training; what the tower does not say is as in training."""
+    """The loop's budget and rates for pre-training; what the tower does not say is as in training.
+
+    Its tables are float32 in any case: a ranker in which they stay frozen keeps their bits.
+    """
     return replace(
         training,
+        table_precision="float32",
         seed=tower.seed,
         batch_size=tower.batch_size,
         epochs=tower.epochs,

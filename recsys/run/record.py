@@ -17,7 +17,7 @@ from recsys.run.streams import RANKING_TEST, TEST
 from recsys.tracking import figures, names
 from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore
-from recsys.training.loop import StepReport
+from recsys.training.reports import StepReport
 
 CUTOFF = 20
 FOLLOWED = (names.TRAIN_LOSS, names.score(names.VALIDATION, LOG_LOSS.name), names.auc(names.VALIDATION))
@@ -121,6 +121,7 @@ def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, 
         epoch=report.epoch,
         rows_per_second=report.rows_per_second,
         data_wait_share=report.data_wait_share,
+        gpu_idle_share=report.gpu_idle_share,
         skipped_batches=report.non_finite_batches,
     )
     for name, value in (report.validation or {}).items():

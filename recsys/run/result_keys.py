@@ -13,6 +13,7 @@ from recsys.config import KINDS, RunConfig, config_document
 from recsys.config.kinds import MODULE
 from recsys.datasets.encoded import EncodedDataset
 from recsys.files import fingerprint_of
+from recsys.monitoring.device_memory import memory_bytes
 from recsys.scheduling.code_version import reached_code
 from recsys.sharding.processes import device_kind
 
@@ -24,11 +25,13 @@ SETTINGS_WITHOUT_EFFECT: Mapping[str, str] = {
     "runtime.memory_limit": "rows are prepared the same in any memory",
     "tracking": "where a run is recorded, and how its machine fared",
     "training.report_every": "how often a run is looked at",
+    "training.report_seconds": "how often a run is looked at",
     "training.norms_every": "how often its gradients are read",
     "training.segment_view_every": "how often they are read by segment",
     "training.decode_threads": "rows come in the same order from any number of them",
     "training.checkpoint_every": "a run that goes on ends as an unbroken one",
     "training.keep_checkpoints": "older ones are not read",
+    "training.tower_cache": "a frozen tower's vectors are the same, kept or computed again",
     "training_mode.cache_megabytes": "a frozen tower's vectors are the same, kept or computed again",
 }
 """Keys of the configuration, or groups, and why none of them counts."""
@@ -90,6 +93,9 @@ def settings_of(config: RunConfig, without: Collection[str] = ()) -> dict[str, A
     document = config_document(config)
     # `auto` counts as what it comes to: for one seed a GPU draws other numbers, and its kernels round differently.
     document["runtime"]["device"] = device_kind(config.runtime.device)
+    if config.training.batch_size is None and config.training.largest_batch is None:
+        # By memory: it counts as how much there is, for a batch of another size has other results.
+        document["training"]["largest_batch"] = f"in {memory_bytes(config.runtime.device)} bytes"
     for kinds in KINDS:
         # What a user's own module says counts, and not what it is called.
         if MODULE in (kind := document[kinds.group]):

@@ -38,7 +38,8 @@ def export_run(
     """
     contract = encoded.contract
     vocabularies = {table: encoded.vocabulary(table) for table in contract.table_rows}
-    weights = whole_state(wrapped)
+    # Whatever its tables learned in, a served model is float32, to which float16 goes without a change.
+    weights = {name: each.float() if each.is_floating_point() else each for name, each in whole_state(wrapped).items()}
     prefix = f"{TOWER}."
     tower = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
     version = version_of(artifact).after(tower)

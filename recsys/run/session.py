@@ -130,7 +130,7 @@ class Session:
         ):
             progress(label, report.step, settings.max_steps)
             self._contracts.attach(tracked)
-            metrics = step_metrics(report) | {names.STAGE: float(stages.state.stage)}
+            metrics = step_metrics(report) | {names.STAGE: float(report.stage)}
             tracked.log_step(report.step, metrics)
             curves.add(report.step, metrics)
         if self._state.ended != "asked":

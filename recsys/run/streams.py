@@ -9,11 +9,13 @@ from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.interactions.fields import require_features
 from recsys.monitoring.out_of_memory import out_of_memory_explained
-from recsys.sharding.processes import ProcessContext, start_processes
+from recsys.sharding.processes import ProcessContext, local_processes, start_processes
 from recsys.streaming.loader import BatchStream
 from recsys.tracking.run import DatasetUse
 from recsys.training.precision import set_single_products
 
+# Each feeds some two million rows a second: what a GPU takes, with half of them to spare.
+_MOST_DECODE_THREADS = 8
 TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_test"
 
 
@@ -37,12 +39,19 @@ def training_stream(
         shuffle=training.row_order == "shuffled",
         in_step=training.row_order == "time",
         shuffle_buffer_rows=training.shuffle_buffer_rows,
-        decode_threads=training.decode_threads,
+        decode_threads=decode_threads(config),
         device=context.device,
         days=days,
         rank=context.rank,
         world_size=context.world_size,
     )
+
+
+def decode_threads(config: RunConfig) -> int:
+    """How many threads decode rows: as configured, or this process's share of the cores but one, 8 at most."""
+    if config.training.decode_threads is not None:
+        return config.training.decode_threads
+    return max(1, min(_MOST_DECODE_THREADS, config.runtime.cores // local_processes() - 1))
 
 
 def divided_days(encoded: EncodedDataset, share: float) -> tuple[list[str], list[str]]:
@@ -80,7 +89,7 @@ def scoring_stream(
         seed=0,
         shuffle=False,
         shuffle_buffer_rows=config.training.shuffle_buffer_rows,
-        decode_threads=config.training.decode_threads,
+        decode_threads=decode_threads(config),
         device=context.device,
         extras=[name for name in extras if name in encoded.contract.extras],
         days=days,
@@ -90,14 +99,14 @@ def scoring_stream(
 
 
 def started(config: RunConfig) -> ProcessContext:
-    """Join the process group and keep to the configured device, precision of products and number of threads.
+    """Join the process group and keep to the configured device, kind of products and number of threads.
 
     Raises:
         UsageError: see `start_processes`.
     """
     torch.set_num_threads(config.runtime.cores)
     context = start_processes(config.runtime.device)
-    set_single_products(config.training.precision, context.device)
+    set_single_products(config.training.matmul, context.device)
     return context
 
 

@@ -7,8 +7,9 @@ from recsys.datasets.encoded import EncodedDataset
 from recsys.files import clear_leftovers, ensure_writable, write_text_atomically
 from recsys.progress import Progress
 from recsys.run import prepare, pretrain
-from recsys.run.assemble import cached_tower, ready_ranker
+from recsys.run.assemble import ready_ranker
 from recsys.run.audit import flow_report, require_flow
+from recsys.run.cached_tower import cached_tower
 from recsys.run.folder import CHECKPOINTS, CONFIG, RunIdentity, RunResult, load_result
 from recsys.run.record import open_store, run_params
 from recsys.run.session import Session
@@ -27,6 +28,7 @@ from recsys.towers.artifact import TowerArtifact
 from recsys.tracking import names
 from recsys.tracking.run import start_run
 from recsys.tracking.store import TrackingStore
+from recsys.training.compiled_layers import CompiledLayers, require_compiler
 
 
 def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume: bool = False) -> RunResult:
@@ -45,6 +47,8 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     for folder in (identity.folder.parent, config.runtime.towers):
         ensure_writable(folder)
     device_kind(config.runtime.device)
+    if config.training.compile:
+        require_compiler()
     store = open_store(config)
     encoded = prepare.run(config, progress)
     require_rows(encoded, (TRAIN, VALIDATION, TEST))
@@ -93,9 +97,13 @@ def fit_and_measure(
         clear_leftovers(identity.folder, identity.folder / CHECKPOINTS)
         session.describe(tracked)
         require_flow(tracked, flow_report(config, encoded, assembly, context))
-        with cached_tower(assembly.wrapped, config.training_mode.cache_megabytes, encoded, context, tracked.attach):
+        layers = CompiledLayers(assembly.wrapped) if config.training.compile else None
+        with cached_tower(assembly.wrapped, config, encoded, context, tracked.attach):
             cost = session.train(tracked, request, progress)
         # The last checkpoint holds all that was learnt, and a pass over the test split may take longer than a scheduler
         # waits before it kills.
         request.obey_at_once()
-        return session.finish(tracked, cost, progress)
+        result = session.finish(tracked, cost, progress)
+        if layers is not None:
+            tracked.log_final({names.COMPILED_GRAPHS: float(layers.graphs)})
+        return result

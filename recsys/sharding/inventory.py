@@ -19,6 +19,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBat
 from torch import Tensor, nn
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.modules.embedding_configs import data_type_to_dtype
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from recsys.sharding.cached_rows import refuse_cached_rows
@@ -248,7 +249,10 @@ def _sharded_tables(path: str, collection: ShardedEmbeddingBagCollection) -> dic
     }
     return {
         _name(path, config.name): TableEntry(
-            (config.num_embeddings, config.embedding_dim), torch.float32, rules[config.name], is_sharded=True
+            (config.num_embeddings, config.embedding_dim),
+            data_type_to_dtype(config.data_type),
+            rules[config.name],
+            is_sharded=True,
         )
         for config in collection._embedding_bag_configs
     }

@@ -7,7 +7,7 @@ memory: it opens no port, and any number of runs can start on one machine at the
 import ctypes
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +81,15 @@ def device_kind(wished: str) -> str:
     if torch.cuda.is_available():
         return CUDA
     if wished == CUDA:
-        raise UsageError(f"`runtime.device` is cuda, but {why_no_gpu()}. Set runtime.device=auto, or cpu.")
+        raise UsageError(
+            f"`runtime.device` is cuda, but {why_no_gpu()}. Set runtime.device=auto, or cpu, and leave out trainer=gpu."
+        )
     return CPU
+
+
+def local_processes() -> int:
+    """How many processes of the run share this machine: as torchrun says, or one."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def why_no_gpu() -> str:
@@ -122,11 +129,22 @@ def gathered(mine: Any) -> list[Any]:
 
 def any_process(is_so: bool, context: ProcessContext) -> bool:
     """Return whether it is so in any process. Every process calls it."""
+    return each_in_any_process((is_so,), context)[0]
+
+
+def each_in_any_process(facts: Sequence[bool], context: ProcessContext) -> list[bool]:
+    """Return of each fact whether it is so in any process, all in one exchange. Every process calls it with as many."""
     if context.world_size == 1:
-        return is_so
-    flag = torch.tensor(int(is_so))  # on the CPU: the host knows it, and the device need not be waited for
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag)
+        return list(facts)
+    flags = torch.tensor(facts, dtype=torch.int32)  # on the CPU: the host knows, and the device need not be waited for
+    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+    return [bool(flag) for flag in flags]
+
+
+def wait_for_device(device: torch.device) -> None:
+    """Wait for what is queued on a GPU's current stream; a CPU queues nothing."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
 
 
 def _keep_freed_memory() -> None:

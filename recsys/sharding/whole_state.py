@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from recsys.errors import DataError
 from recsys.sharding.inventory import Inventory, TableEntry, TableShard, inventory_of
 
-# Integers as wide as a number of so many bytes.
-_BIT_VIEWS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Integers to sum a number of so many bytes as; of two bytes neither gloo nor NCCL has any.
+_BIT_VIEWS = {1: torch.int8, 2: torch.int8, 4: torch.int32, 8: torch.int64}
 
 
 def table_weights(module: nn.Module | Inventory) -> dict[str, Tensor]:

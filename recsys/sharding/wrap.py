@@ -19,11 +19,13 @@ from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.modules.embedding_configs import DataType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.errors import UsageError
 from recsys.sharding.inventory import WrappedRanker, take_inventory
+from recsys.sharding.one_process import leave_out_exchange
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.replicated import ReplicatedTables
 from recsys.sharding.weighted_mean import DividedWeights, as_weighted_sums
@@ -37,6 +39,8 @@ _UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
 }
 RULE_NAMES = {"rowwise_adagrad": "exact_row_wise_adagrad", "adagrad": "exact_adagrad", "sgd": "exact_sgd"}
 """What the fused kernels call these rules."""
+# Those that the fused kernels train in, on CPUs and GPUs.
+_TABLE_TYPES = {"float32": DataType.FP32, "float16": DataType.FP16}
 _SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel")
 
 
@@ -60,6 +64,14 @@ class TableOptimizer:
             )
 
 
+_KERNELS = {
+    # The default check serves row 0 for an id that is out of range, and rewrites the batch.
+    "bounds_check_mode": BoundsCheckMode.FATAL,
+    # Of half-precision weights, on a GPU: an update below the last bit is made as often as it is large, where rounding
+    # to nearest would lose it every time. A CPU's kernels round to nearest.
+    "stochastic_rounding": True,
+}
+
 # A kernel cannot be without an update rule: with none attached it takes fbgemm's default, SGD at rate 0.01. This one
 # keeps no state and changes nothing; that no gradient reaches it either is the frozen part's own doing.
 _FROZEN = TableOptimizer("sgd", learning_rate=0.0)
@@ -70,8 +82,9 @@ def wrap_ranker(
     table_optimizers: Mapping[str, TableOptimizer | None],
     context: ProcessContext,
     sharding: Mapping[str, str] | None = None,
+    table_precision: str = "float32",
 ) -> WrappedRanker:
-    """Shard the ranker's tables, replicate the rest, and keep every weight as it was.
+    """Shard the ranker's tables, replicate the rest, and keep every weight as it was, or in half as many bits.
 
     Args:
         ranker: changed in place; afterwards it is the returned wrapper's `.module`, with the same named children.
@@ -79,6 +92,8 @@ def wrap_ranker(
             has tables must be named.
         sharding: by name of the part: "table_wise" (the default), "row_wise", "column_wise", or "data_parallel" for
             tables that every process holds whole and that learn through a `TableGate` alone (`replicated.py`).
+        table_precision: of the sharded tables that learn, "float32" or "float16"; what is looked up, its gradient and
+            the accumulators are float32. A frozen table keeps every bit that it came with.
 
     Raises:
         UsageError: a part with tables has no entry, a table's width is no multiple of 4, or row-wise Adagrad meets
@@ -102,7 +117,7 @@ def wrap_ranker(
         if kind == "data_parallel":
             _replicate(ranker, path, collection, optimizer, context)
         else:
-            _attach(collection, optimizer)
+            _attach(collection, optimizer, "float32" if optimizer is _FROZEN else table_precision)
     plan = _plan(_collections_by_part(ranker), kinds, context)
     # TorchRec fills sharded tables with fresh random numbers unless they came from another device than the CPU.
     weights = table_weights(ranker)
@@ -111,16 +126,18 @@ def wrap_ranker(
         env=ShardingEnv.from_process_group(dist.group.WORLD),
         device=context.device,
         plan=plan,
-        # The default check serves row 0 for an id that is out of range, and rewrites the batch.
-        sharders=[EmbeddingBagCollectionSharder(fused_params={"bounds_check_mode": BoundsCheckMode.FATAL})],
+        sharders=[EmbeddingBagCollectionSharder(fused_params=dict(_KERNELS))],
         data_parallel_wrapper=_Replicated(),
     )
     wrapped.inventory = take_inventory(wrapped.module)
     load_table_weights(wrapped, weights)
     for path, collection in collections.items():
-        _take_after(wrapped.module.get_submodule(path), collection)
+        wrapped_collection = wrapped.module.get_submodule(path)
+        _take_after(wrapped_collection, collection)
         if means_of[path]:
-            wrapped.module.get_submodule(path).register_forward_pre_hook(DividedWeights(means_of[path]))
+            wrapped_collection.register_forward_pre_hook(DividedWeights(means_of[path]))
+        if context.world_size == 1:
+            leave_out_exchange(wrapped_collection)
     _broadcast_replicated(wrapped, context)
     return wrapped
 
@@ -191,8 +208,9 @@ def _check_tables(path: str, collection: EmbeddingBagCollection, optimizer: Tabl
             )
 
 
-def _attach(collection: EmbeddingBagCollection, optimizer: TableOptimizer) -> None:
+def _attach(collection: EmbeddingBagCollection, optimizer: TableOptimizer, precision: str) -> None:
     for config in collection.embedding_bag_configs():
+        config.data_type = _TABLE_TYPES[precision]
         # Called once more on the sharded tables, also on the empty piece of a process that holds none; the weights
         # that the tables have now are loaded afterwards anyway.
         config.init_fn = _leave_as_it_is

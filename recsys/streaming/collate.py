@@ -32,6 +32,7 @@ class Collator:
     def __init__(self, schema: FeatureSchema, extras: Sequence[str], memory: ReusedMemory | PinnedMemory) -> None:
         self._dense = [feature.name for feature in schema.dense]
         self._sparse = [feature.name for feature in schema.sparse]
+        self._num_segments = len(schema.segments)
         self._is_weighted = schema.weight is not None
         self._extras = tuple(extras)
         self._memory = memory
@@ -43,13 +44,15 @@ class Collator:
             As many rows as the parts have together: dense (B, F of dense features), the others (B,), sparse as a
             KeyedJaggedTensor with the keys in the schema's order.
         """
+        segment = self._column(parts, SEGMENT, torch.int64)
         return Batch(
             dense=self._dense_matrix(parts),
             sparse=self._jagged(parts),
-            segment=self._column(parts, SEGMENT, torch.int64),
+            segment=segment,
             label=self._column(parts, LABEL, torch.float32),
             weight=self._column(parts, WEIGHT, torch.float32) if self._is_weighted else self._ones(parts),
             extra=self._extra(parts),
+            segment_counts=tuple(np.bincount(segment.numpy(), minlength=self._num_segments).tolist()),
         )
 
     def _dense_matrix(self, parts: Sequence[Rows]) -> Tensor:
@@ -64,13 +67,17 @@ class Collator:
         """All sparse features; feature f of row b has its number of ids at `lengths[f * B + b]`."""
         B = _count(parts)
         slices = [_slices(parts, name) for name in self._sparse]
-        flat = [column.flat if isinstance(column, ListView) else column for columns in slices for column in columns]
-        values = self._memory.empty("values", [sum(map(len, flat))], torch.int64)
-        np.concatenate(flat, out=values.numpy())
+        by_key = [[column.flat if isinstance(column, ListView) else column for column in columns] for columns in slices]
+        ids = [sum(map(len, flat)) for flat in by_key]
+        values = self._memory.empty("values", [sum(ids)], torch.int64)
+        np.concatenate([column for flat in by_key for column in flat], out=values.numpy())
         lengths = self._memory.empty("lengths", [len(self._sparse), B], torch.int32)
         for target, columns in zip(lengths.numpy(), slices, strict=True):
             np.concatenate([_lengths(column) for column in columns], out=target)
-        return KeyedJaggedTensor(keys=self._sparse, values=values, lengths=lengths.view(-1), stride=B)
+        # The ids of each feature are counted here, or every look-up would wait for the device to add up its lengths.
+        return KeyedJaggedTensor(
+            keys=self._sparse, values=values, lengths=lengths.view(-1), stride=B, length_per_key=ids
+        )
 
     def _extra(self, parts: Sequence[Rows]) -> Mapping[str, Tensor]:
         types = {

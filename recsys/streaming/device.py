@@ -4,19 +4,30 @@ On a GPU the copy runs on a stream of its own while the step before it computes;
 and the same calls pass it through.
 """
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 
 from recsys.features.batch import Batch
 
+Preparation = Callable[[Batch], Callable[[], None]]
+"""Begins work on a batch that is still to be handed out; what it returns ends that work right before."""
+
 
 @dataclass(frozen=True)
 class SentBatch:
-    """A batch that is on its way; `arrival` is set where the copy runs on a stream."""
+    """A batch that is on its way.
+
+    Attributes:
+        arrival: set where the copy runs on a stream.
+        end: ends what `DeviceCopy.begin` began.
+    """
 
     batch: Batch
     arrival: torch.cuda.Event | None
+    end: Callable[[], None] | None = None
 
 
 class DeviceCopy:
@@ -30,6 +41,8 @@ class DeviceCopy:
         self._device = device
         self.pins = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if self.pins else None
+        # Of its own, where no copy of a later batch comes in between.
+        self._preparing = torch.cuda.Stream(device) if self.pins else None
 
     def send(self, batch: Batch) -> SentBatch:
         """Begin the copy, from any thread; does not wait for it."""
@@ -38,11 +51,35 @@ class DeviceCopy:
         with torch.cuda.stream(self._stream):
             return SentBatch(batch.to(self._device, non_blocking=True), self._stream.record_event())
 
+    def begin(self, sent: SentBatch, prepare: Preparation) -> SentBatch:
+        """Begin work on the batch once it has been copied, beside the step that computes; in the caller's thread."""
+        self._hand_to(self._preparing, sent.batch, sent.arrival)
+        with torch.cuda.stream(self._preparing):
+            return replace(sent, end=prepare(sent.batch))
+
     def receive(self, sent: SentBatch) -> Batch:
         """Hand the batch to the caller's current stream, which waits for the copy; the caller itself does not."""
-        if sent.arrival is not None:
-            current = torch.cuda.current_stream(self._device)
-            current.wait_event(sent.arrival)
-            # The memory belongs to the copy's stream, which would give it out again while the step still reads it.
-            sent.batch.record_stream(current)
+        arrival = sent.arrival
+        if sent.end is not None:
+            with torch.cuda.stream(self._preparing):
+                sent.end()
+                arrival = None if self._preparing is None else self._preparing.record_event()
+        self._hand_to(None if arrival is None else torch.cuda.current_stream(self._device), sent.batch, arrival)
         return sent.batch
+
+    @staticmethod
+    def _hand_to(stream: torch.cuda.Stream | None, batch: Batch, arrival: torch.cuda.Event | None) -> None:
+        if stream is not None and arrival is not None:
+            stream.wait_event(arrival)
+            # The memory belongs to another stream, which would give it out again while this one still reads it.
+            batch.record_stream(stream)
+
+
+def one_ahead(batches: Iterable[SentBatch]) -> Iterator[SentBatch]:
+    """Yield the batches, each once the next one is there."""
+    held: deque[SentBatch] = deque()
+    for batch in batches:
+        if held:
+            yield held.popleft()
+        held.append(batch)
+    yield from held

@@ -19,7 +19,7 @@ from recsys.errors import DataError, UsageError
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.streaming.collate import Collator
-from recsys.streaming.device import DeviceCopy, SentBatch
+from recsys.streaming.device import DeviceCopy, Preparation, SentBatch, one_ahead
 from recsys.streaming.dropping import without_dropped
 from recsys.streaming.memory import PinnedMemory, ReusedMemory
 from recsys.streaming.pools import PoolReader, decoding, in_batches, most_rows_in_memory, prefetched, rows_ahead
@@ -111,6 +111,11 @@ class BatchStream:
         """Rows that this rank reads in an epoch; ranks differ by at most one."""
         self.num_batches = count_batches(split_rows, world_size, batch_size)
         """Batches in an epoch, the same on every rank."""
+        self.prepare: Preparation | None = None
+        """Begins work on each batch, on the stream of its copy, before the batch in front of it is handed out.
+
+        A batch is then held one ahead, in the caller's thread; it still counts as consumed only when it is handed out.
+        """
         self.epoch = 0
         """The epoch that iterating yields, from 0."""
         self.wait_seconds = 0.0
@@ -194,16 +199,21 @@ class BatchStream:
     def _rest_of_epoch(self) -> Generator[Batch, None, None]:
         host = self._sent_batches(*self._remaining())
         with closing(prefetched(host, _BATCHES_AHEAD) if self._decode_threads else host) as batches:
-            while True:
-                began = time.perf_counter()
-                sent = next(batches, None)
-                self.wait_seconds += time.perf_counter() - began
-                if sent is None:
-                    break
+            awaited = self._awaited(batches)
+            for sent in awaited if self.prepare is None else one_ahead(awaited):
                 # Counted before the caller has it: whoever saves the state while holding a batch has consumed it.
                 self._consumed += 1
                 yield self._copy.receive(sent)
         self.epoch, self._past, self._consumed = self.epoch + 1, (), 0
+
+    def _awaited(self, batches: Iterator[SentBatch]) -> Iterator[SentBatch]:
+        while True:
+            began = time.perf_counter()
+            sent = next(batches, None)
+            self.wait_seconds += time.perf_counter() - began
+            if sent is None:
+                return
+            yield sent if self.prepare is None else self._copy.begin(sent, self.prepare)
 
     def _remaining(self) -> tuple[list[PoolSlice], list[int]]:
         """This rank's rows of the epoch that are not consumed, and the sizes of their batches."""

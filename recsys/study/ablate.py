@@ -130,7 +130,7 @@ def _charted(study: FinishedStudy) -> list[str]:
     sections = ("train/", "perf/", f"{names.VALIDATION}/")
     curves = load_curves(study.arms[0].folder)
     steps = [name for name in curves if name not in followed and not name.startswith(sections)]
-    followed.append(names.TRAIN_SECONDS)
+    followed += [names.TRAIN_SECONDS, *({names.GPU_IDLE_SHARE} & curves.keys())]
     scored = final_metrics(study.arms[0].result.scores).values()
     return [*steps, *followed, *(name for named in scored for name in named if "support" not in name)]
 

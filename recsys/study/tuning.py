@@ -14,11 +14,13 @@ from recsys.errors import TrainingError
 from recsys.files import write_text_atomically
 from recsys.progress import Progress, silent
 from recsys.run import prepare, pretrain
-from recsys.run.assemble import cached_tower, loop_settings, ready_ranker
+from recsys.run.assemble import loop_settings, ready_ranker
+from recsys.run.cached_tower import cached_tower
 from recsys.run.fitted_baselines import validation_of
 from recsys.run.folder import read_record
 from recsys.run.stopping import StopRequest, stoppable
 from recsys.towers.artifact import TowerArtifact
+from recsys.training.compiled_layers import CompiledLayers
 from recsys.training.loop import LoopState, train_steps
 from recsys.training.loss import click_objective
 from recsys.training.snapshot import BestWeights
@@ -171,9 +173,9 @@ def _fit(
     settings = loop_settings(config.training, stream.num_batches, segments)
     # A trial records no gradients, so it need not read them.
     settings = replace(settings, norms_every=settings.max_steps + 1, segment_view_every=0)
-    with cached_tower(
-        assembly.wrapped, config.training_mode.cache_megabytes, encoded, context, lambda name, text: None
-    ):
+    if config.training.compile:
+        CompiledLayers(assembly.wrapped)
+    with cached_tower(assembly.wrapped, config, encoded, context, lambda name, text: None):
         for _ in train_steps(
             assembly.wrapped,
             assembly.optimizers,

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from recsys.errors import DataError, UsageError
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
+from recsys.features.regrouped import Regrouping
 from recsys.features.schema import ITEM_TOWER, USER_TOWER, FeatureKind, FeatureSchema
 from recsys.features.tables import table_configs
 from recsys.towers.row_digests import row_digests
@@ -137,6 +137,7 @@ class EmbeddingTower(nn.Module):
         self.output_width = spec.width * (3 if spec.user_features else 1)
         sides = [[schema.feature(name) for name in names] for names in (spec.user_features, spec.item_features)]
         self._groups = [[f.name for f in side if f.kind is not FeatureKind.DENSE] for side in sides if side]
+        self._regrouped = Regrouping(self._groups)
         names = spec.user_features + spec.item_features
         self.ebc = EmbeddingBagCollection(
             tables=table_configs(contract, names, prefix=TABLE_PREFIX, dimension=spec.table_dimension)
@@ -161,11 +162,23 @@ class EmbeddingTower(nn.Module):
                 child.eval()
         return self
 
-    def sides(self, batch: Batch, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def look_up(self, batch: Batch) -> list[Tensor] | None:
+        """Return, per side, the pooled vectors of its ids, (B, W); None where a cache answers for the tower.
+
+        Every row is looked up, since a rank may not skip a sharded table.
+        """
+        return None if self.cache is not None and self.is_frozen else self._looked_up(batch)
+
+    def sides(
+        self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the user vectors and the item vectors, each (B, D), or (n, D) for the n `rows`.
 
-        A two-tower's are of unit length. Every row is looked up, since a rank may not skip a sharded table; with no
-        rows at all the layers above the tables are not called: they get no gradient rather than a zero one.
+        A two-tower's are of unit length. With no rows at all the layers above the tables are not called: they get no
+        gradient rather than a zero one.
+
+        Args:
+            looked_up: what `look_up` gave for the batch; None to look it up now.
 
         Raises:
             UsageError: the tower has no user side.
@@ -175,22 +188,23 @@ class EmbeddingTower(nn.Module):
                 "This tower has no user side: no list feature of the user tower shares the item's table. Give the "
                 "schema one, or use the tower for its item vectors only."
             )
-        user, item = self._vectors(batch, rows)
+        user, item = self._vectors(batch, rows, looked_up)
         return user, item
 
-    def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+    def forward(self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None) -> Tensor:
         """Return what the ranker joins: u, v and u * v side by side, or v alone where there is no user side.
 
         Args:
             rows: (n,) int64 positions in the batch; None is all of them.
+            looked_up: what `look_up` gave for the batch; None to look it up now.
 
         Returns:
             (B, output_width), or (n, output_width).
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             if not self.spec.user_features:
-                return self._vectors(batch, rows)[0]
-            user, item = self.sides(batch, rows)
+                return self._vectors(batch, rows, looked_up)[0]
+            user, item = self.sides(batch, rows, looked_up)
             if self.spec.kind is TowerKind.TWO_TOWER:
                 # A unit vector of D numbers has mean square 1/D. Imported vectors were scaled when they were read.
                 user, item = user * math.sqrt(self.spec.width), item * math.sqrt(self.spec.width)
@@ -211,21 +225,21 @@ class EmbeddingTower(nn.Module):
         """
         with torch.no_grad():
             if rows is None:
-                return self._projected(self._look_up(batch), [batch.dense] * len(self._groups))
+                return self._projected(self._looked_up(batch), [batch.dense] * len(self._groups))
             sizes = [len(positions) for positions in rows]
             taken = batch.take(torch.cat(list(rows)))
-            looked_up = [side.split(sizes)[number] for number, side in enumerate(self._look_up(taken))]
+            looked_up = [side.split(sizes)[number] for number, side in enumerate(self._looked_up(taken))]
             return self._projected(looked_up, taken.dense.split(sizes))
 
-    def _vectors(self, batch: Batch, rows: Tensor | None) -> list[Tensor]:
+    def _vectors(self, batch: Batch, rows: Tensor | None, looked_up: Sequence[Tensor] | None) -> list[Tensor]:
         if self.cache is not None and not self.is_frozen:
             self.cache = None  # the vectors in it are those of the frozen weights
         if self.cache is not None:
             return _picked(self.cache(batch), rows)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
-            looked_up = _picked(self._look_up(batch), rows)
+            picked = _picked(self._looked_up(batch) if looked_up is None else looked_up, rows)
             (dense,) = _picked([batch.dense], rows)
-            return self._projected(looked_up, [dense] * len(looked_up))
+            return self._projected(picked, [dense] * len(picked))
 
     def _projected(self, looked_up: Sequence[Tensor], dense: Sequence[Tensor]) -> list[Tensor]:
         """Map, per side, what its tables gave (n, W) and its rows' dense features (n, F_dense) to vectors (n, D)."""
@@ -243,10 +257,9 @@ class EmbeddingTower(nn.Module):
     def _dense_columns(self) -> list[Tensor]:
         return [self.user_columns, self.item_columns] if self.spec.user_features else [self.item_columns]
 
-    def _look_up(self, batch: Batch) -> list[Tensor]:
-        # By name: a sharded collection returns its keys in the order of its plan, not of its configuration.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not _is_frozen(self.ebc)):
-            return KeyedTensor.regroup([self.ebc(batch.sparse)], self._groups)
+    def _looked_up(self, batch: Batch) -> list[Tensor]:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.is_frozen or _is_frozen(self.ebc))):
+            return self._regrouped(batch.look_up(self.ebc, batch.sparse))
 
 
 def _is_frozen(child: nn.Module) -> bool:

@@ -23,8 +23,11 @@ ROWS_SEEN = "train/rows_seen"
 SKIPPED_BATCHES = "train/skipped_batches"
 ROWS_PER_SECOND = "perf/rows_per_second"
 DATA_WAIT_SHARE = "perf/data_wait_share"
+GPU_IDLE_SHARE = "perf/gpu_idle_share"
+"""Of its time between steps, by the GPU's own clock; absent on a CPU."""
 ROWS_DROPPED, VALUES_MENDED = "data/rows_dropped", "data/values_mended"
 """What the schema's policies did to the training rows while they streamed; absent where they did nothing."""
+COMPILED_GRAPHS = "perf/compiled_graphs"
 TRAIN_SECONDS = "cost/train_seconds"
 CPU_SECONDS = "cost/cpu_seconds"
 PEAK_MEMORY, PEAK_GPU_MEMORY = "cost/peak_bytes", "cost/gpu_bytes"
@@ -220,11 +223,13 @@ def training_metrics(
     epoch: int,
     rows_per_second: float,
     data_wait_share: float,
+    gpu_idle_share: float | None,
     skipped_batches: int,
 ) -> dict[str, float]:
     """Name the numbers of one report of the training loop.
 
-    Every run logs every name, a frozen tower's gradient norm of 0 included, so that all runs show the same charts.
+    Every run logs every name, a frozen tower's gradient norm of 0 included, so that all runs show the same charts; only
+    what a GPU alone has is absent without one.
     """
     return {
         TRAIN_LOSS: loss,
@@ -234,6 +239,7 @@ def training_metrics(
         EPOCH: epoch,
         ROWS_PER_SECOND: rows_per_second,
         DATA_WAIT_SHARE: data_wait_share,
+        **({} if gpu_idle_share is None else {GPU_IDLE_SHARE: gpu_idle_share}),
         SKIPPED_BATCHES: skipped_batches,
     }
 

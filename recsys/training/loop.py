@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from torch import nn
 
 from recsys.errors import DataError
 from recsys.features.batch import Batch
-from recsys.monitoring.gradient_norms import EXPERT
+from recsys.monitoring.device_idle import device_idle
 from recsys.monitoring.out_of_memory import raise_explained
 from recsys.monitoring.throughput import Throughput
 from recsys.sharding.inventory import unwrapped
-from recsys.sharding.processes import ProcessContext, any_process
+from recsys.sharding.processes import ProcessContext, each_in_any_process, wait_for_device
 from recsys.training.optimizer import RankerOptimizers
+from recsys.training.reports import Reporter, StepReport
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LEAST_GAIN, LOG_LOSS, TrainingStages
 from recsys.training.step import Counts, Objective, Stepper, StepSettings
@@ -34,6 +33,9 @@ class LoopSettings(StepSettings):
     """How long and how often, counted in steps from the run's beginning; and what every step does alike.
 
     Attributes:
+        report_every: steps from one report to the next, where `report_seconds` is None.
+        report_seconds: seconds of training from one report to the next; a report is then read a step late, so that a
+            GPU has that step to compute meanwhile. What training does, and which steps read norms, is the same.
         validates_start: whether the first weights are measured too, and kept where no later ones are better by more
             than the `LEAST_GAIN` that validation returns. For a model that starts as something fitted.
         patience: validations in a row without a better log loss that end the run.
@@ -43,6 +45,7 @@ class LoopSettings(StepSettings):
 
     max_steps: int
     report_every: int
+    report_seconds: float | None
     norms_every: int
     validate_every: int
     validates_start: bool
@@ -88,33 +91,19 @@ class LoopState(Counts):
 
 
 @dataclass(frozen=True)
-class StepReport:
-    """What one reporting step says.
+class _Due:
+    """What follows a step.
 
     Attributes:
-        loss: mean over the batches since the last report, and over processes; None where none was finite.
-        gradient_norms: of this step's batch, before clipping, as `monitoring.gradient_norms` names them, experts by
-            their segments' names; {} where the step was due no reading, or its gradient was not finite.
-        segment_shares, segment_cosines: of the tower's gradient by segment name (`monitoring.segment_gradients`); {}
-            where the step was due no reading, or its gradient was not finite.
-        learning_rates: that this step used.
-        data_wait_share: share of the training time since the last report that was spent waiting for data.
-        non_finite_batches: since the run began.
-        validation: what `validate` returned, on validating steps.
+        end: whether some process was asked to stop.
+        settled: whether the device is waited for, so that none of what is queued runs in time that is not training's.
     """
 
-    step: int
-    epoch: int
-    rows_seen: int
-    loss: float | None
-    gradient_norms: dict[str, float]
-    segment_shares: dict[str, float]
-    segment_cosines: dict[str, float]
-    learning_rates: dict[str, float]
-    rows_per_second: float
-    data_wait_share: float
-    non_finite_batches: int
-    validation: dict[str, float] | None
+    validation: bool
+    report: bool
+    checkpoint: bool
+    end: bool
+    settled: bool
 
 
 def train_steps(
@@ -149,25 +138,25 @@ def train_steps(
         DataError: the stream has no batches.
     """
     loop = _Loop(ranker, optimizers, objective, settings, context, state)
-    throughput = Throughput(state.rows_seen, stream.wait_seconds)
     try:
         loop.start(validate, best)
+        throughput = Throughput(state.rows_seen, stream.wait_seconds, loop.idle)
+        reporter = Reporter(loop.stepper, optimizers, stream, throughput, stages, settings.segments, context)
         state.ended = _end(state, settings, stages, asked=False)
         while state.ended is None:
             for batch in _epoch(stream, state):
-                is_validating, is_reporting = loop.is_due()
                 loop.train_on(batch)
-                asked = any_process(should_stop(), context)  # so that all stop after the same step
-                with throughput.paused():
-                    validation = loop.validate(validate, best) if is_validating else None
-                state.ended = _end(state, settings, stages, asked=asked)
-                if is_reporting or state.ended:
-                    report = loop.report(stream, throughput, validation)
+                due, validation = loop.due(throughput, should_stop()), None
+                if due.validation:
                     with throughput.paused():
-                        yield report
+                        validation = loop.validate(validate, best)
+                state.ended = _end(state, settings, stages, asked=due.end)
+                if due.report:
+                    reporter.begin(state.step, state.rows_seen, validation)
+                yield from reporter.ready(state.step, is_settled=due.settled)
                 if stages is not None and stages.advance(state.step, validation):
                     state.validations_without_gain = 0
-                if state.ended or state.step % settings.checkpoint_every == 0:
+                if due.checkpoint or state.ended:
                     with throughput.paused():
                         loop.stepper.read()
                         checkpoint(state)
@@ -194,6 +183,7 @@ class _Loop:
 
     Attributes:
         stepper: takes the steps; brings the state's counts up to date when it reads.
+        idle: measures the device between them.
     """
 
     def __init__(
@@ -206,7 +196,8 @@ class _Loop:
         state: LoopState,
     ) -> None:
         self.stepper = Stepper(ranker, optimizers, objective, settings, context, state)
-        self._module, self._optimizers = unwrapped(ranker), optimizers
+        self.idle = device_idle(context.device)
+        self._module = unwrapped(ranker)
         self._settings, self._context, self._state = settings, context, state
 
     def start(self, validate: Callable[[], Mapping[str, float]], best: BestWeights) -> None:
@@ -215,23 +206,36 @@ class _Loop:
         if self._settings.validates_start and self._state.step == 0:
             self.validate(validate, best)
 
-    def is_due(self) -> tuple[bool, bool]:
-        """Whether the next step validates, and whether it reports."""
-        step, settings = self._state.step + 1, self._settings
-        is_validating = step >= settings.max_steps or step % settings.validate_every == 0
-        is_reporting = is_validating or step % settings.report_every == 0 or any(self._readings())
-        return is_validating, is_reporting
-
     def train_on(self, batch: Batch) -> None:
         """Take one step."""
-        with_norms, with_segments = self._readings()
-        self.stepper.take_step(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
+        with_norms, with_segments = self._readings(self._state.step + 1)
+        with self.idle.step():
+            self.stepper.take_step(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
         self._state.step += 1
         self._state.rows_seen += len(batch) * self._context.world_size
 
-    def _readings(self) -> tuple[bool, bool]:
-        """Whether the next step reads the gradient norms, and the tower's gradient by segment."""
-        step, settings = self._state.step + 1, self._settings
+    def due(self, throughput: Throughput, asked: bool) -> _Due:
+        """Agree with all processes on what follows the step just taken.
+
+        Waits for the device where that settles what is due; every process calls it.
+        """
+        step, settings = self._state.step, self._settings
+        by_seconds = settings.report_seconds
+        is_late = by_seconds is not None and throughput.seconds() >= by_seconds
+        # In one exchange: after each step there is this one alone.
+        asked, is_late = each_in_any_process((asked, is_late), self._context)
+        is_validating = step >= settings.max_steps or step % settings.validate_every == 0
+        is_saving = step % settings.checkpoint_every == 0
+        is_in_turn = is_late if by_seconds is not None else step % settings.report_every == 0
+        is_reporting = is_validating or asked or is_in_turn or any(self._readings(step))
+        is_settled = is_validating or asked or is_saving or (is_reporting and by_seconds is None)
+        if is_settled:
+            wait_for_device(self._context.device)
+        return _Due(is_validating, is_reporting, is_saving, asked, is_settled)
+
+    def _readings(self, step: int) -> tuple[bool, bool]:
+        """Whether a step, counted from 1, reads the gradient norms, and the tower's gradient by segment."""
+        settings = self._settings
         view_every = settings.segment_view_every if settings.segments else 0
         return step % settings.norms_every == 0, view_every > 0 and step % view_every == 0
 
@@ -250,41 +254,6 @@ class _Loop:
             state.best_log_loss, state.best_step = loss, state.step
             best.keep()
         return figures
-
-    def report(self, stream: TrainingStream, throughput: Throughput, validation: dict[str, float] | None) -> StepReport:
-        """Read the numbers of this step and begin to count anew."""
-        state = self._state
-        rows_per_second, data_wait_share = throughput.read(state.rows_seen, stream.wait_seconds)
-        self.stepper.read()
-        sums = torch.tensor([state.loss_sum, state.losses], dtype=torch.float64)
-        if self._context.world_size > 1:
-            dist.all_reduce(sums)
-        self.stepper.forget_losses()
-        view = self.stepper.view()
-        return StepReport(
-            step=state.step,
-            epoch=stream.epoch,
-            rows_seen=state.rows_seen,
-            loss=(sums[0] / sums[1]).item() if sums[1] else None,
-            gradient_norms=_with_segment_names(self.stepper.norms(), self._settings.segments),
-            segment_shares={} if view is None else _by_name(view.shares, self._settings.segments),
-            segment_cosines={} if view is None else _by_name(view.cosines, self._settings.segments),
-            learning_rates=self._optimizers.learning_rates(),
-            rows_per_second=rows_per_second,
-            data_wait_share=data_wait_share,
-            non_finite_batches=state.non_finite_batches,
-            validation=validation,
-        )
-
-
-def _by_name(values: Mapping[int, float], segments: tuple[str, ...]) -> dict[str, float]:
-    return {segments[segment]: value for segment, value in values.items()}
-
-
-def _with_segment_names(norms: Mapping[str, float], segments: tuple[str, ...]) -> dict[str, float]:
-    """Return the norms with each expert under its segment's name, where names are known."""
-    experts = {f"{EXPERT}/{number}": f"{EXPERT}/{name}" for number, name in enumerate(segments)}
-    return {experts.get(name, name): norm for name, norm in norms.items()}
 
 
 def _end(state: LoopState, settings: LoopSettings, stages: TrainingStages | None, *, asked: bool) -> str | None:

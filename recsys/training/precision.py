@@ -6,9 +6,9 @@ gradient vanishes in it: the loss is multiplied by a scale before the backward p
 right after, before it is looked at, clipped or stepped by. Source: Micikevicius et al., "Mixed Precision Training"
 (ICLR 2018), section 3.2, with the dynamic scale of torch's GradScaler.
 
-What is left of single-precision products (scores, a frozen tower's cached vectors) is exact where the run is in single
-precision. A run in a lower one lets a GPU take them through TF32, several times as fast, with 11 of 24 bits of each
-factor: more than bfloat16 has. No CPU computes otherwise than before, whatever the precision.
+How single-precision products are taken is a setting of its own: exactly ("highest"), or on a GPU through TF32, several
+times as fast, with 11 of 24 bits of each factor. It is about all that autocast leaves alone: scores, whole validations
+and rankings, a frozen tower's cached vectors. No CPU computes otherwise for it.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -22,18 +22,19 @@ _LOWER = {BFLOAT16: torch.bfloat16, FLOAT16: torch.float16}
 START_SCALE = 65536.0
 _STEPS_TO_GROW = 2000  # GradScaler's: one lost step in about this many is what a scale at the edge costs
 _LEAST, _MOST = 1.0, 2.0**24
-_EXACT, _TF32 = "highest", "high"  # torch's words
+HIGHEST, TF32 = "highest", "tf32"
+_TORCH_WORDS = {HIGHEST: "highest", TF32: "high"}
 
 
-def set_single_products(name: str, device: torch.device) -> None:
-    """Say how this process multiplies in single precision from now on, for a run in the named precision."""
+def set_single_products(matmul: str, device: torch.device) -> None:
+    """Say how this process multiplies in single precision from now on: "highest" or "tf32"."""
     if device.type == "cuda":
-        torch.set_float32_matmul_precision(_EXACT if name == FLOAT32 else _TF32)
+        torch.set_float32_matmul_precision(_TORCH_WORDS[matmul])
 
 
 def uses_tf32(device: torch.device) -> bool:
     """Whether a single-precision product on the device keeps TF32's bits alone."""
-    return device.type == "cuda" and torch.get_float32_matmul_precision() != _EXACT
+    return device.type == "cuda" and torch.get_float32_matmul_precision() != _TORCH_WORDS[HIGHEST]
 
 
 class Precision:

@@ -24,6 +24,7 @@ from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import average_dense_gradients
+from recsys.training.host_copy import HostCopy
 from recsys.training.optimizer import RankerOptimizers
 from recsys.training.precision import START_SCALE, Precision
 
@@ -71,6 +72,24 @@ class StepSettings:
     segments: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class StepNumbers:
+    """What the steps add up to, and what the last of them read.
+
+    Attributes:
+        loss_sum: of the finite losses since numbers were last sent for, `losses` of them.
+        non_finite_batches: since the run began.
+        norms: the last step's gradient norms by name; {} where it kept none, or where its gradient was not finite.
+        view: what the segments' gradients said about the tower in the last step; None where nobody looked.
+    """
+
+    loss_sum: float
+    losses: int
+    non_finite_batches: int
+    norms: dict[str, float]
+    view: SegmentView | None
+
+
 class Stepper:
     """Takes training steps, and keeps their numbers on the device until they are asked for.
 
@@ -104,15 +123,16 @@ class Stepper:
             [counts.losses, counts.non_finite_batches, counts.bad_in_a_row, 0], device=context.device
         )
         self._squared_norms: dict[str, Tensor] = {}
-        self._view: Callable[[], SegmentView] | None = None
+        self._has_view = False
+        self._products: Tensor | None = None
 
     def take_step(self, step: int, batch: Batch, *, with_norms: bool, with_segments: bool) -> None:
         """Take one step.
 
         Args:
             step: counted from 0.
-            with_norms: keep the gradient norms for `norms`.
-            with_segments: keep the tower's gradient by segment for `view`; for settings that ask for it.
+            with_norms, with_segments: keep the gradient norms, or the tower's gradient by segment (for settings that
+                ask for it), until the next step.
 
         Raises:
             TrainingError: memory ran out, or (on a CPU, where reading costs nothing) as `read` says.
@@ -130,34 +150,38 @@ class Stepper:
             TrainingError: three bad batches in a row.
         """
         losses, non_finite, in_a_row, third_step = self._counts.tolist()
-        if third_step:
-            raise TrainingError(
-                f"Training diverged: the batches of steps {third_step - _BAD_BATCHES_IN_A_ROW + 1} to {third_step} "
-                "gave a loss or gradient that is not finite, three in a row. They were skipped, and no weight was "
-                "changed by them. Lower the learning rates, set `training.max_gradient_norm`, or look for extreme "
-                "values in the dense features."
-            )
+        _refuse_divergence(third_step)
         counts = self._totals
         counts.loss_sum, counts.losses = self._loss_sum.item(), losses
         counts.non_finite_batches, counts.bad_in_a_row = non_finite, in_a_row
         counts.loss_scale, counts.clean_steps = self._precision.state()
 
-    def norms(self) -> dict[str, float]:
-        """Return the last step's gradient norms by name; waits once.
+    def send_numbers(self) -> Callable[[], StepNumbers]:
+        """Send the numbers up to the last step to the host, and begin the sum of losses anew; does not wait.
 
-        {} where it kept none, or where its gradient was not finite.
+        What is returned gives the numbers, and waits for no step that comes behind. It raises a `TrainingError` as
+        `read` does.
         """
-        norms = norms_of_squares(self._squared_norms)
-        return norms if math.isfinite(norms.get(WHOLE, math.nan)) else {}
-
-    def view(self) -> SegmentView | None:
-        """Return what the segments' gradients said about the tower in the last step; None where nobody looked."""
-        return None if self._view is None else self._view()
-
-    def forget_losses(self) -> None:
-        """Begin the sum of losses anew."""
+        names, squares = list(self._squared_norms), list(self._squared_norms.values())
+        copy = HostCopy([self._loss_sum, self._counts, torch.stack(squares) if squares else None, self._products])
         self._loss_sum.zero_()
         self._counts[0] = 0
+        return partial(self._numbers, copy, names, self._has_view)
+
+    def _numbers(self, copy: HostCopy, names: list[str], has_view: bool) -> StepNumbers:
+        loss_sum, counts, squares, products = copy.arrived()
+        assert loss_sum is not None
+        assert counts is not None
+        losses, non_finite, _, third_step = counts.tolist()
+        _refuse_divergence(third_step)
+        norms = {} if squares is None else norms_of_squares(dict(zip(names, squares, strict=True)))
+        return StepNumbers(
+            loss_sum=loss_sum.item(),
+            losses=losses,
+            non_finite_batches=non_finite,
+            norms=norms if math.isfinite(norms.get(WHOLE, math.nan)) else {},
+            view=segment_view(products, len(self._settings.segments)) if has_view else None,
+        )
 
     def close(self) -> None:
         """Take the gate away and forget the last gradients."""
@@ -182,7 +206,8 @@ class Stepper:
             # explodes looks as calm as the others.
             squared = squared_gradient_norms(self._inventory, self._gate, self._context)
         self._squared_norms = squared if with_norms else {}
-        self._view = self._look_at_segments() if with_segments else None
+        self._has_view = with_segments
+        self._products = self._by_segment.read() if with_segments and self._by_segment is not None else None
         if limit is not None:
             # min(1, limit / (|g| + 1e-6)): the small term is torch.nn.utils.clip_grad_norm_'s, which this equals on an
             # unsharded model (Pascanu et al., "On the difficulty of training recurrent neural networks", algorithm 1).
@@ -220,11 +245,6 @@ class Stepper:
             finite = agreed.bool()
         return finite.all(), finite[0] & self._precision.can_lower_scale()
 
-    def _look_at_segments(self) -> Callable[[], SegmentView]:
-        assert self._by_segment is not None
-        # The numbers are read off the device when they are asked for.
-        return partial(segment_view, self._by_segment.read(), len(self._settings.segments))
-
     def _count(self, step: int, loss: Tensor, keep: Tensor, may_be_scale: Tensor) -> None:
         self._loss_sum += torch.where(keep, loss, 0.0)  # a product with `keep` would let a NaN through
         losses, non_finite, in_a_row, third_step = self._counts.unbind()
@@ -232,3 +252,14 @@ class Stepper:
         in_a_row = (in_a_row + (is_bad & ~may_be_scale)) * is_bad
         third_step = third_step + (in_a_row == _BAD_BATCHES_IN_A_ROW) * (third_step == 0) * step
         self._counts = torch.stack([losses + keep, non_finite + is_bad, in_a_row, third_step])
+
+
+def _refuse_divergence(third_step: int) -> None:
+    """Raise where three bad batches in a row were counted, the last of them in that step; 0 for none."""
+    if third_step:
+        raise TrainingError(
+            f"Training diverged: the batches of steps {third_step - _BAD_BATCHES_IN_A_ROW + 1} to {third_step} "
+            "gave a loss or gradient that is not finite, three in a row. They were skipped, and no weight was "
+            "changed by them. Lower the learning rates, set `training.max_gradient_norm`, or look for extreme "
+            "values in the dense features."
+        )

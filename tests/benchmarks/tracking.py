@@ -48,8 +48,9 @@ from recsys.tracking import names
 from recsys.tracking.run import TrackedRun, start_run
 from recsys.tracking.spool import LINES
 from recsys.tracking.store import TrackingStore
-from recsys.training.loop import LoopState, StepReport, train_steps
+from recsys.training.loop import LoopState, train_steps
 from recsys.training.loss import click_objective
+from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
 
 _NEVER, _ROWS = 10**9, 60_000

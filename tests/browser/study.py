@@ -42,6 +42,7 @@ def made_up_metrics() -> list[str]:
         epoch=0,
         rows_per_second=0.0,
         data_wait_share=0.0,
+        gpu_idle_share=None,
         skipped_batches=0,
     )
     scores = dict.fromkeys(("auc", "log_loss", "normalised_entropy", "calibration"), 0.0)
@@ -89,6 +90,7 @@ def _point(step: int, mode: str, quality: int, rng: np.random.Generator) -> tupl
         epoch=step // 500,
         rows_per_second=90_000 + 5_000 * rng.random(),
         data_wait_share=0.05 * rng.random(),
+        gpu_idle_share=None,
         skipped_batches=0,
     )
     by_segment = {name: {"auc": auc - 0.05 + 0.03 * place} for place, name in enumerate(SEGMENTS)}

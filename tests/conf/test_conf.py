@@ -144,6 +144,7 @@ def test_a_config_that_was_recorded_reads_back_equal():
         (["training.epochs=0"], ["`training.epochs` is 0", "greater than 0"]),
         (["training.learning_rate=fast"], ["`training.learning_rate` is 'fast'", "number"]),
         (["training.learning_rate=nan"], ["`training.learning_rate`", "finite"]),
+        (["training.table_precision=bfloat16"], ["`training.table_precision` is 'bfloat16'", "'float32' or 'float16'"]),
         (["data=online_retail", "data.test_start=soon"], ["`data.test_start` is 'soon'"]),
         (["data.name=../elsewhere"], ["`data.name`"]),
         (

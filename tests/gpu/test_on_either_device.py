@@ -131,17 +131,17 @@ def test_background_threads_and_readings_are_of_the_device_that_computes(context
 
 
 @on_either
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_single_products_keep_the_bits_that_the_precision_promises(context, precision):
+@pytest.mark.parametrize("matmul", ["highest", "tf32"])
+def test_single_products_keep_the_bits_that_the_setting_promises(context, matmul):
     draw = torch.Generator().manual_seed(0)
     left, right = (torch.randn(256, 256, generator=draw, dtype=torch.float64) for _ in range(2))
     before = torch.get_float32_matmul_precision()
     try:
-        set_single_products(precision, context.device)
+        set_single_products(matmul, context.device)
         product = left.float().to(context.device) @ right.float().to(context.device)
         error = (product.cpu().double() - left @ right).norm() / (left @ right).norm()
         # TF32's factors have 11 bits, single precision's 24.
         assert error < (1e-3 if uses_tf32(context.device) else 1e-6)
-        assert uses_tf32(context.device) == (precision != "float32" and context.device.type == "cuda")
+        assert uses_tf32(context.device) == (matmul == "tf32" and context.device.type == "cuda")
     finally:
         torch.set_float32_matmul_precision(before)

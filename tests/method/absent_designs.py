@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.composition.conditional import SegmentExpert
-from recsys.composition.routing import apply_by_segment
+from recsys.composition.routing import RowsBySegment
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import average_dense_gradients
 from tests.sharding.two_processes import run_in_two
@@ -35,6 +35,11 @@ OPTIMIZERS: dict[str, Callable[[Parameters], torch.optim.Optimizer]] = {
     # It has one accumulator per row, so it is for matrices alone.
     "row-wise Adagrad": lambda p: RowWiseAdagrad([each for each in p if each.dim() == 2], lr=RATE),
 }
+
+
+def by_own_routing(experts: nn.ModuleList, rows: Tensor, segment: Tensor) -> Tensor:
+    """As this project's compositions do it."""
+    return RowsBySegment(segment, segment.bincount(minlength=len(experts)).tolist()).apply(experts, rows)
 
 
 def by_if_else(experts: nn.ModuleList, rows: Tensor, segment: Tensor) -> Tensor:
@@ -63,7 +68,7 @@ class Design:
 
 OWN = "this project: sorted, split, the absent one not called"
 DESIGNS = {
-    OWN: Design(apply_by_segment, True),
+    OWN: Design(by_own_routing, True),
     "if/else per segment, gradients set to None": Design(by_if_else, True),
     "if/else per segment, gradients zeroed": Design(by_if_else, False),
     "all experts, then mask": Design(by_mask, True),

@@ -5,7 +5,8 @@ planted fault, or in `tests/method/test_frozen_tower_is_unchanged.py`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -159,10 +160,18 @@ class DeafTower(EmbeddingTower):
     def __init__(self) -> None:
         super().__init__(two_tower_spec(), small_contract())
 
-    def forward(self, batch: Batch, rows: Tensor | None = None) -> Tensor:
+    def look_up(self, batch: Batch) -> list[Tensor] | None:
+        return self._thawed(super().look_up, batch)
+
+    def forward(
+        self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        return self._thawed(super().forward, batch, rows, looked_up)
+
+    def _thawed(self, call: Callable[..., Any], *arguments: Any) -> Any:
         self.is_frozen = False
         try:
-            return super().forward(batch, rows)
+            return call(*arguments)
         finally:
             self.is_frozen = True
 

@@ -317,7 +317,7 @@ def test_a_gradient_into_another_segments_expert_leaks(engine, monkeypatch):
 def test_a_row_that_passes_a_branch_beside_its_route_leaks(engine):
     def reroute(ranker: Ranker) -> None:
         ranker.composition.reached_by = lambda segment: declared[segment]
-        ranker.composition.get_buffer("passes").fill_(True)
+        ranker.composition.passing = dict.fromkeys(ranker.composition.passing, frozenset(range(len(ROUTES))))
 
     sound = ranker_with("conditional route")
     declared = {segment: sound.composition.reached_by(segment) for segment in range(len(ROUTES))}

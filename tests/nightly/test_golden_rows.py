@@ -130,12 +130,12 @@ def test_a_process_that_fails_is_a_fault_with_its_last_word(nights: MadeNights, 
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "tolerance"),
-    [("cpu", "bfloat16", 1e-6), ("cuda", "float32", 1e-5), ("cuda", "bfloat16", 1e-2)],
+    ("device", "matmul", "tolerance"),
+    [("cpu", "tf32", 1e-6), ("cuda", "highest", 1e-5), ("cuda", "tf32", 1e-2)],
 )
 def test_what_may_differ_follows_from_what_the_ranker_was_scored_on(
-    nights: MadeNights, monkeypatch: pytest.MonkeyPatch, device: str, precision: str, tolerance: float
+    nights: MadeNights, monkeypatch: pytest.MonkeyPatch, device: str, matmul: str, tolerance: float
 ):
     monkeypatch.setattr(golden_rows, "device_kind", lambda wished: device)
-    config = replace(nights.config, training=replace(nights.config.training, precision=precision))
+    config = replace(nights.config, training=replace(nights.config.training, matmul=matmul))
     assert golden_rows._tolerance(config) == tolerance

@@ -8,7 +8,6 @@ import pytest
 from pipelines.cli import main
 from recsys.config.compose import compose_config
 from recsys.errors import UsageError
-from recsys.run import assemble
 from recsys.run.folder import RESULT
 from recsys.training.cache import TowerCache
 from tests.pipelines.conftest import runs_folder
@@ -29,7 +28,7 @@ def test_a_frozen_run_ends_with_the_same_scores_bit_for_bit_with_and_without_its
             records.append(self.record())
             super().close()
 
-    monkeypatch.setattr(assemble, "TowerCache", Noted)
+    monkeypatch.setattr("recsys.run.cached_tower.TowerCache", Noted)
     scores = []
     for megabytes in ("16", "null"):
         before = metrics(small_world)

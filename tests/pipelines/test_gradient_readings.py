@@ -7,7 +7,7 @@ import pytest
 from recsys.config.compose import compose_config
 from recsys.run.assemble import loop_settings
 from recsys.run.record import step_metrics
-from recsys.training.loop import StepReport
+from recsys.training.reports import StepReport
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,9 @@ def test_readings_are_tracked_in_the_steps_that_have_them():
         learning_rates={},
         rows_per_second=1.0,
         data_wait_share=0.0,
+        gpu_idle_share=None,
         non_finite_batches=0,
+        stage=0,
         validation=None,
     )
 

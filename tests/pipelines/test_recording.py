@@ -1,9 +1,11 @@
 """What of a report is recorded, and what of the arms' curves reaches the prepared chart pages."""
 
+from dataclasses import replace
+
 from recsys.run.curves import CURVES, CurveFile, charted_values, gradient_norms, load_curves
 from recsys.run.record import step_metrics
 from recsys.tracking import names
-from recsys.training.loop import StepReport
+from recsys.training.reports import StepReport
 
 
 def report(step: int, *, norms: bool = False, validated: bool = False) -> StepReport:
@@ -18,7 +20,9 @@ def report(step: int, *, norms: bool = False, validated: bool = False) -> StepRe
         learning_rates={"embedding_tower": 0.1},
         rows_per_second=100.0,
         data_wait_share=0.0,
+        gpu_idle_share=None,
         non_finite_batches=0,
+        stage=0,
         validation={"log_loss": 0.6, "auc": 0.7, "auc/new": 0.65} if validated else None,
     )
 
@@ -31,6 +35,8 @@ def test_loss_and_speed_are_recorded_with_every_report_and_slow_counts_where_nor
     )
 
     assert plain == {names.TRAIN_LOSS, names.ROWS_PER_SECOND, names.DATA_WAIT_SHARE}
+    # Of a GPU alone: an idle share of 0 on a CPU would be read as a finding.
+    assert step_metrics(replace(report(5), gpu_idle_share=0.25))[names.GPU_IDLE_SHARE] == 0.25
     assert slow <= read & validated
     assert names.grad_norm("embedding_tower") in read
     assert {names.auc(names.VALIDATION), names.auc(names.VALIDATION, "new")} <= validated

@@ -37,11 +37,13 @@ OTHER_VALUES = {
     "runtime.memory_limit": "2GB",
     "tracking": "server",
     "training.report_every": "7",
+    "training.report_seconds": "0.01",
     "training.norms_every": "3",
     "training.segment_view_every": "0",
     "training.decode_threads": "3",
     "training.checkpoint_every": "4",
     "training.keep_checkpoints": "1",
+    "training.tower_cache": "if_faster",
     "training_mode.cache_megabytes": "null",
 }
 FROZEN = "training_mode=frozen_tower"

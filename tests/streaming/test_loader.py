@@ -129,9 +129,10 @@ def test_the_number_of_threads_does_not_change_the_order(folders, layout, thread
     shuffle=st.booleans(),
     threads=st.tuples(st.sampled_from([0, 1, 3]), st.sampled_from([0, 1, 3])),
     world_size=st.integers(1, 3),
+    is_prepared=st.booleans(),
 )
 def test_a_resumed_stream_goes_on_with_the_very_batches_of_an_unbroken_one(
-    folders, layout, taken, shuffle, threads, world_size
+    folders, layout, taken, shuffle, threads, world_size, is_prepared
 ):
     if rows_of(layout) < world_size:
         return
@@ -141,6 +142,7 @@ def test_a_resumed_stream_goes_on_with_the_very_batches_of_an_unbroken_one(
         unbroken = open_stream(root, **changed)
         expected = keys(unbroken) + keys(unbroken)
         broken = open_stream(root, decode_threads=threads[0], **changed)
+        broken.prepare = (lambda batch: lambda: None) if is_prepared else None  # then it holds a batch one ahead
         before = [b.extra["user_key"].tolist() for b in itertools.islice(endless(broken), min(taken, len(expected)))]
 
         resumed = open_stream(root, decode_threads=threads[1], **changed)
@@ -269,6 +271,24 @@ def test_a_slow_consumer_holds_back_the_decoding_and_memory_does_not_grow_with_t
         peaks[days] = stream.peak_rows
 
     assert peaks[40] == peaks[10] == 48
+
+
+def test_each_batch_is_prepared_before_the_one_in_front_of_it_is_handed_out_and_counts_when_it_is(tmp_path):
+    stream, done = open_stream(write_layout(tmp_path, [[10]]), shuffle=False), []
+
+    def prepare(batch):
+        first = batch.extra["user_key"][0].item()
+        done.append(f"begin {first}")
+        return lambda: done.append(f"end {first}")
+
+    stream.prepare = prepare
+    for batch in stream:
+        done.append(f"step {batch.extra['user_key'][0].item()}")
+        resumed = open_stream(tmp_path, shuffle=False)
+        resumed.load_state_dict(stream.state_dict())
+        assert list(itertools.chain.from_iterable(keys(resumed))) == list(range(batch.extra["user_key"][-1] + 1, 10))
+
+    assert done == ["begin 0", "begin 4", "end 0", "step 0", "begin 8", "end 4", "step 4", "end 8", "step 8"]
 
 
 def test_a_generator_closed_half_way_leaves_no_thread(tmp_path):

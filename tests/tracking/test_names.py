@@ -38,6 +38,7 @@ def test_every_part_gets_its_gradient_norm_and_a_frozen_tower_gets_zero():
         epoch=0,
         rows_per_second=10.0,
         data_wait_share=0.1,
+        gpu_idle_share=None,
         skipped_batches=0,
     )
 

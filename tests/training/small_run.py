@@ -12,10 +12,11 @@ from recsys.composition.conditional import SegmentGatedComposition
 from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loop import LoopSettings, LoopState, StepReport, train_steps
+from recsys.training.loop import LoopSettings, LoopState, train_steps
 from recsys.training.loss import click_objective
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
+from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
 from tests.small_model import ROWS, SEGMENTS, batch_of, small_ranker
@@ -79,6 +80,7 @@ class SmallRun:
             **{
                 "max_steps": steps,
                 "report_every": 1,
+                "report_seconds": None,
                 "norms_every": settings.get("report_every", 1),
                 "segment_view_every": 0,
                 "segments": SEGMENTS,
@@ -126,10 +128,17 @@ def small_run(
     schedule: RateSchedule = CONSTANT,
     rate: float = 0.05,
     weight_decay: float = 0.1,
+    table_precision: str = "float32",
 ) -> SmallRun:
     """Build a run in one mode; every row-wise Adagrad and AdamW learns at `rate`."""
     run = staged_run(
-        context, [TrainingStage(mode)], ranker=ranker, schedule=schedule, rate=rate, weight_decay=weight_decay
+        context,
+        [TrainingStage(mode)],
+        ranker=ranker,
+        schedule=schedule,
+        rate=rate,
+        weight_decay=weight_decay,
+        table_precision=table_precision,
     )
     assert run.stages is not None
     run.stages.proof.close()  # whoever wants a proof makes one
@@ -145,6 +154,7 @@ def staged_run(
     schedule: RateSchedule = CONSTANT,
     rate: float = 0.05,
     weight_decay: float = 0.1,
+    table_precision: str = "float32",
 ) -> SmallRun:
     """Build a run that goes from stage to stage."""
     torch.manual_seed(0)
@@ -154,6 +164,7 @@ def staged_run(
         part: TableOptimizer("rowwise_adagrad", rate) for part in ("embedding_tower", "interaction_network", "head")
     }
     dense = {part: DenseOptimizer(rate, weight_decay) for part in PARTS}
-    wrapped = wrap_ranker(module, optimizers_in(stages[-1].mode, dense, tables)[1], context)
+    learning = optimizers_in(stages[-1].mode, dense, tables)[1]
+    wrapped = wrap_ranker(module, learning, context, table_precision=table_precision)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return SmallRun(wrapped, optimizers, context, TrainingStages(wrapped, optimizers, stages, dense, tables))
