@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from recsys.features.batch import Batch
+from recsys.features.regrouped import Regrouping
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Fields(nn.Module):
 
     def __init__(self, shape: DlrmShape, device: torch.device) -> None:
         super().__init__()
-        self._names, self._width = list(shape.tables), shape.width
+        self._width, self._regrouping = shape.width, Regrouping([list(shape.tables)])
         self.ebc = EmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
@@ -55,8 +55,8 @@ class Fields(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return (B, F, width)."""
-        vectors = KeyedTensor.regroup([self.ebc(batch.sparse)], [self._names])[0]
-        return vectors.view(len(batch), len(self._names), self._width)
+        (vectors,) = self._regrouping(batch.look_up(self.ebc, batch.sparse))
+        return vectors.view(len(batch), -1, self._width)
 
 
 class Dlrm(nn.Module):

@@ -108,6 +108,7 @@ def make_batches(seed: int, batch_size: int, num_batches: int, num_segments: int
             dense[part],
             segment[part],
             label[part],
+            num_segments,
         )
         for part in np.split(np.arange(rows), num_batches)
     ]
@@ -120,18 +121,21 @@ def _batch(
     dense: np.ndarray,
     segment: np.ndarray,
     label: np.ndarray,
+    num_segments: int,
 ) -> Batch:
-    is_there = np.arange(RECENT) < lengths[:, None]
+    is_there, rows = np.arange(RECENT) < lengths[:, None], len(label)
     return Batch(
         dense=torch.from_numpy(dense),
         sparse=KeyedJaggedTensor(
             keys=[*TABLES, "recent"],
             values=torch.from_numpy(np.concatenate([*ids, recent[is_there]])),
-            lengths=torch.from_numpy(np.concatenate([np.ones(len(ids) * len(label)), lengths]).astype(np.int32)),
+            lengths=torch.from_numpy(np.concatenate([np.ones(len(ids) * rows), lengths]).astype(np.int32)),
+            length_per_key=[*[rows] * len(ids), int(lengths.sum())],
         ),
         segment=torch.from_numpy(segment),
         label=torch.from_numpy(label),
-        weight=torch.ones(len(label)),
+        weight=torch.ones(rows),
+        segment_counts=tuple(np.bincount(segment, minlength=num_segments).tolist()),
     )
 
 

@@ -12,6 +12,7 @@ The cases, in this order, each with its ways timed in turns (`gpu_cases.py`):
     loader         batches from Parquet to the device, and no step
     tower          the ranker end to end, with a frozen tower, and with its vectors cached
     26 tables      again, for every other width and batch size
+    compiled       the ranker in bfloat16, its layers compiled and not
 
 A window is some steps, as many as fit into half a second; the device is awaited at its two ends alone. A row's time is
 the median of its turns, and its spread what lies between the longest and the shortest, as a share. The idle share is
@@ -53,9 +54,11 @@ _UNITS = (
     ("rows_per_second", "{:12,.0f} rows/s"),
     ("peak_gib", "peak {:.1f} GiB"),
     ("idle_share", "idle {:.1%}"),
+    ("idle_between_steps", "between steps {:.1%}"),
     ("table_bandwidth_share", "{:.1%} of the bandwidth"),
     ("dense_flop_share", "{:.1%} of the FLOP rate"),
     ("answered_share", "{:.1%} answered"),
+    ("compiled_graphs", "{:.0f} graphs"),
 )
 
 

@@ -1,6 +1,5 @@
 """The cases of `gpu.py`, most telling first: which models, on which batches, in which ways."""
 
-import collections
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -22,12 +21,19 @@ from workbench import Workbench, moved_bytes
 from recsys.composition.branches import BranchProjection
 from recsys.composition.conditional import SegmentGatedComposition
 from recsys.features.batch import Batch
+from recsys.streaming.loader import BatchStream
+from recsys.training.compiled_layers import CompiledLayers
+from recsys.training.training_stream import TrainingStream
 
 TABLES, DENSE, COMPOSITIONS, LOADER, MODES_OF_TOWER = "26 tables", "dense half", "compositions", "loader", "tower"
 BARE, OURS, PARQUET, TABLES_ALONE = "bare TorchRec", "ours", "ours, from Parquet", "tables alone"
 NORMS_EVERY_STEP, NORMS_BY_DEFAULT = "ours, norms every step", "ours, norms by default"
 CONDITIONAL, SHARED = "conditional", "conditional, one shared expert"
 ALONE = "dense half alone"
+SHUFFLED = "shuffled, to the device"
+LOOPS = {"bf16": "bfloat16", "tf32": "float32", "fp32": "float32"}
+"""What `training.precision` is under each precision of the products."""
+REPORT_SECONDS = 1.0
 EXPERT_HIDDEN = [64]  # conf/composition/conditional.yaml's
 _MIDDLE_SECONDS, _LONGEST_SECONDS = 30, 60
 
@@ -50,6 +56,7 @@ def all_cases(bench: Workbench) -> Iterator[Case]:
         for batch_size in sizes.batches:
             if (width, batch_size) != (sizes.width, sizes.batch_size):
                 yield _tables(bench, width, batch_size, _MIDDLE_SECONDS, sizes.turns)
+    yield Case("compiled", of_batch, partial(_compiled_ways, bench), _LONGEST_SECONDS, sizes.turns)
 
 
 def _tables(bench: Workbench, width: int, batch_size: int, seconds: float, turns: int) -> Case:
@@ -59,8 +66,7 @@ def _tables(bench: Workbench, width: int, batch_size: int, seconds: float, turns
 
 def _table_ways(bench: Workbench, width: int, batch_size: int) -> Sequence[Way]:
     (plain, run), batches, sizes = bench.models(width), bench.batches(batch_size), bench.sizes
-    stream, skip = Repeated(batches), _steps_to_fill(bench, batch_size)
-    num_tables = len(bench.contract.table_rows)
+    stream, num_tables = Repeated(batches), len(bench.contract.table_rows)
     gradient = torch.full((batch_size, num_tables * width), 1e-6, device=bench.device)
 
     def bandwidth(seconds: float) -> dict[str, float]:
@@ -70,24 +76,14 @@ def _table_ways(bench: Workbench, width: int, batch_size: int) -> Sequence[Way]:
     def look_up_and_update(batch: Batch) -> None:
         plain.model.interaction_network.ebc(batch.sparse).values().backward(gradient)
 
+    ours = _looped(OURS, run, batches)
+    from_parquet = Looped(run, partial(bench.stream, batch_size, run))
     return [
         Way(BARE, _each(stream, plain.step), batch_size, is_profiled=True),
-        Way(OURS, _looped(run, stream), batch_size, is_profiled=True),
-        Way(
-            PARQUET,
-            _from_parquet(bench, run, batch_size),
-            batch_size,
-            skip=skip,
-            most=sizes.parquet_rows // batch_size - skip - 1,
-            is_profiled=True,
-        ),
-        Way(NORMS_EVERY_STEP, _looped(run, stream, norms_every=1), batch_size),
-        Way(
-            NORMS_BY_DEFAULT,
-            _looped(run, stream, norms_every=sizes.norms_every),
-            batch_size,
-            multiple=sizes.norms_every,
-        ),
+        replace(ours, is_profiled=True),
+        replace(_from_files(bench, PARQUET, from_parquet, batch_size), figures=from_parquet.idle, is_profiled=True),
+        _looped(NORMS_EVERY_STEP, run, batches, norms_every=1),
+        replace(_looped(NORMS_BY_DEFAULT, run, batches, norms_every=sizes.norms_every), multiple=sizes.norms_every),
         Way(TABLES_ALONE, _each(stream, look_up_and_update), batch_size, figures=bandwidth),
     ]
 
@@ -106,11 +102,15 @@ def _dense_ways(bench: Workbench) -> Iterator[Way]:
     def share(precision: str, seconds: float) -> dict[str, float]:
         return {"dense_flop_share": operations / seconds / bench.limits[precision]}
 
+    def in_precision(precision: str, take: Take, count: int, after_step: Callable[[], None]) -> None:
+        with products_in(precision):
+            take(count, after_step)
+
     for precision in ("bf16", "tf32", "fp32"):
-        figures = partial(share, precision)
-        yield Way(f"{ALONE}, {precision}", partial(half.steps, precision), sizes.batch_size, figures=figures)
-        looped = _in_precision(precision, run, Repeated(batches))
-        yield Way(f"{OURS}, {precision}", looped, sizes.batch_size, figures=figures)
+        looped = _looped(f"{OURS}, {precision}", run, batches, precision=LOOPS[precision])
+        alone = Way(f"{ALONE}, {precision}", partial(half.steps, precision), sizes.batch_size)
+        for way in (alone, looped):
+            yield replace(way, take=partial(in_precision, precision, way.take), figures=partial(share, precision))
 
 
 class DenseHalf:
@@ -134,14 +134,13 @@ class DenseHalf:
         self._optimizer.zero_grad()
         self._vectors.grad = None
         device_type = self._vectors.device.type
-        with products_in(precision):
-            with torch.autocast(device_type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-                logit = self._model.logits(self._batch.dense, self._vectors)
-            nn.functional.binary_cross_entropy_with_logits(logit.float(), self._batch.label).backward()
+        with torch.autocast(device_type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logit = self._model.logits(self._batch.dense, self._vectors)
+        nn.functional.binary_cross_entropy_with_logits(logit.float(), self._batch.label).backward()
 
 
 def _composition_ways(bench: Workbench) -> Iterator[Way]:
-    """The ranker of `frozen_tower.py` under three compositions, of which the last has one segment for all rows."""
+    """The ranker of `frozen_tower.py` under three compositions, of which one has a segment for all rows."""
     sizes = bench.sizes
 
     def conditional(num_segments: int, projection: BranchProjection) -> SegmentGatedComposition:
@@ -154,16 +153,12 @@ def _composition_ways(bench: Workbench) -> Iterator[Way]:
     }
     for name, (compose, num_segments) in compositions.items():
         run = TrainingRun(make_ranker(compose, num_segments), bench.context)
-        batches = make_batches(0, sizes.batch_size, sizes.resident, num_segments)
-        stream = Repeated([batch.to(bench.device) for batch in batches])
-        yield Way(name, _looped(run, stream), sizes.batch_size, is_profiled=True)
+        yield replace(_looped(name, run, _sessions(bench, num_segments)), is_profiled=True)
 
 
 def _mode_ways(bench: Workbench) -> Iterator[Way]:
     """The same ranker, composed in parallel, under three modes of its tower."""
-    sizes = bench.sizes
-    batches = make_batches(0, sizes.batch_size, sizes.resident, frozen_tower.SEGMENTS)
-    stream = Repeated([batch.to(bench.device) for batch in batches])
+    batches = _sessions(bench, frozen_tower.SEGMENTS)
     for name, how in MODES.items():
         variant = Variant(make_ranker(side_by_side, frozen_tower.SEGMENTS), *how, bench.context)
 
@@ -171,50 +166,50 @@ def _mode_ways(bench: Workbench) -> Iterator[Way]:
             return {} if variant.cache is None else {"answered_share": variant.cache.record()["answered_share"]}
 
         # In the first turn a cache meets every batch for the first time.
-        yield Way(name, _looped(variant.run, stream), sizes.batch_size, skip=sizes.resident + 1, figures=answered)
+        yield replace(_looped(name, variant.run, batches), skip=len(batches) + 1, figures=answered)
+
+
+def _compiled_ways(bench: Workbench) -> Iterator[Way]:
+    """The same ranker as `trainer=gpu` trains it, its layers compiled and not."""
+    batches = _sessions(bench, frozen_tower.SEGMENTS)
+    for name in ("bf16", "bf16, compiled"):
+        ranker = make_ranker(side_by_side, frozen_tower.SEGMENTS)
+        layers = CompiledLayers(ranker, bench.sizes.compiler) if name.endswith("compiled") else None
+        looped = _looped(name, TrainingRun(ranker, bench.context), batches, precision=LOOPS["bf16"])
+
+        def compiled(seconds: float, layers: CompiledLayers | None = layers) -> dict[str, float]:
+            return {} if layers is None else {"compiled_graphs": float(layers.graphs)}
+
+        yield replace(looped, figures=compiled)
 
 
 def _loader_ways(bench: Workbench) -> Iterator[Way]:
     """Batches from Parquet to the device, and nothing done with them."""
-    sizes, skip = bench.sizes, _steps_to_fill(bench, bench.sizes.batch_size)
 
     def take(count: int, after_step: Callable[[], None]) -> None:
-        with closing(bench.stream(sizes.batch_size)) as stream:
+        with closing(bench.stream(bench.sizes.batch_size)) as stream:
             for _ in islice(stream, count):
                 after_step()
 
-    most = sizes.parquet_rows // sizes.batch_size - skip - 1
-    yield Way("shuffled, to the device", take, sizes.batch_size, skip=skip, most=most)
+    yield _from_files(bench, SHUFFLED, take, bench.sizes.batch_size)
 
 
-def _steps_to_fill(bench: Workbench, batch_size: int) -> int:
-    """Steps that take more rows than a stream holds: from then on it gives none that it had read before the first."""
-    return bench.stream(batch_size).most_rows // batch_size + 3
+def _sessions(bench: Workbench, num_segments: int) -> list[Batch]:
+    batches = make_batches(0, bench.sizes.batch_size, bench.sizes.resident, num_segments)
+    return [batch.to(bench.device) for batch in batches]
 
 
-def _looped(run: TrainingRun, stream: Repeated, **how: Any) -> Take:
-    def take(count: int, after_step: Callable[[], None]) -> None:
-        collections.deque(run.steps(stream, count, after_step=after_step, **how), maxlen=0)
-
-    return take
-
-
-def _in_precision(precision: str, run: TrainingRun, stream: Repeated) -> Take:
-    looped = _looped(run, stream, precision="bfloat16" if precision == "bf16" else "float32")
-
-    def take(count: int, after_step: Callable[[], None]) -> None:
-        with products_in(precision):
-            looped(count, after_step)
-
-    return take
+def _from_files(bench: Workbench, name: str, take: Take, batch_size: int) -> Way:
+    """A way whose turns read the files from their beginning."""
+    # From then on a stream gives no row that it had read before its first batch.
+    skip = bench.stream(batch_size).most_rows // batch_size + 3
+    return Way(name, take, batch_size, skip=skip, most=bench.sizes.parquet_rows // batch_size - skip - 1)
 
 
-def _from_parquet(bench: Workbench, run: TrainingRun, batch_size: int) -> Take:
-    def take(count: int, after_step: Callable[[], None]) -> None:
-        with closing(bench.stream(batch_size)) as stream:
-            collections.deque(run.steps(stream, count, after_step=after_step), maxlen=0)
-
-    return take
+def _looped(name: str, run: TrainingRun, batches: Sequence[Batch], **how: Any) -> Way:
+    stream = Repeated(batches)
+    looped = Looped(run, lambda: stream, **how)
+    return Way(name, looped, len(batches[0]), figures=looped.idle)
 
 
 def _each(stream: Repeated, step: Callable[[Batch], None]) -> Take:
@@ -224,3 +219,30 @@ def _each(stream: Repeated, step: Callable[[Batch], None]) -> Take:
             after_step()
 
     return take
+
+
+class Looped:
+    """Steps of the project's loop, reported by time as on a GPU.
+
+    Args:
+        stream: makes what the steps of one turn train on.
+        how: arguments of `TrainingRun.steps`.
+    """
+
+    def __init__(self, run: TrainingRun, stream: Callable[[], TrainingStream], **how: Any) -> None:
+        self._run, self._stream, self._how = run, stream, how
+        self._idle: float | None = None
+
+    def __call__(self, count: int, after_step: Callable[[], None]) -> None:
+        """Take some steps."""
+        stream, how = self._stream(), self._how
+        try:
+            for report in self._run.steps(stream, count, report_seconds=REPORT_SECONDS, after_step=after_step, **how):
+                self._idle = report.gpu_idle_share
+        finally:
+            if isinstance(stream, BatchStream):
+                stream.close()
+
+    def idle(self, seconds: float) -> dict[str, float]:
+        """Return what the last report says of the device's time between steps, of which a CPU knows nothing."""
+        return {} if self._idle is None else {"idle_between_steps": self._idle}

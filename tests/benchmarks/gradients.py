@@ -53,6 +53,7 @@ def make_batch(generator: np.random.Generator, scale: float) -> Batch:
             keys=NAMES,
             values=torch.from_numpy(np.concatenate(ids)),
             lengths=torch.ones(len(NAMES) * BATCH, dtype=torch.int32),
+            length_per_key=[BATCH] * len(NAMES),
         ),
         segment=torch.zeros(BATCH, dtype=torch.int64),
         label=torch.from_numpy((generator.random(BATCH) < 0.25).astype(np.float32)),

@@ -5,6 +5,7 @@ import argparse
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -13,9 +14,10 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loop import LoopSettings, LoopState, StepReport, train_steps
+from recsys.training.loop import LoopSettings, LoopState, train_steps
 from recsys.training.loss import click_objective
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
+from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
 from recsys.training.training_stream import TrainingStream
 
@@ -82,6 +84,7 @@ class TrainingRun:
         count: int,
         *,
         report_every: int = NEVER,
+        report_seconds: float | None = None,
         norms_every: int = NEVER,
         precision: str = "float32",
         after_step: Callable[[], None] = lambda: None,
@@ -95,6 +98,7 @@ class TrainingRun:
         settings = LoopSettings(
             max_steps=self._state.step + count,
             report_every=report_every,
+            report_seconds=report_seconds,
             norms_every=norms_every,
             segment_view_every=0,
             validate_every=NEVER,
@@ -122,5 +126,12 @@ class TrainingRun:
 
 def _fresh(batch: Batch) -> Batch:
     ids = batch.sparse
-    sparse = KeyedJaggedTensor(keys=ids.keys(), values=ids.values(), lengths=ids.lengths(), stride=len(batch))
-    return Batch(batch.dense, sparse, batch.segment, batch.label, batch.weight, batch.extra)
+    sparse = KeyedJaggedTensor(
+        keys=ids.keys(),
+        values=ids.values(),
+        lengths=ids.lengths(),
+        stride=len(batch),
+        length_per_key=ids.length_per_key_or_none(),  # where the host knows it of itself, it does of every batch
+    )
+    # A new object: of look-ups that were begun and ids that were joined, none is there.
+    return replace(batch, sparse=sparse)

@@ -14,6 +14,7 @@ from train_step import PlainRun
 from training_run import TrainingRun
 
 from recsys.features.batch import Batch
+from recsys.sharding.input_ahead import InputAhead
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
 
@@ -31,6 +32,7 @@ class Sizes:
         dense_top: layers of the DLRM whose dense half is measured.
         parquet_rows: of the files; an epoch of them is the longest window.
         norms_every: steps from one reading of the norms to the next, as configured by default.
+        compiler: by torch.compile's name.
         window_seconds: of one window of steps.
         turns: windows of a way, of which the case that most targets are about has two more.
     """
@@ -44,6 +46,7 @@ class Sizes:
     shuffle_buffer_rows: int = 400_000
     segments: int = 8
     norms_every: int = 50
+    compiler: str = "inductor"
     copied_megabytes: int = 2048
     product_size: int = 8192
     window_seconds: float = 0.5
@@ -69,6 +72,7 @@ SMALL = Sizes(
     parquet_rows=4000,
     shuffle_buffer_rows=200,
     norms_every=2,
+    compiler="eager",  # traces, and makes nothing
     copied_megabytes=4,
     product_size=128,
     window_seconds=0.0,
@@ -92,7 +96,8 @@ class Workbench:
     limits: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.device, self.threads = self.context.device, max(1, len(os.sched_getaffinity(0)) - 2)
+        # As many threads as `training.decode_threads=null` takes.
+        self.device, self.threads = self.context.device, max(1, min(8, len(os.sched_getaffinity(0)) - 1))
         self._rows_shape = {"most_table_rows": self.sizes.most_table_rows, "has_lists": False}
         self.contract = contract(most_table_rows=self.sizes.most_table_rows, has_lists=False)
         # One at a time: another width's tables make room first.
@@ -109,9 +114,9 @@ class Workbench:
         per_file, at_once = max(1, rows // 16), self.threads
         make_rows(self.folder, rows, per_file, max(1, per_file // 5), files_at_once=at_once, **self._rows_shape)
 
-    def stream(self, batch_size: int) -> BatchStream:
-        """A shuffled epoch, read with as many threads as there are cores to spare."""
-        return BatchStream(
+    def stream(self, batch_size: int, run: TrainingRun | None = None) -> BatchStream:
+        """A shuffled epoch; on a GPU its look-ups in the tables of `run` are begun a batch ahead, as in a real run."""
+        stream = BatchStream(
             self.folder,
             "train",
             self.contract,
@@ -122,6 +127,9 @@ class Workbench:
             decode_threads=self.threads,
             device=self.device,
         )
+        if run is not None and self.device.type == "cuda":
+            stream.prepare = InputAhead(run.wrapped)
+        return stream
 
     def _models(self, width: int) -> tuple[PlainRun, TrainingRun]:
         torch.manual_seed(0)
@@ -133,7 +141,7 @@ class Workbench:
 
     def _batch(self, rng: np.random.Generator, rows: int) -> Batch:
         """A batch as the stream makes them, of random numbers."""
-        tables = self.contract.table_rows
+        tables, segment = self.contract.table_rows, rng.choice(len(SEGMENT_SHARES), rows, p=SEGMENT_SHARES)
         ids = np.concatenate([zipf_ids(rng, table_rows, rows) for table_rows in tables.values()])
         return Batch(
             dense=torch.from_numpy(rng.standard_normal((NUM_DENSE, rows), np.float32)).t(),
@@ -142,10 +150,12 @@ class Workbench:
                 values=torch.from_numpy(ids.astype(np.int64)),
                 lengths=torch.ones(len(tables) * rows, dtype=torch.int32),
                 stride=rows,
+                length_per_key=[rows] * len(tables),
             ),
-            segment=torch.from_numpy(rng.choice(len(SEGMENT_SHARES), rows, p=SEGMENT_SHARES)),
+            segment=torch.from_numpy(segment),
             label=torch.from_numpy((rng.random(rows) < 0.25).astype(np.float32)),
             weight=torch.ones(rows),
+            segment_counts=tuple(np.bincount(segment, minlength=len(SEGMENT_SHARES)).tolist()),
         )
 
 
