@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,11 +105,13 @@ def test_a_device_that_answers_no_more_ends_it_with_what_there_is(gpu, context, 
     assert report.ended == "the device answers nothing any more: AcceleratorError: device-side assert triggered"
 
 
-def test_nothing_begins_after_the_end_and_the_file_has_all_rows_so_far(gpu, context, tmp_path):
-    document, seen = tmp_path / "figures.json", []
+def test_nothing_begins_after_the_end_and_the_file_has_all_rows_so_far(gpu, context, tmp_path, monkeypatch):
+    document, seen, now = tmp_path / "figures.json", [], [0.0]
+    for module in (gpu, importlib.import_module("timed_windows")):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def slow(count, after_step):
-        time.sleep(0.3)
+        now[0] += 0.3
         seen.append(len(json.loads(document.read_text())["rows"]) if document.exists() else 0)
         steps(count, after_step)
 
