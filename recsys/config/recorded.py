@@ -11,14 +11,17 @@ from recsys.errors import UsageError
 # What the configuration of Online Retail said, with the values that its schema file has taken over.
 _DECLARED_NOW = {"negatives_per_positive": 4, "ranking_validation_invoices": 300, "seed": 0}
 
+# Settings that came later, by group, with the values that stand for what was done before them.
+_CAME_LATER: dict[str, dict[str, Any]] = {"training": {"report_seconds": None}}
+
 
 def with_own_knobs(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded document whose network, composition and data hold the knobs of their kind and no other.
 
     Every kind once had the knobs of all, null where they meant nothing; a conditional composition said by `routing`
     which of two it was; and there was no first-order path. Online Retail and MovieLens were sources of their own, with
-    sampling among the settings, before their schema files declared it. Whatever else the document holds stays as it
-    is.
+    sampling among the settings, before their schema files declared it. A setting that came later has the value of what
+    was done before. Whatever else the document holds stays as it is.
 
     Raises:
         UnknownKindError: a kind is of a module that cannot be imported.
@@ -29,7 +32,8 @@ def with_own_knobs(document: Mapping[str, Any]) -> dict[str, Any]:
     if composition.pop("routing", None) == "route":
         composition["name"] = "conditional_route"
     own = {"network": _own(network, NETWORKS), "composition": _own(composition, COMPOSITIONS)}
-    return {**document, **own, **({"data": _as_table(document["data"])} if "data" in document else {})}
+    later = {group: added | document[group] for group, added in _CAME_LATER.items() if group in document}
+    return {**document, **later, **own, **({"data": _as_table(document["data"])} if "data" in document else {})}
 
 
 def _own(recorded: dict[str, Any], kinds: Kinds[Any]) -> dict[str, Any]:

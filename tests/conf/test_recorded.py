@@ -46,6 +46,13 @@ def test_a_document_with_a_null_for_every_other_kinds_knob_reads_as_the_same(wor
     assert list(again.state_dict()) == list(rebuild_ranker(description, small_contract()).state_dict())
 
 
+def test_a_run_of_before_reports_by_time_reports_by_steps() -> None:
+    config = compose_config([])
+    document = config_document(config)
+    del document["training"]["report_seconds"]
+    assert config_from(with_own_knobs(document)) == config
+
+
 def test_a_served_model_of_before_the_first_order_path_has_none() -> None:
     config = compose_config([])
     description = describe_ranker(config.network, config.composition, two_tower_spec())
