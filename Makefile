@@ -57,7 +57,7 @@ bench: $(READY) ## speed, as ratios to a limit and to other libraries
 	done
 
 # No set-up: it must work on a machine without a network, by the interpreter at hand, as `make gpu PYTHON=python3`.
-gpu: ## the tests and short benchmarks that need a GPU, in 8 minutes
+gpu: ## the tests that need a GPU, and a benchmark of it, in 8 minutes
 	@python=$(PYTHON)
 	if [ "$(origin PYTHON)" = file ] && [ -x $(BIN)/python ]; then python=$(BIN)/python; fi
 	$$python -c 'import sys, importlib.util; sys.exit(importlib.util.find_spec("torch") is None)' || {

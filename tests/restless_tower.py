@@ -18,9 +18,7 @@ class RestlessTower(EmbeddingTower):
         super().__init__(two_tower_spec(), small_contract())
         self.restless = nn.Sequential(nn.BatchNorm1d(self.output_width), nn.Dropout(0.5))
 
-    def forward(
-        self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             return self.restless(super().forward(batch, rows, looked_up))
 

@@ -1,91 +1,76 @@
-"""The model that the benchmarks of the training step share, and a run of it through the project's own loop.
+"""The model that the benchmarks of the training step share.
 
 DLRM's shape (Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems", 2019):
-a bottom MLP for the dense features, a table per id, the dot products of all pairs of vectors, a top MLP of 512-256-1.
+a bottom MLP for the dense features, a table per id, the dot products of all pairs of vectors, a top MLP.
 """
 
-import argparse
-import itertools
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from recsys.features.batch import Batch
-from recsys.sharding.processes import ProcessContext
-from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loop import LoopSettings, LoopState, train_steps
-from recsys.training.loss import click_objective
-from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
-from recsys.training.reports import StepReport
-from recsys.training.snapshot import BestWeights
-from recsys.training.training_stream import TrainingStream
-
-WIDTH = 16
-DENSE_RATE, TABLE_RATE = 1e-3, 0.02
-NEVER = 10**9
+from recsys.features.regrouped import Regrouping
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
-    """Let the caller say what computes."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: by the clock, see the text")
+@dataclass(frozen=True)
+class DlrmShape:
+    """What a DLRM is made for.
 
+    Attributes:
+        tables: rows by the name of the feature, in the order of the batch.
+        width: of every vector.
+        top: widths of the top MLP's layers below the logit.
+    """
 
-def moment(device: torch.device) -> float:
-    """Seconds of this process's processors, or on a GPU of the clock once all that was asked of the GPU is done."""
-    if device.type == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize(device)
-    return time.perf_counter()
+    tables: Mapping[str, int]
+    num_dense: int
+    width: int = 16
+    top: tuple[int, ...] = (512, 256)
 
 
 class Fields(nn.Module):
-    """The tables.
+    """The tables, drawn on `device`."""
 
-    Args:
-        tables: rows by the name of the feature, in the order of the batch.
-    """
-
-    def __init__(self, tables: Mapping[str, int]) -> None:
+    def __init__(self, shape: DlrmShape, device: torch.device) -> None:
         super().__init__()
-        self._names = list(tables)
+        self._width, self._regrouping = shape.width, Regrouping([list(shape.tables)])
         self.ebc = EmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
                     name=f"table_{name}",
-                    embedding_dim=WIDTH,
+                    embedding_dim=shape.width,
                     num_embeddings=rows,
                     feature_names=[name],
                     pooling=PoolingType.SUM,
                 )
-                for name, rows in tables.items()
+                for name, rows in shape.tables.items()
             ],
+            device=device,
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return (B, F, WIDTH)."""
-        vectors = KeyedTensor.regroup([self.ebc(batch.sparse)], [self._names])[0]
-        return vectors.view(len(batch), len(self._names), WIDTH)
+        """Return (B, F, width)."""
+        (vectors,) = self._regrouping(batch.look_up(self.ebc, batch.sparse))
+        return vectors.view(len(batch), -1, self._width)
 
 
 class Dlrm(nn.Module):
     """Two parts: `interaction_network` holds the tables, `head` the layers."""
 
-    def __init__(self, tables: Mapping[str, int], num_dense: int) -> None:
+    def __init__(self, shape: DlrmShape, device: torch.device) -> None:
         super().__init__()
-        self.interaction_network = Fields(tables)
-        num_fields = len(tables) + 1
-        width = WIDTH + num_fields * (num_fields - 1) // 2
+        self.interaction_network = Fields(shape, device)
+        num_fields = len(shape.tables) + 1
+        crossed = shape.width + num_fields * (num_fields - 1) // 2
         self.head = nn.ModuleDict(
             {
-                "bottom": nn.Sequential(nn.Linear(num_dense, 64), nn.ReLU(), nn.Linear(64, WIDTH), nn.ReLU()),
-                "top": nn.Sequential(
-                    nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 1)
-                ),
+                "bottom": nn.Sequential(*_layers(shape.num_dense, 64, shape.width)),
+                "top": nn.Sequential(*_layers(crossed, *shape.top), nn.Linear(shape.top[-1], 1)),
             }
         )
         below = torch.tril_indices(num_fields, num_fields, -1)
@@ -93,86 +78,15 @@ class Dlrm(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the logits (B,)."""
-        dense = self.head["bottom"](batch.dense)
-        fields = torch.cat([dense.unsqueeze(1), self.interaction_network(batch)], dim=1)
+        return self.logits(batch.dense, self.interaction_network(batch))
+
+    def logits(self, dense: Tensor, vectors: Tensor) -> Tensor:
+        """The dense half alone: map (B, num_dense) and the looked-up vectors (B, F, width) to (B,)."""
+        dense = self.head["bottom"](dense)
+        fields = torch.cat([dense.unsqueeze(1), vectors], dim=1)
         dots = torch.bmm(fields, fields.transpose(1, 2)).flatten(1).index_select(1, self.get_buffer("pairs"))
         return self.head["top"](torch.cat([dense, dots], dim=1)).squeeze(1)
 
 
-class Repeated:
-    """The same batches over and over, in one endless epoch.
-
-    What TorchRec computes from a batch's ids and keeps there is forgotten, as it is where every batch is new.
-    """
-
-    def __init__(self, batches: Sequence[Batch]) -> None:
-        self._batches, self.epoch, self.wait_seconds = itertools.cycle(batches), 0, 0.0
-
-    def __iter__(self) -> Iterator[Batch]:
-        return map(_fresh, self._batches)
-
-
-class Run:
-    """The model in the project's wrapper, with row-wise Adagrad on its tables and AdamW on its layers."""
-
-    def __init__(self, tables: Mapping[str, int], num_dense: int, context: ProcessContext) -> None:
-        torch.manual_seed(0)
-        rules = {"interaction_network": TableOptimizer("rowwise_adagrad", TABLE_RATE)}
-        self.wrapped = wrap_ranker(Dlrm(tables, num_dense), rules, context)
-        schedule = RateSchedule(warmup_steps=0, total_steps=1, final_share=1.0)
-        self.optimizers = RankerOptimizers(self.wrapped, {"head": DenseOptimizer(DENSE_RATE, 0.0)}, rules, schedule)
-        self._context, self._state = context, LoopState()
-
-    @property
-    def rows_seen(self) -> int:
-        """Rows trained on so far."""
-        return self._state.rows_seen
-
-    def steps(
-        self,
-        stream: TrainingStream,
-        count: int,
-        *,
-        report_every: int = NEVER,
-        norms_every: int = NEVER,
-        after_step: Callable[[], None] = lambda: None,
-    ) -> Iterator[StepReport]:
-        """Take `count` steps more through the loop; yield its reports, the last step's among them."""
-
-        def go_on() -> bool:
-            after_step()
-            return False
-
-        settings = LoopSettings(
-            max_steps=self._state.step + count,
-            report_every=report_every,
-            report_seconds=None,
-            norms_every=norms_every,
-            segment_view_every=0,
-            validate_every=NEVER,
-            validates_start=False,
-            checkpoint_every=NEVER,
-            patience=NEVER,
-            max_gradient_norm=None,
-            precision="float32",
-            segments=(),
-        )
-        return train_steps(
-            self.wrapped,
-            self.optimizers,
-            stream,
-            click_objective,
-            settings,
-            self._context,
-            state=self._state,
-            best=BestWeights(nn.Identity()),
-            validate=lambda: {"log_loss": 0.0},
-            checkpoint=lambda _: None,
-            should_stop=go_on,
-        )
-
-
-def _fresh(batch: Batch) -> Batch:
-    ids = batch.sparse
-    sparse = KeyedJaggedTensor(keys=ids.keys(), values=ids.values(), lengths=ids.lengths(), stride=len(batch))
-    return Batch(batch.dense, sparse, batch.segment, batch.label, batch.weight, batch.extra)
+def _layers(*widths: int) -> list[nn.Module]:
+    return [layer for width, after in pairwise(widths) for layer in (nn.Linear(width, after), nn.ReLU())]

@@ -14,21 +14,21 @@ quartiles are those of the turns' own ratios.
 """
 
 import argparse
+import collections
 import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from dlrm import add_device, moment
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from training_run import Repeated, TrainingRun, add_device, moment
 
-from recsys.composition.branches import BranchProjection
+from recsys.composition.branches import BranchProjection, Composition
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.composition.ranker import Head, Ranker
 from recsys.features.batch import Batch
@@ -38,26 +38,23 @@ from recsys.interactions.cross import CrossNetwork
 from recsys.interactions.fields import InteractionFields
 from recsys.interactions.network import InteractionNetwork
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
-from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.towers.embedding import EmbeddingTower, TowerSpec
 from recsys.training.cache import TowerCache
-from recsys.training.loop import LoopSettings, LoopState, train_steps
-from recsys.training.loss import click_objective
 from recsys.training.modes import apply_training_mode
-from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
-from recsys.training.snapshot import BestWeights
 
 BATCH, BATCHES, STEPS_A_TURN = 4096, 16, 8
-SESSION, DAYS, RECENT = 10, 30, 20
+SESSION, DAYS, RECENT, SEGMENTS = 10, 30, 20, 2
 TABLES = {"user_id": 50_000, "country": 50, "device": 20, "item_id": 20_000, "brand": 1_000, "category": 200}
 USER_DENSE, ITEM_DENSE = 4, 4
 TOWER_WIDTH, TABLE_WIDTH, FIELD_WIDTH, CROSS_LAYERS, NETWORK_HIDDEN = 32, 32, 16, 2, (1024, 256)
 # Chosen so that the tower's forward pass has twice the operations of the interaction network's.
 TOWER_HIDDEN = (736, 744)
 MEGABYTES = 256
+MODES = {"end_to_end": ("end_to_end", False), "frozen": ("frozen_tower", False), "cached": ("frozen_tower", True)}
+"""Training mode, and whether the tower's vectors are cached."""
 
 
-def contract() -> FeatureContract:
+def contract(num_segments: int) -> FeatureContract:
     """Six ids, a list and eight numbers: all for the interaction network, half of them for each side of the tower."""
     network, schema = "interaction_network", []
     for side, names in (("user_tower", list(TABLES)[:3]), ("item_tower", list(TABLES)[3:])):
@@ -74,7 +71,8 @@ def contract() -> FeatureContract:
     dense = [(f"user_{number}", "user_tower") for number in range(USER_DENSE)]
     dense += [(f"item_{number}", "item_tower") for number in range(ITEM_DENSE)]
     schema += [{"name": name, "kind": "dense", "used_by": [side, network]} for name, side in dense]
-    document = {"name": "sessions", "segment": "segment", "segments": ["new", "known"], "label": "click", "time": "at"}
+    segments = [f"segment_{number}" for number in range(num_segments)]
+    document = {"name": "sessions", "segment": "segment", "segments": segments, "label": "click", "time": "at"}
     return FeatureContract(
         FeatureSchema.from_document(document | {"user": "user_id", "item": "item_id", "features": schema}),
         table_rows=TABLES,
@@ -83,10 +81,10 @@ def contract() -> FeatureContract:
     )
 
 
-def make_batches(seed: int) -> list[Batch]:
+def make_batches(seed: int, batch_size: int, num_batches: int, num_segments: int) -> list[Batch]:
     """Draw sessions, shuffle their impressions, and cut them into batches."""
     random = np.random.default_rng(seed)
-    rows = BATCH * BATCHES
+    rows = batch_size * num_batches
     sessions = -(-rows // SESSION)
 
     def zipf(table: str, *shape: int) -> np.ndarray:
@@ -101,35 +99,55 @@ def make_batches(seed: int) -> list[Batch]:
     ids = [user[session], user[session] % 50, user[session] % 20, item, item % 1_000, item % 200]
     dense = np.concatenate([user_numbers[session], item_numbers[day[session], item]], axis=1)
     label = (random.random(rows) < 0.25).astype(np.float32)
+    segment = random.integers(num_segments, size=rows)
     return [
         _batch(
-            [column[part] for column in ids], recent[session[part]], lengths[session[part]], dense[part], label[part]
+            [column[part] for column in ids],
+            recent[session[part]],
+            lengths[session[part]],
+            dense[part],
+            segment[part],
+            label[part],
+            num_segments,
         )
-        for part in np.split(np.arange(rows), BATCHES)
+        for part in np.split(np.arange(rows), num_batches)
     ]
 
 
 def _batch(
-    ids: list[np.ndarray], recent: np.ndarray, lengths: np.ndarray, dense: np.ndarray, label: np.ndarray
+    ids: list[np.ndarray],
+    recent: np.ndarray,
+    lengths: np.ndarray,
+    dense: np.ndarray,
+    segment: np.ndarray,
+    label: np.ndarray,
+    num_segments: int,
 ) -> Batch:
-    is_there = np.arange(RECENT) < lengths[:, None]
+    is_there, rows = np.arange(RECENT) < lengths[:, None], len(label)
     return Batch(
         dense=torch.from_numpy(dense),
         sparse=KeyedJaggedTensor(
             keys=[*TABLES, "recent"],
             values=torch.from_numpy(np.concatenate([*ids, recent[is_there]])),
-            lengths=torch.from_numpy(np.concatenate([np.ones(len(ids) * BATCH), lengths]).astype(np.int32)),
+            lengths=torch.from_numpy(np.concatenate([np.ones(len(ids) * rows), lengths]).astype(np.int32)),
+            length_per_key=[*[rows] * len(ids), int(lengths.sum())],
         ),
-        segment=torch.zeros(BATCH, dtype=torch.int64),
+        segment=torch.from_numpy(segment),
         label=torch.from_numpy(label),
-        weight=torch.ones(BATCH),
+        weight=torch.ones(rows),
+        segment_counts=tuple(np.bincount(segment, minlength=num_segments).tolist()),
     )
 
 
-def make_ranker() -> Ranker:
-    """The tower beside a cross network, joined by concatenation."""
+def side_by_side(projection: BranchProjection) -> Composition:
+    """Tower and network joined by concatenation."""
+    return ParallelComposition(projection, ConcatJoin(projection.width))
+
+
+def make_ranker(compose: Callable[[BranchProjection], Composition], num_segments: int) -> Ranker:
+    """The tower and a cross network, and what joins them."""
     torch.manual_seed(0)
-    given = contract()
+    given = contract(num_segments)
     spec = TowerSpec.two_tower(
         given.schema, width=TOWER_WIDTH, table_dimension=TABLE_WIDTH, hidden_widths=list(TOWER_HIDDEN)
     )
@@ -137,13 +155,13 @@ def make_ranker() -> Ranker:
     fields = InteractionFields(given, FIELD_WIDTH, has_tower_field=False)
     crossing = CrossNetwork(fields.num_fields, FIELD_WIDTH, num_layers=CROSS_LAYERS)
     network = InteractionNetwork(fields, crossing, NETWORK_HIDDEN, dropout=0.0)
-    composition = ParallelComposition(BranchProjection(tower.output_width, network.output_width, 64), ConcatJoin(64))
+    composition = compose(BranchProjection(tower.output_width, network.output_width, 64))
     return Ranker(tower, network, composition, Head(composition.output_width, [64], dropout=0.0, first_order=None))
 
 
 def count_operations(batch: Batch) -> dict[str, float]:
     """Return the floating-point operations of one row's forward pass, by part."""
-    ranker = make_ranker()
+    ranker = make_ranker(side_by_side, SEGMENTS)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         ranker(batch)
     counts = counter.get_flop_counts()
@@ -151,16 +169,6 @@ def count_operations(batch: Batch) -> dict[str, float]:
     # The composition calls tower and network, whose operations are counted in it too.
     parts["composition"] -= parts["embedding_tower"] + parts["interaction_network"]
     return parts
-
-
-class Endless:
-    """The same batches over and over, in one endless epoch."""
-
-    def __init__(self, batches: list[Batch]) -> None:
-        self._batches, self.epoch, self.wait_seconds = itertools.cycle(batches), 0, 0.0
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self._batches
 
 
 @dataclass
@@ -172,57 +180,26 @@ class Seconds:
 
 
 class Variant:
-    """One run of the ranker."""
+    """One run of a ranker.
 
-    def __init__(self, mode: str, has_cache: bool, batches: list[Batch], context: ProcessContext) -> None:
-        ranker = make_ranker()
-        frozen = apply_training_mode(ranker, mode)
-        parts = [name for name, _ in ranker.named_children()]
-        tables = {name: None if name in frozen else TableOptimizer("rowwise_adagrad", 0.02) for name in parts}
-        dense = {name: None if name in frozen else DenseOptimizer(1e-3, 0.0) for name in parts}
-        self._wrapped = wrap_ranker(ranker, tables, context)
-        schedule = RateSchedule(warmup_steps=0, total_steps=1, final_share=1.0)
-        self._optimizers = RankerOptimizers(self._wrapped, dense, tables, schedule)
-        self.cache = TowerCache(self._wrapped, MEGABYTES, context) if has_cache else None
-        self._stream, self._context, self._state = Endless(batches), context, LoopState()
+    Attributes:
+        cache: of a frozen tower's vectors, where the variant has one.
+    """
 
-    def turn(self) -> Seconds:
+    def __init__(self, ranker: Ranker, mode: str, has_cache: bool, context: ProcessContext) -> None:
+        self.run = TrainingRun(ranker, context, apply_training_mode(ranker, mode))
+        self.cache = TowerCache(self.run.wrapped, MEGABYTES, context) if has_cache else None
+        self._device = context.device
+
+    def turn(self, batches: Repeated) -> Seconds:
         """Take some steps and return the times of those that neither begin nor end the turn."""
         marks: list[tuple[float, float]] = []
-        never = 10**9
-        settings = LoopSettings(
-            max_steps=self._state.step + STEPS_A_TURN,
-            report_every=never,
-            report_seconds=None,
-            norms_every=never,
-            segment_view_every=0,
-            validate_every=never,
-            validates_start=False,
-            checkpoint_every=never,
-            patience=never,
-            max_gradient_norm=None,
-            precision="float32",
-            segments=(),
+        reports = self.run.steps(
+            batches,
+            STEPS_A_TURN,
+            after_step=lambda: marks.append((moment(self._device), time.perf_counter())),
         )
-
-        def mark() -> bool:  # asked after every step
-            marks.append((moment(self._context.device), time.perf_counter()))
-            return False
-
-        for _ in train_steps(
-            self._wrapped,
-            self._optimizers,
-            self._stream,
-            click_objective,
-            settings,
-            self._context,
-            state=self._state,
-            best=BestWeights(nn.Identity()),
-            validate=lambda: {"log_loss": 0.0},
-            checkpoint=lambda _: None,
-            should_stop=mark,
-        ):
-            pass
+        collections.deque(reports, maxlen=0)
         steps = list(itertools.pairwise(marks))[:-1]
         return Seconds([b[0] - a[0] for a, b in steps], [b[1] - a[1] for a, b in steps])
 
@@ -234,16 +211,16 @@ def measure(turns: int, device: str) -> dict[str, float]:
     """
     torch.set_num_threads(1)
     context = start_processes(device)
-    batches = make_batches(seed=0)
+    batches = make_batches(0, BATCH, BATCHES, SEGMENTS)
     operations = count_operations(batches[0])
-    batches = [batch.to(context.device) for batch in batches]
-    chosen = {"end_to_end": ("end_to_end", False), "frozen": ("frozen_tower", False), "cached": ("frozen_tower", True)}
-    variants = {name: Variant(*how, batches, context) for name, how in chosen.items()}
+    on_device = [batch.to(context.device) for batch in batches]
+    streams = {name: Repeated(on_device) for name in MODES}
+    variants = {name: Variant(make_ranker(side_by_side, SEGMENTS), *how, context) for name, how in MODES.items()}
     cold = BATCHES // STEPS_A_TURN
     times: dict[str, list[Seconds]] = {name: [] for name in variants}
     for _ in range(cold + turns):
         for name, variant in variants.items():
-            times[name].append(variant.turn())
+            times[name].append(variant.turn(streams[name]))
     cache = variants["cached"].cache.record()
     stop_processes()
     figures = {f"{name}_operations_per_row": count for name, count in operations.items()}

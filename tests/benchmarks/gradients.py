@@ -27,8 +27,9 @@ import statistics
 import frozen_tower
 import numpy as np
 import torch
-from dlrm import NEVER, Repeated, Run, add_device, moment
+from dlrm import Dlrm, DlrmShape
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from training_run import NEVER, Repeated, TrainingRun, add_device, moment
 
 from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
@@ -52,6 +53,7 @@ def make_batch(generator: np.random.Generator, scale: float) -> Batch:
             keys=NAMES,
             values=torch.from_numpy(np.concatenate(ids)),
             lengths=torch.ones(len(NAMES) * BATCH, dtype=torch.int32),
+            length_per_key=[BATCH] * len(NAMES),
         ),
         segment=torch.zeros(BATCH, dtype=torch.int64),
         label=torch.from_numpy((generator.random(BATCH) < 0.25).astype(np.float32)),
@@ -68,7 +70,9 @@ class Variant:
 
     def __init__(self, batches: list[Batch], scale: float, context: ProcessContext, norms_every: int | None) -> None:
         tables = {name: max(2, int(rows * scale)) for name, rows in zip(NAMES, ROWS, strict=True)}
-        self._run, self._batches, self._norms_every = Run(tables, DENSE, context), Repeated(batches), norms_every
+        torch.manual_seed(0)
+        self._run = TrainingRun(Dlrm(DlrmShape(tables, DENSE), context.device), context)
+        self._batches, self._norms_every = Repeated(batches), norms_every
         self._device = context.device
 
     def turn(self) -> list[float]:

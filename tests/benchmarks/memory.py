@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from streaming import BATCH_SIZE, contract, make_rows, peak_megabytes
+from criteo_rows import contract, make_rows
+from streaming import BATCH_SIZE, peak_megabytes
 
 from recsys.streaming.loader import BatchStream
 

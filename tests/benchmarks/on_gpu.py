@@ -1,17 +1,20 @@
-"""The tests that need a GPU, then short versions of the benchmarks on it: what `make gpu` runs.
+"""The tests that need a GPU, then the benchmark of it (`gpu.py`): what `make gpu` runs.
 
     python tests/benchmarks/on_gpu.py
 
 Everything together takes at most eight minutes, whatever the machine: each part has a bound of its own and none runs
-past the end of all, so that a part that hangs costs its own figures alone. What a part prints is shown as it comes.
-Ends with 0 where every part did what it should, with 1 where one failed or ran out of time, and with 2, at once, where
-there is no GPU.
+past the end of all, so that a part that hangs costs its own figures alone. What a part prints is shown as it comes. One
+JSON object is printed last: what `gpu.py` had measured by its end, and what went wrong under "faults". Ends with 0
+where every part did what it should, with 1 where one failed or ran out of time, and with 2, at once, where there is no
+GPU.
 """
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +25,6 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 8 * 60 - 20  # of all parts; the rest is Python's start and what ends late
-_BENCHMARKS = Path("tests", "benchmarks")
 
 
 @dataclass(frozen=True)
@@ -34,18 +36,13 @@ class Part:
     seconds: float
 
 
-def _benchmark(file: str, seconds: float, *words: str) -> Part:
-    return Part(file, (str(_BENCHMARKS / f"{file}.py"), "--device", "cuda", *words), seconds)
-
-
-PARTS = (
-    Part("tests/gpu", ("-m", "pytest", "tests/gpu", "-p", "no:cacheprovider", "--durations=5"), 210),
-    _benchmark("train_step", 140, "--rows", "400000", "--cores", "8", "--repeats", "1", "--turns", "4"),
-    _benchmark("gradients", 110, "--turns", "4"),
-    _benchmark(
-        "streaming", 80, "--rows", "1000000", "--cores", "8", "--repeats", "1", "--only", "decode,stream", "--json"
-    ),
-)
+def all_parts(document: Path) -> tuple[Part, Part]:
+    """The parts; the second one writes what it measures into a file."""
+    # What runs on a CPU alone ran where there was no GPU.
+    tests = ("-m", "pytest", "tests/gpu", "-m", "gpu", "-p", "no:cacheprovider", "--durations=5")
+    # Nothing begins after its own limit, and the bound is for what was begun before.
+    benchmark = ("tests/benchmarks/gpu.py", "--device", "cuda", "--seconds", "250", "--document", str(document))
+    return Part("tests/gpu", tests, 170), Part("tests/benchmarks/gpu.py", benchmark, 290)
 
 
 def run(parts: Sequence[Part], seconds: float) -> list[str]:
@@ -79,20 +76,32 @@ def run(parts: Sequence[Part], seconds: float) -> list[str]:
 
 def main() -> int:
     """Say what this machine is, run everything, and sum up."""
+    machine = describe()
+    if machine is None:
+        return 2
+    print(machine, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        document = Path(folder, "figures.json")
+        faults = run(all_parts(document), SECONDS)
+        figures = json.loads(document.read_text()) if document.exists() else {}
+    print("\nEvery part did what it should." if not faults else "\nWent wrong:\n  " + "\n  ".join(faults))
+    print(json.dumps({**figures, "faults": faults}))
+    return 1 if faults else 0
+
+
+def describe() -> str | None:
+    """Return what this machine is; without a GPU say so instead."""
     sys.path.insert(0, str(ROOT))
     from recsys.sharding.processes import why_no_gpu
 
     if not torch.cuda.is_available():
         print(f"This needs a machine with an NVIDIA GPU, but {why_no_gpu()}.", file=sys.stderr)
-        return 2
+        return None
     properties = torch.cuda.get_device_properties(0)
-    print(
+    return (
         f"{torch.cuda.device_count()} x {properties.name}, {properties.total_memory / 2**30:.0f} GiB, "
         f"{len(os.sched_getaffinity(0))} cores; torch {torch.__version__}, Python {sys.version.split()[0]}"
     )
-    faults = run(PARTS, SECONDS)
-    print("\nEvery part did what it should." if not faults else "\nWent wrong:\n  " + "\n  ".join(faults))
-    return 1 if faults else 0
 
 
 if __name__ == "__main__":

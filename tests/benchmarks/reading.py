@@ -37,7 +37,8 @@ from recsys.streaming.checks import ValueChecks
 from recsys.streaming.loader import BatchStream
 from recsys.streaming.parquet import encoded_columns, read_row_group
 from recsys.streaming.rows import open_rows
-from tests.benchmarks.streaming import BATCH_SIZE, contract, make_rows
+from tests.benchmarks.criteo_rows import contract, make_rows
+from tests.benchmarks.streaming import BATCH_SIZE
 from tests.streaming.slow_storage import SlowStorage
 
 

@@ -3,7 +3,7 @@
     python tests/benchmarks/train_step.py [--rows 500000] [--cores 2] [--repeats 3] [--turns 8] [--json]
                                           [--device cuda]
 
-The rows are those of `streaming.py`: Criteo's shape, 13 dense features, 26 ids in tables of up to 2,000,000 rows and
+The rows are those of `criteo_rows.py`: Criteo's shape, 13 dense features, 26 ids in tables of up to 2,000,000 rows and
 two lists of ids. The model is DLRM's (`dlrm.py`), 16 wide, batches of 8192, row-wise Adagrad in the tables' fused
 kernels and AdamW on the layers. Three ways to train it:
 
@@ -45,7 +45,8 @@ from typing import Any
 import pyarrow as pa
 import torch
 import torch.distributed as dist
-from dlrm import DENSE_RATE, NEVER, TABLE_RATE, Dlrm, Repeated, Run, add_device, moment
+from criteo_rows import contract, make_rows
+from dlrm import Dlrm, DlrmShape
 from torch import nn
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -53,9 +54,9 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.sharding_plan import construct_module_sharding_plan, table_wise
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+from training_run import DENSE_RATE, NEVER, TABLE_RATE, Repeated, TrainingRun, add_device, moment
 
 from recsys.features.batch import Batch
-from recsys.features.contract import FeatureContract
 from recsys.sharding.processes import ProcessContext, start_processes
 from recsys.streaming.loader import BatchStream
 
@@ -65,14 +66,18 @@ STEPS_A_TURN, BATCHES_OF_TURNS = 6, 16
 
 
 class PlainRun:
-    """The model as TorchRec alone trains it."""
+    """The model as TorchRec alone trains it.
 
-    def __init__(self, tables: dict[str, int], num_dense: int, device: torch.device) -> None:
+    Attributes:
+        model: the module itself, its tables sharded.
+    """
+
+    def __init__(self, shape: DlrmShape, device: torch.device) -> None:
         torch.manual_seed(0)
-        model, sharder = Dlrm(tables, num_dense), EmbeddingBagCollectionSharder()
-        ebc = model.interaction_network.ebc
+        model, sharder = Dlrm(shape, device), EmbeddingBagCollectionSharder()
+        self.model, ebc = model, model.interaction_network.ebc
         _apply_optimizer_in_backward(RowWiseAdagrad, ebc.parameters(), {"lr": TABLE_RATE})
-        places = {f"table_{name}": table_wise(rank=0, compute_kernel="fused") for name in tables}
+        places = {f"table_{name}": table_wise(rank=0, compute_kernel="fused") for name in shape.tables}
         plan = construct_module_sharding_plan(
             ebc, places, sharder=sharder, local_size=1, world_size=1, device_type=device.type
         )
@@ -144,32 +149,26 @@ def _context(device: str) -> ProcessContext:
 
 @functools.cache
 def _plain_run(device: str) -> PlainRun:
-    return PlainRun(*_shape(), _context(device).device)
+    return PlainRun(_shape(), _context(device).device)
 
 
 @functools.cache
-def _run(device: str) -> Run:
-    return Run(*_shape(), _context(device))
+def _run(device: str) -> TrainingRun:
+    torch.manual_seed(0)
+    return TrainingRun(Dlrm(_shape(), _context(device).device), _context(device))
 
 
-def _shape() -> tuple[dict[str, int], int]:
-    """Rows of the tables, and the number of dense features."""
-    contract = _contract()
-    tables = {feature.name: contract.table_rows[feature.table or feature.name] for feature in contract.schema.sparse}
-    return tables, len(contract.schema.dense)
-
-
-def _contract() -> FeatureContract:
-    import streaming  # not above: it imports this file
-
-    return streaming.contract()
+def _shape() -> DlrmShape:
+    of = contract()
+    tables = {feature.name: of.table_rows[feature.table or feature.name] for feature in of.schema.sparse}
+    return DlrmShape(tables, len(of.schema.dense))
 
 
 def _stream(root: Path, threads: int, device: torch.device) -> BatchStream:
     return BatchStream(
         root,
         "train",
-        _contract(),
+        contract(),
         batch_size=BATCH_SIZE,
         seed=1,
         shuffle=True,
@@ -300,11 +299,9 @@ def main() -> None:
         measured = measure_turns(options.root, options.turns, options.device) if is_turns else measure_here(options)
         print(json.dumps(measured))
         return
-    import streaming  # not above: it imports this file
-
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         root = Path(folder)
-        streaming.make_rows(root, options.rows)
+        make_rows(root, options.rows)
         with contextlib.redirect_stdout(nowhere if options.json else sys.stdout):
             # In a process of its own, whose two models are then gone from memory.
             figures = _overheads(_in_new_process(_TURNS, root, options)) if options.turns else {}

@@ -1,13 +1,15 @@
 """`make gpu` keeps to its time and says what went wrong; tested here with parts that need no GPU."""
 
+import json
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.benchmarks import on_gpu
-from tests.benchmarks.on_gpu import PARTS, ROOT, Part, run
+from tests.benchmarks.on_gpu import ROOT, SECONDS, Part, all_parts, run
 
 
 def part(name, code, seconds=60):
@@ -38,10 +40,24 @@ def test_every_part_runs_the_clones_own_code(tmp_path):
     assert found.read_text() == str(ROOT / "recsys" / "__init__.py")
 
 
-def test_every_file_that_it_names_is_there():
-    files = [word for part in PARTS for word in part.words if "/" in word]
-    assert len(files) == len(PARTS)
+def test_every_file_that_it_names_is_there_and_all_parts_fit_into_the_time():
+    parts = all_parts(Path("figures.json"))
+    files = [word for part in parts for word in part.words if "/" in word]
+    assert len(files) == len(parts)
     assert all((ROOT / file).exists() for file in files)
+    assert sum(part.seconds for part in parts) <= SECONDS <= 8 * 60
+
+
+def test_what_a_part_had_measured_is_printed_last_although_it_was_stopped(capsys, monkeypatch):
+    def stopped(document):
+        measured = json.dumps({"rows": [1, 2]})
+        return [part("stopped", f"import time; open({str(document)!r}, 'w').write({measured!r}); time.sleep(60)", 1)]
+
+    monkeypatch.setattr(on_gpu, "all_parts", stopped)
+    monkeypatch.setattr(on_gpu, "describe", lambda: "a GPU")
+    assert on_gpu.main() == 1
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed == {"rows": [1, 2], "faults": ["stopped: stopped after 1 s"]}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU on this machine")

@@ -163,9 +163,7 @@ class DeafTower(EmbeddingTower):
     def look_up(self, batch: Batch) -> list[Tensor] | None:
         return self._thawed(super().look_up, batch)
 
-    def forward(
-        self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None
-    ) -> Tensor:
+    def forward(self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None) -> Tensor:
         return self._thawed(super().forward, batch, rows, looked_up)
 
     def _thawed(self, call: Callable[..., Any], *arguments: Any) -> Any:
