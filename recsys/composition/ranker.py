@@ -45,8 +45,11 @@ class Head(nn.Module):
 
     def forward(self, joined: Tensor, batch: Batch) -> Tensor:
         """Map (B, input_width), and the batch whose rows these are, to the logits (B,)."""
-        logit = self.output(self.hidden(joined)).squeeze(1)
-        return logit if self.first_order is None else logit + self.first_order(batch)
+        hidden = self.hidden(joined)
+        # A score is single whatever the layers computed in: in bfloat16 a logit of 3 is right to 0.01 alone.
+        with torch.autocast(joined.device.type, enabled=False):
+            logit = self.output(hidden.float()).squeeze(1)
+            return logit if self.first_order is None else logit + self.first_order(batch)
 
 
 class Ranker(nn.Module):

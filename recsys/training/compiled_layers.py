@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._functorch import config as functorch_config
 
 from recsys.errors import UsageError
 from recsys.sharding.inventory import unwrapped
@@ -55,6 +56,9 @@ class CompiledLayers:
         self.graphs = 0
         # Torch keeps few graphs for each piece of code, whatever module they are of: an earlier run's would count.
         torch._dynamo.reset()
+        # The view of the tower's gradient by segment goes back through a step's graph once more, so no backward pass
+        # may write over what the graph keeps. Each of them asks for this, and so it is set for the process.
+        functorch_config.donated_buffer = False
         self._backend: Backend = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
         for path in _LAYERS:
             # Of any number of rows from the start: the last batch of an epoch, a validation and a segment's rows are

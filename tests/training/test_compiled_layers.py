@@ -31,6 +31,20 @@ def test_a_compiled_ranker_learns_as_one_that_is_not_and_keeps_every_name(contex
     assert layers.graphs == 3  # crossing, deep layers, head: none for the batch of another size
 
 
+def test_the_towers_gradient_is_still_read_by_segment(context):
+    plain, compiled = small_run(context), small_run(context)
+    CompiledLayers(compiled.ranker, backend="aot_eager")
+
+    # Further backward passes through the graph of the step.
+    shares, expected = (
+        [each.segment_shares for each in run.train(2, segment_view_every=1)] for run in (plain, compiled)
+    )
+
+    assert len(shares) == 2
+    assert [*shares[1]] == [*expected[1]]
+    assert [*shares[1].values()] == pytest.approx([*expected[1].values()], rel=1e-3)
+
+
 def test_evaluation_has_graphs_of_its_own_and_the_same_numbers(context):
     plain, compiled = small_run(context).ranker.module.eval(), small_run(context).ranker.module.eval()
     layers = CompiledLayers(compiled, backend="aot_eager")
