@@ -19,6 +19,7 @@ from recsys.sharding.inventory import unwrapped
 
 _LAYERS = ("interaction_network.crossing", "interaction_network.deep", "head.hidden")
 _COMPILERS = ("g++", "clang++")
+_INDUCTOR = "inductor"  # torch's backend that makes kernels
 
 Backend = Callable[[fx.GraphModule, list[torch.Tensor]], Any]
 """Makes a callable of a traced graph and the inputs that it was traced with, as `torch.compile` asks of it."""
@@ -50,9 +51,14 @@ class CompiledLayers:
     Attributes:
         graphs: how many were compiled. Twice the layers are usual; with every further batch size or mode that needs
             graphs of its own, the run stood still meanwhile.
+
+    Raises:
+        UsageError: torch's own backend finds no compiler.
     """
 
-    def __init__(self, ranker: nn.Module, backend: str | Backend = "inductor") -> None:
+    def __init__(self, ranker: nn.Module, backend: str | Backend = _INDUCTOR) -> None:
+        if backend == _INDUCTOR:
+            require_compiler()
         self.graphs = 0
         # Torch keeps few graphs for each piece of code, whatever module they are of: an earlier run's would count.
         torch._dynamo.reset()

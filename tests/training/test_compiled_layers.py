@@ -8,7 +8,7 @@ from recsys.sharding.whole_state import whole_state
 from recsys.training import compiled_layers
 from recsys.training.compiled_layers import CompiledLayers, require_compiler
 from tests.small_model import ROWS, batch_of
-from tests.training.small_run import Batches, small_run
+from tests.training.small_run import Batches, gated_ranker, small_run
 
 # The last of them is smaller, as an epoch's is. None has as many rows as there are fields, which torch takes for one
 # number where it first meets them.
@@ -71,4 +71,4 @@ def test_the_compiler_that_cxx_names_is_the_one_that_is_looked_for(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
 
     with pytest.raises(UsageError, match="none of no-such-compiler is on the path"):
-        require_compiler()
+        CompiledLayers(gated_ranker())
