@@ -59,8 +59,11 @@ class Head(nn.Module):
         Returns:
             (B,).
         """
-        logit = self.output(self.hidden(joined)).squeeze(1)
-        return logit if self.first_order is None else logit + self.first_order(batch, looked_up)
+        hidden = self.hidden(joined)
+        # A score is single whatever the layers computed in: in bfloat16 a logit of 3 is right to 0.01 alone.
+        with torch.autocast(joined.device.type, enabled=False):
+            logit = self.output(hidden.float()).squeeze(1)
+            return logit if self.first_order is None else logit + self.first_order(batch, looked_up)
 
 
 class Ranker(nn.Module):

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._functorch import config as functorch_config
 
 from recsys.errors import UsageError
 from recsys.sharding.inventory import unwrapped
 
 _LAYERS = ("interaction_network.crossing", "interaction_network.deep", "head.hidden")
 _COMPILERS = ("g++", "clang++")
+_INDUCTOR = "inductor"  # torch's backend that makes kernels
 
 Backend = Callable[[fx.GraphModule, list[torch.Tensor]], Any]
 """Makes a callable of a traced graph and the inputs that it was traced with, as `torch.compile` asks of it."""
@@ -49,12 +51,20 @@ class CompiledLayers:
     Attributes:
         graphs: how many were compiled. Twice the layers are usual; with every further batch size or mode that needs
             graphs of its own, the run stood still meanwhile.
+
+    Raises:
+        UsageError: torch's own backend finds no compiler.
     """
 
-    def __init__(self, ranker: nn.Module, backend: str | Backend = "inductor") -> None:
+    def __init__(self, ranker: nn.Module, backend: str | Backend = _INDUCTOR) -> None:
+        if backend == _INDUCTOR:
+            require_compiler()
         self.graphs = 0
         # Torch keeps few graphs for each piece of code, whatever module they are of: an earlier run's would count.
         torch._dynamo.reset()
+        # The view of the tower's gradient by segment goes back through a step's graph once more, so no backward pass
+        # may write over what the graph keeps. Each of them asks for this, and so it is set for the process.
+        functorch_config.donated_buffer = False
         self._backend: Backend = torch._dynamo.lookup_backend(backend) if isinstance(backend, str) else backend
         for path in _LAYERS:
             # Of any number of rows from the start: the last batch of an epoch, a validation and a segment's rows are

@@ -8,7 +8,7 @@ from recsys.sharding.whole_state import whole_state
 from recsys.training import compiled_layers
 from recsys.training.compiled_layers import CompiledLayers, require_compiler
 from tests.small_model import ROWS, batch_of
-from tests.training.small_run import Batches, small_run
+from tests.training.small_run import Batches, gated_ranker, small_run
 
 # The last of them is smaller, as an epoch's is. None has as many rows as there are fields, which torch takes for one
 # number where it first meets them.
@@ -29,6 +29,20 @@ def test_a_compiled_ranker_learns_as_one_that_is_not_and_keeps_every_name(contex
         name: tensor.shape for name, tensor in whole_state(plain.ranker).items()
     }
     assert layers.graphs == 3  # crossing, deep layers, head: none for the batch of another size
+
+
+def test_the_towers_gradient_is_still_read_by_segment(context):
+    plain, compiled = small_run(context), small_run(context)
+    CompiledLayers(compiled.ranker, backend="aot_eager")
+
+    # Further backward passes through the graph of the step.
+    shares, expected = (
+        [each.segment_shares for each in run.train(2, segment_view_every=1)] for run in (plain, compiled)
+    )
+
+    assert len(shares) == 2
+    assert [*shares[1]] == [*expected[1]]
+    assert [*shares[1].values()] == pytest.approx([*expected[1].values()], rel=1e-3)
 
 
 def test_evaluation_has_graphs_of_its_own_and_the_same_numbers(context):
@@ -57,4 +71,4 @@ def test_the_compiler_that_cxx_names_is_the_one_that_is_looked_for(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
 
     with pytest.raises(UsageError, match="none of no-such-compiler is on the path"):
-        require_compiler()
+        CompiledLayers(gated_ranker())

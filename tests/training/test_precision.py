@@ -2,10 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from recsys.composition.ranker import Head
 from recsys.errors import TrainingError
+from recsys.evaluation.split_evaluation import predict
+from recsys.interactions.first_order import FirstOrder
 from recsys.monitoring.gradient_norms import gradient_norms
 from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
@@ -14,7 +18,7 @@ from recsys.sharding.wrap import average_dense_gradients
 from recsys.training.loss import click_objective
 from recsys.training.precision import START_SCALE, Precision, set_single_products, uses_tf32
 from tests.sharding.two_processes import run_in_two
-from tests.small_model import ROWS, SEGMENTS, batch_of
+from tests.small_model import ROWS, SEGMENTS, batch_of, small_contract
 from tests.training.small_run import Batches, small_run
 
 LOWER = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -125,6 +129,39 @@ def test_the_scale_doubles_after_two_thousand_finite_steps_and_halves_down_to_on
     assert seen == [(1024.0, 1999), (2048.0, 0), (2048.0, 1), (1024.0, 0)]
     assert precision.state() == (1.0, 0)
     assert not precision.can_lower_scale()
+
+
+@pytest.mark.parametrize("dtype", LOWER.values(), ids=LOWER)
+def test_scores_are_single_whatever_the_layers_compute_in(dtype):
+    torch.manual_seed(0)
+    batch, first_order = batch_of(ROWS), FirstOrder(small_contract())
+    head = Head(input_width=4, hidden_widths=[8], dropout=0.0, first_order=first_order)
+    first_order.load_logistic([0.3, -0.7], {"user_id": torch.linspace(-1, 1, 5)})
+    joined = torch.randn(len(batch), 4)
+
+    with torch.autocast("cpu", dtype=dtype):
+        hidden = head.hidden(joined)
+        logit = head(joined, batch)
+
+    assert (hidden.dtype, logit.dtype) == (dtype, torch.float32)
+    assert torch.equal(logit, head.output(hidden.float()).squeeze(1) + first_order(batch))
+
+
+def test_validations_are_single_in_a_run_of_lower_precision(context):
+    run, seen = small_run(context), []
+
+    def validate():
+        seen.append((torch.is_autocast_enabled("cpu"), predict(run.ranker.module, [batch_of(ROWS)]).logit))
+        return {"log_loss": 0.5}
+
+    run.validated = validate
+    run.train(2, precision="bfloat16", validate_every=2)
+
+    ((is_lower, logit),) = seen
+    assert not is_lower
+    assert logit.dtype == np.float32
+    with torch.no_grad():
+        assert logit.tolist() == run.ranker.module.eval()(batch_of(ROWS)).tolist()
 
 
 @pytest.fixture
