@@ -18,6 +18,7 @@ from recsys.run import fitted_baselines
 from recsys.run.streams import TRAIN, VALIDATION, divided_days, ranker_stream, started
 from recsys.run.warm_start import WarmStart
 from recsys.sharding.processes import ProcessContext
+from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
@@ -113,9 +114,11 @@ def assemble(
         final_share=training.final_rate_share,
     )
     # A kernel's update rule is attached when it is made: tables that thaw later need theirs from the start.
-    widths = "the widths of the tower's or the network's vectors, or use more processes"
+    widths = "the widths of the tower's or the network's vectors, set `training.table_kernels`, or use more processes"
+    kernels = training.table_kernels.items()
+    memory = {str(part): TableMemory(kernel, training.table_cache_share) for part, kernel in kernels}
     with out_of_memory_explained("while the tables were placed", widths, context.device):
-        wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context)
+        wrapped = wrap_ranker(model, optimizers_in(stages[-1].mode, dense, tables)[1], context, memory=memory)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return Assembly(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
 

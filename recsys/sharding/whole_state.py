@@ -41,8 +41,9 @@ def load_table_weights(module: nn.Module | Inventory, weights: Mapping[str, Tens
     inventory = inventory_of(module)
     for name, table in inventory.tables.items():
         _require_shape(weights, name, table.shape)
-    for shard in inventory.shards():
-        shard.weight.copy_(_own(weights[shard.table], shard))
+    with inventory.writing() as shards:
+        for shard in shards:
+            shard.weight.copy_(_own(weights[shard.table], shard))
 
 
 def table_optimizer_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
@@ -73,9 +74,10 @@ def load_table_optimizer_state(module: nn.Module | Inventory, state: Mapping[str
         shape = _state_shape(table)
         if shape is not None:
             _require_shape(state, f"{name}.sum", shape)
-    for shard in inventory.shards():
-        if shard.state is not None:
-            shard.state.copy_(_own(state[f"{shard.table}.sum"], shard))
+    with inventory.writing() as shards:
+        for shard in shards:
+            if shard.state is not None:
+                shard.state.copy_(_own(state[f"{shard.table}.sum"], shard))
 
 
 def whole_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
