@@ -11,7 +11,7 @@ _MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 
 
 def mixed(numbers: Tensor) -> Tensor:
-    """Map int64 one to one to numbers of which each bit depends on every bit of the argument."""
+    """Map int64 of any shape one to one to numbers of which each bit depends on every bit of the argument."""
     result = numbers + _GOLDEN
     for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
         result.bitwise_xor_(shifted(result, shift)).mul_(multiplier)
@@ -19,5 +19,5 @@ def mixed(numbers: Tensor) -> Tensor:
 
 
 def shifted(numbers: Tensor, bits: int) -> Tensor:
-    """Shift to the right and fill with zeros; PyTorch's own fills with the sign."""
+    """Shift int64 of any shape to the right and fill with zeros; PyTorch's own fills with the sign."""
     return (numbers >> bits).bitwise_and_(2 ** (64 - bits) - 1)

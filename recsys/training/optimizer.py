@@ -179,7 +179,7 @@ class RankerOptimizers:
 
         Every process calls it and receives all.
         """
-        return {name: value.cpu().clone() for name, value in self.dense_state().items()} | table_optimizer_state(
+        return {name: value.to("cpu", copy=True) for name, value in self.dense_state().items()} | table_optimizer_state(
             self._inventory
         )
 
