@@ -24,7 +24,7 @@ from recsys.files import ensure_writable, fingerprint_of, published_directory, s
 
 _TENSORS, _FACTS, _MANIFEST = "tensors.safetensors", "facts.json", "manifest.json"
 _PREFIX = "step-"
-_FORMAT = 1  # raise it when files or their keys change: a checkpoint of another one is refused, not guessed at
+_FORMAT = 2  # raise it when files or their keys change: a checkpoint of another one is refused, not guessed at
 _SPARE_BYTES = 1 << 20  # for the JSON files and the folder's own entries
 
 

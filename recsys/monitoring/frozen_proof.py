@@ -8,7 +8,6 @@ A digest is blind to what leaves no trace: dropout in training mode changes ever
 bits. So every forward pass is watched as well: it must run in evaluation mode and without a graph.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ from recsys.errors import TrainingError
 from recsys.files import fingerprint_of
 from recsys.sharding.inventory import Inventory, inventory_of, unwrapped
 from recsys.sharding.processes import gathered
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.state_digests import digests_of, whole_digests
 
 OptimizerState = Callable[[], Mapping[str, Tensor]]
 """Returns optimizer state by name, each name beginning with the part's: "embedding_tower.hidden.weight.exp_avg"."""
@@ -95,7 +94,7 @@ class FrozenProof:
 
     def _digests(self, part: str) -> dict[str, str]:
         state = {name: tensor for name, tensor in self._optimizer_state().items() if name.startswith(f"{part}.")}
-        return part_digests(self._inventory, part) | {f"{_STATE}{name}": _digest(t) for name, t in state.items()}
+        return part_digests(self._inventory, part) | _of_state(digests_of(state))
 
 
 def frozen_parts(ranker: nn.Module) -> tuple[str, ...]:
@@ -118,38 +117,34 @@ def frozen_modules(ranker: nn.Module) -> tuple[str, ...]:
     return tuple(found)
 
 
-def frozen_fingerprints(ranker: nn.Module, optimizer_state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return one fingerprint per frozen module, of its whole tables and all its other state.
+def frozen_fingerprints(ranker: nn.Module, dense_state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return one fingerprint per frozen module, of its whole tables with their accumulators and all its other state.
 
     The same whatever the number of processes, so that it can travel with a checkpoint. Every process calls it.
 
     Args:
-        optimizer_state: whole tensors of any shape, by the name of the parameter.
+        dense_state: the dense optimizer's tensors of any shape, by the name of the parameter.
     """
     fingerprints = {}
     for path in frozen_modules(ranker):
-        state = whole_state(inventory_of(ranker).under(path))
-        state |= {f"{_STATE}{name}": t for name, t in optimizer_state.items() if name.startswith(f"{path}.")}
-        fingerprints[path] = fingerprint_of({name: _digest(tensor) for name, tensor in state.items()})
+        state = {name: tensor for name, tensor in dense_state.items() if name.startswith(f"{path}.")}
+        digests = whole_digests(inventory_of(ranker).under(path), with_accumulators=True)
+        fingerprints[path] = fingerprint_of(digests | _of_state(digests_of(state)))
     return fingerprints
 
 
 def part_digests(ranker: nn.Module | Inventory, part: str) -> dict[str, str]:
-    """Return a SHA-256 digest of every parameter, buffer and local table shard of one part, by name."""
+    """Return a digest of every parameter, buffer and local table shard of one part, by name."""
     inventory = inventory_of(ranker).under(part)
     tensors: dict[str, Tensor] = {**inventory.dense_parameters(), **inventory.dense_buffers()}
     for shard in inventory.shards():
         where = f"rows {shard.rows.start}-{shard.rows.stop}, columns {shard.columns.start}-{shard.columns.stop}"
         tensors[f"{shard.table} ({where})"] = shard.weight
-    return {name: _digest(tensor) for name, tensor in tensors.items()}
+    return digests_of(tensors)
 
 
-def _digest(tensor: Tensor) -> str:
-    plain = tensor.detach().cpu().contiguous()
-    digest = hashlib.sha256(f"{plain.dtype} {tuple(plain.shape)} ".encode())
-    # As bytes, so that a NaN equals itself and a negative zero differs from zero.
-    digest.update(plain.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _of_state(digests: Mapping[str, str]) -> dict[str, str]:
+    return {f"{_STATE}{name}": digest for name, digest in digests.items()}
 
 
 def _violations(inventory: Inventory, part: str) -> list[str]:

@@ -17,6 +17,7 @@ from recsys.run.streams import TRAIN, divided_days, ranker_stream, started
 from recsys.run.warm_start import WarmStart
 from recsys.sharding.input_ahead import InputAhead
 from recsys.sharding.processes import ProcessContext
+from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.wrap import wrap_ranker
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
@@ -118,13 +119,16 @@ def assemble(
         final_share=training.final_rate_share,
     )
     # A kernel's update rule is attached when it is made: tables that thaw later need theirs from the start.
-    widths = "the widths of the tower's or the network's vectors, or use more processes"
+    widths = "the widths of the tower's or the network's vectors, set `training.table_kernels`, or use more processes"
+    kernels = training.table_kernels.items()
+    memory = {str(part): TableMemory(kernel, training.table_cache_share) for part, kernel in kernels}
     with out_of_memory_explained("while the tables were placed", widths, context.device):
         wrapped = wrap_ranker(
             model,
             optimizers_in(stages[-1].mode, dense, tables)[1],
             context,
             table_precision=training.table_precision,
+            memory=memory,
         )
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return Assembly(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))

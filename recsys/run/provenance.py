@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from recsys.ablation.pairing import RunRecord
 from recsys.features.batch import Batch
 from recsys.files import fingerprint_of
-from recsys.sharding.inventory import unwrapped
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.state_digests import whole_digests
 from recsys.streaming.loader import BatchStream
 from recsys.training.loop import LoopState
 
@@ -65,8 +64,7 @@ class StartOfRun:
     """
 
     def __init__(self, ranker: nn.Module, stream: BatchStream) -> None:
-        tensors = whole_state(unwrapped(ranker))
-        self._weights = {name: f"{tuple(tensor.shape)} {_digest(tensor)}" for name, tensor in tensors.items()}
+        self._weights = whole_digests(ranker)
         self._rows = fingerprint_of(stream.state_dict())
 
     def record(self, stream: WatchedStream, budget_steps: int, state: LoopState) -> RunRecord:

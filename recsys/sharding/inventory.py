@@ -2,15 +2,18 @@
 
 A fused table has no `.grad` and no optimizer that could be stepped: its kernel updates the rows inside the backward
 pass. Whoever needs more than that finds the kernels here; `gate.py` holds back their updates, and `whole_state.py`
-copies whole tables out of them and into them. `wrap_ranker` takes the inventory once, and the wrapped ranker carries it
-to optimizers, contract, proofs and norms. This file alone reads names that TorchRec keeps private;
-`tests/sharding/test_inventory.py` holds them against a plain collection.
+copies whole tables out of them and into them. A kernel may hold rows in a cache on the GPU, before the memory in which
+its table lies: `shards()` and `writing()` alone see to it that a table is read and written as the steps see it.
+`wrap_ranker` takes the inventory once, and the wrapped ranker carries it to optimizers, contract, proofs and norms.
+This file alone reads names that TorchRec keeps private; `tests/sharding/test_inventory.py` holds them against a plain
+collection.
 
 A table's name is its parameter's name in the plain, unwrapped module, such as
 `embedding_tower.ebc.embedding_bags.tower_item.weight`, so state read here loads into either.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,7 +25,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.modules.embedding_configs import data_type_to_dtype
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from recsys.sharding.cached_rows import refuse_cached_rows
+from recsys.errors import UsageError
 from recsys.sharding.replicated import ReplicatedKernel, ReplicatedTables
 
 _COLLECTIONS = (ShardedEmbeddingBagCollection, EmbeddingBagCollection)
@@ -33,7 +36,8 @@ class TableShard:
     """The shard of one table that this process holds: `rows` and `columns` of the whole table.
 
     Attributes:
-        weight: (rows, columns), a view into the kernel's memory: writing to it changes the table.
+        weight: (rows, columns), a view into the kernel's memory: writing to it within `Inventory.writing` changes the
+            table.
         state: the fused optimizer's accumulator, (rows,) or (rows, columns); None where it keeps none.
     """
 
@@ -87,7 +91,8 @@ class FusedKernel:
         return str(self.module.optimizer)
 
     def shards(self) -> Iterator[TableShard]:
-        """Yield the kernel's shards."""
+        """Yield the kernel's shards, to be read at once."""
+        self.module.flush()  # what a step wrote to a cached row is in the cache alone
         weights = self.module.split_embedding_weights()
         states = self.module.split_optimizer_states() or [[] for _ in weights]
         for table, (row, column), weight, state in zip(self.tables, self.offsets, weights, states, strict=True):
@@ -146,7 +151,11 @@ class Inventory:
         }
 
     def shards(self) -> list[TableShard]:
-        """Return the table shards that this process holds; of a table that is not sharded, the whole."""
+        """Return the table shards that this process holds, as the steps so far left them; of a table that is not
+        sharded, the whole.
+
+        They are for reading, until the next step.
+        """
         shards = [shard for kernel in self.fused for shard in kernel.shards()]
         for path, child in self.collections.items():
             if not isinstance(child, EmbeddingBagCollection):
@@ -157,6 +166,15 @@ class Inventory:
                 state = child.state(config.name) if isinstance(child, ReplicatedTables) else None
                 shards.append(TableShard(_name(path, config.name), rows, columns, weight, state))
         return shards
+
+    @contextmanager
+    def writing(self) -> Iterator[list[TableShard]]:
+        """Yield the table shards that this process holds to be written to, in whole or in part, between two steps."""
+        try:
+            yield self.shards()
+        finally:
+            for kernel in self.fused:
+                kernel.module.reset_cache_states()  # its cache still holds the rows as they were
 
     def dense_parameters(self) -> dict[str, nn.Parameter]:
         """Return every parameter that is no table, by name; one that two modules share appears once."""
@@ -199,7 +217,7 @@ def inventory_of(module: nn.Module | Inventory) -> Inventory:
     """Return the inventory that a wrapped ranker carries, or take that of any other module.
 
     Raises:
-        UsageError: a kernel holds a cache alone of its tables.
+        UsageError: a kernel keeps its tables in a key-value store.
     """
     if isinstance(module, Inventory):
         return module
@@ -210,7 +228,7 @@ def take_inventory(module: nn.Module) -> Inventory:
     """Find all tables under an unwrapped module.
 
     Raises:
-        UsageError: a kernel holds a cache alone of its tables.
+        UsageError: a kernel keeps its tables in a key-value store.
     """
     collections = _collections(module)
     kernels: list[FusedKernel] = []
@@ -234,10 +252,19 @@ def _kernels(path: str, collection: ShardedEmbeddingBagCollection) -> Iterator[F
     for lookup in collection._lookups:
         for kernel in lookup._emb_modules:
             configs = kernel.config.embedding_tables
-            refuse_cached_rows(kernel.emb_module, [config.name for config in configs])
+            _require_whole_tables(kernel.emb_module, [config.name for config in configs])
             names = tuple(_name(path, config.name) for config in configs)
             offsets = tuple(tuple(config.local_metadata.shard_offsets) for config in configs)
             yield FusedKernel(kernel.emb_module, names, offsets)
+
+
+def _require_whole_tables(kernel: nn.Module, names: list[str]) -> None:
+    # The rows of a key-value store can be neither read nor written as one tensor.
+    if not isinstance(kernel, SplitTableBatchedEmbeddingBagsCodegen):
+        raise UsageError(
+            f"The tables {', '.join(names)} lie in a {type(kernel).__name__}, out of which they cannot be read whole. "
+            'Give them compute_kernel="fused", "fused_uvm" or "fused_uvm_caching".'
+        )
 
 
 def _sharded_tables(path: str, collection: ShardedEmbeddingBagCollection) -> dict[str, TableEntry]:

@@ -5,7 +5,7 @@ into a plain one, and the other way round. Every function takes a module, wrappe
 of it already.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -24,9 +24,14 @@ def table_weights(module: nn.Module | Inventory) -> dict[str, Tensor]:
     With several processes every one must call it, and every one receives the whole tables.
     """
     inventory = inventory_of(module)
+    return whole_tables(inventory, inventory.shards())
+
+
+def whole_tables(inventory: Inventory, shards: Sequence[TableShard]) -> dict[str, Tensor]:
+    """Put every table together, (rows, columns) each, on the CPU, out of the shards that the processes pass."""
     whole = {name: torch.zeros(entry.shape, dtype=entry.dtype) for name, entry in inventory.tables.items()}
-    for shard in inventory.shards():
-        _own(whole[shard.table], shard).copy_(shard.weight)
+    for shard in shards:
+        own_part(whole[shard.table], shard).copy_(shard.weight)
     for name, entry in inventory.tables.items():
         _join(whole[name], entry)
     return whole
@@ -41,8 +46,9 @@ def load_table_weights(module: nn.Module | Inventory, weights: Mapping[str, Tens
     inventory = inventory_of(module)
     for name, table in inventory.tables.items():
         _require_shape(weights, name, table.shape)
-    for shard in inventory.shards():
-        shard.weight.copy_(_own(weights[shard.table], shard))
+    with inventory.writing() as shards:
+        for shard in shards:
+            shard.weight.copy_(own_part(weights[shard.table], shard))
 
 
 def table_optimizer_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
@@ -56,7 +62,7 @@ def table_optimizer_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
     whole = {name: torch.zeros(_state_shape(entry) or (), dtype=torch.float32) for name, entry in with_state.items()}
     for shard in inventory.shards():
         if shard.state is not None:
-            _own(whole[f"{shard.table}.sum"], shard).copy_(shard.state)
+            own_part(whole[f"{shard.table}.sum"], shard).copy_(shard.state)
     for name, entry in with_state.items():
         _join(whole[name], entry)
     return whole
@@ -73,9 +79,10 @@ def load_table_optimizer_state(module: nn.Module | Inventory, state: Mapping[str
         shape = _state_shape(table)
         if shape is not None:
             _require_shape(state, f"{name}.sum", shape)
-    for shard in inventory.shards():
-        if shard.state is not None:
-            shard.state.copy_(_own(state[f"{shard.table}.sum"], shard))
+    with inventory.writing() as shards:
+        for shard in shards:
+            if shard.state is not None:
+                shard.state.copy_(own_part(state[f"{shard.table}.sum"], shard))
 
 
 def whole_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
@@ -86,7 +93,7 @@ def whole_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
     """
     inventory = inventory_of(module)
     dense = _dense(inventory)
-    return {name: tensor.detach().cpu().clone() for name, tensor in dense.items()} | table_weights(inventory)
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in dense.items()} | table_weights(inventory)
 
 
 def load_whole_state(module: nn.Module | Inventory, state: Mapping[str, Tensor]) -> None:
@@ -96,6 +103,19 @@ def load_whole_state(module: nn.Module | Inventory, state: Mapping[str, Tensor])
         DataError: an entry is missing, has another shape, or belongs to nothing here.
     """
     inventory = inventory_of(module)
+    require_fitting(inventory, state)
+    load_table_weights(inventory, state)
+    with torch.no_grad():
+        for name, tensor in _dense(inventory).items():
+            tensor.copy_(state[name])
+
+
+def require_fitting(inventory: Inventory, state: Mapping[str, Tensor]) -> None:
+    """Let pass a whole state of the very entries, shaped as they are, that the inventory's module has.
+
+    Raises:
+        DataError: an entry is missing, has another shape, or belongs to nothing here.
+    """
     dense = _dense(inventory)
     unknown = sorted(set(state) - set(dense) - set(inventory.tables))
     if unknown:
@@ -103,12 +123,15 @@ def load_whole_state(module: nn.Module | Inventory, state: Mapping[str, Tensor])
             f"The saved state holds `{unknown[0]}` ({len(unknown)} such), which this model has not. It belongs to a "
             "model of another configuration: build the model that the state was saved from."
         )
-    for name, tensor in dense.items():
-        _require_shape(state, name, tuple(tensor.shape))
-    load_table_weights(inventory, state)
-    with torch.no_grad():
-        for name, tensor in dense.items():
-            tensor.copy_(state[name])
+    shapes = {name: tuple(tensor.shape) for name, tensor in dense.items()}
+    shapes |= {name: table.shape for name, table in inventory.tables.items()}
+    for name, shape in shapes.items():
+        _require_shape(state, name, shape)
+
+
+def own_part(whole: Tensor, shard: TableShard) -> Tensor:
+    """Return the shard's view of a whole table, (rows, columns), or of its accumulator, which may be (rows,)."""
+    return whole[shard.rows] if whole.dim() == 1 else whole[shard.rows, shard.columns]
 
 
 def _dense(inventory: Inventory) -> dict[str, Tensor]:
@@ -119,11 +142,6 @@ def _state_shape(table: TableEntry) -> tuple[int, ...] | None:
     if table.optimizer is None or table.optimizer == "exact_sgd":
         return None
     return table.shape[:1] if table.optimizer == "exact_row_wise_adagrad" else table.shape
-
-
-def _own(whole: Tensor, shard: TableShard) -> Tensor:
-    """Return the shard's view of a whole table, (rows, columns), or of its accumulator, which may be (rows,)."""
-    return whole[shard.rows] if whole.dim() == 1 else whole[shard.rows, shard.columns]
 
 
 def _join(whole: Tensor, entry: TableEntry) -> None:

@@ -17,8 +17,7 @@ from torch import nn
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DataParallelWrapper, DistributedModelParallel
-from torchrec.distributed.sharding_plan import column_wise, construct_module_sharding_plan, row_wise, table_wise
-from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.distributed.types import ShardingEnv
 from torchrec.modules.embedding_configs import DataType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
@@ -28,6 +27,7 @@ from recsys.sharding.inventory import WrappedRanker, take_inventory
 from recsys.sharding.one_process import leave_out_exchange
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.replicated import ReplicatedTables
+from recsys.sharding.sharding_plan import TableMemory, sharding_plan
 from recsys.sharding.weighted_mean import DividedWeights, as_weighted_sums
 from recsys.sharding.whole_state import load_table_weights, table_weights
 
@@ -83,6 +83,7 @@ def wrap_ranker(
     context: ProcessContext,
     sharding: Mapping[str, str] | None = None,
     table_precision: str = "float32",
+    memory: Mapping[str, TableMemory] | None = None,
 ) -> WrappedRanker:
     """Shard the ranker's tables, replicate the rest, and keep every weight as it was, or in half as many bits.
 
@@ -94,6 +95,7 @@ def wrap_ranker(
             tables that every process holds whole and that learn through a `TableGate` alone (`replicated.py`).
         table_precision: of the sharded tables that learn, "float32" or "float16"; what is looked up, its gradient and
             the accumulators are float32. A frozen table keeps every bit that it came with.
+        memory: by name of the part, in which memory its sharded tables lie; a GPU's own where it has no entry.
 
     Raises:
         UsageError: a part with tables has no entry, a table's width is no multiple of 4, or row-wise Adagrad meets
@@ -104,21 +106,15 @@ def wrap_ranker(
     collections = _collections_by_part(ranker)
     means_of: dict[str, frozenset[str]] = {}  # by path, the features whose weighted ids are averaged
     for path, collection in collections.items():
-        part = path.split(".")[0]
-        if part not in table_optimizers:
-            raise UsageError(
-                f"`{path}` has tables, but no table optimizer is given for `{part}` (given: "
-                f"{', '.join(table_optimizers) or 'none'}). Give it one, or None if it is frozen."
-            )
-        optimizer = table_optimizers[part] or _FROZEN
-        kind = kinds.get(part, "table_wise")
+        optimizer = _optimizer_of(path, table_optimizers)
+        kind = kinds.get(path.split(".")[0], "table_wise")
         _check_tables(path, collection, optimizer, kind)
         means_of[path] = as_weighted_sums(collection)
         if kind == "data_parallel":
             _replicate(ranker, path, collection, optimizer, context)
         else:
             _attach(collection, optimizer, "float32" if optimizer is _FROZEN else table_precision)
-    plan = _plan(_collections_by_part(ranker), kinds, context)
+    plan = sharding_plan(_collections_by_part(ranker), kinds, memory or {}, context)
     # TorchRec fills sharded tables with fresh random numbers unless they came from another device than the CPU.
     weights = table_weights(ranker)
     wrapped = WrappedRanker(
@@ -192,6 +188,16 @@ def _collections_by_part(ranker: nn.Module) -> dict[str, EmbeddingBagCollection]
     return {path: child for path, child in ranker.named_modules() if isinstance(child, EmbeddingBagCollection)}
 
 
+def _optimizer_of(path: str, table_optimizers: Mapping[str, TableOptimizer | None]) -> TableOptimizer:
+    part = path.split(".")[0]
+    if part not in table_optimizers:
+        raise UsageError(
+            f"`{path}` has tables, but no table optimizer is given for `{part}` (given: "
+            f"{', '.join(table_optimizers) or 'none'}). Give it one, or None if it is frozen."
+        )
+    return table_optimizers[part] or _FROZEN
+
+
 def _check_tables(path: str, collection: EmbeddingBagCollection, optimizer: TableOptimizer, sharding: str) -> None:
     if sharding not in _SHARDINGS:
         raise UsageError(f"`{path}` cannot be sharded `{sharding}`; expected one of {', '.join(_SHARDINGS)}.")
@@ -227,40 +233,6 @@ def _arguments(optimizer: TableOptimizer) -> dict[str, Any]:
 
 def _leave_as_it_is(weight: torch.Tensor) -> None:
     """Start nothing."""
-
-
-def _plan(
-    collections: Mapping[str, EmbeddingBagCollection], kinds: Mapping[str, str], context: ProcessContext
-) -> ShardingPlan:
-    """Say where every table lies. TorchRec's planner offers no row-wise sharding on CPUs, so the plan is made here."""
-    held = [0] * context.world_size  # elements of whole tables per process
-    sharder = EmbeddingBagCollectionSharder()
-    modules = {}
-    for path, collection in collections.items():
-        if isinstance(collection, ReplicatedTables):
-            continue
-        kind = kinds.get(path.split(".")[0], "table_wise")
-        places = {}
-        # Largest first, each to the process that holds least: the usual greedy balance.
-        for config in sorted(collection.embedding_bag_configs(), key=lambda c: -c.num_embeddings * c.embedding_dim):
-            if kind == "row_wise":
-                places[config.name] = row_wise(compute_kernel="fused")
-            elif kind == "column_wise":
-                places[config.name] = column_wise(ranks=list(range(context.world_size)), compute_kernel="fused")
-            else:
-                rank = held.index(min(held))
-                held[rank] += config.num_embeddings * config.embedding_dim
-                places[config.name] = table_wise(rank=rank, compute_kernel="fused")
-        in_order = {config.name: places[config.name] for config in collection.embedding_bag_configs()}
-        modules[path] = construct_module_sharding_plan(
-            collection,
-            in_order,
-            sharder=sharder,
-            local_size=context.world_size,
-            world_size=context.world_size,
-            device_type=context.device.type,
-        )
-    return ShardingPlan(modules)
 
 
 def _broadcast_replicated(wrapped: WrappedRanker, context: ProcessContext) -> None:

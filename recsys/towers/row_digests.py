@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from recsys.features.batch import Batch
-
-# The constants of SplitMix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014),
-# as signed numbers: PyTorch multiplies int64 modulo 2^64.
-_GOLDEN = 0x9E3779B97F4A7C15 - 2**64
-_MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+from recsys.splitmix import mixed
 
 
 def row_digests(batch: Batch, features: Sequence[Sequence[str]], dense_columns: Sequence[Tensor]) -> list[Tensor]:
@@ -32,11 +28,11 @@ def row_digests(batch: Batch, features: Sequence[Sequence[str]], dense_columns: 
     """
     keys = {name: number for number, name in enumerate(batch.sparse.keys())}
     bags, orders = _bags(batch)  # (F_sparse, B)
-    dense = _mixed(batch.dense.t().contiguous().view(torch.int32).to(torch.int64))  # (F_dense, B)
+    dense = mixed(batch.dense.t().contiguous().view(torch.int32).to(torch.int64))  # (F_dense, B)
     inputs = torch.cat([bags, dense])  # (F, B)
     # Multipliers of its own for every input and half, so that an id counts as that of its own feature. They are odd:
     # no bit of the product is lost.
-    salts = _mixed(torch.arange(3 * len(inputs), device=inputs.device)).view(3, -1, 1) | 1
+    salts = mixed(torch.arange(3 * len(inputs), device=inputs.device)).view(3, -1, 1) | 1
     halves = inputs * salts[:2]  # (2, F, B)
     # The first half depends on the order too: it is the address, and orders of one list must not crowd at one.
     halves[0, : len(orders)] += orders * salts[2, : len(orders)]
@@ -49,7 +45,7 @@ def row_digests(batch: Batch, features: Sequence[Sequence[str]], dense_columns: 
 def _bags(batch: Batch) -> tuple[Tensor, Tensor]:
     """Return, for every bag, the sum of its mixed ids and their sum weighted by position, each (F_sparse, B)."""
     offsets = batch.sparse.offsets().long()
-    ids = _mixed(batch.sparse.values())
+    ids = mixed(batch.sparse.values())
     # Sums over bags are differences of running sums: modulo 2^64 nothing is lost, and no id need know its bag.
     plain = _running(ids)[offsets].diff()
     weighted = _running(ids * torch.arange(len(ids), device=ids.device))[offsets].diff()
@@ -59,16 +55,3 @@ def _bags(batch: Batch) -> tuple[Tensor, Tensor]:
 
 def _running(numbers: Tensor) -> Tensor:
     return torch.cat([numbers.new_zeros(1), numbers.cumsum(0)])
-
-
-def _mixed(numbers: Tensor) -> Tensor:
-    """Map int64 one to one to numbers of which each bit depends on every bit of the argument."""
-    mixed = numbers + _GOLDEN
-    for shift, multiplier in zip((30, 27), _MULTIPLIERS, strict=True):
-        mixed.bitwise_xor_(_shifted(mixed, shift)).mul_(multiplier)
-    return mixed.bitwise_xor_(_shifted(mixed, 31))
-
-
-def _shifted(numbers: Tensor, bits: int) -> Tensor:
-    """Shift to the right and fill with zeros; PyTorch's own fills with the sign."""
-    return (numbers >> bits).bitwise_and_(2 ** (64 - bits) - 1)

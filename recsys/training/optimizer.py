@@ -179,7 +179,7 @@ class RankerOptimizers:
 
         Every process calls it and receives all.
         """
-        return {name: value.cpu().clone() for name, value in self._adamw_state().items()} | table_optimizer_state(
+        return {name: value.to("cpu", copy=True) for name, value in self.dense_state().items()} | table_optimizer_state(
             self._inventory
         )
 
@@ -217,7 +217,17 @@ class RankerOptimizers:
             for shard in self._inventory.shards()
             if shard.state is not None
         }
-        return self._adamw_state() | pieces
+        return self.dense_state() | pieces
+
+    def dense_state(self) -> dict[str, Tensor]:
+        """Return AdamW's state as it lies in memory, by parameter name: moments as their parameter, step counts ()."""
+        if self._adamw is None:
+            return {}
+        return {
+            f"{self._names[id(parameter)]}.{key}": state[key]
+            for parameter, state in self._adamw.state.items()
+            for key in _ADAMW_STATE
+        }
 
     def _groups(self) -> list[dict[str, Any]]:
         """Return AdamW's groups: the parameters that share rate, decay and beginning; each group costs a kernel."""
@@ -237,15 +247,6 @@ class RankerOptimizers:
 
     def _adamw_groups(self) -> list[dict[str, Any]]:
         return [] if self._adamw is None else self._adamw.param_groups
-
-    def _adamw_state(self) -> dict[str, Tensor]:
-        if self._adamw is None:
-            return {}
-        return {
-            f"{self._names[id(parameter)]}.{key}": state[key]
-            for parameter, state in self._adamw.state.items()
-            for key in _ADAMW_STATE
-        }
 
 
 def _tables_of(part: str) -> str:

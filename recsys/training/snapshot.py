@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recsys.errors import DataError
 from recsys.sharding.processes import gathered
+from recsys.sharding.state_copy import StateCopy
 from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.training.optimizer import RankerOptimizers
 
@@ -58,17 +59,24 @@ class BestWeights:
     """
 
     def __init__(self, ranker: nn.Module) -> None:
-        self._ranker = ranker
-        self.state: dict[str, Tensor] = {}
+        self._copy = StateCopy(ranker)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The kept weights on the CPU, tables as (rows, D), or {}; until the next are kept. Every process calls it."""
+        return self._copy.whole()
 
     def keep(self) -> None:
-        """Remember the weights as they are; every process calls it."""
-        self.state = whole_state(self._ranker)
+        """Remember the weights as they are, in the memory of those before; every process calls it."""
+        self._copy.take()
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Remember a copy of what `state` returned, tables as (rows, D)."""
+        self._copy.load(state)
 
     def restore(self) -> None:
         """Put the remembered weights back, or leave all as it is where none were kept."""
-        if self.state:
-            load_whole_state(self._ranker, self.state)
+        self._copy.put_back()
 
 
 def state_dict(
@@ -76,7 +84,7 @@ def state_dict(
 ) -> Snapshot:
     """Return everything that the run needs to go on from here."""
     tensors = {f"model/{name}": tensor for name, tensor in whole_state(ranker).items()}
-    tensors |= {f"best/{name}": tensor for name, tensor in best.state.items()}
+    tensors |= {f"best/{name}": tensor.clone() for name, tensor in best.state.items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state_dict().items()}
     processes = gathered({"stream": stream.state_dict(), "python_random": _python_random(), **_random_tensors()})
     for rank, process in enumerate(processes):
@@ -99,7 +107,7 @@ def load_state_dict(
     tensors, facts = snapshot.tensors, snapshot.facts
     load_whole_state(ranker, _under("model/", tensors))
     optimizers.load_state_dict(_under("optimizer/", tensors))
-    best.state = {name: tensor.clone() for name, tensor in _under("best/", tensors).items()}
+    best.load(_under("best/", tensors))
     rank = dist.get_rank() if dist.is_initialized() else 0
     try:
         processes, loop = facts["processes"], facts["loop"]

@@ -17,7 +17,7 @@ from typing import Any
 from torch import nn
 
 from recsys.errors import DataError, UsageError
-from recsys.monitoring.frozen_proof import FrozenProof, frozen_fingerprints, frozen_modules
+from recsys.monitoring.frozen_proof import FrozenProof, frozen_fingerprints
 from recsys.sharding.wrap import TableOptimizer
 from recsys.training.modes import DENSE, TABLES, TOWER, apply_training_mode, learning_halves
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers
@@ -237,5 +237,4 @@ class TrainingStages:
         return stage.patience is not None and state.validations_without_gain >= stage.patience
 
     def _fingerprints(self) -> dict[str, str]:
-        # The whole state is copied for it, so only where something is frozen.
-        return frozen_fingerprints(self._ranker, self._optimizers.state_dict()) if frozen_modules(self._ranker) else {}
+        return frozen_fingerprints(self._ranker, self._optimizers.dense_state())

@@ -12,6 +12,7 @@ GROUND_FLOOR = {
     "machine_faults": ("recsys.errors",),
     "progress": (),
     "resources": (),
+    "splitmix": (),
 }
 GROUND = tuple(f"recsys.{name}" for name in GROUND_FLOOR)
 
@@ -47,7 +48,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # What a ranker holds and what stands in it, the gate at its tables, and which process this is.
     "monitoring": (
         "recsys.sharding.inventory",
-        "recsys.sharding.whole_state",
+        "recsys.sharding.state_digests",
         "recsys.sharding.gate",
         "recsys.sharding.processes",
     ),

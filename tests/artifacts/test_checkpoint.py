@@ -131,11 +131,11 @@ def test_a_format_of_another_version_is_refused(tmp_path):
 
     save(tmp_path, 100)
     manifest = tmp_path / "step-00000100" / "manifest.json"
-    document = json.loads(manifest.read_text()) | {"format": 2}
+    document = json.loads(manifest.read_text()) | {"format": 3}
     del document["fingerprint"]
     manifest.write_text(json.dumps(document | {"fingerprint": fingerprint_of(document)}))
 
-    with pytest.raises(DataError, match="has format 2, and this version reads 1"):
+    with pytest.raises(DataError, match="has format 3, and this version reads 2"):
         load(tmp_path)
 
 

@@ -36,6 +36,8 @@ OTHER_VALUES = {
     "runtime.threads": "1",
     "runtime.memory_limit": "2GB",
     "tracking": "server",
+    "training.table_kernels": "{{embedding_tower: uvm_caching}}",
+    "training.table_cache_share": "0.5",
     "training.report_every": "7",
     "training.report_seconds": "0.01",
     "training.norms_every": "3",

@@ -4,11 +4,10 @@ import copy
 
 import pytest
 import torch
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
 from torchrec.modules.embedding_configs import PoolingType
 
-from recsys.errors import DataError, UsageError
-from recsys.sharding.inventory import inventory_of, take_inventory
+from recsys.errors import DataError
+from recsys.sharding.inventory import inventory_of
 from recsys.sharding.whole_state import (
     load_table_optimizer_state,
     load_table_weights,
@@ -140,17 +139,6 @@ def test_an_id_outside_its_table_stops_the_run(context):
 
     with pytest.raises(RuntimeError, match="idx"):
         wrapped(keyed_ids(bags))
-
-
-def test_tables_of_which_a_cache_holds_other_rows_than_the_weights_are_refused_by_name(context):
-    _, wrapped = wrapped_parts(context)
-    kernel = inventory_of(wrapped).fused[0].module
-    kernel.embedding_specs = [
-        (*spec[:2], EmbeddingLocation.MANAGED_CACHING, *spec[3:]) for spec in kernel.embedding_specs
-    ]
-
-    with pytest.raises(UsageError, match="The tables item_rows, brand_rows lie behind a cache"):
-        take_inventory(wrapped.module)
 
 
 def whole_state_in_two(context):

@@ -1,6 +1,6 @@
 """A whole run over the small ranker: wrapped, with optimizers and a stream that counts what was consumed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from recsys.composition.conditional import SegmentGatedComposition
 from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext
+from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loop import LoopSettings, LoopState, train_steps
 from recsys.training.loss import click_objective
@@ -129,16 +130,19 @@ def small_run(
     rate: float = 0.05,
     weight_decay: float = 0.1,
     table_precision: str = "float32",
+    memory: Mapping[str, TableMemory] | None = None,
 ) -> SmallRun:
     """Build a run in one mode; every row-wise Adagrad and AdamW learns at `rate`."""
+    stages = [TrainingStage(mode)]
     run = staged_run(
         context,
-        [TrainingStage(mode)],
+        stages,
         ranker=ranker,
         schedule=schedule,
         rate=rate,
         weight_decay=weight_decay,
         table_precision=table_precision,
+        memory=memory,
     )
     assert run.stages is not None
     run.stages.proof.close()  # whoever wants a proof makes one
@@ -155,6 +159,7 @@ def staged_run(
     rate: float = 0.05,
     weight_decay: float = 0.1,
     table_precision: str = "float32",
+    memory: Mapping[str, TableMemory] | None = None,
 ) -> SmallRun:
     """Build a run that goes from stage to stage."""
     torch.manual_seed(0)
@@ -165,6 +170,6 @@ def staged_run(
     }
     dense = {part: DenseOptimizer(rate, weight_decay) for part in PARTS}
     learning = optimizers_in(stages[-1].mode, dense, tables)[1]
-    wrapped = wrap_ranker(module, learning, context, table_precision=table_precision)
+    wrapped = wrap_ranker(module, learning, context, table_precision=table_precision, memory=memory)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return SmallRun(wrapped, optimizers, context, TrainingStages(wrapped, optimizers, stages, dense, tables))
