@@ -1,101 +1,81 @@
-"""Columns in memory -> `Batch`, by whole-column copies: no loop over rows, and ids never pass through a float.
+"""Columns in memory -> a batch, by whole-column copies: no loop over rows, and ids never pass through a float.
 
-A KeyedJaggedTensor is feature-major: its values are the columns' slices end to end. Each value is copied once, from
-the decoded (or shuffled) column to its place in the batch, where int32 widens to int64.
+A KeyedJaggedTensor is feature-major: its values are the columns' slices end to end, so one call joins all ids of a
+batch. Each value is copied once, from the decoded (or shuffled) column to its place in the batch.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from recsys.features.batch import Batch
 from recsys.features.encoding import LABEL, SEGMENT, WEIGHT
-from recsys.features.schema import FeatureSchema
-from recsys.streaming.column_views import ColumnView, ListView, numbers
+from recsys.features.schema import FeatureKind, FeatureSchema
+from recsys.streaming.column_views import ListView, numbers
 from recsys.streaming.memory import PinnedMemory, ReusedMemory
+from recsys.streaming.packed import PackedBatch
 from recsys.streaming.pools import Rows
 
 
 class Collator:
-    """Makes batches of one schema.
+    """Makes batches of one schema, from any thread.
 
     Args:
         extras: the columns that go into `Batch.extra`.
         memory: what the tensors are built in.
+        ships: whether batches go to another device, and so keep the narrow integers of the columns. Otherwise these
+            are widened while they are copied, which costs no pass of its own.
     """
 
-    def __init__(self, schema: FeatureSchema, extras: Sequence[str], memory: ReusedMemory | PinnedMemory) -> None:
+    def __init__(
+        self, schema: FeatureSchema, extras: Sequence[str], memory: ReusedMemory | PinnedMemory, ships: bool
+    ) -> None:
         self._dense = [feature.name for feature in schema.dense]
         self._sparse = [feature.name for feature in schema.sparse]
+        self._lists = [i for i, feature in enumerate(schema.sparse) if feature.kind is FeatureKind.SPARSE_LIST]
         self._num_segments = len(schema.segments)
         self._is_weighted = schema.weight is not None
         self._extras = tuple(extras)
         self._memory = memory
+        self._ships = ships
 
-    def batch(self, parts: Sequence[Rows]) -> Batch:
-        """Join the parts into one batch; its tensors share no memory with them.
-
-        Returns:
-            As many rows as the parts have together: dense (B, F of dense features), the others (B,), sparse as a
-            KeyedJaggedTensor with the keys in the schema's order.
-        """
-        segment = self._column(parts, SEGMENT, torch.int64)
-        return Batch(
-            dense=self._dense_matrix(parts),
-            sparse=self._jagged(parts),
+    def packed(self, parts: Sequence[Rows]) -> PackedBatch:
+        """Join the parts into one batch of as many rows as they have together; it shares no memory with them."""
+        rows = sum(map(len, parts))
+        # Feature after feature, as the columns come: written row after row, numbers would cost more than twice as much.
+        dense = self._memory.empty("dense", [len(self._dense), rows], torch.float32)
+        _join((column for name in self._dense for column in _slices(parts, name)), dense)
+        by_key = [_slices(parts, name) for name in self._sparse]
+        flat = [[column.flat if isinstance(column, ListView) else column for column in columns] for columns in by_key]
+        ids_by_key = [sum(map(len, columns)) for columns in flat]
+        ids = self._memory.empty("ids", [sum(ids_by_key)], torch.int32 if self._ships else torch.int64)
+        _join((column for columns in flat for column in columns), ids)
+        list_lengths = self._memory.empty("list lengths", [len(self._lists), rows], torch.int32)
+        _join((column.lengths for place in self._lists for column in by_key[place]), list_lengths)
+        segment = self._column(parts, SEGMENT, None if self._ships else torch.int64)
+        return PackedBatch(
+            keys=self._sparse,
+            lists=self._lists,
+            dense=dense,
+            ids=ids,
+            ids_by_key=ids_by_key,
+            list_lengths=list_lengths,
             segment=segment,
-            label=self._column(parts, LABEL, torch.float32),
-            weight=self._column(parts, WEIGHT, torch.float32) if self._is_weighted else self._ones(parts),
-            extra=self._extra(parts),
             segment_counts=tuple(np.bincount(segment.numpy(), minlength=self._num_segments).tolist()),
+            label=self._column(parts, LABEL),
+            weight=self._column(parts, WEIGHT) if self._is_weighted else None,
+            extra={name: self._column(parts, name) for name in self._extras},
         )
 
-    def _dense_matrix(self, parts: Sequence[Rows]) -> Tensor:
-        # Feature after feature, as the columns come; seen as (B, F) it is transposed, which no matrix product minds.
-        # Written row after row it would cost more than twice as much.
-        matrix = self._memory.empty("dense", [len(self._dense), _count(parts)], torch.float32)
-        for target, name in zip(matrix.numpy(), self._dense, strict=True):
-            np.concatenate(_slices(parts, name), out=target)
-        return matrix.t()
-
-    def _jagged(self, parts: Sequence[Rows]) -> KeyedJaggedTensor:
-        """All sparse features; feature f of row b has its number of ids at `lengths[f * B + b]`."""
-        B = _count(parts)
-        slices = [_slices(parts, name) for name in self._sparse]
-        by_key = [[column.flat if isinstance(column, ListView) else column for column in columns] for columns in slices]
-        ids = [sum(map(len, flat)) for flat in by_key]
-        values = self._memory.empty("values", [sum(ids)], torch.int64)
-        np.concatenate([column for flat in by_key for column in flat], out=values.numpy())
-        lengths = self._memory.empty("lengths", [len(self._sparse), B], torch.int32)
-        for target, columns in zip(lengths.numpy(), slices, strict=True):
-            np.concatenate([_lengths(column) for column in columns], out=target)
-        # The ids of each feature are counted here, or every look-up would wait for the device to add up its lengths.
-        return KeyedJaggedTensor(
-            keys=self._sparse, values=values, lengths=lengths.view(-1), stride=B, length_per_key=ids
-        )
-
-    def _extra(self, parts: Sequence[Rows]) -> Mapping[str, Tensor]:
-        types = {
-            name: torch.from_numpy(np.empty(0, numbers(parts[0].columns, name).dtype)).dtype for name in self._extras
-        }
-        return {name: self._column(parts, name, dtype) for name, dtype in types.items()}
-
-    def _column(self, parts: Sequence[Rows], name: str, dtype: torch.dtype) -> Tensor:
-        column = self._memory.empty(name, [_count(parts)], dtype)
-        np.concatenate(_slices(parts, name), out=column.numpy())
+    def _column(self, parts: Sequence[Rows], name: str, dtype: torch.dtype | None = None) -> Tensor:
+        """(B,) one column, of its own type unless told otherwise."""
+        own = torch.from_numpy(np.empty(0, numbers(parts[0].columns, name).dtype)).dtype
+        column = self._memory.empty(name, [sum(map(len, parts))], dtype or own)
+        _join(_slices(parts, name), column)
         return column
-
-    def _ones(self, parts: Sequence[Rows]) -> Tensor:
-        return self._memory.empty(WEIGHT, [_count(parts)], torch.float32).fill_(1)
-
-
-def _count(parts: Sequence[Rows]) -> int:
-    return sum(map(len, parts))
 
 
 def _slices(parts: Sequence[Rows], name: str) -> list[Any]:
@@ -103,5 +83,7 @@ def _slices(parts: Sequence[Rows], name: str) -> list[Any]:
     return [rows.columns[name][rows.start : rows.stop] for rows in parts]
 
 
-def _lengths(column: ColumnView) -> npt.NDArray[np.int32]:
-    return column.lengths if isinstance(column, ListView) else np.ones(len(column), np.int32)
+def _join(columns: Iterable[npt.NDArray[Any]], target: Tensor) -> None:
+    """Copy the columns end to end into a tensor that has just as many values."""
+    if arrays := list(columns):
+        np.concatenate(arrays, out=target.numpy().reshape(-1))

@@ -1,16 +1,19 @@
 """Batches to the device, ahead of the step that needs them.
 
-On a GPU the copy runs on a stream of its own while the step before it computes; on a CPU the batch is there already,
-and the same calls pass it through.
+On a GPU the copy runs on a stream of its own while the step before it computes, and so does what makes a `Batch` of the
+packed form there; on a CPU the rows are there already, and the same calls pass them through.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from recsys.features.batch import Batch
+from recsys.streaming.memory import PinnedMemory, ReusedMemory
+from recsys.streaming.packed import PackedBatch
 
 Preparation = Callable[[Batch], Callable[[], None]]
 """Begins work on a batch that is still to be handed out; what it returns ends that work right before."""
@@ -33,23 +36,29 @@ class SentBatch:
 class DeviceCopy:
     """Copies batches to one device.
 
+    Args:
+        most_blocks: of ordinary memory kept for batches that go no further; see `ReusedMemory`.
+
     Attributes:
-        pins: whether batches should be built in page-locked memory, from which alone a copy runs beside the step.
+        ships: whether the device has a memory of its own.
+        memory: what batches should be built in: page-locked where they are shipped, since only from there a copy runs
+            beside the step.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, most_blocks: int) -> None:
         self._device = device
-        self.pins = device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self.pins else None
+        self.ships = device.type == "cuda"
+        self.memory = PinnedMemory() if self.ships else ReusedMemory(most_blocks)
+        self._stream = torch.cuda.Stream(device) if self.ships else None
         # Of its own, where no copy of a later batch comes in between.
-        self._preparing = torch.cuda.Stream(device) if self.pins else None
+        self._preparing = torch.cuda.Stream(device) if self.ships else None
 
-    def send(self, batch: Batch) -> SentBatch:
+    def send(self, packed: PackedBatch) -> SentBatch:
         """Begin the copy, from any thread; does not wait for it."""
         if self._stream is None:
-            return SentBatch(batch.to(self._device), None)
+            return SentBatch(packed.unpacked(self.memory.empty), None)
         with torch.cuda.stream(self._stream):
-            return SentBatch(batch.to(self._device, non_blocking=True), self._stream.record_event())
+            return SentBatch(packed.to(self._device).unpacked(self._empty), self._stream.record_event())
 
     def begin(self, sent: SentBatch, prepare: Preparation) -> SentBatch:
         """Begin work on the batch once it has been copied, beside the step that computes; in the caller's thread."""
@@ -66,6 +75,9 @@ class DeviceCopy:
                 arrival = None if self._preparing is None else self._preparing.record_event()
         self._hand_to(None if arrival is None else torch.cuda.current_stream(self._device), sent.batch, arrival)
         return sent.batch
+
+    def _empty(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device=self._device)
 
     @staticmethod
     def _hand_to(stream: torch.cuda.Stream | None, batch: Batch, arrival: torch.cuda.Event | None) -> None:

@@ -1,13 +1,14 @@
 """The stream of batches that training and evaluation read.
 
-Row groups are decoded in background threads, gathered into pools, shuffled, cut into batches and sent to the device,
-each stage a bounded number of rows ahead of the next, so that memory depends on the settings and on the largest row
-group and not on the data.
+Row groups are decoded in background threads, gathered into pools and shuffled; batches are cut from them, built in
+other threads and sent to the device. Each stage is a bounded number of rows ahead of the next, so that memory depends
+on the settings and on the largest row group and not on the data.
 """
 
 import time
 import weakref
 from collections.abc import Collection, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +22,17 @@ from recsys.features.contract import FeatureContract
 from recsys.streaming.collate import Collator
 from recsys.streaming.device import DeviceCopy, Preparation, SentBatch, one_ahead
 from recsys.streaming.dropping import without_dropped
-from recsys.streaming.memory import PinnedMemory, ReusedMemory
-from recsys.streaming.pools import PoolReader, decoding, in_batches, most_rows_in_memory, prefetched, rows_ahead
+from recsys.streaming.pools import (
+    Builder,
+    PoolReader,
+    Rows,
+    background,
+    builders,
+    in_batches,
+    most_rows_in_memory,
+    prefetched,
+    rows_ahead,
+)
 from recsys.streaming.rows import RawRows, open_rows
 from recsys.streaming.shuffle import (
     ConsumedBatches,
@@ -34,9 +44,10 @@ from recsys.streaming.shuffle import (
     skip_rows,
 )
 
-# Built and sent ahead of the step: enough to ride out a slow step or a slow pool, and a few megabytes each.
-_BATCHES_AHEAD = 4
-# Being built, waiting to be taken, and the last two of a step loop that lets go of one as it takes the next.
+# Built and sent ahead of the step, besides one in each building thread: enough to ride out a slow step or a slow pool,
+# and a few megabytes each.
+_BATCHES_AHEAD = 3
+# Being cut, waiting to be taken, and the last two of a step loop that lets go of one as it takes the next.
 _BATCHES_IN_HAND = 4
 # What the runs so far consumed of the epoch; checkpoints that exist hold it under this key.
 _PAST = "stints"
@@ -59,7 +70,8 @@ class BatchStream:
         seed: 0 or more.
         shuffle: False keeps the order of the files, which is the order of the days.
         shuffle_buffer_rows: most rows that are permuted together; a row group with more is permuted alone.
-        decode_threads: 0 does all work in the caller's thread, when it asks for a batch.
+        decode_threads: so many decode row groups, and a quarter as many, at least one, build batches of them beside. 0
+            does all work in the caller's thread, when it asks for a batch.
         extras: the extra columns that go into `Batch.extra`; no others are read.
         days: only these UTC days of the split, as "2011-06-30"; all of them where empty.
         in_step: share the rows among ranks step by step: the rows of a step are the same whatever the number of ranks,
@@ -99,9 +111,9 @@ class BatchStream:
         self._decode_threads = decode_threads
         self._rank = rank
         self._world_size = world_size
-        self._copy = DeviceCopy(device)
-        memory = PinnedMemory() if self._copy.pins else ReusedMemory(_BATCHES_AHEAD + _BATCHES_IN_HAND)
-        self._collator = Collator(contract.schema, extras, memory)
+        self._batches_ahead = _BATCHES_AHEAD + builders(decode_threads)
+        self._copy = DeviceCopy(device, self._batches_ahead + _BATCHES_IN_HAND)
+        self._collator = Collator(contract.schema, extras, self._copy.memory, self._copy.ships)
         # Held weakly: a loop that is left early then ends its iterator, and its threads, at once.
         self._running: weakref.ref[Generator[Batch, None, None]] | None = None
         self._past: tuple[ConsumedBatches, ...] = ()
@@ -197,8 +209,8 @@ class BatchStream:
         }
 
     def _rest_of_epoch(self) -> Generator[Batch, None, None]:
-        host = self._sent_batches(*self._remaining())
-        with closing(prefetched(host, _BATCHES_AHEAD) if self._decode_threads else host) as batches:
+        begun = self._begun_batches(*self._remaining())
+        with closing(prefetched(begun, self._batches_ahead) if self._decode_threads else begun) as batches:
             awaited = self._awaited(batches)
             for sent in awaited if self.prepare is None else one_ahead(awaited):
                 # Counted before the caller has it: whoever saves the state while holding a batch has consumed it.
@@ -206,10 +218,11 @@ class BatchStream:
                 yield self._copy.receive(sent)
         self.epoch, self._past, self._consumed = self.epoch + 1, (), 0
 
-    def _awaited(self, batches: Iterator[SentBatch]) -> Iterator[SentBatch]:
+    def _awaited(self, batches: Iterator[Future[SentBatch]]) -> Iterator[SentBatch]:
         while True:
             began = time.perf_counter()
-            sent = next(batches, None)
+            building = next(batches, None)
+            sent = None if building is None else building.result()
             self.wait_seconds += time.perf_counter() - began
             if sent is None:
                 return
@@ -227,18 +240,31 @@ class BatchStream:
         )
         return skip_rows(stream, sum(sizes[: self._consumed])), sizes[self._consumed :]
 
-    def _sent_batches(self, stream: list[PoolSlice], sizes: list[int]) -> Generator[SentBatch, None, None]:
+    def _begun_batches(self, stream: list[PoolSlice], sizes: list[int]) -> Generator[Future[SentBatch], None, None]:
+        """The batches to come, in order, each in the hands of a building thread."""
         plan = (one.group for part in stream for one in part.pool.slices)
-        with self._rows.reading(plan) as read, decoding(self._decode_threads) as executor:
-            reader = PoolReader(read, executor, rows_ahead(*self._bounds, self._decode_threads))
+        threads = self._decode_threads
+        with (
+            self._rows.reading(plan) as read,
+            background(threads, "recsys-decode") as decoding,
+            background(builders(threads), "recsys-build") as building,
+        ):
+            builder = Builder(self._sent, building)
+            # A pool of which batches are still being built is in memory, and so counts for the bound.
+            reader = PoolReader(read, decoding, rows_ahead(*self._bounds, threads), release=builder.wait)
             with closing(reader.pools(stream)) as pools:
-                parts = in_batches(pools, sizes)
                 # By `map`, not a generator, whose variables would keep a pool while the next one is made.
-                if self._rows.may_drop:
-                    parts = map(without_dropped, parts)
-                for batch in map(self._collator.batch, parts):
-                    yield self._copy.send(batch)
-                    self.peak_rows = max(self.peak_rows, reader.peak_rows)
+                try:
+                    for batch in map(builder.begin, in_batches(pools, sizes)):
+                        yield batch
+                        self.peak_rows = max(self.peak_rows, reader.peak_rows)
+                finally:
+                    # The batches before the end, or before an error, still reach whoever takes them.
+                    builder.wait()
+
+    def _sent(self, parts: Sequence[Rows]) -> SentBatch:
+        kept = without_dropped(parts) if self._rows.may_drop else parts
+        return self._copy.send(self._collator.packed(kept))
 
     @property
     def _bounds(self) -> tuple[int, int]:

@@ -5,6 +5,7 @@ would pay for fresh pages: a fifth of the cost of building it.
 """
 
 import math
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 _NUMPY_TYPES = {
     torch.float32: np.float32,
     torch.int8: np.int8,
+    torch.int16: np.int16,
     torch.int32: np.int32,
     torch.int64: np.int64,
 }
@@ -24,6 +26,8 @@ _NUMPY_TYPES = {
 
 class ReusedMemory:
     """Blocks of ordinary memory; a batch that somebody still holds, whole or in part, keeps its blocks to itself.
+
+    Any number of threads may ask for them.
 
     >>> memory = ReusedMemory(most_blocks=2)
     >>> first = memory.empty("label", [3], torch.float32)
@@ -41,12 +45,15 @@ class ReusedMemory:
     def __init__(self, most_blocks: int) -> None:
         self._most_blocks = most_blocks
         self._blocks: dict[str, list[_Block]] = {}
+        # Held from finding a free block until it is lent.
+        self._lock = threading.Lock()
 
     def empty(self, role: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return a tensor of that shape with arbitrary values; `role` says what it is in the batch."""
         needed = math.prod(shape) * dtype.itemsize
-        block = self._free_block(role, needed)
-        return torch.from_numpy(block.array(needed, _NUMPY_TYPES[dtype])).view(*shape)
+        with self._lock:
+            array = self._free_block(role, needed).array(needed, _NUMPY_TYPES[dtype])
+        return torch.from_numpy(array).view(*shape)
 
     def _free_block(self, role: str, needed: int) -> "_Block":
         blocks = self._blocks.setdefault(role, [])

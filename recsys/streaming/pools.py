@@ -1,15 +1,15 @@
-"""Work done a bounded way ahead of its consumer: decoding row groups, shuffling pools, building batches.
+"""Work done a bounded way ahead of its consumer: decoding row groups, shuffling pools, building batches of them.
 
 Nothing here waits on a full queue: the consumer starts one more piece of work with each result that it receives. So
 the work stops when the consumer does, and a closed generator leaves no thread behind.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -53,12 +53,20 @@ class PoolReader:
         executor: runs the decoding and the shuffling.
         rows_ahead: row groups are begun while the rows of those begun and not yet in a pool stay within this; at
             least one is always begun.
+        release: called when the next pool is asked for; returns once nothing reads the last one any more.
     """
 
-    def __init__(self, read: Callable[[RowGroup], dict[str, pa.Array]], executor: Executor, rows_ahead: int) -> None:
+    def __init__(
+        self,
+        read: Callable[[RowGroup], dict[str, pa.Array]],
+        executor: Executor,
+        rows_ahead: int,
+        release: Callable[[], None],
+    ) -> None:
         self._read = read
         self._executor = executor
         self._rows_ahead = rows_ahead
+        self._release = release
         self.peak_rows = 0
 
     def pools(self, stream: Sequence[PoolSlice]) -> Generator[Rows, None, None]:
@@ -85,11 +93,15 @@ class PoolReader:
                 source_rows += rows
             # Deleted, here and below, so that the arrays are freed before more rows are decoded.
             del decoded
-            columns = self._shuffled(sources, pool_slice.pool.order())
+            shuffling = self._shuffled(sources, pool_slice.pool.order())
+            # Behind the columns that are being shuffled, so that no thread is idle until the last of them is.
             rows_begun -= source_rows
-            begin(pool_slice.pool.rows, required=False)
+            begin(max(source_rows, pool_slice.pool.rows), required=False)
+            columns = dict(shuffling)
+            del shuffling
             yield Rows(columns, pool_slice.start, pool_slice.stop)
             del columns
+            self._release()
 
     def _decode(self, rows: GroupSlice) -> dict[str, pa.Array]:
         arrays = self._read(rows.group)
@@ -99,9 +111,10 @@ class PoolReader:
 
     def _shuffled(
         self, sources: list[dict[str, pa.Array]], order: npt.NDArray[np.int64] | None
-    ) -> dict[str, ColumnView]:
+    ) -> Iterable[tuple[str, ColumnView]]:
+        """The columns in the order in which their rows leave the pool; begun at once, and waited for one by one."""
         if order is None:
-            return {name: view_of(array) for name, array in sources[0].items()}
+            return [(name, view_of(array)) for name, array in sources.pop().items()]
         # Narrow places are read faster: a pool has far fewer than 2^32 rows.
         places = pa.array(order.astype(np.uint32))
 
@@ -113,7 +126,7 @@ class PoolReader:
             return gathered(joined, places)
 
         names = list(sources[0])
-        return dict(zip(names, self._executor.map(column, names), strict=True))
+        return zip(names, self._executor.map(column, names), strict=True)
 
 
 def in_batches(pools: Iterator[Rows], sizes: Sequence[int]) -> Iterator[list[Rows]]:
@@ -151,10 +164,40 @@ def most_rows_in_memory(largest_group: int, pool_rows: int, decode_threads: int)
     return pool_rows + rows_ahead(largest_group, pool_rows, decode_threads) + 2 * largest_group
 
 
+class Builder(Generic[_Item]):
+    """Builds batches in background threads, and knows when none of them is under way.
+
+    Args:
+        build: makes a batch of its parts, in any thread.
+    """
+
+    def __init__(self, build: Callable[[Sequence[Rows]], _Item], executor: Executor) -> None:
+        self._build = build
+        self._executor = executor
+        self._under_way: list[Future[_Item]] = []
+
+    def begin(self, parts: Sequence[Rows]) -> Future[_Item]:
+        """Return the batch to come; its error, where it has one, is raised to whoever takes it."""
+        # Those done are let go, since each holds its batch.
+        self._under_way = [future for future in self._under_way if not future.done()]
+        self._under_way.append(self._executor.submit(self._build, parts))
+        return self._under_way[-1]
+
+    def wait(self) -> None:
+        """Return once every batch that was begun is built."""
+        wait(self._under_way)
+        self._under_way.clear()
+
+
+def builders(decode_threads: int) -> int:
+    """Return how many threads build batches beside those that decode, which have several times as much to do."""
+    return -(-decode_threads // 4)
+
+
 @contextmanager
-def decoding(threads: int) -> Iterator[Executor]:
-    """Yield what runs the decoding: so many threads, or the caller's own for 0. Begun work is waited for at the end."""
-    executor = _background(threads, "recsys-decode") if threads else _Inline()
+def background(threads: int, name: str) -> Iterator[Executor]:
+    """Yield what runs work in so many threads, or in the caller's own for 0. Begun work is waited for at the end."""
+    executor = _background(threads, name) if threads else _Inline()
     try:
         yield executor
     finally:

@@ -106,53 +106,56 @@ class OpenRowGroup:
 class PartReader:
     """Reads parts from any number of threads, which must begin them in the order of a plan.
 
+    One part is read at a time, its columns at once, and one row group is open: an open one keeps a page and a
+    dictionary of every column, as much as a part itself.
+
     Args:
         plan: the row groups that will be asked for, parts and whole ones.
     """
 
     def __init__(self, plan: Iterable[RowGroup]) -> None:
-        self._todo: dict[tuple[PurePath, int], deque[int]] = {}
-        for part in plan:
-            if part.first is not None:
-                self._todo.setdefault((part.path, part.index), deque()).append(part.first)
-        self._open: dict[tuple[PurePath, int], OpenRowGroup] = {}
-        # Signals that a part is done, and the next one of its row group may begin.
+        self._todo = deque(_place(part) for part in plan if part.first is not None)
+        self._open: OpenRowGroup | None = None
+        self._is_reading = False
+        # Signals that a part is done, and the next one may begin.
         self._turn = threading.Condition()
 
     def read(self, part: RowGroup, columns: Sequence[str], **reading: Any) -> pa.Table:
-        """Return a part, once those that come before it in its row group are done.
+        """Return a part, once those that come before it are done.
 
         Raises:
             OSError, pa.ArrowException: the file cannot be opened or decoded.
         """
-        group, first = (part.path, part.index), part.first or 0
-        todo = self._todo[group]
+        place = _place(part)
+        path, index, first = place
         # The parts before it are all begun already, as the plan says, so this wait ends.
         with self._turn:
-            self._turn.wait_for(lambda: todo[0] == first)
+            self._turn.wait_for(lambda: not self._is_reading and self._todo[0] == place)
+            # A plan may have the same part twice, as where the ranks whose border cut it are one again.
+            self._is_reading = True
         try:
-            # Only the thread whose turn it is touches the row group's open file.
-            opened = self._open.get(group)
-            if opened is None or opened.position > first:
-                self._close(group)
-                opened = self._open[group] = OpenRowGroup(*group, columns, part.rows, **reading)
-            return opened.rows(first, part.rows)
+            # Only the thread whose turn it is touches the open file.
+            if self._open is None or self._open.position > first:
+                self.close()
+                self._open = OpenRowGroup(path, index, columns, part.rows, **reading)
+            return self._open.rows(first, part.rows)
         except (OSError, pa.ArrowException):
-            self._close(group)
+            self.close()
             raise
         finally:
+            self._todo.popleft()
+            if not self._todo or self._todo[0][:2] != (path, index):
+                self.close()
             with self._turn:
-                todo.popleft()
-                if not todo:
-                    self._close(group)
+                self._is_reading = False
                 self._turn.notify_all()
 
     def close(self) -> None:
-        """Close all files; no thread may still be reading."""
-        for group in list(self._open):
-            self._close(group)
+        """Close the open file; no thread may still be reading."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
 
-    def _close(self, group: tuple[PurePath, int]) -> None:
-        opened = self._open.pop(group, None)
-        if opened is not None:
-            opened.close()
+
+def _place(part: RowGroup) -> tuple[PurePath, int, int]:
+    return part.path, part.index, part.first or 0

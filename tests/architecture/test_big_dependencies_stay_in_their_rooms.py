@@ -51,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.features.batch",
         "recsys.features.raw",
         "recsys.features.tables",
-        "recsys.streaming.collate",
+        "recsys.streaming.packed",
         "recsys.towers",
         "recsys.interactions.fields",
         "recsys.interactions.first_order",

@@ -10,7 +10,7 @@ from recsys.monitoring.gradient_norms import gradient_norms
 from recsys.sharding.gate import TableGate
 from recsys.sharding.processes import device_name
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.streaming.pools import decoding, prefetched
+from recsys.streaming.pools import background, prefetched
 from recsys.towers import nearest
 from recsys.tracking.system_metrics import SystemSampler
 from recsys.training.loss import click_objective
@@ -123,7 +123,7 @@ def test_background_threads_and_readings_are_of_the_device_that_computes(context
 
     def devices():
         yield current()
-        with decoding(1) as executor:
+        with background(1, "recsys-test") as executor:
             yield executor.submit(current).result()
 
     assert list(prefetched(devices(), depth=1)) == [current()] * 2

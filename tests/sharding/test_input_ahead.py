@@ -37,7 +37,7 @@ class BatchesAhead(Batches):
     prepare: InputAhead | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        copy = DeviceCopy(torch.device("cpu"))
+        copy = DeviceCopy(torch.device("cpu"), most_blocks=0)
         sent = (copy.begin(SentBatch(replace(batch), None), self.prepare) for batch in super().__iter__())
         for each in one_ahead(sent):
             yield copy.receive(each)

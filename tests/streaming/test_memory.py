@@ -3,6 +3,8 @@
 import gc
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
@@ -45,6 +47,18 @@ def test_a_block_stays_with_whoever_still_sees_a_part_of_it(seen_as):
     memory.empty("label", [100], torch.float32).fill_(0)
 
     assert (part == 7).all()
+
+
+def test_a_block_is_lent_to_one_of_many_threads_at_a_time():
+    memory = ReusedMemory(most_blocks=3)
+
+    def keeps_its_value(number):
+        tensor = memory.empty("label", [50], torch.float32).fill_(number)
+        time.sleep(1e-4)
+        return bool((tensor == number).all())
+
+    with ThreadPoolExecutor(6) as threads:
+        assert all(threads.map(keeps_its_value, range(200)))
 
 
 def test_roles_do_not_share_blocks_and_a_larger_tensor_gets_a_larger_one():

@@ -1,6 +1,7 @@
 """Row groups too large for memory come in parts, and nobody can tell from the rows."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
@@ -134,3 +135,32 @@ def test_parts_that_a_plan_repeats_are_read_again(tmp_path):
     found = [reader.read(part, ["user_key"]).column("user_key").to_pylist() for part in parts]
 
     assert found == [[8, 9, 10, 11], [12, 13, 14, 15], [8, 9, 10, 11]]
+
+
+def test_a_part_that_a_plan_has_twice_in_a_row_is_read_by_one_thread_after_the_other(tmp_path):
+    path = write_column(tmp_path, {}, rows=20)
+    reader = PartReader([RowGroup(path.parent, path.name, 0, 4, 8)] * 6)
+
+    with ThreadPoolExecutor(3) as threads:
+        found = list(
+            threads.map(lambda part: reader.read(part, ["user_key"]), [RowGroup(path.parent, path.name, 0, 4, 8)] * 6)
+        )
+
+    assert [table.column("user_key").to_pylist() for table in found] == [[8, 9, 10, 11]] * 6
+
+
+def test_one_huge_row_group_is_open_at_a_time_however_many_threads_read(tmp_path, monkeypatch):
+    write_layout(tmp_path, [[20], [20], [20]])
+    now, most = [], []
+    begin, end = OpenRowGroup.__init__, OpenRowGroup.close
+    monkeypatch.setattr(
+        OpenRowGroup,
+        "__init__",
+        lambda self, *how, **reading: now.append(self) or most.append(len(now)) or begin(self, *how, **reading),
+    )
+    monkeypatch.setattr(OpenRowGroup, "close", lambda self: now.remove(self) or end(self))
+
+    assert len(list(open_stream(tmp_path, decode_threads=4))) == 15
+
+    assert most == [1, 1, 1]
+    assert not now

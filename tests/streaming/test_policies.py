@@ -150,6 +150,17 @@ def test_a_batch_of_which_no_row_is_left_stops_the_stream(tmp_path):
         keys(stream_of(tmp_path, contract))
 
 
+@pytest.mark.parametrize("decode_threads", [0, 2, 8])
+def test_batches_before_one_that_cannot_be_built_are_received(tmp_path, decode_threads):
+    write_column(tmp_path, {"item_id": ids(0, 1, 2, 3, 4, 9, 9, 9, 9, 1, 2, 3)}, rows=12)
+    contract = contract_with(invalid={"item_id": "drop"}, most_dropped=1)
+    batches = iter(stream_of(tmp_path, contract, decode_threads=decode_threads))
+
+    assert [next(batches).extra["user_key"].tolist() for _ in range(2)] == [[0, 1, 2], [3, 4]]
+    with pytest.raises(DataError, match="All 3 rows of a batch were dropped"):
+        next(batches)
+
+
 def test_labels_and_segments_drop_under_the_names_that_the_schema_gives_them(tmp_path):
     write_column(tmp_path, {
         "label": pa.array([0, 1, None, 0, 1, 0], pa.float32()), "segment": pa.array([0, 1, 2, 3, 0, 1], pa.int8()),
