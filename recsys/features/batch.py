@@ -60,7 +60,7 @@ class Batch(Pipelineable):
 
     @cached_property
     def sparse_and_segment(self) -> KeyedJaggedTensor:
-        """`sparse` with the segment as its last key, `SEGMENT_KEY`: one id a row. Joined once, and not to be written to."""
+        """`sparse` with the segment as its last key, `SEGMENT_KEY`: one id a row. Joined once; nobody writes to it."""
         segment = KeyedJaggedTensor(
             keys=[SEGMENT_KEY],
             values=self.segment,

@@ -145,10 +145,8 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     assert isinstance(tower_config, TwoTowerConfig)
     days, _ = divided_days(encoded, config.training.tower_day_share)
     rows = sum(encoded.days(TRAIN)[day] for day in days)
-    training = with_budget(
-        _training_of(tower_config, config.training), rows, _LARGEST_BATCH, _ROWS_SEEN, rated_batch=_LARGEST_BATCH
-    )
-    config = replace(config, training=training)
+    training = _training_of(tower_config, config.training)
+    config = replace(config, training=with_budget(training, rows, _LARGEST_BATCH, _ROWS_SEEN, _LARGEST_BATCH))
     context = started(config)
     stream = training_stream(config, encoded, context, days)
     settings = loop_settings(config.training, stream.num_batches)

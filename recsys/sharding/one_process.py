@@ -29,7 +29,7 @@ def leave_out_exchange(collection: nn.Module) -> None:
     """
     if not isinstance(collection, ShardedEmbeddingBagCollection):
         return
-    # TorchRec makes the modules that exchange ids at the first look-up. This is the one name here that it keeps private;
+    # TorchRec makes the modules that exchange ids at the first look-up. The one name here that it keeps private;
     # `tests/sharding/test_one_process.py` holds the collection against a plain one.
     for sharding in collection._embedding_shardings:
         sharding.create_input_dist = _without_exchange(sharding.create_input_dist)

@@ -50,6 +50,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "torchrec": (
         "recsys.features.batch",
         "recsys.features.raw",
+        "recsys.features.regrouped",
         "recsys.features.tables",
         "recsys.streaming.packed",
         "recsys.towers",
