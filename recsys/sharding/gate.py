@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.sharding.inventory import Inventory, inventory_of
-from recsys.sharding.row_gradients import Lookup, inner_products, squared_norms
+from recsys.sharding.row_gradients import KernelRows, Lookup
 
 
 class TableGate:
@@ -30,6 +30,7 @@ class TableGate:
 
     def __init__(self, module: nn.Module | Inventory) -> None:
         self._kernels = inventory_of(module).fused
+        self._rows = [KernelRows(kernel) for kernel in self._kernels]
         self._replicated = inventory_of(module).replicated()
         self._lookups: list[list[Lookup]] = [[] for _ in self._kernels]
         # On the kernel and not on its collection: between the two lies the exchange with other processes, whose
@@ -56,11 +57,11 @@ class TableGate:
         reach is left out.
         """
         norms: dict[str, Tensor] = {}
-        for kernel, lookups in zip(self._kernels, self._lookups, strict=True):
+        for kernel, rows, lookups in zip(self._kernels, self._rows, self._lookups, strict=True):
             reached = [lookup for lookup in lookups if lookup.leaf.grad is not None]
             if reached:
                 # Two pieces of one table (column-wise sharding) may lie in one kernel: their squares add up.
-                for name, squared in zip(kernel.tables, squared_norms(kernel, reached).unbind(), strict=True):
+                for name, squared in zip(kernel.tables, rows.squared_norms(reached).unbind(), strict=True):
                     norms[name] = norms[name] + squared if name in norms else squared
         if dist.get_rank() == 0:
             for name, gradient in self._replicated_gradients().items():
@@ -81,7 +82,7 @@ class TableGate:
         """
         by_leaf = iter(zip(*gradients, strict=True))  # for each leaf, its S gradients
         products = [
-            inner_products(self._kernels[index], lookups, [next(by_leaf) for _ in lookups])
+            self._rows[index].inner_products(lookups, [next(by_leaf) for _ in lookups])
             for index, lookups in self._lookups_of(part).items()
         ]
         return torch.stack(products).sum(dim=0) if products else None

@@ -17,13 +17,15 @@ class DividedWeights:
 
     def __init__(self, features: frozenset[str]) -> None:
         self._features = features
+        # By the order of keys that came, and kept on the device: built anew, the host would wait for it in every step.
+        self._masks: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}
 
     def __call__(self, module: nn.Module, arguments: tuple[KeyedJaggedTensor]) -> tuple[KeyedJaggedTensor]:
         """Return the arguments of the lookup: the same ids of F features and B rows, their weights divided, (ids,)."""
         # A new object: the batch's own weights may be looked up again, in another collection or step.
         (ids,) = arguments
         keys, lengths = ids.keys(), ids.lengths()
-        is_mean = torch.tensor([key in self._features for key in keys], device=lengths.device)
+        is_mean = self._mask(tuple(keys), lengths.device)
         divisors = torch.where(is_mean.unsqueeze(1), lengths.view(len(is_mean), -1), 1).flatten()  # (F * B,)
         return (
             KeyedJaggedTensor(
@@ -32,8 +34,15 @@ class DividedWeights:
                 weights=ids.weights() / _per_id(divisors, lengths, len(ids.values())),
                 lengths=lengths,
                 stride=ids.stride(),
+                length_per_key=ids.length_per_key_or_none(),
             ),
         )
+
+    def _mask(self, keys: tuple[str, ...], device: torch.device) -> Tensor:
+        """Which of the keys are averaged, (F,) bool."""
+        if (keys, device) not in self._masks:
+            self._masks[keys, device] = torch.tensor([key in self._features for key in keys], device=device)
+        return self._masks[keys, device]
 
 
 def as_weighted_sums(collection: EmbeddingBagCollection) -> frozenset[str]:
