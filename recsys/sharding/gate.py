@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.sharding.inventory import Inventory, inventory_of
+from recsys.sharding.processes import reads_without_waiting
 from recsys.sharding.row_gradients import KernelRows, Lookup
 
 
@@ -95,13 +96,14 @@ class TableGate:
                 leave rows and accumulators as they are.
             scale: () float, or None for 1.
         """
-        if keep.device.type == "cpu" and not keep:  # reading costs nothing there
+        is_read = reads_without_waiting(keep.device)
+        if is_read and not keep:
             self.discard()
             return
         gradients = self.gradients()
         if scale is not None and gradients:
             torch._foreach_mul_(gradients, scale.to(gradients[0].dtype))
-        if keep.device.type != "cpu":
+        if not is_read:
             for gradient in gradients:
                 gradient.masked_fill_(~keep, 0.0)
         reached = [lookup for lookups in self._lookups for lookup in lookups if lookup.leaf.grad is not None]

@@ -141,6 +141,11 @@ def each_in_any_process(facts: Sequence[bool], context: ProcessContext) -> list[
     return [bool(flag) for flag in flags]
 
 
+def reads_without_waiting(device: torch.device) -> bool:
+    """Whether the host may read a tensor there at once: on a CPU. On a GPU it would wait for all that is queued."""
+    return device.type == CPU
+
+
 def wait_for_device(device: torch.device) -> None:
     """Wait for what is queued on a GPU's current stream; a CPU queues nothing."""
     if device.type == "cuda":

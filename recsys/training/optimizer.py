@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recsys.errors import DataError, UsageError
 from recsys.sharding.inventory import inventory_of
+from recsys.sharding.processes import reads_without_waiting
 from recsys.sharding.whole_state import load_table_optimizer_state, table_optimizer_state
 from recsys.sharding.wrap import TableOptimizer
 from recsys.training.optimizer_contract import ParameterContract, optimizer_contract
@@ -148,7 +149,7 @@ class RankerOptimizers:
         """Step the dense parameters that have a gradient, or none at all where `keep` (() bool) is false."""
         if self._adamw is None:
             return
-        if keep.device.type == "cpu":
+        if reads_without_waiting(keep.device):
             if keep:
                 self._adamw.step()
             return

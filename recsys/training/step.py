@@ -22,7 +22,7 @@ from recsys.monitoring.out_of_memory import out_of_memory_explained
 from recsys.monitoring.segment_gradients import SegmentGradients, SegmentView, segment_view
 from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
-from recsys.sharding.processes import ProcessContext
+from recsys.sharding.processes import ProcessContext, reads_without_waiting
 from recsys.sharding.wrap import average_dense_gradients
 from recsys.training.host_copy import HostCopy
 from recsys.training.optimizer import RankerOptimizers
@@ -217,7 +217,7 @@ class Stepper:
         self._gate.release(keep, scale)
         self._precision.update(keep)
         self._count(step + 1, loss.detach(), keep, may_be_scale)
-        if self._context.device.type == "cpu":  # reading costs nothing there, so divergence is reported at once
+        if reads_without_waiting(self._context.device):  # so that divergence is reported at once
             self.read()
 
     def _backward(self, batch: Batch, *, with_segments: bool) -> Tensor:

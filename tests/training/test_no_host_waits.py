@@ -1,0 +1,128 @@
+"""An ordinary step asks the device nothing: for every composition, in every mode, with norms and clipping or without.
+
+Run on the CPU, on the branches that a GPU takes, over batches as the stream makes them.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from recsys.composition.conditional import SegmentRoutedComposition
+from recsys.features.batch import Batch
+from recsys.sharding import gate
+from recsys.sharding.input_ahead import InputAhead
+from recsys.training import optimizer, step
+from recsys.training.loss import click_objective
+from recsys.training.modes import FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
+from recsys.training.step import Counts, Stepper, StepSettings
+from tests.method.lower_precision import small
+from tests.method.plain_ranker import ROUTES
+from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS
+from tests.sharding.small_rows import open_small_rows
+from tests.small_model import SEGMENTS, small_ranker
+from tests.training.host_waits import host_waits
+from tests.training.small_run import SmallRun, small_run
+
+ALL = ["sequential", *COMPOSITIONS]
+# What the kernels read of tensors that they keep on the host: how often they were called, and their features' widths.
+_KERNELS = "fbgemm_gpu's split_table_batched_embeddings_ops_training.py"
+_ALLOWED = {
+    f"{read} in recsys/features/batch.py:look_up ({_KERNELS}:{function})"
+    for read, function in [
+        ("cpu", "_generate_vbe_metadata"),
+        *((read, "forward") for read in ("cpu", "item", "_local_scalar_dense")),
+    ]
+}
+
+
+@pytest.fixture(autouse=True)
+def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (gate, optimizer, step):
+        monkeypatch.setattr(module, "reads_without_waiting", lambda device: False)
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory: pytest.TempPathFactory) -> list[Batch]:
+    stream = open_small_rows(tmp_path_factory.mktemp("rows"), torch.device("cpu"))
+    return [*stream][:3]
+
+
+def waits_of(
+    run: SmallRun,
+    batches: list[Batch],
+    objective: Callable[[nn.Module, Batch], Tensor] = click_objective,
+    *,
+    limit: float | None = None,
+    with_norms: bool = False,
+    precision: str = "float32",
+) -> Counter[str]:
+    """Take three steps; return what the last one waits for: the first ones make what is kept from then on."""
+    settings = StepSettings(
+        max_gradient_norm=limit, precision=precision, segment_view_every=0, segments=tuple(SEGMENTS)
+    )
+    stepper = Stepper(run.ranker, run.optimizers, objective, settings, run.context, Counts())
+    run.ranker.train()
+    for number, batch in enumerate(batches):
+        with host_waits() as found:
+            stepper.take_step(number, replace(batch), with_norms=with_norms, with_segments=False)
+    stepper.close()
+    assert stepper.send_numbers()().losses == len(batches)
+    return Counter({wait: times for wait, times in found.items() if wait not in _ALLOWED})
+
+
+@pytest.mark.parametrize("composition", ALL)
+def test_no_design_makes_the_host_wait(context, batches, composition):
+    run = small_run(context, ranker=small(composition, "cross", seed=0))
+    assert waits_of(run, batches) == {}
+
+
+@pytest.mark.parametrize("mode", [FROZEN_TOWER, TOWER_TABLES, TOWER_DENSE])
+@pytest.mark.parametrize("composition", ["sequential", "conditional route and experts"])
+def test_no_training_mode_makes_the_host_wait(context, batches, mode, composition):
+    run = small_run(context, mode, ranker=small(composition, "cross", seed=0))
+    assert waits_of(run, batches) == {}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_neither_norms_nor_clipping_make_the_host_wait(context, batches, precision):
+    run = small_run(context, ranker=small("conditional route and experts", "dot", seed=0))
+    assert waits_of(run, batches, limit=0.1, with_norms=True, precision=precision) == {}
+
+
+def test_look_ups_ahead_do_not_make_the_host_wait(context, batches):
+    run = small_run(context, ranker=small("parallel concat", "cross", seed=0))
+    ahead = InputAhead(run.ranker)
+    for batch in batches:
+        with host_waits() as found:
+            ahead(replace(batch))()
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("wait", "name"),
+    [
+        (lambda batch, loss: loss.item() and loss, "item"),
+        (lambda batch, loss: loss + len(batch.segment.nonzero()), "nonzero"),
+        (lambda batch, loss: loss * torch.tensor(1.0, device=loss.device), "tensor"),
+        (lambda batch, loss: loss + batch.dense[batch.segment > 0].sum() * 0, "index"),
+        (lambda batch, loss: loss + sum(batch.segment.tolist()) * 0, "tolist"),
+        (lambda batch, loss: loss + batch.segment.bincount().sum() * 0, "bincount"),
+        (lambda batch, loss: loss if loss > 0 else loss * 2, "__bool__"),
+    ],
+)
+def test_a_wait_is_found(context, batches, wait, name):
+    def objective(ranker: nn.Module, batch: Batch) -> Tensor:
+        return wait(batch, click_objective(ranker, batch))
+
+    run = small_run(context, ranker=small("parallel concat", "cross", seed=0))
+    assert any(found.startswith(f"{name} in ") for found in waits_of(run, batches, objective))
+
+
+def test_a_batch_that_nobody_counted_is_found(context, batches):
+    run = small_run(context, ranker=small_ranker(lambda p: SegmentRoutedComposition(p, ROUTES, [7])))
+    found = waits_of(run, [replace(batch, segment_counts=None) for batch in batches])
+    assert any("counts_by_segment" in name for name in found)
