@@ -12,7 +12,18 @@ from recsys.errors import UsageError
 _DECLARED_NOW = {"negatives_per_positive": 4, "ranking_validation_invoices": 300, "seed": 0}
 
 # Settings that came later, by group, with the values that stand for what was done before them.
-_CAME_LATER: dict[str, dict[str, Any]] = {"training": {"report_seconds": None}}
+_CAME_LATER: dict[str, dict[str, Any]] = {
+    "training": {
+        "largest_batch": 2048,
+        "matmul": "highest",
+        "table_precision": "float32",
+        "table_kernels": dict.fromkeys(("embedding_tower", "interaction_network", "head"), "fused"),
+        "table_cache_share": 0.2,
+        "compile": False,
+        "tower_cache": "always",
+        "report_seconds": None,
+    }
+}
 
 
 def with_own_knobs(document: Mapping[str, Any]) -> dict[str, Any]:

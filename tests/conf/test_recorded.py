@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from recsys.build import describe_ranker, rebuild_ranker
-from recsys.config import TableData, config_document, config_from, with_own_knobs
+from recsys.config import TableData, config_document, config_from, recorded, with_own_knobs
 from recsys.config.compose import compose_config
 from recsys.errors import UsageError
 from tests.small_model import small_contract, two_tower_spec
@@ -46,10 +46,11 @@ def test_a_document_with_a_null_for_every_other_kinds_knob_reads_as_the_same(wor
     assert list(again.state_dict()) == list(rebuild_ranker(description, small_contract()).state_dict())
 
 
-def test_a_run_of_before_reports_by_time_reports_by_steps() -> None:
+@pytest.mark.parametrize("group", sorted(recorded._CAME_LATER))
+def test_a_run_of_before_a_setting_has_the_value_of_what_was_done_then(group: str) -> None:
     config = compose_config([])
     document = config_document(config)
-    del document["training"]["report_seconds"]
+    document[group] = {key: value for key, value in document[group].items() if key not in recorded._CAME_LATER[group]}
     assert config_from(with_own_knobs(document)) == config
 
 
