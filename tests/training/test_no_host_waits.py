@@ -11,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recsys.composition.adapter import LowRankAdapter
 from recsys.composition.conditional import SegmentRoutedComposition
 from recsys.features.batch import Batch
 from recsys.sharding import gate
 from recsys.sharding.input_ahead import InputAhead
 from recsys.training import optimizer, step
+from recsys.training.cache import TowerCache
 from recsys.training.loss import click_objective
-from recsys.training.modes import FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
+from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
+from recsys.training.stages import TrainingStage
 from recsys.training.step import Counts, Stepper, StepSettings
 from tests.method.lower_precision import small
 from tests.method.plain_ranker import ROUTES
@@ -25,7 +28,7 @@ from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS
 from tests.sharding.small_rows import open_small_rows
 from tests.small_model import SEGMENTS, small_ranker
 from tests.training.host_waits import host_waits
-from tests.training.small_run import SmallRun, small_run
+from tests.training.small_run import SmallRun, small_run, staged_run
 
 ALL = ["sequential", *COMPOSITIONS]
 # What the kernels read of tensors that they keep on the host: how often they were called, and their features' widths.
@@ -85,6 +88,31 @@ def test_no_design_makes_the_host_wait(context, batches, composition):
 def test_no_training_mode_makes_the_host_wait(context, batches, mode, composition):
     run = small_run(context, mode, ranker=small(composition, "cross", seed=0))
     assert waits_of(run, batches) == {}
+
+
+def test_an_adapter_on_a_frozen_tower_does_not_make_the_host_wait(context, batches):
+    ranker = small("parallel gate", "cross", seed=0)
+    ranker.composition.tower_adapter = LowRankAdapter(ranker.embedding_tower.output_width, rank=2)
+    assert waits_of(small_run(context, FROZEN_TOWER, ranker=ranker), batches) == {}
+
+
+def test_a_thawed_tower_does_not_make_the_host_wait(context, batches):
+    stages = [TrainingStage(FROZEN_TOWER, steps=1), TrainingStage(END_TO_END)]
+    run = staged_run(context, stages, ranker=small("parallel gate", "cross", seed=0))
+    assert run.stages is not None
+    assert run.stages.advance(1, None)
+    assert waits_of(run, batches) == {}
+    run.stages.proof.close()
+
+
+def test_a_cached_tower_waits_where_it_asks_what_it_lacks_and_nowhere_else(context, batches):
+    run = small_run(context, FROZEN_TOWER, ranker=small("parallel concat", "cross", seed=0))
+    cache = TowerCache(run.ranker, 1, context)
+    found = waits_of(run, [batches[0]] * 3)
+    cache.close()
+    # Its answers are worth these waits, or not: `training.tower_cache=if_faster` measures it.
+    assert all("/cache.py:" in wait or "/vector_store.py:" in wait for wait in found)
+    assert 0 < sum(found.values()) <= 8, found
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
