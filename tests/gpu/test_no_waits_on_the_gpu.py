@@ -1,4 +1,4 @@
-"""What `tests/training/test_no_host_waits.py` counts on a CPU, asked of the GPU itself: torch raises where a step waits."""
+"""What `tests/training/test_no_host_waits.py` counts on a CPU, asked of the GPU: torch raises where a step waits."""
 
 import pytest
 import torch
