@@ -75,7 +75,7 @@ def fail_by_the_best_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def restored(best: BestWeights) -> None:
         restore(best)
-        best._ranker.module.embedding_tower.user_side[0][0].weight.data += 1e-6
+        best._copy._inventory.module.embedding_tower.user_side[0][0].weight.data += 1e-6
 
     monkeypatch.setattr(BestWeights, "restore", restored)
 
