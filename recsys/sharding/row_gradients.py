@@ -4,8 +4,8 @@ A row's gradient is the sum over all its lookups, each weighted as the pooling w
 by row and summed by segment before anything is squared: two lookups of one row with gradients a and b count as
 |a + b|, and not as the root of |a|^2 + |b|^2.
 
-The host never asks how many different rows there are, for which it would wait for the device: there are as many
-segments as lookups, and those that are left over are empty.
+On a GPU the host never asks how many different rows there are, for which it would wait: there are as many segments as
+lookups, and those that are left over are empty.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import PoolingMode
 from torch import Tensor
 
 from recsys.sharding.inventory import FusedKernel
+from recsys.sharding.processes import reads_without_waiting
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,16 @@ class KernelRows:
     def _sums_by_row(self, lookups: Sequence[Lookup], gradients: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor]:
         """Sum the gradients by row: return keys (n,) and the summed gradients of their rows, (n, S * width).
 
-        n is the number of ids that were looked up. Each key that was looked up has its sum once; what is left over of
-        the n repeats a key with a sum of zeros.
+        n is at most the number of ids that were looked up. Each key that was looked up has its sum once; what is left
+        over of the n repeats a key with a sum of zeros.
         """
         parts = [self._parts(lookup, own) for lookup, own in zip(lookups, gradients, strict=True)]
         part = parts[0] if len(parts) == 1 else _joined(parts)
         # Equal keys side by side, so that each row's lookups are one segment.
         keys, order = part.keys.sort()
         starts = _segment_starts(keys)
+        if reads_without_waiting(keys.device):
+            starts = starts[starts < len(keys)]  # ids repeat, and summing nothing takes as long as summing something
         scale = None if part.scale is None else part.scale[order]
         # A segment sum without writing out a gradient row per lookup: an embedding bag whose "table" is the gradients.
         sums = F.embedding_bag(part.bags[order], part.bag_gradients, starts, mode="sum", per_sample_weights=scale)

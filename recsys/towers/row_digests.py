@@ -37,7 +37,8 @@ def row_digests(batch: Batch, features: Sequence[Sequence[str]], dense_columns: 
     # The first half depends on the order too: it is the address, and orders of one list must not crowd at one.
     halves[0, : len(orders)] += orders * salts[2, : len(orders)]
     return [
-        halves[:, [keys[name] for name in names]].sum(dim=1) + halves[:, len(keys) + columns].sum(dim=1)
+        # Bag by bag: a list of places would be an index that is copied to the device in every step.
+        sum((halves[:, keys[name]] for name in names), halves[:, len(keys) + columns].sum(dim=1))
         for names, columns in zip(features, dense_columns, strict=True)
     ]
 

@@ -47,9 +47,15 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
         makes_there = func in _FACTORIES and (kwargs or {}).get("device") is not None
+        # A list as an index becomes a tensor that is copied to the device; a number or a slice does not.
+        makes_there |= name in ("__getitem__", "__setitem__") and _has_list(args[1])
         if makes_there or (name in _METHODS and args and isinstance(args[0], Tensor)):
             self._found[f"{name} in {_caller()}"] += 1
         return func(*args, **(kwargs or {}))
+
+
+def _has_list(index: Any) -> bool:
+    return isinstance(index, list) or (isinstance(index, tuple) and any(isinstance(each, list) for each in index))
 
 
 def _finds_size(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

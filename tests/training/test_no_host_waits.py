@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recsys.composition.adapter import LowRankAdapter
 from recsys.composition.conditional import SegmentRoutedComposition
 from recsys.features.batch import Batch
-from recsys.sharding import gate
+from recsys.sharding import gate, row_gradients
 from recsys.sharding.input_ahead import InputAhead
 from recsys.training import optimizer, step
 from recsys.training.cache import TowerCache
@@ -44,7 +44,7 @@ _ALLOWED = {
 
 @pytest.fixture(autouse=True)
 def _as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (gate, optimizer, step):
+    for module in (gate, optimizer, row_gradients, step):
         monkeypatch.setattr(module, "reads_without_waiting", lambda device: False)
 
 
@@ -130,6 +130,11 @@ def test_look_ups_ahead_do_not_make_the_host_wait(context, batches):
     assert found == {}
 
 
+def in_backward(loss: Tensor) -> Tensor:
+    loss.register_hook(lambda gradient: gradient * float(gradient.item() == gradient.item()))
+    return loss
+
+
 @pytest.mark.parametrize(
     ("wait", "name"),
     [
@@ -140,6 +145,8 @@ def test_look_ups_ahead_do_not_make_the_host_wait(context, batches):
         (lambda batch, loss: loss + sum(batch.segment.tolist()) * 0, "tolist"),
         (lambda batch, loss: loss + batch.segment.bincount().sum() * 0, "bincount"),
         (lambda batch, loss: loss if loss > 0 else loss * 2, "__bool__"),
+        (lambda batch, loss: loss + batch.dense[[0, 1]].sum() * 0, "__getitem__"),
+        (lambda batch, loss: in_backward(loss), "_local_scalar_dense"),
     ],
 )
 def test_a_wait_is_found(context, batches, wait, name):
