@@ -12,7 +12,8 @@ from torchrec.distributed.types import ShardingEnv
 
 from recsys.errors import TrainingError
 from recsys.sharding.inventory import inventory_of
-from recsys.sharding.wrap import TableOptimizer, _collections_by_part, _plan, wrap_ranker
+from recsys.sharding.sharding_plan import sharding_plan
+from recsys.sharding.wrap import TableOptimizer, _collections_by_part, wrap_ranker
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers
 from recsys.training.optimizer_contract import (
@@ -120,7 +121,7 @@ def test_a_fused_table_without_an_optimizer_is_refused_because_its_kernel_learns
         ranker,
         env=ShardingEnv.from_process_group(dist.group.WORLD),
         device=context.device,
-        plan=_plan(collections, {}, context),
+        plan=sharding_plan(collections, {}, {}, context),
         sharders=[EmbeddingBagCollectionSharder()],
         init_data_parallel=False,
     )
