@@ -33,7 +33,7 @@ class Regrouping:
         return self.in_one_kernel(pooled) if pooled.values().is_cuda else self._concatenated(pooled)
 
     def in_one_kernel(self, pooled: KeyedTensor) -> list[Tensor]:
-        """Do what a call does, as on a GPU."""
+        """Return, per group, (B, sum of its features' widths): what a call does on a GPU."""
         came = tuple(pooled.keys()), pooled.values().device
         if (regroup := self._known.get(came)) is None:
             regroup = KTRegroupAsDict(self._groups, [str(number) for number in range(len(self._groups))])
