@@ -24,6 +24,7 @@ from recsys.config import (
     COMPOSITIONS,
     NETWORKS,
     CompositionConfig,
+    HistoryTowerConfig,
     ImportedTowerConfig,
     NetworkConfig,
     TowerConfig,
@@ -59,7 +60,8 @@ from recsys.interactions.mask import ParallelMaskNet, SerialMaskNet
 from recsys.interactions.mlp import FlatCrossing
 from recsys.interactions.network import InteractionNetwork
 from recsys.sharding.wrap import TableOptimizer
-from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.towers.any_tower import build_tower
+from recsys.towers.tower_spec import HistoryShape, TowerSpec
 from recsys.training.modes import learning_halves
 from recsys.training.optimizer import DenseOptimizer
 from recsys.training.stages import TrainingStage
@@ -187,7 +189,7 @@ def build_ranker(
     # It starts at 0 and comes first: what making its tables draws is forgotten with the next seed.
     first_order = FirstOrder(contract) if network.first_order else None
     torch.manual_seed(next(part_seed))
-    tower = EmbeddingTower(spec, contract)
+    tower = build_tower(spec, contract)
     torch.manual_seed(next(part_seed))
     interaction_network = _build_network(network, contract, composition.has_tower_field)
     torch.manual_seed(next(part_seed))
@@ -234,12 +236,29 @@ def build_spec(tower: TowerConfig, schema: FeatureSchema) -> TowerSpec:
     """Describe the configured tower for a schema.
 
     Raises:
-        UsageError: a side of a two-tower model has no sparse feature.
+        UsageError: a side of a two-tower model has no sparse feature, or a history tower no events.
     """
     if isinstance(tower, ImportedTowerConfig):
         return TowerSpec.imported(schema, width=tower.width)
+    if isinstance(tower, HistoryTowerConfig):
+        return TowerSpec.reading_history(schema, _history_shape(tower))
     return TowerSpec.two_tower(
         schema, width=tower.width, table_dimension=tower.table_dimension, hidden_widths=tower.hidden_widths
+    )
+
+
+def _history_shape(tower: HistoryTowerConfig) -> HistoryShape:
+    vectors = tower.vectors
+    return HistoryShape(
+        key_width=tower.key_width,
+        factor_width=tower.factor_width,
+        vectors_width=0 if vectors is None else vectors.width,
+        projection_width=0 if vectors is None else vectors.projection_width,
+        reads_gaps=tower.reads_gaps,
+        event_dropout=tower.event_dropout,
+        history_dropout=tower.history_dropout,
+        key_dropout=tower.key_dropout,
+        frozen=tower.frozen,
     )
 
 

@@ -17,7 +17,8 @@ from recsys.interactions.crossing import Crossing
 from recsys.interactions.fields import InteractionFields
 from recsys.interactions.first_order import FirstOrder
 from recsys.interactions.network import InteractionNetwork
-from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.towers.embedding import EmbeddingTower
+from recsys.towers.tower_spec import TowerSpec
 
 # Tables are 4 wide, the least that the fused kernels take.
 TOWER_WIDTH, FIELD_WIDTH, JOINED_WIDTH, NETWORK_WIDTH = 4, 4, 5, 6

@@ -22,7 +22,7 @@ from recsys.features.contract import FeatureContract, contract_tags, require_sam
 from recsys.features.vocabulary import Vocabulary
 from recsys.files import published_directory, sha256_of_file
 from recsys.towers.artifact import TowerArtifact
-from recsys.towers.embedding import TowerSpec
+from recsys.towers.tower_spec import TowerSpec
 
 DESCRIPTION, WEIGHTS, VOCABULARY = "tower.json", "weights.safetensors", "vocabulary"
 

@@ -11,7 +11,7 @@ from recsys.features.batch import Batch
 from recsys.interactions.first_order import FirstOrder
 from recsys.interactions.mlp import Mlp
 from recsys.interactions.network import InteractionNetwork
-from recsys.towers.embedding import EmbeddingTower
+from recsys.towers.any_tower import Tower
 
 
 class Head(nn.Module):
@@ -75,7 +75,7 @@ class Ranker(nn.Module):
 
     def __init__(
         self,
-        embedding_tower: EmbeddingTower,
+        embedding_tower: Tower,
         interaction_network: InteractionNetwork,
         composition: Composition,
         head: Head,

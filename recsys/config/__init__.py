@@ -30,7 +30,13 @@ from recsys.config.run_config import (
     config_from,
     register_variant,
 )
-from recsys.config.tower import ImportedTowerConfig, TowerConfig, TwoTowerConfig
+from recsys.config.tower import (
+    HistoryTowerConfig,
+    ImportedTowerConfig,
+    PretrainedTowerConfig,
+    TowerConfig,
+    TwoTowerConfig,
+)
 from recsys.config.training_mode import StageEndConfig, TrainingModeConfig
 
 __all__ = [
@@ -45,9 +51,11 @@ __all__ = [
     "DailyStudyConfig",
     "DataConfig",
     "EvaluationConfig",
+    "HistoryTowerConfig",
     "HooksConfig",
     "ImportedTowerConfig",
     "NetworkConfig",
+    "PretrainedTowerConfig",
     "PromotionConfig",
     "RunConfig",
     "RuntimeConfig",

@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from recsys.config.knobs import Name, PositiveFloat, PositiveInt, Seed, Width, checked_dataclass
+from recsys.config.knobs import (
+    Name,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Share,
+    Width,
+    checked_dataclass,
+)
 
 
 @checked_dataclass
@@ -40,4 +49,55 @@ class ImportedTowerConfig:
     vector_column: str
 
 
-TowerConfig = Annotated[TwoTowerConfig | ImportedTowerConfig, Field(discriminator="kind")]
+@checked_dataclass
+class ImportedVectorsConfig:
+    """Vectors made elsewhere, by item id, for heads of a history tower; reduced to `width` numbers.
+
+    One head reads them as they are, another through a projection of `projection_width` numbers, which starts as the
+    first of them; pre-training pulls it back there by `projection_pull` times its squared distance.
+    """
+
+    file: Path
+    id_column: str
+    vector_column: str
+    width: Width
+    projection_width: Width
+    projection_pull: NonNegativeFloat
+
+
+@checked_dataclass
+class HistoryTowerConfig:
+    """A tower that reads the user's and the item's events with the candidate in view; see `HistoryTower`.
+
+    It is pre-trained here on the labels of the training split, with a readout of its own (`readout_widths` are the
+    hidden widths of its layers); the rest as in `TwoTowerConfig`.
+
+    `event_dropout`, `history_dropout` and `key_dropout` hide, in a training step, so many of the events, of the users'
+    whole histories, and of the numbers of an id's key. `key_l2` and `factor_l2` are the weights in pre-training of the
+    squares of a row's own keys and factors. `frozen` names sources and heads that never learn.
+    """
+
+    kind: Literal["history"]
+    name: Name
+    key_width: Width
+    factor_width: Width
+    vectors: ImportedVectorsConfig | None
+    frozen: tuple[str, ...]
+    reads_gaps: bool
+    event_dropout: Share
+    history_dropout: Share
+    key_dropout: Share
+    key_l2: NonNegativeFloat
+    factor_l2: NonNegativeFloat
+    readout_widths: tuple[Width, ...]
+    batch_size: PositiveInt | None
+    epochs: PositiveInt | None
+    learning_rate: PositiveFloat
+    table_learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+    seed: Seed
+
+
+PretrainedTowerConfig = TwoTowerConfig | HistoryTowerConfig
+"""Those that learn here before the ranker does."""
+TowerConfig = Annotated[TwoTowerConfig | ImportedTowerConfig | HistoryTowerConfig, Field(discriminator="kind")]

@@ -91,9 +91,14 @@ def make_probes(ranker: Ranker, batches: Iterable[Batch], segments: Sequence[str
         TrainingError: no row has a weight above 0.
     """
     found = _rows_by_segment(batches, len(segments))
+    # A tower that reads events is reached by rows that have some; a segment of newcomers has none.
+    found = [batch if batch is None or ranker.embedding_tower.is_exercised_by(batch) else None for batch in found]
     rows = next((batch for batch in found if batch is not None), None)
     if rows is None:
-        raise TrainingError("No row of the training split has a weight above 0: there is nothing to learn from.")
+        raise TrainingError(
+            "No row among the first of the training split has a weight above 0 and what the tower reads (a history "
+            "tower: events on each side): there is nothing to learn from."
+        )
     return [
         Probe(
             segment=segment,

@@ -44,7 +44,8 @@ def cached_tower(
         attach: called at the end with the name and the text of a file on how the cache did.
     """
     megabytes = config.training_mode.cache_megabytes
-    if not megabytes or not frozen_parts(wrapped):
+    tower = unwrapped(wrapped).get_submodule(TOWER)
+    if not megabytes or not frozen_parts(wrapped) or not isinstance(tower, CacheableTower):
         yield
         return
     cache = TowerCache(wrapped, megabytes, context, encoded.rows(TRAIN) + encoded.rows(VALIDATION))

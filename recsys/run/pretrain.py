@@ -10,7 +10,14 @@ from torch import nn
 
 from recsys.artifacts.pretrained_tower import load_tower, save_tower
 from recsys.build import build_spec
-from recsys.config import ImportedTowerConfig, RunConfig, TowerConfig, TrainingConfig, TwoTowerConfig
+from recsys.config import (
+    HistoryTowerConfig,
+    ImportedTowerConfig,
+    PretrainedTowerConfig,
+    RunConfig,
+    TowerConfig,
+    TrainingConfig,
+)
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
 from recsys.evaluation.split_evaluation import evaluation_mode
@@ -34,10 +41,14 @@ from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
 from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import device_name
 from recsys.sharding.whole_state import whole_state
+from recsys.towers.any_tower import Tower, build_tower
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import EmbeddingTower
+from recsys.towers.history import HistoryTower
+from recsys.towers.history_pretraining import HistoryObjective
 from recsys.towers.imported import import_tower
 from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_popularity, retrieval_recall
+from recsys.towers.tower_spec import table_weight
 from recsys.towers.version import version_of, with_version
 from recsys.tracking import names
 from recsys.tracking.run import start_run
@@ -106,29 +117,35 @@ def stage_of(config: RunConfig, encoded: EncodedDataset, start: WarmStart | None
     if start is not None:
         inputs = rows_of(encoded, ()) | vectors | {"start": start.digest}
         return Stage("pretrain", inputs, parameters, code_of(WarmStart, save_tower))
-    if isinstance(config.tower, TwoTowerConfig):
-        inputs = rows_of(encoded, (TRAIN, VALIDATION))
+    if not isinstance(config.tower, ImportedTowerConfig):
+        inputs = rows_of(encoded, (TRAIN, VALIDATION)) | vectors
         return Stage("pretrain", inputs, parameters, code_of(_pretrain, save_tower))
     return Stage("pretrain", rows_of(encoded, ()) | vectors, parameters, code_of(_import, save_tower))
 
 
 def _vectors_of(tower: TowerConfig) -> dict[str, str]:
-    """The fingerprint of the vectors to import; nothing for a tower that is pre-trained here."""
-    if isinstance(tower, TwoTowerConfig):
+    """The fingerprint of the vectors to import; nothing for a tower that has none."""
+    if isinstance(tower, ImportedTowerConfig):
+        file, key = tower.vectors, "vectors"
+    elif isinstance(tower, HistoryTowerConfig) and tower.vectors is not None:
+        file, key = tower.vectors.file, "vectors.file"
+    else:
         return {}
-    if not tower.vectors.is_file():
+    if not file.is_file():
         raise DataError(
-            f"There is no file of vectors at {tower.vectors} (`tower.vectors`), as seen from {Path.cwd()}. "
-            "Set tower.vectors=... to the file to import, or pre-train a tower here with tower=two_tower."
+            f"There is no file of vectors at {file} (`tower.{key}`), as seen from {Path.cwd()}. "
+            f"Set tower.{key}=... to the file to import, or pre-train a tower here with tower=two_tower."
         )
-    return {"vectors": input_fingerprint(tower.vectors)}
+    return {"vectors": input_fingerprint(file)}
 
 
 def tower_settings(config: RunConfig) -> dict[str, Any]:
     """Return the settings that the configured tower follows from; vectors to import count by what is in them."""
     if isinstance(config.tower, ImportedTowerConfig):
         return settings_of(config, (*_NO_EFFECT_ON_TOWER, "training", "evaluation", "runtime", "tower.vectors"))
-    return settings_of(replace(config, training=_training_of(config.tower, config.training)), _NO_EFFECT_ON_TOWER)
+    of_file = ("tower.vectors.file",) if isinstance(config.tower, HistoryTowerConfig) and config.tower.vectors else ()
+    pretraining = replace(config, training=_training_of(config.tower, config.training))
+    return settings_of(pretraining, (*_NO_EFFECT_ON_TOWER, *of_file))
 
 
 def _import(config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:
@@ -140,9 +157,9 @@ def _import(config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:
 
 
 def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:
-    """Two towers, in-batch sampled softmax over the positives, early stopping on validation."""
+    """By the tower's own objective, with early stopping on validation."""
     tower_config = config.tower
-    assert isinstance(tower_config, TwoTowerConfig)
+    assert not isinstance(tower_config, ImportedTowerConfig)
     days, _ = divided_days(encoded, config.training.tower_day_share)
     rows = sum(encoded.days(TRAIN)[day] for day in days)
     training = _training_of(tower_config, config.training)
@@ -185,22 +202,29 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
         best.restore()
         progress("pre-training the tower", settings.max_steps, settings.max_steps)
         tower = objective.embedding_tower
-        with evaluation_mode(tower):
-            recall = retrieval_recall(tower, validation, encoded.contract.schema.item, k=_RECALL_AT)
-        if recall is not None:
-            tracked.log_final({f"pretrain/recall_{_RECALL_AT}": recall})
+        quality = _quality(tower, validation, encoded.contract.schema.item)
+        tracked.log_final({f"pretrain/{name}": value for name, value in quality.items()})
     provenance = {
         "made_by": "pre-training on the training split",
-        "objective": "in-batch sampled softmax with log-popularity correction",
+        "objective": objective.says,
         "validation_loss": state.best_log_loss,
-        f"validation_recall_{_RECALL_AT}": recall,
+        **{f"validation_{name}": value for name, value in quality.items()},
         "best_step": state.best_step,
         "data": encoded.contract.fingerprint,
     }
     return TowerArtifact(tower.spec, whole_state(tower), provenance)
 
 
-def _training_of(tower: TwoTowerConfig, training: TrainingConfig) -> TrainingConfig:
+def _quality(tower: Tower, validation: Iterable[Batch], item: str) -> dict[str, float]:
+    """How well a tower with two sides retrieves; of a history tower the validation loss says all."""
+    if isinstance(tower, HistoryTower):
+        return {}
+    with evaluation_mode(tower):
+        recall = retrieval_recall(tower, validation, item, k=_RECALL_AT)
+    return {} if recall is None else {f"recall_{_RECALL_AT}": recall}
+
+
+def _training_of(tower: PretrainedTowerConfig, training: TrainingConfig) -> TrainingConfig:
     """The loop's budget and rates for pre-training; what the tower does not say is as in training.
 
     Its tables are float32 in any case: a ranker in which they stay frozen keeps their bits.
@@ -213,16 +237,20 @@ def _training_of(tower: TwoTowerConfig, training: TrainingConfig) -> TrainingCon
         epochs=tower.epochs,
         learning_rate=tower.learning_rate,
         table_learning_rate=tower.table_learning_rate,
+        weight_decay=tower.weight_decay if isinstance(tower, HistoryTowerConfig) else training.weight_decay,
     )
 
 
 def _objective(
-    tower: TwoTowerConfig, encoded: EncodedDataset, days: Sequence[str], config: RunConfig, device: torch.device
-) -> TwoTowerObjective:
+    tower: PretrainedTowerConfig, encoded: EncodedDataset, days: Sequence[str], config: RunConfig, device: torch.device
+) -> TwoTowerObjective | HistoryObjective:
     contract, schema = encoded.contract, encoded.contract.schema
-    spec = build_spec(tower, schema)
     torch.manual_seed(tower.seed)
-    module = EmbeddingTower(spec, contract)
+    module = build_tower(build_spec(tower, schema), contract)
+    if isinstance(tower, HistoryTowerConfig):
+        assert isinstance(module, HistoryTower)
+        return _history_objective(tower, module, encoded).to(device)
+    assert isinstance(module, EmbeddingTower)
     # Counted over all ranks' rows by each of them, so that all correct by the same popularity.
     alone = replace(started(config), rank=0, world_size=1)
     counts = count_positives(
@@ -233,13 +261,30 @@ def _objective(
     return TwoTowerObjective(module, schema.item, log_popularity(counts), tower.temperature).to(device)
 
 
+def _history_objective(tower: HistoryTowerConfig, module: HistoryTower, encoded: EncodedDataset) -> HistoryObjective:
+    if tower.vectors is not None:
+        schema = encoded.contract.schema
+        vocabulary = encoded.vocabulary(schema.feature(schema.item).table)
+        columns = {"id_column": tower.vectors.id_column, "vector_column": tower.vectors.vector_column}
+        made = import_tower(tower.vectors.file, vocabulary, schema, width=tower.vectors.width, **columns)
+        module.load_vectors(made.weights[table_weight(vocabulary.table)])
+    return HistoryObjective(
+        module,
+        tower.readout_widths,
+        key_l2=tower.key_l2,
+        factor_l2=tower.factor_l2,
+        projection_pull=0.0 if tower.vectors is None else tower.vectors.projection_pull,
+    )
+
+
 def _mean_loss(wrapped: nn.Module, batches: Iterable[Batch]) -> float:
-    """The objective's mean over batches, weighted by their positives."""
+    """The objective's mean over batches, weighted as it says."""
     module = unwrapped(wrapped)
-    total, positives = 0.0, 0.0
+    assert isinstance(module, TwoTowerObjective | HistoryObjective)
+    total, weight = 0.0, 0.0
     with evaluation_mode(module):
         for batch in batches:
-            count = float(batch.label.sum())
-            total += float(module(batch)) * count
-            positives += count
-    return total / max(positives, 1.0)
+            of_batch = module.weight_of(batch)
+            total += float(module(batch)) * of_batch
+            weight += of_batch
+    return total / max(weight, 1.0)

@@ -24,8 +24,8 @@ from recsys.features.vocabulary import UNKNOWN_ROW
 from recsys.files import canonical_json
 from recsys.run.serving import TOWER_VERSION
 from recsys.towers.artifact import TowerArtifact
-from recsys.towers.embedding import TowerSpec, table_weight
 from recsys.towers.imported import with_imported_rows
+from recsys.towers.tower_spec import TowerSpec, table_weight
 from recsys.towers.version import TowerVersion, with_version
 from recsys.training.modes import TOWER
 
@@ -111,8 +111,9 @@ class WarmStart:
         spec = TowerSpec.from_document(self._saved.description["tower"])
         weights = self._tower_weights()
         for table, rows in contract.table_rows.items():
-            if (name := table_weight(table)) in weights:
-                weights[name] = _grown(weights[name], rows)
+            for name in weights:
+                if name.endswith(table_weight(table)):
+                    weights[name] = _grown(weights[name], rows)
         if isinstance(tower := config.tower, ImportedTowerConfig):
             table = contract.schema.feature(contract.schema.item).table
             weights[table_weight(table)] = with_imported_rows(

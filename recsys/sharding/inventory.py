@@ -198,6 +198,10 @@ class Inventory:
         replicated = [table for tables in self.replicated().values() for table in tables.values()]
         return [*self.dense_parameters().values(), *replicated]
 
+    def stays_frozen(self, name: str) -> bool:
+        """Whether a parameter or table is of a module that is frozen in every training mode, as its `stays_frozen`."""
+        return lies_in_staying(self.module, name)
+
     def _table_prefixes(self) -> tuple[str, ...]:
         return tuple(f"{path}." if path else "" for path in self.collections)
 
@@ -206,6 +210,18 @@ class WrappedRanker(DistributedModelParallel):
     """A ranker in TorchRec's engine, with its inventory; made by `wrap_ranker`."""
 
     inventory: Inventory
+
+
+def lies_in_staying(module: nn.Module, path: str) -> bool:
+    """Whether a module on the way down to `path` has `stays_frozen` set: what is in it is frozen in every mode."""
+    for name in path.split("."):
+        child = getattr(module, name, None)
+        if not isinstance(child, nn.Module):
+            return False
+        if getattr(child, "stays_frozen", False):
+            return True
+        module = child
+    return False
 
 
 def unwrapped(module: nn.Module) -> nn.Module:

@@ -23,7 +23,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.errors import UsageError
-from recsys.sharding.inventory import WrappedRanker, take_inventory
+from recsys.sharding.inventory import WrappedRanker, lies_in_staying, take_inventory
 from recsys.sharding.one_process import leave_out_exchange
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.replicated import ReplicatedTables
@@ -106,7 +106,7 @@ def wrap_ranker(
     collections = _collections_by_part(ranker)
     means_of: dict[str, frozenset[str]] = {}  # by path, the features whose weighted ids are averaged
     for path, collection in collections.items():
-        optimizer = _optimizer_of(path, table_optimizers)
+        optimizer = _FROZEN if lies_in_staying(ranker, path) else _optimizer_of(path, table_optimizers)
         kind = kinds.get(path.split(".")[0], "table_wise")
         _check_tables(path, collection, optimizer, kind)
         means_of[path] = as_weighted_sums(collection)

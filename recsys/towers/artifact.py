@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from recsys.errors import DataError
-from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.towers.any_tower import Tower
+from recsys.towers.tower_spec import TowerSpec
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class TowerArtifact:
     provenance: Mapping[str, Any]
 
 
-def apply_tower(tower: EmbeddingTower, artifact: TowerArtifact) -> None:
+def apply_tower(tower: Tower, artifact: TowerArtifact) -> None:
     """Copy the artifact's weights into a tower that is not sharded.
 
     Raises:

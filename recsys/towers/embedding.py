@@ -6,107 +6,21 @@ A two-tower model (Yi et al., "Sampling-Bias-Corrected Neural Modeling for Large
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
-from enum import StrEnum
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from recsys.errors import DataError, UsageError
+from recsys.errors import UsageError
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.features.regrouped import Regrouping
-from recsys.features.schema import ITEM_TOWER, USER_TOWER, FeatureKind, FeatureSchema
+from recsys.features.schema import FeatureKind
 from recsys.features.tables import table_configs
 from recsys.towers.row_digests import row_digests
-
-TABLE_PREFIX = "tower_"
-"""Goes before the vocabulary's name in the name of each of the tower's tables."""
-
-
-def table_weight(table: str) -> str:
-    """Return the name, in a tower's `state_dict()`, of the table for a vocabulary."""
-    return f"ebc.embedding_bags.{TABLE_PREFIX}{table}.weight"
-
-
-class TowerKind(StrEnum):
-    """Where a tower's vectors come from."""
-
-    TWO_TOWER = "two_tower"
-    IMPORTED = "imported"
-
-
-@dataclass(frozen=True)
-class TowerSpec:
-    """All that is needed to build a tower's modules for a given contract.
-
-    Attributes:
-        width: D, of each side's vector.
-        table_dimension: width of one id's embedding; D itself for imported vectors, which nothing projects.
-        hidden_widths: of each side's layers between embeddings and its vector; empty for imported vectors.
-        user_features, item_features: names in schema order. An imported tower without user features has no user side.
-    """
-
-    kind: TowerKind
-    width: int
-    table_dimension: int
-    hidden_widths: tuple[int, ...]
-    user_features: tuple[str, ...]
-    item_features: tuple[str, ...]
-
-    @classmethod
-    def two_tower(
-        cls, schema: FeatureSchema, *, width: int, table_dimension: int, hidden_widths: Sequence[int]
-    ) -> "TowerSpec":
-        """Describe a tower over the features that the schema gives to its user side and its item side.
-
-        Raises:
-            UsageError: a side has no sparse feature.
-        """
-        sides = {part: schema.used_by(part) for part in (USER_TOWER, ITEM_TOWER)}
-        for part, side in sides.items():
-            if all(feature.kind is FeatureKind.DENSE for feature in side):
-                raise UsageError(
-                    f"Schema `{schema.name}` gives {part} the features {[feature.name for feature in side]}; expected "
-                    f"at least one sparse feature. Add `{part}` to the `used_by` of one."
-                )
-        user, item = (tuple(feature.name for feature in side) for side in sides.values())
-        return cls(TowerKind.TWO_TOWER, width, table_dimension, tuple(hidden_widths), user, item)
-
-    @classmethod
-    def imported(cls, schema: FeatureSchema, *, width: int) -> "TowerSpec":
-        """Describe a tower over one vector per item; the user's is the mean over the list that shares the item's table.
-
-        Only lists that the schema gives to the user tower count.
-        """
-        table = schema.feature(schema.item).table
-        lists = [feature for feature in schema.used_by(USER_TOWER) if feature.kind is FeatureKind.SPARSE_LIST]
-        recent = tuple(feature.name for feature in lists if feature.table == table)[:1]
-        return cls(TowerKind.IMPORTED, width, width, (), recent, (schema.item,))
-
-    def to_document(self) -> dict[str, Any]:
-        """Return plain JSON values that `from_document` reads back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_document(cls, document: dict[str, Any]) -> "TowerSpec":
-        """Read what `to_document` wrote.
-
-        Raises:
-            DataError: a key is missing or unknown, or the kind is no `TowerKind`.
-        """
-        try:
-            values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in document.items()}
-            return cls(**{**values, "kind": TowerKind(values["kind"])})
-        except (TypeError, KeyError, ValueError) as error:
-            raise DataError(
-                f"This is no tower's description ({error}); expected the keys "
-                f"{', '.join(field.name for field in fields(cls))}. Pre-train or import the tower again."
-            ) from error
+from recsys.towers.tower_spec import TABLE_PREFIX, TowerKind, TowerSpec
 
 
 class EmbeddingTower(nn.Module):
@@ -168,6 +82,10 @@ class EmbeddingTower(nn.Module):
         Every row is looked up, since a rank may not skip a sharded table.
         """
         return None if self.cache is not None and self.is_frozen else self._looked_up(batch)
+
+    def is_exercised_by(self, batch: Batch) -> bool:
+        """Whether a pass over the batch reaches all of the tower: always, as every row has a user and an item."""
+        return True
 
     def sides(
         self, batch: Batch, rows: Tensor | None = None, looked_up: Sequence[Tensor] | None = None

@@ -17,7 +17,7 @@ from recsys.features.schema import FeatureSchema
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 from recsys.files import sha256_of_file
 from recsys.towers.artifact import TowerArtifact
-from recsys.towers.embedding import TowerSpec, table_weight
+from recsys.towers.tower_spec import TowerSpec, table_weight
 from recsys.towers.vector_files import read_vectors
 
 

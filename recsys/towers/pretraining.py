@@ -76,6 +76,7 @@ class TwoTowerObjective(nn.Module):
         temperature: divides the scores; unit vectors need one well below 1.
     """
 
+    says = "in-batch sampled softmax with log-popularity correction"
     log_popularity: Tensor
 
     def __init__(
@@ -87,6 +88,10 @@ class TwoTowerObjective(nn.Module):
         self.temperature = temperature
         # Not persistent: it belongs to the data of this training, not to the tower.
         self.register_buffer("log_popularity", log_popularity, persistent=False)
+
+    def weight_of(self, batch: Batch) -> float:
+        """By how much the batch counts in a mean of losses: its positives."""
+        return float(batch.label.sum())
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss over the batch's positive rows, a scalar."""

@@ -13,7 +13,7 @@ from recsys.files import fingerprint_of
 from recsys.towers.artifact import TowerArtifact
 
 _VERSION = "version"
-_TABLES = "ebc."  # before the names of a tower's tables
+_TABLES = "ebc.embedding_bags."  # in the names of a tower's tables
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class TowerVersion:
         Args:
             weights: its `state_dict()`; tables are (rows, D).
         """
-        rows = {name: len(weight) for name, weight in weights.items() if name.startswith(_TABLES)}
+        rows = {name: len(weight) for name, weight in weights.items() if _TABLES in name}
         digest = _digest(weights, rows)
         return cls(fingerprint_of([digest, rows, parent]), digest, rows, parent)
 

@@ -12,7 +12,7 @@ of difference it closes itself, so that a resumed run still equals an unbroken o
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ _TOLERANCE, _TF32_TOLERANCE = 1e-5, 4e-3
 _LEAST_ROWS = 64
 
 
+@runtime_checkable
 class CacheableTower(Protocol):
     """What the cache asks of a tower; see `EmbeddingTower`."""
 

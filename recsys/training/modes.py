@@ -6,10 +6,10 @@ ignores the first. That it is also left out of every optimizer is `optimizer.py`
 `monitoring/frozen_proof.py` checks the sum of it all.
 
 The tower has two halves: its tables, and the dense layers above them. A mode freezes both, one, or none; `stages.py`
-goes from mode to mode within a run.
+goes from mode to mode within a run. A module of the tower whose `stays_frozen` is set is frozen in every mode.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 
@@ -65,8 +65,8 @@ def apply_training_mode(ranker: nn.Module, mode: str) -> tuple[str, ...]:
         _require_freezable(tower)
     if hasattr(tower, "is_frozen"):
         frozen = modules_frozen_in(module, mode)
-        for name, part in ((TOWER, tower), *((f"{TOWER}.{name}", child) for name, child in tower.named_children())):
-            _set_frozen(part, name in frozen)
+        for path, part in ((TOWER, tower), *((path, module.get_submodule(path)) for path, _ in _halves(tower, TOWER))):
+            _set_frozen(part, path in frozen)
     _ask_for_gradients(tower, dense, learning)
     module.train()
     _require_frozen_for_good(tower)
@@ -78,8 +78,25 @@ def modules_frozen_in(ranker: nn.Module, mode: str) -> tuple[str, ...]:
     learning = learning_halves(mode)
     if not learning:
         return (TOWER,)
-    children = [name for name, _ in ranker.get_submodule(TOWER).named_children()]
-    return tuple(f"{TOWER}.{name}" for name in children if (TABLES if name == _TABLES_CHILD else DENSE) not in learning)
+    halves = _halves(ranker.get_submodule(TOWER), TOWER)
+    return tuple(path for path, half in halves if half not in learning)
+
+
+def _halves(module: nn.Module, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the outermost modules that are of one half of the tower alone, each with its half.
+
+    A module that stays frozen is of neither half: (path, "").
+    """
+    for name, child in module.named_children():
+        below = f"{path}.{name}"
+        if getattr(child, "stays_frozen", False):
+            yield below, ""
+        elif name == _TABLES_CHILD:
+            yield below, TABLES
+        elif any(each.endswith(f".{_TABLES_CHILD}") for each, _ in child.named_modules(prefix=below)):
+            yield from _halves(child, below)
+        else:
+            yield below, DENSE
 
 
 def _set_frozen(module: nn.Module, is_frozen: bool) -> None:
@@ -88,8 +105,14 @@ def _set_frozen(module: nn.Module, is_frozen: bool) -> None:
 
 def _ask_for_gradients(tower: nn.Module, dense: Mapping[str, nn.Parameter], learning: tuple[str, ...]) -> None:
     ids = {id(parameter) for parameter in dense.values()}
+    staying = {
+        id(parameter)
+        for module in tower.modules()
+        if getattr(module, "stays_frozen", False)
+        for parameter in module.parameters()
+    }
     for parameter in tower.parameters():
-        learns = (DENSE if id(parameter) in ids else TABLES) in learning
+        learns = (DENSE if id(parameter) in ids else TABLES) in learning and id(parameter) not in staying
         if not learns:
             parameter.grad = None  # an optimizer would still step by one left from before
         if parameter.is_leaf:  # torch refuses to change the flag of any other

@@ -116,7 +116,8 @@ class RankerOptimizers:
             if part not in self._parts:
                 parts = ", ".join(self._parts)
                 raise UsageError(f"An optimizer is given for `{part}`, but the model's parts are {parts}.")
-        by_part = [(kernel.tables[0].split(".")[0], kernel) for kernel in self._inventory.kernels()]
+        kernels = [each for each in self._inventory.kernels() if not self._inventory.stays_frozen(each.tables[0])]
+        by_part = [(kernel.tables[0].split(".")[0], kernel) for kernel in kernels]
         self._kernels = [(part, kernel) for part, kernel in by_part if part in self._table_rates]
         for part, kernel in by_part:
             if part not in self._table_rates and kernel.optimizer != _STATELESS_RULE:

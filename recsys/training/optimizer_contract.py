@@ -135,7 +135,7 @@ def _table_lines(
 ) -> Iterable[ParameterContract]:
     for name, table in inventory.tables.items():
         part = name.split(".")[0]
-        optimizer = table_optimizers.get(part)
+        optimizer = None if inventory.stays_frozen(name) else table_optimizers.get(part)
         yield ParameterContract(
             part=part,
             parameter=name,
@@ -194,7 +194,7 @@ def _require_kernels_as_declared(inventory: Inventory, table_optimizers: Mapping
     for kernel in inventory.kernels():
         table = kernel.tables[0]
         part = table.split(".")[0]
-        optimizer = table_optimizers.get(part)
+        optimizer = None if inventory.stays_frozen(table) else table_optimizers.get(part)
         if optimizer is None and kernel.learning_rate != 0.0:
             raise TrainingError(
                 f"`{table}` has no optimizer, yet its kernel learns by {kernel.optimizer} at rate "

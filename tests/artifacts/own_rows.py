@@ -23,7 +23,7 @@ from recsys.datasets.table_layout import load_table_layout
 from recsys.features.batch import Batch
 from recsys.features.schema import load_schema
 from recsys.streaming.loader import BatchStream
-from recsys.towers.embedding import TowerSpec
+from recsys.towers.tower_spec import TowerSpec
 from tests.small_model import spread_out
 
 NETWORK = CrossConfig(name="cross", field_width=4, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2)

@@ -19,7 +19,7 @@ from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.errors import DataError, UsageError
 from recsys.features.raw import raw_to_batch
 from recsys.features.vocabulary import Vocabulary
-from recsys.towers.embedding import TowerSpec
+from recsys.towers.tower_spec import TowerSpec
 from tests.small_model import spread_out
 from tests.worlds import world_rows, world_schema, write_encoded_world
 

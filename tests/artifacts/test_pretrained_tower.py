@@ -12,7 +12,8 @@ from recsys.errors import CannotWriteError, DataError
 from recsys.features.contract import FeatureContract, Scaling
 from recsys.features.vocabulary import Vocabulary
 from recsys.towers.artifact import TowerArtifact, apply_tower
-from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.towers.embedding import EmbeddingTower
+from recsys.towers.tower_spec import TowerSpec
 from tests.small_model import ROWS, batch_of, small_contract, small_schema, two_tower_spec
 
 VOCABULARIES = {

@@ -38,7 +38,8 @@ from recsys.interactions.cross import CrossNetwork
 from recsys.interactions.fields import InteractionFields
 from recsys.interactions.network import InteractionNetwork
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
-from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.towers.embedding import EmbeddingTower
+from recsys.towers.tower_spec import TowerSpec
 from recsys.training.cache import TowerCache
 from recsys.training.modes import apply_training_mode
 

@@ -12,7 +12,7 @@ from recsys.config.compose import CONF, choices, compose_config
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
 from recsys.features.schema import FeatureSchema
-from recsys.towers.embedding import TowerSpec
+from recsys.towers.tower_spec import TowerSpec
 
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
 # What the user must say where a file leaves a blank.

@@ -13,7 +13,7 @@ from recsys.composition.conditional import SegmentRoutedComposition
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.composition.sequential import SequentialComposition
 from recsys.sharding.inventory import inventory_of
-from recsys.towers.embedding import TowerSpec
+from recsys.towers.tower_spec import TowerSpec
 from recsys.training.cache import TowerCache
 from recsys.training.loss import click_objective
 from tests.small_model import FIELD_WIDTH, JOINED_WIDTH, NETWORK_WIDTH, ROWS, batch_of, small_ranker, small_schema

@@ -23,7 +23,7 @@ from recsys.interactions.cross import LowRankCrossNetwork
 from recsys.interactions.dot import DotInteraction
 from recsys.interactions.mask import ParallelMaskNet, SerialMaskNet
 from recsys.interactions.mlp import FlatCrossing
-from recsys.towers.embedding import TowerSpec
+from recsys.towers.tower_spec import TowerSpec
 from tests.method import plain_ranker as plain
 from tests.small_model import (
     FIELD_WIDTH,

@@ -26,7 +26,7 @@ from recsys.run.serving import MODEL
 from recsys.run.session import TEST_EXTRAS
 from recsys.run.streams import TEST, scoring_stream
 from recsys.sharding.processes import ProcessContext
-from recsys.towers.embedding import TowerSpec
+from recsys.towers.tower_spec import TowerSpec
 from recsys.tracking.run import start_run
 from tests.small_model import spread_out
 from tests.worlds import FIRST_DAY, world_schema, write_encoded_world

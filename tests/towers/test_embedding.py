@@ -8,7 +8,8 @@ import torch
 
 from recsys.errors import DataError, UsageError
 from recsys.features.schema import USER_TOWER
-from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.towers.embedding import EmbeddingTower
+from recsys.towers.tower_spec import TowerSpec
 from tests.small_model import ROWS, batch_of, small_contract, small_schema, two_tower_spec
 
 

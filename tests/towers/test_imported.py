@@ -14,8 +14,9 @@ from safetensors.numpy import save_file
 from recsys.errors import DataError
 from recsys.features.vocabulary import Vocabulary
 from recsys.towers.artifact import TowerArtifact, apply_tower
-from recsys.towers.embedding import EmbeddingTower, TowerKind
+from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.imported import import_tower, reduce_width, with_imported_rows
+from recsys.towers.tower_spec import TowerKind
 from recsys.towers.vector_files import read_vectors
 from tests.small_model import ROWS, batch_of, small_contract, small_schema, two_tower_spec
 

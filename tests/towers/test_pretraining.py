@@ -8,7 +8,7 @@ import torch
 
 from recsys.features.batch import Batch
 from recsys.towers import nearest
-from recsys.towers.embedding import EmbeddingTower, TowerSpec
+from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.pretraining import (
     TwoTowerObjective,
     count_positives,
@@ -16,6 +16,7 @@ from recsys.towers.pretraining import (
     log_popularity,
     retrieval_recall,
 )
+from recsys.towers.tower_spec import TowerSpec
 from tests.small_model import ROWS, Row, batch_of, small_contract, small_schema, two_tower_spec
 
 EAST, NORTH = [1.0, 0.0], [0.0, 1.0]

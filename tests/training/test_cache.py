@@ -12,7 +12,7 @@ from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.errors import TrainingError, UsageError
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.whole_state import load_whole_state, whole_state
-from recsys.towers.embedding import TowerKind, TowerSpec
+from recsys.towers.tower_spec import TowerKind, TowerSpec
 from recsys.training.cache import TowerCache
 from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two

@@ -1,0 +1,80 @@
+"""Pre-training a history tower on the labels of the training split, with a readout that is thrown away."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from recsys.features.batch import Batch
+from recsys.interactions.mlp import Mlp
+from recsys.towers.history import FACTORS, IDS, HistoryTower
+from recsys.training.loss import weighted_log_loss
+
+
+class Readout(nn.Module):
+    """A logit from what a tower says: a linear layer that begins as the factors' product, and an MLP that begins at 0.
+
+    Args:
+        hidden_widths: of the MLP; none for the linear layer alone.
+    """
+
+    def __init__(self, tower: HistoryTower, hidden_widths: Sequence[int]) -> None:
+        super().__init__()
+        width = tower.output_width
+        self.linear = nn.Linear(width, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.ones_(self.linear.weight[:, -tower.factors.output_width // 3 :])
+        self.hidden = Mlp(width, hidden_widths, dropout=0.1) if hidden_widths else None
+        if self.hidden is not None:
+            self.output = nn.Linear(self.hidden.output_width, 1, bias=False)
+            nn.init.zeros_(self.output.weight)
+
+    def forward(self, read: Tensor) -> Tensor:
+        """Map (B, tower's width) to (B,)."""
+        logit = self.linear(read)
+        return (logit if self.hidden is None else logit + self.output(self.hidden(read))).squeeze(1)
+
+
+class HistoryObjective(nn.Module):
+    """The tower, its readout and their loss as one module, so that pre-training runs through the same loop as all else.
+
+    The loss is the weighted log loss and, while it learns, L2 penalties: of the keys and factors of a row's own ids,
+    averaged over the batch's rows, so that a frequent id is drawn to zero as often as it is learnt from; and of how far
+    the projection is from where it started.
+
+    Args:
+        key_l2, factor_l2, projection_pull: the penalties' weights.
+    """
+
+    says = "log loss of the labels, through a readout"
+
+    def __init__(
+        self,
+        embedding_tower: HistoryTower,
+        readout_widths: Sequence[int],
+        *,
+        key_l2: float,
+        factor_l2: float,
+        projection_pull: float,
+    ) -> None:
+        super().__init__()
+        self.embedding_tower = embedding_tower
+        self.readout = Readout(embedding_tower, readout_widths)
+        self._l2 = {IDS: key_l2, FACTORS: factor_l2}
+        self._pull = projection_pull
+
+    def weight_of(self, batch: Batch) -> float:
+        """By how much the batch counts in a mean of losses."""
+        return float(batch.weight.sum())
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the loss over the batch's rows, a scalar."""
+        tower = self.embedding_tower
+        vectors = tower.look_up(batch)
+        loss = weighted_log_loss(self.readout(tower(batch, looked_up=vectors)), batch.label, batch.weight)
+        if not self.training:
+            return loss
+        for source, weight in self._l2.items():
+            own = [vectors[source][name].float() for name in tower.own_features]
+            loss = loss + weight * torch.stack([each.square().sum(dim=1).mean() for each in own]).sum()
+        return loss + self._pull * tower.projection_drift()
