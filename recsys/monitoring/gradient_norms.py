@@ -29,7 +29,10 @@ TABLES, DENSE = "tables", "dense"
 """What follows a part's name and a slash where the norm is that of one half of the part."""
 EXPERT = "expert"
 """What goes before a slash and the number of a segment where the norm is that of the segment's own modules."""
+OF_TOWER = "tower"
+"""What goes before a slash and a name where the norm is that of one of the tower's sources or heads."""
 
+_NAMED = ("sources", "heads")  # under these names a part keeps modules that are reported each by its own name
 _BY_SEGMENT = ("segments", "experts")  # under these names a part keeps a list with one module per segment
 
 
@@ -38,7 +41,8 @@ def gradient_norms(ranker: nn.Module | Inventory, gate: TableGate, context: Proc
 
     `<part>` for each named child of `ranker`, and "whole"; `<part>/tables` and `<part>/dense` for a part that has
     tables (its dense half may be empty: 0); `expert/<segment>` with the segment's number, for a part that keeps modules
-    per segment. 0.0 for what no gradient reaches, a frozen part or an absent segment's expert among it.
+    per segment; `tower/<name>` for each source and head of a tower that has them. 0.0 for what no gradient reaches, a
+    frozen part or an absent segment's expert among it.
 
     Call it after the backward pass, after unscaling and after `average_dense_gradients`, before anything is clipped,
     stepped or released; every process calls it and receives the same numbers. It waits for the device once.
@@ -72,20 +76,30 @@ def squared_gradient_norms(
             held = _sum([square for name, square in of_tables.items() if name.startswith(f"{part}.")], context)
             parts[part] = held + dense
             details |= {f"{part}/{TABLES}": held, f"{part}/{DENSE}": dense}
-        for segment, prefix in enumerate(_experts(part, child)):
-            squares = [square for name, square in of_dense.items() if name.startswith(prefix)]
-            details[f"{EXPERT}/{segment}"] = _sum(squares, context)
+        for name, prefix in {**_experts(part, child), **_named(part, child)}.items():
+            squares = [square for each, square in (*of_dense.items(), *of_tables.items()) if each.startswith(prefix)]
+            details[name] = _sum(squares, context)
     return {**parts, WHOLE: _sum(list(parts.values()), context), **details}
 
 
-def _experts(part: str, child: nn.Module) -> list[str]:
-    """Return the prefix of the parameters of each segment's own modules."""
-    return [
-        f"{part}.{name}.{segment}."
+def _experts(part: str, child: nn.Module) -> dict[str, str]:
+    """Return, by the norm's name, the prefix of the parameters of each segment's own modules."""
+    return {
+        f"{EXPERT}/{segment}": f"{part}.{name}.{segment}."
         for name in _BY_SEGMENT
         if isinstance(modules := getattr(child, name, None), nn.ModuleList)
         for segment in range(len(modules))
-    ]
+    }
+
+
+def _named(part: str, child: nn.Module) -> dict[str, str]:
+    """Return, by the norm's name, the prefix of the parameters of each of a tower's sources and heads."""
+    return {
+        f"{OF_TOWER}/{name}": f"{part}.{group}.{name}."
+        for group in _NAMED
+        if isinstance(modules := getattr(child, group, None), nn.ModuleDict)
+        for name in modules
+    }
 
 
 def _dense_squares(inventory: Inventory) -> dict[str, Tensor]:

@@ -134,19 +134,22 @@ def checked_key(key: str) -> str:
     return key
 
 
+_LISTED_NORMS = ("expert", "tower")  # of several modules of one kind, each by its own name
+
+
 def grad_norm(of: str) -> str:
     """A gradient norm, as the training loop's reports name it.
 
     Of one of the ranker's children or of the `WHOLE` ranker; of a part's tables or its dense half; of the modules that
-    are one segment's own.
+    are one segment's own; of a source or head of the tower.
 
-    >>> grad_norm("head"), grad_norm("embedding_tower/tables"), grad_norm("expert/new")
-    ('grad_norm/head', 'grad_norm_tables/embedding_tower', 'grad_norm_expert/new')
+    >>> grad_norm("head"), grad_norm("embedding_tower/tables"), grad_norm("expert/new"), grad_norm("tower/user_ids")
+    ('grad_norm/head', 'grad_norm_tables/embedding_tower', 'grad_norm_expert/new', 'grad_norm_tower/user_ids')
     """
     what, _, which = of.partition("/")
     if not which:
         return f"grad_norm/{escaped(what)}"
-    return f"grad_norm_expert/{escaped(which)}" if what == "expert" else f"grad_norm_{which}/{escaped(what)}"
+    return f"grad_norm_{what}/{escaped(which)}" if what in _LISTED_NORMS else f"grad_norm_{which}/{escaped(what)}"
 
 
 def part_of_norm(metric: str) -> str:
@@ -159,7 +162,7 @@ def part_of_norm(metric: str) -> str:
     if not section.startswith("grad_norm"):
         return ""
     half = section.removeprefix("grad_norm").removeprefix("_")
-    return f"expert/{unescaped(what)}" if half == "expert" else unescaped(what) + (f"/{half}" if half else "")
+    return f"{half}/{unescaped(what)}" if half in _LISTED_NORMS else unescaped(what) + (f"/{half}" if half else "")
 
 
 def segment_share(segment: str) -> str:
