@@ -13,7 +13,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import store
-from recsys.datasets.past import AGE_DAYS, NOTHING_BEFORE, Opening, PastFeature, add_past
+from recsys.datasets.past import AGE, AGE_DAYS, NOTHING_BEFORE, Opening, PastFeature, add_past
 from recsys.datasets.table_layout import TableLayout
 from recsys.errors import UsageError
 from recsys.features.column_names import OWN_PREFIX
@@ -177,7 +177,7 @@ class ComputedFeatures:
             one,
             by=tuple(map(own_name, one.by)),
             within=tuple(map(own_name, one.within)),
-            of=one.of if one.of == AGE_DAYS else own_name(one.of),
+            of=one.of if one.of in (AGE, AGE_DAYS) else own_name(one.of),
             beside=own_name(one.beside),
             to=own_name(one.to),
             together=own_name(one.together),

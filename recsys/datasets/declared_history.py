@@ -1,22 +1,23 @@
 """The `history` of a `table:` block: which features are counted from the past, by what, and of what."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from recsys.datasets.declared_durations import Duration
-from recsys.datasets.past import AGE_DAYS, Before, ListedRows, PastFeature, PastKind
+from recsys.datasets.past import AGE, AGE_DAYS, Before, ListedRows, PastFeature, PastKind
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Named, Text
-from recsys.features.schema import FeatureKind, FeatureSchema
+from recsys.features.schema import FeatureSchema
 
+_AGES = {"age_days": AGE_DAYS, "age": AGE}
 _SPANS = ("window", "ago", "before")
-_COUNTED = ("by", *_SPANS, "folds")
+_COUNTED = ("by", *_SPANS, "folds", "leave_one_out")
 _KEYS: Mapping[PastKind, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    PastKind.COUNT: (("by",), ("by", *_SPANS, "folds")),
+    PastKind.COUNT: (("by",), _COUNTED),
     PastKind.SUM: (("by", "of"), ("of", *_COUNTED)),
     PastKind.MEAN: (("by", "of", "prior_rows"), ("of", "prior_rows", *_COUNTED)),
     PastKind.SHARE: (("by",), ("within", "prior_rows", *_COUNTED)),
@@ -25,7 +26,10 @@ _KEYS: Mapping[PastKind, tuple[tuple[str, ...], tuple[str, ...]]] = {
     PastKind.DISTINCT: (("by", "of"), ("of", "by", *_SPANS)),
     PastKind.DAYS_SINCE_LAST: (("by",), ("by", *_SPANS)),
     PastKind.DAYS_SINCE_FIRST: (("by",), ("by", "before")),
-    PastKind.RECENT: (("by", "of", "length"), ("by", "of", "beside", "length", "distinct", "rows", *_SPANS)),
+    PastKind.RECENT: (
+        ("by", "of", "length"),
+        ("by", "of", "beside", "length", "distinct", "rows", "leave_one_out", *_SPANS),
+    ),
     PastKind.CO_OCCURRENCE: (("of", "to", "together"), ("by", "of", "to", "together")),
 }
 """Kind -> the keys that it must have, and all that it may have."""
@@ -42,7 +46,8 @@ class HistoryScope(StrEnum):
 class HistoryEntry(Declaration):
     """One feature; see `PastFeature`, which counts it.
 
-    Of a list `beside` another one, `of` may be the word `age_days`: how many days before the row each event was. For
+    Of a list `beside` another one, `of` may be a word: `age_days`, how many whole days before the row each event was,
+    or `age`, in days and parts of days. For
     kind co_occurrence, `by` is `of` where it is not declared.
     """
 
@@ -63,6 +68,7 @@ class HistoryEntry(Declaration):
     to: Text = ""
     together: Text = ""
     folds: Annotated[int, Field(strict=True, ge=2), Expected("a whole number from 2 up"), NOT_NULL] = 0
+    leave_one_out: Annotated[bool, Field(strict=True), Expected("true or false"), NOT_NULL] = False
 
     @classmethod
     def keys(cls, values: Mapping[str, Any]) -> tuple[Sequence[str], Sequence[str]]:
@@ -88,7 +94,7 @@ class HistoryEntry(Declaration):
     @property
     def is_age(self) -> bool:
         """Whether it lists how long ago events were, which no column holds."""
-        return bool(self.beside) and self.of == "age_days"
+        return bool(self.beside) and self.of in _AGES
 
     @property
     def columns(self) -> list[str]:
@@ -107,7 +113,9 @@ class HistoryEntry(Declaration):
     def counted_as(self, name: str) -> PastFeature:
         """The feature, as it is counted."""
         values = {key: getattr(self, key) for key in vars(self)}
-        return PastFeature(name=name, **values | {"by": self.keyed_by, "of": AGE_DAYS if self.is_age else self.of})
+        return PastFeature(
+            name=name, **values | {"by": self.keyed_by, "of": _AGES[self.of] if self.is_age else self.of}
+        )
 
 
 @dataclass(frozen=True)
@@ -148,11 +156,13 @@ def check_history(
                 f"{place}: the schema declares no feature of this name{did_you_mean(name, declared)}, and no other "
                 "feature or expression reads it; a feature of the past needs one of them."
             )
-        if name in declared and (declared[name].kind is FeatureKind.SPARSE_LIST) != is_recent:
+        if name in declared and declared[name].is_list != is_recent:
             raise UsageError(
                 f"{place}: the schema declares it with kind {declared[name].kind}; expected "
-                f"{'sparse_list' if is_recent else 'dense or sparse'} for kind {entry.kind}."
+                f"{'sparse_list or dense_list' if is_recent else 'dense or sparse'} for kind {entry.kind}."
             )
+        if name in declared and declared[name].beside:
+            _check_beside(entry, declared[name].beside, rule, place)
         if label := [column for column in entry.by if column in labels]:
             raise UsageError(
                 f"{place}: by names the label `{label[0]}`; the past of a row cannot be chosen by its own label, "
@@ -169,9 +179,23 @@ def check_history(
         _check_order(entry, schema, order, place)
 
 
+def _check_beside(entry: HistoryEntry, leader: str, rule: HistoryRule, place: str) -> None:
+    """Refuse a list that the schema puts beside another one, but that would list other events."""
+    other = rule.features.get(leader)
+    listed = replace(entry, of=entry.beside, beside="") if entry.beside else entry
+    if other is None or listed != other:
+        raise UsageError(
+            f"{place}: the schema says that it stands beside `{leader}`, so both must list the same events; expected "
+            f"`beside: {other.of if other else '<what the other lists>'}`, and `by`, `length`, `rows` and all else as "
+            f"under `{leader}`."
+        )
+
+
 def _check_folds(entry: HistoryEntry, rule: HistoryRule, schema: FeatureSchema, order: Order, place: str) -> None:
     if entry.folds and entry.window:
         raise UsageError(f"{place}: has `folds` and `window`; expected one, as folds count whatever the time.")
+    if entry.leave_one_out:
+        _check_leave_one_out(entry, rule, place)
     if entry.folds and rule.scope is not HistoryScope.TRAIN_ONLY:
         raise UsageError(
             f"{place}: folds stand in a history of scope {rule.scope}; expected train_only. Counted over all other "
@@ -184,9 +208,20 @@ def _check_folds(entry: HistoryEntry, rule: HistoryRule, schema: FeatureSchema, 
         )
 
 
+def _check_leave_one_out(entry: HistoryEntry, rule: HistoryRule, place: str) -> None:
+    if rule.scope is not HistoryScope.TRAIN_ONLY:
+        raise UsageError(
+            f"{place}: `leave_one_out` stands in a history of scope {rule.scope}; expected train_only. Of all others "
+            "whatever the time, a row would see labels that lie in its future."
+        )
+    spans = {"folds": entry.folds, "window": entry.window, "before": entry.before is Before.DAY}
+    if key := next((key for key, is_asked in {**spans, "distinct": entry.distinct}.items() if is_asked), ""):
+        raise UsageError(f"{place}: has `leave_one_out` and `{key}`; expected one, as it looks whatever the time.")
+
+
 def _check_order(entry: HistoryEntry, schema: FeatureSchema, order: Order, place: str) -> None:
     """Refuse what needs times where there are none, and say what to use instead."""
-    if order == "time" or entry.folds:
+    if order == "time" or entry.folds or entry.leave_one_out:
         return
     if order == "none":
         raise UsageError(

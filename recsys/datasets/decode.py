@@ -122,17 +122,23 @@ def _decoded(
     column: pa.Array, feature: Feature, contract: FeatureContract, vocabularies: Mapping[str, Vocabulary]
 ) -> pa.Array:
     if feature.kind is FeatureKind.DENSE:
-        values = column.to_numpy().astype(np.float64)
-        if scaling := contract.scaling.get(feature.name):
-            values = values * scaling.spread + scaling.centre
-        if feature.scale is Scale.LOG:
-            values = np.sign(values) * np.expm1(np.abs(values))
-        # Rounding in the encoded column may have carried a value over the edge of its declared range.
-        return pa.array(np.clip(values, feature.minimum, feature.maximum))
+        return _raw_numbers(column, feature, contract)
+    if feature.kind is FeatureKind.DENSE_LIST:
+        return pa.ListArray.from_arrays(column.offsets, _raw_numbers(column.values, feature, contract))
     ids = vocabularies[feature.table].ids
     if feature.kind is FeatureKind.SPARSE:
         return _raw_ids(column, ids)
     return pa.ListArray.from_arrays(column.offsets, pc.fill_null(_raw_ids(column.values, ids), _NEVER_SEEN[ids.type]))
+
+
+def _raw_numbers(column: pa.Array, feature: Feature, contract: FeatureContract) -> pa.Array:
+    values = column.to_numpy().astype(np.float64)
+    if scaling := contract.scaling.get(feature.name):
+        values = values * scaling.spread + scaling.centre
+    if feature.scale is Scale.LOG:
+        values = np.sign(values) * np.expm1(np.abs(values))
+    # Rounding in the encoded column may have carried a value over the edge of its declared range.
+    return pa.array(np.clip(values, feature.minimum, feature.maximum))
 
 
 def _raw_ids(rows: pa.Array, ids: pa.Array) -> pa.Array:

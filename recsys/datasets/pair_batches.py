@@ -191,4 +191,5 @@ def _nothing(kind: FeatureKind, rows: int) -> pa.Array:
         return pa.array(np.zeros(rows, np.float32))
     if kind is FeatureKind.SPARSE:
         return pa.array(np.zeros(rows, np.int32))
-    return pa.ListArray.from_arrays(pa.array(np.zeros(rows + 1, np.int32)), pa.array([], pa.int32()))
+    values = pa.array([], pa.float32() if kind is FeatureKind.DENSE_LIST else pa.int32())
+    return pa.ListArray.from_arrays(pa.array(np.zeros(rows + 1, np.int32)), values)

@@ -164,6 +164,8 @@ class RowColumns:
             )
         if kind is FeatureKind.DENSE:
             return pa.float64()
+        if kind is FeatureKind.DENSE_LIST:
+            return pa.list_(pa.float64())
         ids = self.id_types[self.schema.feature(name).table]
         return ids if kind is FeatureKind.SPARSE else pa.list_(ids)
 

@@ -10,7 +10,17 @@ import pyarrow.compute as pc
 
 from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
-from recsys.features.encoding import LABEL, SEGMENT, WEIGHT, encoded_types, lengths_of_kept, lists_of, look_up
+from recsys.features.encoding import (
+    LABEL,
+    SEGMENT,
+    WEIGHT,
+    encode_feature,
+    encoded_types,
+    lengths_of_kept,
+    lists_of,
+    look_up,
+    require_lists_agree,
+)
 from recsys.features.scaling import scaled
 from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
@@ -58,6 +68,7 @@ class RowEncoder:
         """Return the rows under `encoded_schema`, in the same order."""
         schema = self.contract.schema
         columns = {feature.name: self._encode_feature(rows[feature.name], feature) for feature in schema.features}
+        require_lists_agree(columns, schema, self._account)
         columns[SEGMENT] = pc.index_in(rows[schema.segment], value_set=self._segments)
         columns[LABEL] = rows[schema.label]
         if schema.weight:
@@ -75,13 +86,21 @@ class RowEncoder:
         if feature.kind is FeatureKind.SPARSE:
             self._count("ids missing", feature, values.null_count)
             return pa.array(self._rows_of(values, feature).astype(np.int32))
+        if feature.kind is FeatureKind.DENSE_LIST:
+            return self._encode_numbers(values, feature)
         return self._encode_lists(values, feature)
+
+    def _encode_numbers(self, lists: pa.Array, feature: Feature) -> pa.Array:
+        # Ranges of elements are not known from the staged rows, so they are checked here, as where rows come raw.
+        account = Account("", self.contract.schema.invalid, rows=len(lists))
+        encoded = encode_feature(lists, feature, self.contract, self._vocabularies, account)
+        self.counts.update(account.counts)
+        return encoded
 
     def _encode_lists(self, lists: pa.Array, feature: Feature) -> pa.Array:
         self._count("lists missing", feature, lists.null_count)
-        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-        ids = lists.flatten()
-        if ids.null_count:
+        ids, lengths = lists.flatten(), _lengths(lists)
+        if ids.null_count and not self.contract.schema.is_in_group(feature):
             self._count("ids missing in lists", feature, ids.null_count)
             kept = pc.is_valid(ids).to_numpy(zero_copy_only=False)
             lengths = lengths_of_kept(kept, lengths)
@@ -105,3 +124,8 @@ class RowEncoder:
 
     def _count(self, what: str, feature: Feature, number: int) -> None:
         self._account.count(what, feature.name, number)
+
+
+def _lengths(lists: pa.Array) -> npt.NDArray[np.int64]:
+    """(rows,) of lists, 0 where one is missing."""
+    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)

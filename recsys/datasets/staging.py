@@ -141,6 +141,7 @@ def _expected_types(source: SourceRows, schema: FeatureSchema) -> dict[str, tupl
             "an array of string or integer ids",
             lambda form: form.is_array() and _is_id(form.value_type) and form.value_type != dt.uint64,
         ),
+        FeatureKind.DENSE_LIST: ("an array of numbers", lambda form: form.is_array() and form.value_type.is_numeric()),
     }
     return {
         **{feature.name: kinds[feature.kind] for feature in schema.features},

@@ -23,7 +23,12 @@ from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import vector_element
 
 # What stands for the values of a column that holds nulls alone, by the kind of its feature.
-_TYPES = {FeatureKind.DENSE: "float64", FeatureKind.SPARSE: "string", FeatureKind.SPARSE_LIST: "array<string>"}
+_TYPES = {
+    FeatureKind.DENSE: "float64",
+    FeatureKind.SPARSE: "string",
+    FeatureKind.SPARSE_LIST: "array<string>",
+    FeatureKind.DENSE_LIST: "array<float64>",
+}
 
 
 @dataclass(frozen=True)

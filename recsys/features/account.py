@@ -6,6 +6,7 @@ the rows that were dropped are taken out at the end, all columns at once.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +95,46 @@ class Account:
         self.counts[f"{_COUNTED_AS[policy]}: {column}"] += number
         return policy
 
+    def of_elements(self, lengths: npt.NDArray[Any]) -> "ElementAccount":
+        """Return the account of the elements of these rows' lists, (rows,) long each, end to end."""
+        return ElementAccount(self, np.repeat(np.arange(len(lengths)), lengths))
+
     def count(self, what: str, column: str, number: int) -> None:
         """Count values that the schema has an answer for, such as "values filled"."""
         if number:
             self.counts[f"{what}: {column}"] += number
+
+
+class ElementAccount(Account):
+    """Settles elements of lists on the account of their rows: a policy is of a row, as a list is a row's value.
+
+    Args:
+        owners: (elements,) the row of each.
+    """
+
+    def __init__(self, of_rows: Account, owners: npt.NDArray[np.int64]) -> None:
+        super().__init__(of_rows.where, {}, len(owners))
+        self.counts, self._of_rows, self._owners = of_rows.counts, of_rows, owners
+
+    def place(self, column: str) -> str:
+        """Where a column stands, for messages."""
+        return self._of_rows.place(column)
+
+    def settle(
+        self,
+        column: str,
+        broken: npt.NDArray[np.bool_],
+        value: Callable[[int], object],
+        expected: str,
+        *,
+        mends: Policy | None = None,
+        undeclared: Policy = Policy.STOP,
+    ) -> Policy:
+        """As `Account.settle`, of elements: (elements,) `broken`, and the value of an element."""
+        rows = np.zeros(self._of_rows.rows, dtype=bool)
+        rows[self._owners[broken]] = True
+
+        def first_in(row: int) -> object:
+            return value(int(np.flatnonzero(broken & (self._owners == row))[0]))
+
+        return self._of_rows.settle(column, rows, first_in, f"{expected}, in lists", mends=mends, undeclared=undeclared)

@@ -37,10 +37,13 @@ class Batch(Pipelineable):
     Attributes:
         dense: (B, F_dense) float32, scaled, in the order of `FeatureSchema.dense`.
         sparse: one key per sparse or sparse-list feature, in the order of `FeatureSchema.sparse`; int64 ids, stride B.
+        lists: per dense list of the schema, (elements of all rows,) float32, row after row; as many in a row as the
+            list that it is beside has in `sparse`.
         segment: (B,) int64, each in [0, S).
         label: (B,) float32, each 0 or 1.
         weight: (B,) float32, ones where the schema declares no weight.
         extra: columns that only evaluation reads, each (B,); never an input of the model.
+        leaders: dense list -> the feature of `sparse` that it is beside.
         segment_counts: rows of each of the S segments, known to the host without asking the device; None where whoever
             made the batch did not count, as for one that was picked out of another.
         ahead: the look-ups that were begun already, by collection of tables; of this batch object alone.
@@ -52,6 +55,8 @@ class Batch(Pipelineable):
     label: Tensor
     weight: Tensor
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    lists: Mapping[str, Tensor] = field(default_factory=dict)
+    leaders: Mapping[str, str] = field(default_factory=dict)
     segment_counts: tuple[int, ...] | None = None
     ahead: Mapping[nn.Module, BegunLookUp] = field(default_factory=dict)
 
@@ -99,7 +104,14 @@ class Batch(Pipelineable):
             label=self.label.index_select(0, rows),
             weight=self.weight.index_select(0, rows),
             extra={name: column.index_select(0, rows) for name, column in self.extra.items()},
+            lists={name: self._taken_list(name, values, rows) for name, values in self.lists.items()},
+            leaders=self.leaders,
         )
+
+    def _taken_list(self, name: str, values: Tensor, rows: Tensor) -> Tensor:
+        lengths = self.sparse[self.leaders[name]].lengths()
+        first = lengths.cumsum(0) - lengths
+        return values.index_select(0, _places(first.index_select(0, rows), lengths.index_select(0, rows)))
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on `device`; with `non_blocking` the copy may still be under way on the current stream."""
@@ -114,7 +126,8 @@ class Batch(Pipelineable):
         self.sparse.record_stream(stream)
         if "sparse_and_segment" in vars(self):  # joined already, which made new tensors
             self.sparse_and_segment.record_stream(stream)
-        for tensor in (self.dense, self.segment, self.label, self.weight, *self.extra.values()):
+        columns = (*self.extra.values(), *self.lists.values())
+        for tensor in (self.dense, self.segment, self.label, self.weight, *columns):
             tensor.record_stream(stream)
         for begun in self.ahead.values():
             begun.record_stream(stream)
@@ -128,6 +141,8 @@ class Batch(Pipelineable):
             label=change(self.label),
             weight=change(self.weight),
             extra={name: change(column) for name, column in self.extra.items()},
+            lists={name: change(values) for name, values in self.lists.items()},
+            leaders=self.leaders,
             segment_counts=self.segment_counts,
         )
 
@@ -137,8 +152,13 @@ def _taken(sparse: KeyedJaggedTensor, rows: Tensor) -> KeyedJaggedTensor:
     shape = len(sparse.keys()), sparse.stride()
     lengths = sparse.lengths().view(shape).index_select(1, rows).flatten()
     first = sparse.offsets()[:-1].view(shape).index_select(1, rows).flatten()
-    # Every bag is a run of positions: it begins at `first`, and its values go behind those of the bags before it.
+    values = sparse.values().index_select(0, _places(first, lengths))
+    return KeyedJaggedTensor(keys=sparse.keys(), values=values, lengths=lengths, stride=len(rows))
+
+
+def _places(first: Tensor, lengths: Tensor) -> Tensor:
+    """The positions of all values of some bags, each of which begins at `first` (n,) and has `lengths` (n,) values."""
+    # Every bag is a run of positions: its values go behind those of the bags before it.
     behind = lengths.cumsum(0, dtype=torch.int64) - lengths
     runs = torch.repeat_interleave(first - behind, lengths.long())
-    values = sparse.values().index_select(0, runs + torch.arange(len(runs), device=runs.device))
-    return KeyedJaggedTensor(keys=sparse.keys(), values=values, lengths=lengths, stride=len(rows))
+    return runs + torch.arange(len(runs), device=runs.device)

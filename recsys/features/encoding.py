@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from recsys.errors import DataError
 from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
 from recsys.features.plain_arrays import is_single, plain_ids, plain_lists, plain_numbers
@@ -27,6 +28,7 @@ _FEATURE_TYPES = {
     FeatureKind.DENSE: pa.float32(),
     FeatureKind.SPARSE: pa.int32(),
     FeatureKind.SPARSE_LIST: pa.list_(pa.int32()),
+    FeatureKind.DENSE_LIST: pa.list_(pa.float32()),
 }
 
 
@@ -53,17 +55,30 @@ def encode_feature(
         DataError: a column of the wrong type, or a value that the schema rules out under a policy that stops.
     """
     if feature.kind is FeatureKind.DENSE:
-        numbers = plain_numbers(values, account.place(feature.name))
-        # A range is one of the column's own numbers: 0.7 as float32 lies not below a minimum of 0.7.
-        ends = np.array([feature.minimum, feature.maximum])
-        with np.errstate(over="ignore"):
-            low, high = (ends.astype(np.float32) if is_single(values.type) else ends).tolist()
-        return _encode_numbers(numbers, feature, low, high, contract, account)
+        return _encode_raw_numbers(values, feature, contract, account)
+    if feature.kind is FeatureKind.DENSE_LIST:
+        return _encode_number_lists(values, feature, contract, account)
     vocabulary = vocabularies[feature.table]
     if feature.kind is FeatureKind.SPARSE:
         ids = plain_ids(values, vocabulary.ids.type, account.place(feature.name))
         return pa.array(_table_rows(ids, vocabulary, feature, account).astype(np.int32))
-    return _encode_lists(values, vocabulary, feature, account)
+    return _encode_lists(values, vocabulary, feature, account, keeps_missing=contract.schema.is_in_group(feature))
+
+
+def _encode_raw_numbers(values: pa.Array, feature: Feature, contract: FeatureContract, account: Account) -> pa.Array:
+    numbers = plain_numbers(values, account.place(feature.name))
+    # A range is one of the column's own numbers: 0.7 as float32 lies not below a minimum of 0.7.
+    ends = np.array([feature.minimum, feature.maximum])
+    with np.errstate(over="ignore"):
+        low, high = (ends.astype(np.float32) if is_single(values.type) else ends).tolist()
+    return _encode_numbers(numbers, feature, low, high, contract, account)
+
+
+def _encode_number_lists(values: pa.Array, feature: Feature, contract: FeatureContract, account: Account) -> pa.Array:
+    """Return lists of numbers; what is settled of an element is settled of its row."""
+    flat, lengths = plain_lists(values, account.place(feature.name))
+    numbers = _encode_raw_numbers(flat, feature, contract, account.of_elements(lengths))
+    return lists_of_numbers(numbers.to_numpy(), lengths, feature, account)
 
 
 def encode_segment(values: pa.Array, name: str, segments: tuple[str, ...], account: Account) -> pa.Array:
@@ -155,14 +170,18 @@ def _table_rows(ids: pa.Array, vocabulary: Vocabulary, feature: Feature, account
     return rows
 
 
-def _encode_lists(values: pa.Array, vocabulary: Vocabulary, feature: Feature, account: Account) -> pa.Array:
+def _encode_lists(
+    values: pa.Array, vocabulary: Vocabulary, feature: Feature, account: Account, *, keeps_missing: bool
+) -> pa.Array:
     where = account.place(feature.name)
     flat, lengths = plain_lists(values, where)
     ids = plain_ids(flat, vocabulary.ids.type, where)
     # A list's own missing ids are left out before its length is measured, as in the preparation.
     is_there = pc.is_valid(ids).to_numpy(zero_copy_only=False)
     rows, broken = look_up(ids, vocabulary)
-    if not is_there.all():
+    if keeps_missing:
+        broken = broken & is_there  # to be missing is to be unknown, at its place
+    if not is_there.all() and not keeps_missing:
         account.count("ids missing in lists", feature.name, int(np.count_nonzero(~is_there)))
         lengths = lengths_of_kept(is_there, lengths)
         ids, rows, broken = ids.filter(pa.array(is_there)), rows[is_there], broken[is_there]
@@ -181,11 +200,46 @@ def lists_of(
         rows: of all lists, end to end.
         lengths: (n,) of the n lists.
     """
+    return _lists(rows.astype(np.int32), lengths, feature, account)
+
+
+def lists_of_numbers(
+    numbers: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], feature: Feature, account: Account
+) -> pa.ListArray:
+    """As `lists_of`, of a dense list's float32 numbers."""
+    return _lists(numbers, lengths, feature, account)
+
+
+def _lists(
+    values: npt.NDArray[Any], lengths: npt.NDArray[np.int64], feature: Feature, account: Account
+) -> pa.ListArray:
     if len(lengths) and lengths.max() > feature.max_length:
         account.count("lists cut", feature.name, int(np.count_nonzero(lengths > feature.max_length)))
-        rows, lengths = newest(rows, lengths, feature.max_length)
+        values, lengths = newest(values, lengths, feature.max_length)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.astype(np.int32)))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def require_lists_agree(columns: Mapping[str, pa.Array], schema: FeatureSchema, account: Account) -> None:
+    """Refuse lists that stand beside one another and are not equally long in every row.
+
+    Args:
+        columns: encoded.
+
+    Raises:
+        DataError: names both columns and the first such row.
+    """
+    for feature in schema.features:
+        if not feature.beside:
+            continue
+        own, leader = (pc.list_value_length(columns[name]) for name in (feature.name, feature.beside))
+        if not own.equals(leader):
+            row = pc.index(pc.not_equal(own, leader), True).as_py()
+            raise DataError(
+                f"{account.place(feature.name)} has {own[row].as_py()} elements in row {row}, and `{feature.beside}`, "
+                f"which it stands beside, has {leader[row].as_py()}; expected as many, since they are of the same "
+                "events. Give both lists an element for each event, null where one is not known."
+            )
 
 
 def lengths_of_kept(kept: npt.NDArray[np.bool_], lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

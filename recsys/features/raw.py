@@ -17,7 +17,7 @@ from recsys.errors import DataError, did_you_mean
 from recsys.features.account import Account
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
-from recsys.features.encoding import encode_feature, encode_segment
+from recsys.features.encoding import encode_feature, encode_segment, require_lists_agree
 from recsys.features.plain_arrays import element
 from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import vector_element
@@ -27,6 +27,7 @@ RAW_KINDS = {
     FeatureKind.DENSE: "number",
     FeatureKind.SPARSE: "id (integer or string, as in training; may be missing)",
     FeatureKind.SPARSE_LIST: "list of ids, oldest first (may be missing)",
+    FeatureKind.DENSE_LIST: "list of numbers, one for each element of the list that it stands beside",
 }
 """What a raw column holds, for those who are to hand one over."""
 
@@ -61,6 +62,7 @@ def raw_to_batch(
         feature.name: encode_feature(raw_column(rows, feature.name), feature, contract, vocabularies, account)
         for feature in schema.features
     }
+    require_lists_agree(columns, schema, account)
     segment = encode_segment(raw_column(rows, schema.segment), schema.segment, schema.segments, account)
     if account.dropped is not None:
         row = first_row + int(np.argmax(account.dropped))
@@ -82,6 +84,8 @@ def encoded_batch(columns: Mapping[str, pa.Array], segment: pa.Array, schema: Fe
         segment=torch.from_numpy(segment.to_numpy().astype(np.int64)),
         label=torch.zeros(rows),
         weight=torch.ones(rows),
+        lists={feature.name: torch.from_numpy(_flat(columns[feature.name])) for feature in schema.dense_lists},
+        leaders={feature.name: feature.beside for feature in schema.dense_lists},
     )
 
 
@@ -116,6 +120,10 @@ def raw_column(rows: pa.Table, name: str) -> pa.Array:
 def _column_of(name: str) -> str:
     vector = vector_element(name)
     return vector[0] if vector else name
+
+
+def _flat(lists: pa.ListArray) -> npt.NDArray[np.float32]:
+    return lists.flatten().to_numpy(zero_copy_only=False)
 
 
 def _jagged(columns: Mapping[str, pa.Array], schema: FeatureSchema, rows: int) -> KeyedJaggedTensor:

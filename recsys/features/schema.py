@@ -6,7 +6,7 @@ is kept apart, in `contract.py`.
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
@@ -23,6 +23,7 @@ from recsys.features.plain_yaml import lines_named, read_plain_yaml
 from recsys.features.policy import (
     FOR_IDS,
     FOR_LISTS,
+    FOR_NUMBER_LISTS,
     FOR_NUMBERS,
     FOR_ROLES,
     Policy,
@@ -56,6 +57,14 @@ class FeatureKind(StrEnum):
     DENSE = "dense"
     SPARSE = "sparse"
     SPARSE_LIST = "sparse_list"
+    DENSE_LIST = "dense_list"
+
+
+class Holds(StrEnum):
+    """What the numbers of a dense list are: how an event went, or how many days before the row it was."""
+
+    VALUE = "value"
+    AGE_DAYS = "age_days"
 
 
 class Scale(StrEnum):
@@ -67,7 +76,9 @@ class Scale(StrEnum):
 
 
 _Bound = Annotated[float, Field(strict=True, allow_inf_nan=False), Expected("a finite number, or no such key")]
-_OF_LISTS = "a whole number from 1 for a sparse_list, and no such key for other kinds"
+_OF_LISTS = "a whole number from 1 for a list, and no such key for other kinds"
+_NUMBERS = (FeatureKind.DENSE, FeatureKind.DENSE_LIST)
+_LISTS = (FeatureKind.SPARSE_LIST, FeatureKind.DENSE_LIST)
 
 
 @dataclass(frozen=True)
@@ -76,11 +87,13 @@ class Feature(Declaration):
 
     Attributes:
         used_by: the parts that read it, of `PARTS`.
-        table: sparse kinds: the embedding table and vocabulary; two features may share one. Empty for dense features.
-        max_length: sparse lists: a longer list keeps its last `max_length` ids. 0 for other kinds.
-        minimum, maximum: dense: the allowed raw range; a value outside it stops the preparation.
-        fill: dense: what stands in for null and NaN; None stops the preparation.
-        scale: dense: one of `Scale`.
+        table: sparse kinds: the embedding table and vocabulary; two features may share one. Empty for dense kinds.
+        max_length: lists: a longer list keeps its last `max_length` values. 0 for other kinds.
+        minimum, maximum: dense kinds: the allowed raw range; a value outside it stops the preparation.
+        fill: dense kinds: what stands in for null and NaN; None stops the preparation.
+        scale: dense kinds: one of `Scale`; of a dense list never `standard`.
+        beside: lists: the sparse list that it agrees with element by element: in every row they are equally long.
+        holds: dense lists: one of `Holds`.
     """
 
     name: Name
@@ -92,17 +105,28 @@ class Feature(Declaration):
     maximum: _Bound = math.inf
     fill: _Bound | None = None
     scale: Annotated[Scale, Expected("one of", Scale)] = Scale.STANDARD
+    beside: Annotated[str, Field(strict=True)] = ""
+    holds: Annotated[Holds, Expected("one of", Holds)] = Holds.VALUE
+
+    @property
+    def is_list(self) -> bool:
+        """Whether a row has several values of it, or none."""
+        return self.kind in _LISTS
 
     def __post_init__(self) -> None:
         """Refuse what another kind of feature has, and a range that no value could be in."""
-        if self.kind is FeatureKind.DENSE:
+        if (self.max_length > 0) != self.is_list:
+            raise ValueError(f"`max_length` is {self.max_length}; expected {_OF_LISTS}.")
+        if self.beside and not self.is_list:
+            raise ValueError(f"`beside` belongs to lists, and this one is {self.kind}.")
+        if self.holds is not Holds.VALUE and self.kind is not FeatureKind.DENSE_LIST:
+            raise ValueError(f"`holds` belongs to a dense_list, and this one is {self.kind}.")
+        if self.kind in _NUMBERS:
             self._require_range()
             return
         defaults = {"minimum": -math.inf, "maximum": math.inf, "fill": None, "scale": Scale.STANDARD}
         if unread := [key for key, default in defaults.items() if getattr(self, key) != default]:
             raise ValueError(f"`{unread[0]}` belongs to dense features, and this one is {self.kind}.")
-        if (self.max_length > 0) != (self.kind is FeatureKind.SPARSE_LIST):
-            raise ValueError(f"`max_length` is {self.max_length}; expected {_OF_LISTS}.")
         # The table's name becomes a file's name and a module's.
         if not re.fullmatch(r"[\w-]+", self.table):
             raise ValueError(
@@ -110,9 +134,19 @@ class Feature(Declaration):
                 "the feature such a name under `table:`."
             )
 
+    def _require_beside(self) -> None:
+        if not self.beside:
+            raise ValueError("has no `beside`; expected the sparse_list whose elements its numbers are of.")
+        if self.scale is Scale.STANDARD:
+            raise ValueError("has `scale: standard`; expected log or none, for a dense_list is not fitted to data.")
+        if strange := [part for part in self.used_by if part == INTERACTION_NETWORK]:
+            raise ValueError(f"is used by {strange[0]}; expected {USER_TOWER} or {ITEM_TOWER}, which read events.")
+
     def _require_range(self) -> None:
-        if self.table or self.max_length:
-            raise ValueError("`table` and `max_length` belong to sparse features, and this one is dense.")
+        if self.table:
+            raise ValueError(f"`table` belongs to sparse features, and this one is {self.kind}.")
+        if self.kind is FeatureKind.DENSE_LIST:
+            self._require_beside()
         if self.minimum > self.maximum:
             raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}; no value could be allowed.")
         if self.fill is not None and not self.minimum <= self.fill <= self.maximum:
@@ -159,7 +193,20 @@ class FeatureSchema(Declaration):
     @cached_property
     def sparse(self) -> tuple[Feature, ...]:
         """Sparse and sparse-list features in the order of `Batch.sparse`."""
-        return tuple(feature for feature in self.features if feature.kind is not FeatureKind.DENSE)
+        return tuple(feature for feature in self.features if feature.kind not in _NUMBERS)
+
+    @cached_property
+    def dense_lists(self) -> tuple[Feature, ...]:
+        """Lists of numbers, as `Batch.lists` has them by name."""
+        return tuple(feature for feature in self.features if feature.kind is FeatureKind.DENSE_LIST)
+
+    def beside(self, name: str) -> tuple[Feature, ...]:
+        """The lists that agree with a sparse list element by element, in declared order."""
+        return tuple(feature for feature in self.features if feature.beside == name)
+
+    def is_in_group(self, feature: Feature) -> bool:
+        """Whether a list agrees with others element by element, so that none of its elements may be left out."""
+        return bool(feature.beside or self.beside(feature.name))
 
     @cached_property
     def tables(self) -> dict[str, tuple[Feature, ...]]:
@@ -195,7 +242,7 @@ class FeatureSchema(Declaration):
             {
                 key: list(value) if key == "used_by" else value
                 for key, value in asdict(feature).items()
-                if not (isinstance(value, float) and math.isinf(value))
+                if not (isinstance(value, float) and math.isinf(value)) and _is_declared(key, value)
             }
             for feature in self.features
         ]
@@ -212,7 +259,8 @@ class FeatureSchema(Declaration):
         declared = {key: value for key, value in document.items() if key != "table"}
         entries = declared.get("features")
         if isinstance(entries, list | tuple):
-            declared["features"] = [_feature_from(entry, where) for entry in with_vectors_spread(entries, where)]
+            entries = _with_lengths(with_vectors_spread(entries, where))
+            declared["features"] = [_feature_from(entry, where) for entry in entries]
         # What may stand under `invalid` follows from all the others.
         plain = {key: value for key, value in declared.items() if key not in ("invalid", "most_dropped")}
         schema = cls.checked(plain, where)
@@ -239,11 +287,29 @@ def load_schema(path: Path) -> FeatureSchema:
 
 def _allowed_policies(schema: FeatureSchema) -> dict[str, tuple[Policy, ...]]:
     """Every column that may stand under `invalid`: a vector by its own name or by its elements'."""
-    kinds = {FeatureKind.DENSE: FOR_NUMBERS, FeatureKind.SPARSE: FOR_IDS, FeatureKind.SPARSE_LIST: FOR_LISTS}
+    kinds = {
+        FeatureKind.DENSE: FOR_NUMBERS,
+        FeatureKind.SPARSE: FOR_IDS,
+        FeatureKind.SPARSE_LIST: FOR_LISTS,
+        FeatureKind.DENSE_LIST: FOR_NUMBER_LISTS,
+    }
     allowed = {feature.name: kinds[feature.kind] for feature in schema.features}
     vectors = filter(None, (vector_element(feature.name) for feature in schema.dense))
     roles = filter(None, (schema.segment, schema.label, schema.weight, schema.time))
     return {**dict.fromkeys(roles, FOR_ROLES), **allowed, **{column: FOR_NUMBERS for column, _ in vectors}}
+
+
+def _with_lengths(entries: Sequence[Any]) -> list[Any]:
+    """The features' declarations, a list beside another one with that one's length where it names none."""
+    lengths = {str(entry.get("name")): entry.get("max_length") for entry in entries if isinstance(entry, Mapping)}
+
+    def completed(entry: Any) -> Any:
+        if not isinstance(entry, Mapping) or "max_length" in entry:
+            return entry
+        length = lengths.get(str(entry.get("beside")))
+        return entry if length is None else {**entry, "max_length": length}
+
+    return [completed(entry) for entry in entries]
 
 
 def _feature_from(entry: Any, where: str) -> Feature:
@@ -256,11 +322,38 @@ def _feature_from(entry: Any, where: str) -> Feature:
     declared = {key: value for key, value in entry.items() if key not in bounds or value is not None}
     if declared.get("kind") in (FeatureKind.SPARSE, FeatureKind.SPARSE_LIST) and not declared.get("table"):
         declared["table"] = name
+    if declared.get("kind") == FeatureKind.DENSE_LIST:
+        declared.setdefault("scale", Scale.NONE.value)
     return Feature.checked(declared, where)
+
+
+def _is_declared(key: str, value: Any) -> bool:
+    # Keys that most features do not have; left out as `invalid` is.
+    return not (key == "beside" and not value) and not (key == "holds" and value is Holds.VALUE)
+
+
+def _check_lists(schema: FeatureSchema, where: str) -> None:
+    """Refuse lists that stand beside none, or that are cut at another length."""
+    lists = {feature.name: feature for feature in schema.features if feature.is_list}
+    for feature in filter(lambda each: each.beside, lists.values()):
+        leader, place = lists.get(feature.beside), f"{where}, feature `{feature.name}`"
+        if leader is None or leader.kind is not FeatureKind.SPARSE_LIST or leader.beside:
+            sparse = [each for each in lists.values() if each.kind is FeatureKind.SPARSE_LIST]
+            leaders = [each.name for each in sparse if not each.beside]
+            raise UsageError(
+                f"{place}: `beside` is {shown(feature.beside)}; expected a sparse_list that is itself beside none"
+                f"{did_you_mean(feature.beside, leaders)}."
+            )
+        if feature.max_length != leader.max_length:
+            raise UsageError(
+                f"{place}: `max_length` is {feature.max_length}, and that of `{leader.name}`, which it is beside, is "
+                f"{leader.max_length}; expected the same, or no such key."
+            )
 
 
 def _check(schema: FeatureSchema, where: str) -> None:
     names = [feature.name for feature in schema.features]
+    _check_lists(schema, where)
     roles = {role: name for role in ROLES if (name := getattr(schema, role)) is not None}
     require_distinct_names(names, roles, RESERVED_COLUMNS, where)
     if schema.label in names:

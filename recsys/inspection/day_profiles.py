@@ -73,6 +73,7 @@ def _profile(day: str, is_training: bool, entry: FileEntry, schema: FeatureSchem
         FeatureKind.DENSE: ("values filled: ",),
         FeatureKind.SPARSE: ("ids missing: ", "ids invalid: "),
         FeatureKind.SPARSE_LIST: (LISTS_EMPTY,),
+        FeatureKind.DENSE_LIST: ("values filled: ",),
     }
     lacking = {one.name: sum(counted.get(what + one.name, 0) for what in names[one.kind]) for one in schema.features}
     return DayProfile(

@@ -170,7 +170,9 @@ def _features(
 ) -> Iterator[FeatureSummary]:
     contract = encoded.contract
     train_rows, later_rows = _labelled(contract, train), None if later is None else _labelled(contract, later)
-    kinds = {feature.name: str(feature.kind) for feature in contract.schema.features}
+    # A dense list says nothing without the list that it stands beside, which is looked at.
+    alone = [feature for feature in contract.schema.features if feature.kind is not FeatureKind.DENSE_LIST]
+    kinds = {feature.name: str(feature.kind) for feature in alone}
     for name, kind in [*kinds.items(), (SEGMENT, SEGMENT)]:
         column, later_column = train[name], None if later is None else later[name]
         if kind == FeatureKind.DENSE:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
-from recsys.features.encoding import LABEL, SEGMENT, WEIGHT, lengths_of_kept, newest
+from recsys.features.encoding import LABEL, SEGMENT, WEIGHT, lengths_of_kept, newest, require_lists_agree
 from recsys.features.policy import Policy
 from recsys.features.scaling import scaled
 from recsys.features.schema import Feature, FeatureKind
@@ -33,7 +33,9 @@ class ValueChecks:
     def __init__(self, contract: FeatureContract) -> None:
         schema = contract.schema
         self._contract = contract
-        self._bounds = {feature.name: encoded_bounds(feature, contract) for feature in schema.dense}
+        self._bounds = {
+            feature.name: encoded_bounds(feature, contract) for feature in (*schema.dense, *schema.dense_lists)
+        }
         self._ranges = {name: f"a finite number in [{low:g}, {high:g}]" for name, (low, high) in self._bounds.items()}
         self._tables = {feature.name: f"table `{feature.table}`" for feature in schema.sparse}
         self._segments = f"segments {', '.join(schema.segments)}"
@@ -58,16 +60,26 @@ class ValueChecks:
                 bounds, expected = self._bounds[feature.name], self._ranges[feature.name]
                 checked[feature.name] = _in_range(array, feature.name, bounds, expected, account)
                 continue
+            if feature.kind is FeatureKind.DENSE_LIST:
+                checked[feature.name] = self._numbers_in_range(array, feature, account)
+                continue
             limit = self._contract.table_rows[feature.table]
             if feature.kind is FeatureKind.SPARSE:
                 checked[feature.name] = _below(array, limit, self._tables[feature.name], feature.name, account)
             else:
                 checked[feature.name] = _lists_below(_short(array, feature, account), limit, feature, account)
+        require_lists_agree(checked, schema, account)
         checked[SEGMENT] = _below(checked[SEGMENT], len(schema.segments), self._segments, SEGMENT, account)
         checked[LABEL] = _binary(checked[LABEL], account)
         if schema.weight:
             checked[WEIGHT] = _in_range(checked[WEIGHT], WEIGHT, (0.0, _LARGEST), "a weight of 0 or more", account)
         return checked
+
+    def _numbers_in_range(self, array: pa.ListArray, feature: Feature, account: Account) -> pa.ListArray:
+        lists = list_view(_short(array, feature, account))
+        bounds, expected = self._bounds[feature.name], self._ranges[feature.name]
+        numbers = _in_range(pa.array(lists.flat), feature.name, bounds, expected, account.of_elements(lists.lengths))
+        return _list_array(numbers, lists.lengths)
 
 
 def encoded_bounds(feature: Feature, contract: FeatureContract) -> tuple[float, float]:

@@ -36,6 +36,7 @@ class Collator:
         self._dense = [feature.name for feature in schema.dense]
         self._sparse = [feature.name for feature in schema.sparse]
         self._lists = [i for i, feature in enumerate(schema.sparse) if feature.kind is FeatureKind.SPARSE_LIST]
+        self._leaders = {feature.name: feature.beside for feature in schema.dense_lists}
         self._num_segments = len(schema.segments)
         self._is_weighted = schema.weight is not None
         self._extras = tuple(extras)
@@ -68,7 +69,16 @@ class Collator:
             label=self._column(parts, LABEL),
             weight=self._column(parts, WEIGHT) if self._is_weighted else None,
             extra={name: self._column(parts, name) for name in self._extras},
+            dense_lists={name: self._numbers(parts, name) for name in self._leaders},
+            leaders=self._leaders,
         )
+
+    def _numbers(self, parts: Sequence[Rows], name: str) -> Tensor:
+        """(elements,) those of a dense list, row after row."""
+        flat = [column.flat for column in _slices(parts, name)]
+        values = self._memory.empty(name, [sum(map(len, flat))], torch.float32)
+        _join(flat, values)
+        return values
 
     def _column(self, parts: Sequence[Rows], name: str, dtype: torch.dtype | None = None) -> Tensor:
         """(B,) one column, of its own type unless told otherwise."""

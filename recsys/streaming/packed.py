@@ -35,6 +35,7 @@ class PackedBatch:
         label: (B,) float32.
         weight: (B,) float32; None where every row weighs one.
         extra: each (B,).
+        dense_lists: by name, (elements of all rows,) float32, as `Batch.lists`; and `leaders` as there.
     """
 
     keys: Sequence[str]
@@ -48,6 +49,8 @@ class PackedBatch:
     label: Tensor
     weight: Tensor | None
     extra: Mapping[str, Tensor]
+    dense_lists: Mapping[str, Tensor]
+    leaders: Mapping[str, str]
 
     def to(self, device: torch.device) -> "PackedBatch":
         """Return the batch on `device`; the copy may still be under way on the current stream."""
@@ -64,6 +67,7 @@ class PackedBatch:
             label=there(self.label),
             weight=None if self.weight is None else there(self.weight),
             extra={name: there(column) for name, column in self.extra.items()},
+            dense_lists={name: there(values) for name, values in self.dense_lists.items()},
         )
 
     def unpacked(self, empty: Empty) -> Batch:
@@ -91,5 +95,7 @@ class PackedBatch:
             label=self.label,
             weight=empty(WEIGHT, [rows], torch.float32).fill_(1) if self.weight is None else self.weight,
             extra=self.extra,
+            lists=self.dense_lists,
+            leaders=self.leaders,
             segment_counts=self.segment_counts,
         )

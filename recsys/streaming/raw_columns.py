@@ -17,6 +17,7 @@ from recsys.features.encoding import (
     encode_label,
     encode_segment,
     encode_weight,
+    require_lists_agree,
 )
 from recsys.features.plain_arrays import element, plain_ids, plain_numbers
 from recsys.features.raw import require_raw_columns
@@ -101,6 +102,7 @@ class RawColumns:
             return encode_feature(values, one, self._contract, self._vocabularies, account)
 
         encoded = {one.name: feature(one) for one in schema.features}
+        require_lists_agree(encoded, schema, account)
         encoded[SEGMENT] = encode_segment(raw(schema.segment, False), schema.segment, schema.segments, account)
         encoded[LABEL] = encode_label(raw(schema.label, True), schema.label, account)
         if schema.weight:

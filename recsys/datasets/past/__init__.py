@@ -10,6 +10,7 @@ compares with them what is bought together. `opening` carries all of it on from 
 from recsys.datasets.past.engine import add_past
 from recsys.datasets.past.opening import NOTHING_BEFORE, Opening, OpeningOutgrownError
 from recsys.datasets.past.past_feature import (
+    AGE,
     AGE_DAYS,
     CONTRIBUTES,
     FOLDED_KINDS,
@@ -24,6 +25,7 @@ from recsys.datasets.past.past_feature import (
 )
 
 __all__ = [
+    "AGE",
     "AGE_DAYS",
     "CONTRIBUTES",
     "FOLDED_KINDS",

@@ -15,6 +15,7 @@ from recsys.datasets.past.co_occurrence import store_co_occurrence
 from recsys.datasets.past.cumulative import at_edges, store_lines
 from recsys.datasets.past.formulas import Part, parts_of, value_of
 from recsys.datasets.past.keys import key_names, keyed
+from recsys.datasets.past.lists_of_others import store_lists_of_others
 from recsys.datasets.past.opening import NOTHING_BEFORE, Opening
 from recsys.datasets.past.out_of_fold import of_other_folds
 from recsys.datasets.past.past_feature import CONTRIBUTES, MOMENT, ROW, PastFeature, PastKind
@@ -69,14 +70,20 @@ def add_past(
     lines = dict[tuple[str, ...], ir.Table]()
     for step, (group, quantities) in enumerate(wanted.items()):
         progress("counting the past", step, steps)
-        if not group.folds and group.by not in lines:
-            shared = [one for other in wanted if other.by == group.by and not other.folds for one in wanted[other]]
+        if not group.is_out_of_fold and group.by not in lines:
+            alike = [other for other in wanted if other.by == group.by and not other.is_out_of_fold]
+            shared = [one for other in alike for one in wanted[other]]
             lines[group.by] = store_lines(connection, events, group.by, shared, opening)
-        numbers = _store_numbers(connection, asked, events, group, quantities, None if group.folds else lines[group.by])
+        of_past = None if group.is_out_of_fold else lines[group.by]
+        numbers = _store_numbers(connection, asked, events, group, quantities, of_past)
         found.join(group, numbers, {one.column: Part(group, one) for one in quantities})
     lists = dict[Listing, ir.Table]()
     for step, (listing, columns) in enumerate(listings.items(), len(wanted)):
         progress("counting the past", step, steps)
+        if listing.group.leave_one_out:
+            others = store_lists_of_others(connection, asked, events, listing, columns)
+            found.join_rows(others, {list_column(of): (listing, of) for of in columns})
+            continue
         lists[listing] = store_lists(connection, asked, events, listing, columns, opening)
         found.join(listing.group, lists[listing], {list_column(of): (listing, of) for of in columns})
     for feature in features:
@@ -89,7 +96,7 @@ def add_past(
             affinity = store_co_occurrence(
                 connection, asked, events, feature, listing.group, of_points, progress, opening
             )
-            found.join_rows(affinity, feature.name)
+            found.join_rows(affinity, {"value": feature.name})
     return found.with_features(features)
 
 
@@ -104,9 +111,10 @@ class _Joined:
         """Join columns of the points; each goes by what it is."""
         self._rows = join_points(self._rows, group, values, {name: self._name(what) for name, what in columns.items()})
 
-    def join_rows(self, values: ir.Table, what: Hashable) -> None:
-        """Join (ROW, value)."""
-        right = values.select(**{f"{OWN_PREFIX}past_found": values[ROW], self._name(what): values["value"]})
+    def join_rows(self, values: ir.Table, columns: Mapping[str, Hashable]) -> None:
+        """Join columns of (ROW, ...); each goes by what it is."""
+        names = {self._name(what): values[column] for column, what in columns.items()}
+        right = values.select(**{f"{OWN_PREFIX}past_found": values[ROW]}, **names)
         joined = self._rows.left_join(right, self._rows[ROW] == right[f"{OWN_PREFIX}past_found"])
         self._rows = joined.drop(f"{OWN_PREFIX}past_found")
 
@@ -166,7 +174,7 @@ def _store_numbers(
     points = store_points(connection, asked, group, known if lines is None else lines)
     by_key = keys_of_points(points, group)
     if lines is None:
-        parts = [(of_other_folds(by_key, events, group.by, group.folds, quantities), quantities)]
+        parts = [(of_other_folds(by_key, events, group, quantities), quantities)]
     else:
         unframed = [one for one in quantities if not one.is_framed]
         parts = [(at_edges(by_key, lines, key_names(group.by), unframed), unframed)]

@@ -59,8 +59,8 @@ def value_of(feature: PastFeature, rows: ir.Table, number: Callable[[Part], ir.V
 
 def _part(feature: PastFeature, by: tuple[str, ...], measure: Measure, of: str = "") -> Part:
     keys = tuple(sorted(by))
-    if feature.folds:
-        return Part(Group(keys, folds=feature.folds), Quantity(measure, of))
+    if feature.folds or feature.leave_one_out:
+        return Part(Group(keys, folds=feature.folds, leave_one_out=feature.leave_one_out), Quantity(measure, of))
     return Part(Group(keys, feature.before), Quantity(measure, of, feature.window, feature.ago))
 
 

@@ -12,13 +12,11 @@ import ibis.expr.types as ir
 
 from recsys.datasets.past.keys import key_names, keyed
 from recsys.datasets.past.past_feature import CONTRIBUTES
-from recsys.datasets.past.points import AT, fold_of
+from recsys.datasets.past.points import AT, Group
 from recsys.datasets.past.quantities import Measure, Quantity, exact
 
 
-def of_other_folds(
-    points: ir.Table, events: ir.Table, by: Sequence[str], folds: int, quantities: Collection[Quantity]
-) -> ir.Table:
+def of_other_folds(points: ir.Table, events: ir.Table, group: Group, quantities: Collection[Quantity]) -> ir.Table:
     """Return the columns of `points` and a column `Quantity.column` each, a line per line of `points`.
 
     Sums are as `exact` has them.
@@ -26,10 +24,10 @@ def of_other_folds(
     Args:
         points: AT (the fold), the keys and perhaps more.
     """
-    keys = key_names(by)
+    keys = key_names(group.by)
     rows = events.filter(events[CONTRIBUTES])
     values = {one.column: rows[one.of] for one in quantities if one.of}
-    single = keyed(rows, by, **{AT: fold_of(rows, folds)}, **values)
+    single = keyed(rows, group.by, **{AT: group.fold_of(rows)}, **values)
     joined = points
     for one in quantities:
         own, everyone = _distinct(single, keys, one) if one.measure is Measure.DISTINCT else _added(single, keys, one)

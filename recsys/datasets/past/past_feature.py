@@ -15,6 +15,9 @@ are made; the label, 0 or 1."""
 AGE_DAYS = f"{OWN_PREFIX}past_age_days"
 """In place of a column in `of` of a list: how many whole days (int64) before the row the event was."""
 
+AGE = f"{OWN_PREFIX}past_age"
+"""As `AGE_DAYS`, in days and parts of days (float64)."""
+
 DAY_MICROSECONDS = 86_400_000_000
 
 
@@ -73,6 +76,8 @@ class PastFeature:
             of the share that the other columns of `by` have in the whole past.
         folds: 0 looks at the past; otherwise into how many folds the users are split, and a row that contributes sees
             those of the other folds whatever their time, any other row all that contribute. One of `FOLDED_KINDS`.
+        leave_one_out: likewise whatever their time: a row that contributes sees all events that contribute but itself,
+            any other row all that contribute. One of `FOLDED_KINDS`, or `recent`, which then lists the last of them.
         length: `recent`: how many events are listed at most, the last of them, oldest first.
         distinct: `recent`: each value stands once, where it occurred last.
         rows: `recent`: which events are listed.
@@ -92,6 +97,7 @@ class PastFeature:
     before: Before = Before.EVENT
     prior_rows: float = 0.0
     folds: int = 0
+    leave_one_out: bool = False
     length: int = 0
     distinct: bool = False
     rows: ListedRows = ListedRows.ALL

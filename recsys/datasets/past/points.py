@@ -9,7 +9,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import store
 from recsys.datasets.past.keys import key_names, keyed, moment_before
-from recsys.datasets.past.past_feature import CONTRIBUTES, MOMENT, UNIT, Before
+from recsys.datasets.past.past_feature import CONTRIBUTES, MOMENT, ROW, UNIT, Before
 from recsys.features.column_names import OWN_PREFIX
 
 AT = "at"
@@ -28,23 +28,31 @@ class Group:
     Attributes:
         by: the columns of the keys, sorted.
         folds: 0 where the place is a time.
+        leave_one_out: whether every row that contributes is a fold of its own.
     """
 
     by: tuple[str, ...]
     before: Before = Before.EVENT
     folds: int = 0
+    leave_one_out: bool = False
+
+    @property
+    def is_out_of_fold(self) -> bool:
+        """Whether rows see events whatever their time, but those of their own fold."""
+        return self.leave_one_out or self.folds > 0
+
+    def fold_of(self, rows: ir.Table) -> ir.IntegerValue:
+        """The fold of each row: its user's, or its own."""
+        if self.leave_one_out:
+            return rows[ROW].cast("int64")
+        # By hash, so that a user's fold depends on no other user, and users who arrived together lie apart.
+        return (rows[UNIT].cast("int64").hash() & ibis.literal(2**62 - 1)) % self.folds
 
     def place(self, asked: ir.Table) -> ir.IntegerValue:
         """Each row's place: null where it has no time."""
-        if self.folds:
-            return asked[CONTRIBUTES].ifelse(fold_of(asked, self.folds), NO_FOLD)
+        if self.is_out_of_fold:
+            return asked[CONTRIBUTES].ifelse(self.fold_of(asked), NO_FOLD)
         return moment_before(asked[MOMENT], self.before)
-
-
-def fold_of(rows: ir.Table, folds: int) -> ir.IntegerValue:
-    """The fold of each row's user."""
-    # By hash, so that a user's fold depends on no other user, and users who arrived together lie in different folds.
-    return (rows[UNIT].cast("int64").hash() & ibis.literal(2**62 - 1)) % folds
 
 
 def unique_name() -> str:

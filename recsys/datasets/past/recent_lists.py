@@ -14,10 +14,10 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import store
 from recsys.datasets.past.cumulative import at_edges
-from recsys.datasets.past.keys import key_names, keyed, past_events, whole_days
+from recsys.datasets.past.keys import days_between, key_names, keyed, past_events, whole_days
 from recsys.datasets.past.last_distinct import store_last_distinct
 from recsys.datasets.past.opening import NOTHING_BEFORE, Opening, last_of, opening_name
-from recsys.datasets.past.past_feature import AGE_DAYS, LABEL, MOMENT, ListedRows, PastFeature
+from recsys.datasets.past.past_feature import AGE, AGE_DAYS, LABEL, MOMENT, Before, ListedRows, PastFeature
 from recsys.datasets.past.points import AT, POINT, Group, keys_of_points, store_points, unique_name
 from recsys.datasets.past.quantities import Measure, Quantity
 
@@ -60,7 +60,7 @@ class Listing:
     @classmethod
     def of_feature(cls, feature: PastFeature) -> "Listing":
         """The listing of a `recent` feature."""
-        group = Group(tuple(sorted(feature.by)), feature.before)
+        group = Group(tuple(sorted(feature.by)), feature.before, leave_one_out=feature.leave_one_out)
         value = feature.beside or feature.of
         return cls(group, value, feature.rows, feature.distinct, feature.window, feature.ago, feature.length)
 
@@ -90,9 +90,17 @@ def store_lists(
         )
     else:
         lists = _cut(connection, ordered, spans, keys, values, listing.length)
-    ages = lists.moment.map(lambda moment: whole_days(moment, lists[AT], listing.group.before))
-    chosen = {list_column(of): ages if of == AGE_DAYS else lists[list_column(of)] for of in columns}
+    chosen = {list_column(of): listed(lists, of, lists[AT], listing.group.before) for of in columns}
     return store(connection, unique_name(), lists.select(POINT, AT, *keys, **chosen))
+
+
+def listed(lists: ir.Table, of: str, at: ir.Value, before: Before) -> ir.ArrayValue:
+    """A column's lists, or how long before `at` the listed events were."""
+    if of == AGE_DAYS:
+        return lists.moment.map(lambda moment: whole_days(moment, at, before))
+    if of == AGE:
+        return lists.moment.map(lambda moment: days_between(moment, at, before))
+    return lists[list_column(of)]
 
 
 def _still_listed(ordered: ir.Table, listing: Listing, keys: list[str]) -> ir.Table:
@@ -110,7 +118,7 @@ def _ordered(
     rows = rows.filter(rows[listing.value].notnull())
     if listing.rows is ListedRows.LIKED:
         rows = rows.filter(rows[LABEL] == 1)
-    names = {list_column(of): rows[of] for of in (listing.value, *columns) if of != AGE_DAYS}
+    names = {list_column(of): rows[of] for of in (listing.value, *columns) if of not in (AGE, AGE_DAYS)}
     found = opening.taken_up(connection, name, keyed(rows, listing.group.by, moment=rows[MOMENT], **names))
     # The value itself breaks ties of time, so that equal data gives equal lists; then what stands beside it.
     value = list_column(listing.value)
