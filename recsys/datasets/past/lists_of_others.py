@@ -26,8 +26,8 @@ def store_lists_of_others(
     rows = keyed(asked, listing.group.by, **{name: asked[name] for name in (ROW, MOMENT, CONTRIBUTES)})
     joined = rows.inner_join(newest, keys)
     # Behind all where the row is none of them, or an event of another table that has the same number.
-    own = joined[CONTRIBUTES].ifelse(joined["rows"].index(joined[ROW]), -1)
-    place = (own < 0).ifelse(joined["rows"].length(), own)
+    own = joined[CONTRIBUTES].ifelse(joined["own"].index(joined[ROW]), -1)
+    place = (own < 0).ifelse(joined["own"].length(), own)
 
     def others(values: ir.ArrayValue) -> ir.ArrayValue:
         without = values[:place].concat(values[place + 1 :])
@@ -40,20 +40,20 @@ def store_lists_of_others(
 
 
 def _newest(events: ir.Table, listing: Listing, columns: Collection[str]) -> ir.Table:
-    """(keys, rows, moment, values): of every key its last events, one more than are listed, as lists."""
+    """(keys, own, moment, values): of every key its last events, one more than are listed, as lists."""
     keys = key_names(listing.group.by)
     rows = events.filter(events[CONTRIBUTES], events[listing.value].notnull())
     if listing.rows is ListedRows.LIKED:
         rows = rows.filter(rows[LABEL] == 1)
     values = {list_column(of): rows[of] for of in (listing.value, *columns) if of not in (AGE, AGE_DAYS)}
-    found = keyed(rows, listing.group.by, moment=rows[MOMENT], rows=rows[ROW], **values)
+    found = keyed(rows, listing.group.by, moment=rows[MOMENT], own=rows[ROW], **values)
     # The value itself breaks ties of time, then the row, so that equal data gives equal lists.
-    order = [found.moment, found[list_column(listing.value)], found.rows]
+    order = [found.moment, found[list_column(listing.value)], found.own]
     number = ibis.row_number().over(group_by=keys, order_by=[ibis.desc(each) for each in order])
     last = found.mutate(number=number)
     last = last.filter(last.number <= listing.length)
     lists = {
         name: last[name].collect(order_by=ibis.desc(last.number), include_null=True)
-        for name in ("rows", "moment", *values)
+        for name in ("own", "moment", *values)
     }
     return last.group_by(keys).aggregate(**lists)
