@@ -35,7 +35,7 @@ def list_rules(rows: ir.Table, schema: FeatureSchema) -> list[Rule]:
             # In the column's own width: as float64 a float32 of 0.7 lies below 0.7.
             low, high = (ibis.literal(end, type=values.type().value_type) for end in ends)
             outside = values.filter(lambda one, low=low, high=high: isfinite(one) & ((one < low) | (one > high)))
-            rules.append((feature.name, f"numbers in [{ends[0]:,}, {ends[1]:,}]", outside.length() > 0))
+            rules.append((feature.name, f"numbers in [{ends[0]:,.10g}, {ends[1]:,.10g}]", outside.length() > 0))
     return rules
 
 

@@ -59,8 +59,8 @@ class TableShape:
         pieces = text.split(self.layout.lists[name].separator).map(_stripped)
         if name not in self.schema.grouped_lists:
             return pieces.filter(_is_filled)
-        pieces = _is_filled(text.strip()).ifelse(pieces, ibis.array([], type="array<string>"))
-        known = pieces.map(lambda piece: piece.nullif(""))
+        nothing = ibis.literal([], type="array<string>")
+        known = (text.strip() == "").ifelse(nothing, pieces.map(lambda piece: piece.nullif("")))
         return known.cast(_TYPES[self.schema.feature(name).kind])
 
     def segment(self) -> ir.Value:

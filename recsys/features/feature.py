@@ -42,7 +42,7 @@ class Scale(StrEnum):
 _Bound = Annotated[float, Field(strict=True, allow_inf_nan=False), Expected("a finite number, or no such key")]
 _OF_LISTS = "a whole number from 1 for a list, and no such key for other kinds"
 _NUMBERS = (FeatureKind.DENSE, FeatureKind.DENSE_LIST)
-_LISTS = (FeatureKind.SPARSE_LIST, FeatureKind.DENSE_LIST)
+LIST_KINDS = (FeatureKind.SPARSE_LIST, FeatureKind.DENSE_LIST)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Feature(Declaration):
     @property
     def is_list(self) -> bool:
         """Whether a row has several values of it, or none."""
-        return self.kind in _LISTS
+        return self.kind in LIST_KINDS
 
     @property
     def is_sparse(self) -> bool:

@@ -20,6 +20,7 @@ from recsys.features.declaration import Declaration, Expected, Listed, Name, sho
 from recsys.features.feature import (
     INTERACTION_NETWORK,
     ITEM_TOWER,
+    LIST_KINDS,
     PARTS,
     USER_TOWER,
     Feature,
@@ -221,7 +222,7 @@ def _with_lengths(entries: Sequence[Any]) -> list[Any]:
     lengths = {str(entry.get("name")): entry.get("max_length") for entry in entries if isinstance(entry, Mapping)}
 
     def completed(entry: Any) -> Any:
-        if not isinstance(entry, Mapping) or "max_length" in entry:
+        if not isinstance(entry, Mapping) or entry.get("kind") not in LIST_KINDS or "max_length" in entry:
             return entry
         length = lengths.get(str(entry.get("beside")))
         return entry if length is None else {**entry, "max_length": length}
