@@ -23,7 +23,7 @@ from recsys.datasets.table_forms import CsvForm, TimeForm
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Named, Text
 from recsys.features.plain_yaml import lines_named, plain_yaml, read_plain_yaml
-from recsys.features.schema import FeatureKind, FeatureSchema
+from recsys.features.schema import FeatureSchema
 from recsys.features.vectors import for_elements, vector_element
 
 _SPLITS = (TRAIN, VALIDATION, TEST)
@@ -313,9 +313,11 @@ def _check_segment(rule: SegmentRule, schema: FeatureSchema, where: str) -> None
 
 def _check_names(layout: TableLayout, schema: FeatureSchema, where: str) -> None:
     """Refuse names under which there is nothing that the files could hold."""
-    lists = [feature.name for feature in schema.features if feature.kind is FeatureKind.SPARSE_LIST]
-    for key in ("lists", "words"):
-        _require_names(getattr(layout, key), lists, "a feature of kind sparse_list", f"{where}.{key}")
+    lists = [feature.name for feature in schema.features if feature.is_list]
+    _require_names(layout.lists, lists, "a list", f"{where}.lists")
+    # Words are those that a text happens to have, so they agree with no other list element by element.
+    alone = [name for name in lists if name not in schema.grouped_lists]
+    _require_names(layout.words, alone, "a feature of kind sparse_list that stands beside no other", f"{where}.words")
     if both := sorted(set(layout.lists) & set(layout.words)):
         raise UsageError(f"{where}: `{both[0]}` stands under `lists` and under `words`; expected one of them.")
     # Features that are not computed, vectors by their own name and by their elements', and the weight.

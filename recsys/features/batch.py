@@ -97,6 +97,9 @@ class Batch(Pipelineable):
         Args:
             rows: (n,) int64 positions, in any order and as often as wanted.
         """
+        # Lists that stand beside one list have their elements at the same places.
+        leaders = dict.fromkeys(self.leaders[name] for name in self.lists)
+        places = {leader: _places_of(self.sparse[leader].lengths(), rows) for leader in leaders}
         return Batch(
             dense=self.dense.index_select(0, rows),
             sparse=_taken(self.sparse, rows),
@@ -104,14 +107,9 @@ class Batch(Pipelineable):
             label=self.label.index_select(0, rows),
             weight=self.weight.index_select(0, rows),
             extra={name: column.index_select(0, rows) for name, column in self.extra.items()},
-            lists={name: self._taken_list(name, values, rows) for name, values in self.lists.items()},
+            lists={name: values.index_select(0, places[self.leaders[name]]) for name, values in self.lists.items()},
             leaders=self.leaders,
         )
-
-    def _taken_list(self, name: str, values: Tensor, rows: Tensor) -> Tensor:
-        lengths = self.sparse[self.leaders[name]].lengths()
-        first = lengths.cumsum(0) - lengths
-        return values.index_select(0, _places(first.index_select(0, rows), lengths.index_select(0, rows)))
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on `device`; with `non_blocking` the copy may still be under way on the current stream."""
@@ -154,6 +152,12 @@ def _taken(sparse: KeyedJaggedTensor, rows: Tensor) -> KeyedJaggedTensor:
     first = sparse.offsets()[:-1].view(shape).index_select(1, rows).flatten()
     values = sparse.values().index_select(0, _places(first, lengths))
     return KeyedJaggedTensor(keys=sparse.keys(), values=values, lengths=lengths, stride=len(rows))
+
+
+def _places_of(lengths: Tensor, rows: Tensor) -> Tensor:
+    """The positions of the values of some rows' bags, of all bags' lengths (B,)."""
+    first = lengths.cumsum(0) - lengths
+    return _places(first.index_select(0, rows), lengths.index_select(0, rows))
 
 
 def _places(first: Tensor, lengths: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from recsys.features.batch import Batch
 from recsys.features.column_names import SEGMENT_KEY
 from recsys.features.contract import FeatureContract
 from recsys.features.regrouped import Regrouping
-from recsys.features.schema import INTERACTION_NETWORK, FeatureKind, FeatureSchema
+from recsys.features.schema import INTERACTION_NETWORK, FeatureSchema
 from recsys.features.tables import table_configs
 
 TABLE_PREFIX = "network_"
@@ -66,7 +66,7 @@ class InteractionFields(nn.Module):
         names = [feature.name for feature in used]
         tables = table_configs(contract, names, prefix=TABLE_PREFIX, dimension=dimension)
         self.ebc = EmbeddingBagCollection(tables=[*tables, segments])
-        keys = [*(feature.name for feature in used if feature.kind is not FeatureKind.DENSE), SEGMENT_KEY]
+        keys = [*(feature.name for feature in used if feature.is_sparse), SEGMENT_KEY]
         self._regrouped = Regrouping([keys])
         # A buffer, so that it follows the module to its device; not persistent, as the schema gives it anew.
         self.register_buffer("dense_columns", torch.tensor(columns, dtype=torch.int64), persistent=False)

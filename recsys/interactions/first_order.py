@@ -18,7 +18,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
-from recsys.features.schema import INTERACTION_NETWORK, FeatureKind
+from recsys.features.schema import INTERACTION_NETWORK
 
 TABLE_PREFIX = "first_order_"
 """Goes before the feature's name in the name of each table."""
@@ -51,7 +51,7 @@ class FirstOrder(nn.Module):
                 init_fn=_zero,
             )
             for place, feature in enumerate(used)
-            if feature.kind is not FeatureKind.DENSE
+            if feature.is_sparse
         }
         # TorchRec has no collection without tables, which a network of numbers alone would need.
         self.ebc = EmbeddingBagCollection(tables=list(self._tables.values())) if self._tables else None

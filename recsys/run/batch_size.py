@@ -96,7 +96,7 @@ def _row_bytes(ranker: Ranker, config: RunConfig, encoded: EncodedDataset) -> fl
     looked_up = sum(4 * table.embedding_dim * len(table.feature_names) for table in _tables(ranker))
     by_segment = len(encoded.contract.schema.segments) if config.training.segment_view_every else 0
     columns = (batch.dense, batch.sparse.values(), batch.sparse.lengths(), batch.segment, batch.label, batch.weight)
-    columns_bytes = sum(column.nbytes for column in columns) / len(batch)
+    columns_bytes = sum(column.nbytes for column in (*columns, *batch.lists.values())) / len(batch)
     return _KEPT * kept + (_LOOKED_UP + by_segment) * looked_up + _BATCHES * columns_bytes
 
 

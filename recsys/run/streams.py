@@ -138,7 +138,8 @@ def dataset_uses(
     """
     days = {split: train_days if split == TRAIN and train_days else encoded.days(split) for split in splits}
     schema = encoded.contract.schema
-    columns = {feature.name: "double" for feature in schema.dense} | {feature.name: "long" for feature in schema.sparse}
+    columns = {feature.name: "double" for feature in (*schema.dense, *schema.dense_lists)}
+    columns |= {feature.name: "long" for feature in schema.sparse}
     return [
         DatasetUse(
             name=f"{name}-{split}",

@@ -17,7 +17,6 @@ from recsys.errors import UsageError
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.features.regrouped import Regrouping
-from recsys.features.schema import FeatureKind
 from recsys.features.tables import table_configs
 from recsys.towers.row_digests import row_digests
 from recsys.towers.tower_spec import TABLE_PREFIX, TowerKind, TowerSpec
@@ -50,7 +49,7 @@ class EmbeddingTower(nn.Module):
         self.cache = None
         self.output_width = spec.width * (3 if spec.user_features else 1)
         sides = [[schema.feature(name) for name in names] for names in (spec.user_features, spec.item_features)]
-        self._groups = [[f.name for f in side if f.kind is not FeatureKind.DENSE] for side in sides if side]
+        self._groups = [[f.name for f in side if f.is_sparse] for side in sides if side]
         self._regrouped = Regrouping(self._groups)
         names = spec.user_features + spec.item_features
         self.ebc = EmbeddingBagCollection(
