@@ -17,6 +17,7 @@ from recsys.datasets.declared_history import HistoryRule, Order, check_history
 from recsys.datasets.declared_roles import LabelRule, SegmentRule, SplitRule, Values
 from recsys.datasets.declared_tables import MergeRule, SideTable, patterns_of
 from recsys.datasets.expressions import Expression, parse_expression
+from recsys.datasets.label_leaks import check_own_labels
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
 from recsys.datasets.table_forms import CsvForm, TimeForm
 from recsys.errors import UsageError, did_you_mean
@@ -188,6 +189,8 @@ def check_layout(layout: TableLayout, schema: FeatureSchema, where: str) -> None
     label = (layout.label.column,) if layout.label else ()
     labels = ("label", schema.label, *label)
     check_history(layout.history, schema, _read_names(layout), labels, layout.order, f"{where}.history")
+    read = {name: reads_of(name, layout) for name in layout.expressions}
+    check_own_labels(layout.history, schema.user, labels, read, f"{where}.history")
     for name in layout.derive:
         _require_no_circle(name, (), layout, f"{where}.derive")
         if name in layout.history.features:
@@ -275,6 +278,12 @@ def _check_examples(layout: TableLayout, where: str) -> None:
         )
     if layout.label and layout.negatives:
         raise UsageError(f"{where}: has `label` and `negatives`; expected one, as labelled rows bring their own.")
+    left_out = [name for name, entry in layout.history.features.items() if entry.leave_one_out]
+    if left_out and layout.label is None:
+        raise UsageError(
+            f"{where}.history.features.{left_out[0]}: has `leave_one_out`, which leaves out the event that a row is. "
+            "Without `label` a row is a query and an item, and no event. Expected `folds`, or the strict past."
+        )
     for key in ("negatives", "ranking", "candidates"):
         if getattr(layout, key) is not None and layout.query is None:
             raise UsageError(
