@@ -232,10 +232,9 @@ def _quality(
         return {}
     if isinstance(tower, SequenceTower):
         # Its weights are not those that it learnt with: its items' attributes are in them.
-        device = tower.no_columns.device
-        tower = build_tower(tower.spec, contract)
+        learnt, tower = tower, SequenceTower(tower.spec, contract)
         tower.load_state_dict(dict(weights))
-        tower.to(device)
+        tower.to(learnt.no_columns.device)
     with evaluation_mode(tower):
         recall = retrieval_recall(tower, validation, contract.schema.item, k=_RECALL_AT)
     return {} if recall is None else {f"recall_{_RECALL_AT}": recall}

@@ -1,4 +1,4 @@
-"""The sequence tower equals a slow one written in loops, in what it says and in its gradients, and looks at no future."""
+"""The sequence tower equals a slow one written in loops, in values and gradients, and looks at no future."""
 
 from collections.abc import Sequence
 from dataclasses import replace

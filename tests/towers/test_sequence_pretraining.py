@@ -1,4 +1,4 @@
-"""Sequences are gathered once for each user, their items foretold from those before, and what was learnt is the tower's."""
+"""Sequences are gathered once for each user, and what is learnt from them is the tower's."""
 
 import math
 from dataclasses import replace
@@ -98,9 +98,7 @@ def stream(sequences: list[list[int]], **changed) -> SequenceStream:
 def test_every_sequence_comes_once_in_an_epoch_with_negatives_behind_and_all_follow_from_the_seed():
     sequences = [[1, 2], [3], [4, 5, 1], [2, 2], [5]]
     batches = stream(sequences)
-    found = [
-        (each.sparse["item_id"].values().tolist(), each.lengths.tolist(), each.label.tolist()) for each in batches
-    ]
+    found = [(each.sparse["item_id"].values().tolist(), each.lengths.tolist(), each.label.tolist()) for each in batches]
     cut = [
         ids[sum(lengths[:place]) : sum(lengths[: place + 1])]
         for ids, lengths, _ in found
