@@ -27,6 +27,7 @@ from recsys.config import (
     HistoryTowerConfig,
     ImportedTowerConfig,
     NetworkConfig,
+    SequenceTowerConfig,
     TowerConfig,
     TrainingConfig,
     TrainingModeConfig,
@@ -61,7 +62,7 @@ from recsys.interactions.mlp import FlatCrossing
 from recsys.interactions.network import InteractionNetwork
 from recsys.sharding.wrap import TableOptimizer
 from recsys.towers.any_tower import build_tower
-from recsys.towers.tower_spec import HistoryShape, TowerSpec
+from recsys.towers.tower_spec import HistoryShape, SequenceShape, TowerSpec
 from recsys.training.modes import learning_halves
 from recsys.training.optimizer import DenseOptimizer
 from recsys.training.stages import TrainingStage
@@ -236,12 +237,15 @@ def build_spec(tower: TowerConfig, schema: FeatureSchema) -> TowerSpec:
     """Describe the configured tower for a schema.
 
     Raises:
-        UsageError: a side of a two-tower model has no sparse feature, or a history tower no events.
+        UsageError: a side of a two-tower model has no sparse feature, or a history or sequence tower no events.
     """
     if isinstance(tower, ImportedTowerConfig):
         return TowerSpec.imported(schema, width=tower.width)
     if isinstance(tower, HistoryTowerConfig):
         return TowerSpec.reading_history(schema, _history_shape(tower))
+    if isinstance(tower, SequenceTowerConfig):
+        shape = SequenceShape(blocks=tower.blocks, heads=tower.heads, dropout=tower.dropout)
+        return TowerSpec.reading_sequence(schema, width=tower.width, shape=shape)
     return TowerSpec.two_tower(
         schema, width=tower.width, table_dimension=tower.table_dimension, hidden_widths=tower.hidden_widths
     )

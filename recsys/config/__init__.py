@@ -34,6 +34,7 @@ from recsys.config.tower import (
     HistoryTowerConfig,
     ImportedTowerConfig,
     PretrainedTowerConfig,
+    SequenceTowerConfig,
     TowerConfig,
     TwoTowerConfig,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "PromotionConfig",
     "RunConfig",
     "RuntimeConfig",
+    "SequenceTowerConfig",
     "SimulatedData",
     "StageEndConfig",
     "TableData",

@@ -98,6 +98,37 @@ class HistoryTowerConfig:
     seed: Seed
 
 
-PretrainedTowerConfig = TwoTowerConfig | HistoryTowerConfig
+@checked_dataclass
+class SequenceTowerConfig:
+    """A tower that reads the user's items in order, without the candidate; see `SequenceTower`.
+
+    It is pre-trained here to foretell each of them from those before it. A batch has `batch_size` users' sequences and
+    `negatives` sampled items for all of them, drawn in proportion to their counts raised to `negative_power` (0: all
+    alike). `width` is of the user's and the item's vectors; `blocks` layers have `heads` each.
+
+    `dropout` is of the tower; `id_dropout`, in pre-training alone, of items that are known by their attributes for a
+    step: by the other sparse features of the item tower.
+    """
+
+    kind: Literal["sequence"]
+    name: Name
+    width: Width
+    blocks: PositiveInt
+    heads: PositiveInt
+    dropout: Share
+    id_dropout: Share
+    negatives: PositiveInt
+    negative_power: NonNegativeFloat
+    batch_size: PositiveInt
+    epochs: PositiveInt
+    learning_rate: PositiveFloat
+    table_learning_rate: PositiveFloat
+    weight_decay: NonNegativeFloat
+    seed: Seed
+
+
+PretrainedTowerConfig = TwoTowerConfig | HistoryTowerConfig | SequenceTowerConfig
 """Those that learn here before the ranker does."""
-TowerConfig = Annotated[TwoTowerConfig | ImportedTowerConfig | HistoryTowerConfig, Field(discriminator="kind")]
+TowerConfig = Annotated[
+    TwoTowerConfig | ImportedTowerConfig | HistoryTowerConfig | SequenceTowerConfig, Field(discriminator="kind")
+]

@@ -24,7 +24,7 @@ from recsys.run.session import RANKING_EXTRAS, TEST_EXTRAS
 from recsys.run.streams import RANKING_TEST, TEST, scoring_memory, scoring_stream, started
 from recsys.run.two_stages import tower_score
 from recsys.sharding.processes import ProcessContext
-from recsys.towers.embedding import EmbeddingTower
+from recsys.towers.two_sided import TwoSidedTower
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _ranking(
     stream = scoring_stream(config, encoded, RANKING_TEST, context, RANKING_EXTRAS)
     by = {"": ranker_score(ranker)}
     tower = ranker.embedding_tower
-    if isinstance(tower, EmbeddingTower) and tower.spec.user_features:
+    if isinstance(tower, TwoSidedTower) and tower.spec.user_features:
         by[TOWER] = tower_score(tower)
     schema = encoded.contract.schema
     ranked = evaluate_ranking(by, stream, schema.segments, CUTOFF, progress, schema.item)

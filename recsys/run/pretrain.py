@@ -1,12 +1,12 @@
 """The embedding tower: pre-trained here on the training split's positives, or imported; kept once made."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from recsys.artifacts.pretrained_tower import load_tower, save_tower
 from recsys.build import build_spec
@@ -15,15 +15,19 @@ from recsys.config import (
     ImportedTowerConfig,
     PretrainedTowerConfig,
     RunConfig,
+    SequenceTowerConfig,
     TowerConfig,
     TrainingConfig,
+    TwoTowerConfig,
 )
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
 from recsys.evaluation.split_evaluation import evaluation_mode
 from recsys.features.batch import Batch
+from recsys.features.contract import FeatureContract
 from recsys.progress import Progress
 from recsys.run.assemble import assemble, begin_ahead, loop_settings, with_budget
+from recsys.run.pretrain_sequences import SequenceTask, sequence_task
 from recsys.run.record import open_store, run_params, step_metrics
 from recsys.run.result_keys import code_of, rows_of, settings_of
 from recsys.run.streams import (
@@ -39,8 +43,9 @@ from recsys.run.streams import (
 from recsys.run.warm_start import WarmStart
 from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
 from recsys.sharding.inventory import unwrapped
-from recsys.sharding.processes import device_name
+from recsys.sharding.processes import ProcessContext, device_name
 from recsys.sharding.whole_state import whole_state
+from recsys.streaming.loader import BatchStream
 from recsys.towers.any_tower import Tower, build_tower
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import EmbeddingTower
@@ -48,6 +53,8 @@ from recsys.towers.history import HistoryTower
 from recsys.towers.history_pretraining import HistoryObjective
 from recsys.towers.imported import import_tower
 from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_popularity, retrieval_recall
+from recsys.towers.sequence import SequenceTower
+from recsys.towers.sequence_pretraining import NextEventObjective
 from recsys.towers.tower_spec import table_weight
 from recsys.towers.version import version_of, with_version
 from recsys.tracking import names
@@ -165,16 +172,15 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     training = _training_of(tower_config, config.training)
     config = replace(config, training=with_budget(training, rows, _LARGEST_BATCH, _ROWS_SEEN, _LARGEST_BATCH))
     context = started(config)
-    stream = training_stream(config, encoded, context, days)
-    settings = loop_settings(config.training, stream.num_batches)
-    objective = _objective(tower_config, encoded, days, config, context.device)
-    assembly = assemble(objective, config.training, [TrainingStage(END_TO_END)], {}, settings.max_steps, context)
-    begin_ahead(stream, assembly.wrapped, context)
+    task = _task(tower_config, encoded, days, config, context)
+    settings = loop_settings(config.training, task.stream.num_batches)
+    assembly = assemble(task.objective, config.training, [TrainingStage(END_TO_END)], {}, settings.max_steps, context)
+    if isinstance(task.stream, BatchStream):
+        begin_ahead(task.stream, assembly.wrapped, context)
     best, state = BestWeights(assembly.wrapped), LoopState()
-    validation = scoring_stream(config, encoded, VALIDATION, context)
 
     def validate() -> dict[str, float]:
-        return {LOG_LOSS: _mean_loss(assembly.wrapped, validation)}
+        return {LOG_LOSS: _mean_loss(assembly.wrapped, task.validation)}
 
     with start_run(
         open_store(config),
@@ -187,7 +193,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
         for report in train_steps(
             assembly.wrapped,
             assembly.optimizers,
-            stream,
+            task.stream,
             lambda module, batch: module(batch),
             settings,
             context,
@@ -201,26 +207,36 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
             tracked.log_step(report.step, step_metrics(report, _RATES))
         best.restore()
         progress("pre-training the tower", settings.max_steps, settings.max_steps)
-        tower = objective.embedding_tower
-        quality = _quality(tower, validation, encoded.contract.schema.item)
+        tower = task.objective.embedding_tower
+        weights = whole_state(tower)
+        if isinstance(task, SequenceTask):
+            weights = task.with_attributes(weights, context.device)
+        quality = _quality(tower, weights, scoring_stream(config, encoded, VALIDATION, context), encoded.contract)
         tracked.log_final({f"pretrain/{name}": value for name, value in quality.items()})
     provenance = {
         "made_by": "pre-training on the training split",
-        "objective": objective.says,
+        "objective": task.objective.says,
         "validation_loss": state.best_log_loss,
         **{f"validation_{name}": value for name, value in quality.items()},
         "best_step": state.best_step,
         "data": encoded.contract.fingerprint,
     }
-    return TowerArtifact(tower.spec, whole_state(tower), provenance)
+    return TowerArtifact(tower.spec, weights, provenance)
 
 
-def _quality(tower: Tower, validation: Iterable[Batch], item: str) -> dict[str, float]:
+def _quality(
+    tower: Tower, weights: Mapping[str, Tensor], validation: BatchStream, contract: FeatureContract
+) -> dict[str, float]:
     """How well a tower with two sides retrieves; of a history tower the validation loss says all."""
     if isinstance(tower, HistoryTower):
         return {}
+    if isinstance(tower, SequenceTower):
+        # Its weights are not those that it learnt with: its items' attributes are in them.
+        learnt, tower = tower, SequenceTower(tower.spec, contract)
+        tower.load_state_dict(dict(weights))
+        tower.to(learnt.no_columns.device)
     with evaluation_mode(tower):
-        recall = retrieval_recall(tower, validation, item, k=_RECALL_AT)
+        recall = retrieval_recall(tower, validation, contract.schema.item, k=_RECALL_AT)
     return {} if recall is None else {f"recall_{_RECALL_AT}": recall}
 
 
@@ -237,20 +253,47 @@ def _training_of(tower: PretrainedTowerConfig, training: TrainingConfig) -> Trai
         epochs=tower.epochs,
         learning_rate=tower.learning_rate,
         table_learning_rate=tower.table_learning_rate,
-        weight_decay=tower.weight_decay if isinstance(tower, HistoryTowerConfig) else training.weight_decay,
+        weight_decay=training.weight_decay if isinstance(tower, TwoTowerConfig) else tower.weight_decay,
+        # An epoch of sequences has a step for hundreds of users, and teaches all of their events.
+        validations_per_epoch=1 if isinstance(tower, SequenceTowerConfig) else training.validations_per_epoch,
     )
 
 
-def _objective(
-    tower: PretrainedTowerConfig, encoded: EncodedDataset, days: Sequence[str], config: RunConfig, device: torch.device
-) -> TwoTowerObjective | HistoryObjective:
-    contract, schema = encoded.contract, encoded.contract.schema
+@dataclass(frozen=True)
+class _RowTask:
+    """What a tower learns from the rows as they are, and by."""
+
+    stream: BatchStream
+    validation: BatchStream
+    objective: TwoTowerObjective | HistoryObjective
+
+
+def _task(
+    tower: PretrainedTowerConfig,
+    encoded: EncodedDataset,
+    days: Sequence[str],
+    config: RunConfig,
+    context: ProcessContext,
+) -> _RowTask | SequenceTask:
     torch.manual_seed(tower.seed)
-    module = build_tower(build_spec(tower, schema), contract)
+    module = build_tower(build_spec(tower, encoded.contract.schema), encoded.contract)
+    if isinstance(module, SequenceTower):
+        return sequence_task(config, module, encoded, days, context)
+    stream = training_stream(config, encoded, context, days)
     if isinstance(tower, HistoryTowerConfig):
         assert isinstance(module, HistoryTower)
-        return _history_objective(tower, module, encoded).to(device)
-    assert isinstance(module, EmbeddingTower)
+        objective: TwoTowerObjective | HistoryObjective = _history_objective(tower, module, encoded)
+    else:
+        assert isinstance(tower, TwoTowerConfig)
+        assert isinstance(module, EmbeddingTower)
+        objective = _two_tower_objective(tower, module, encoded, days, config)
+    return _RowTask(stream, scoring_stream(config, encoded, VALIDATION, context), objective.to(context.device))
+
+
+def _two_tower_objective(
+    tower: TwoTowerConfig, module: EmbeddingTower, encoded: EncodedDataset, days: Sequence[str], config: RunConfig
+) -> TwoTowerObjective:
+    contract, schema = encoded.contract, encoded.contract.schema
     # Counted over all ranks' rows by each of them, so that all correct by the same popularity.
     alone = replace(started(config), rank=0, world_size=1)
     counts = count_positives(
@@ -258,7 +301,7 @@ def _objective(
         schema.item,
         contract.table_rows[schema.feature(schema.item).table],
     )
-    return TwoTowerObjective(module, schema.item, log_popularity(counts), tower.temperature).to(device)
+    return TwoTowerObjective(module, schema.item, log_popularity(counts), tower.temperature)
 
 
 def _history_objective(tower: HistoryTowerConfig, module: HistoryTower, encoded: EncodedDataset) -> HistoryObjective:
@@ -280,7 +323,7 @@ def _history_objective(tower: HistoryTowerConfig, module: HistoryTower, encoded:
 def _mean_loss(wrapped: nn.Module, batches: Iterable[Batch]) -> float:
     """The objective's mean over batches, weighted as it says."""
     module = unwrapped(wrapped)
-    assert isinstance(module, TwoTowerObjective | HistoryObjective)
+    assert isinstance(module, TwoTowerObjective | HistoryObjective | NextEventObjective)
     total, weight = 0.0, 0.0
     with evaluation_mode(module):
         for batch in batches:

@@ -21,8 +21,8 @@ from recsys.evaluation.scores import Score
 from recsys.evaluation.split_evaluation import evaluation_mode
 from recsys.features.batch import Batch
 from recsys.sharding.inventory import unwrapped
-from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.nearest import nearest
+from recsys.towers.two_sided import TwoSidedTower
 
 _NONE = np.empty(0, dtype=np.int64)
 _QUERY_PLACE, _ITEM_PLACE = "query_place", "item_place"
@@ -60,11 +60,12 @@ class TwoStages:
         """Refuse to retrieve without vectors of both sides."""
         if not self.has_retrieval:
             return
-        spec = self._tower.spec
-        if not spec.user_features:
+        tower = unwrapped(self.ranker).embedding_tower
+        if not isinstance(tower, TwoSidedTower) or not (spec := tower.spec).user_features:
+            found = "has no user side" if isinstance(tower, TwoSidedTower) else "has no vectors without a candidate"
             raise UsageError(
-                "The run's tower has no user side, so it cannot say which items are nearest to a user. Rank every "
-                "candidate (`--retrieve 0`, no `table.candidates.nearest`), or train with tower=two_tower."
+                f"The run's tower {found}, so it cannot say which items are nearest to a user. Rank every candidate "
+                "(`--retrieve 0`, no `table.candidates.nearest`), or train with tower=two_tower or tower=sequence."
             )
         self.pairs.require_sides(spec.user_features, spec.item_features)
 
@@ -117,9 +118,9 @@ class TwoStages:
         return logits, np.zeros(len(places), dtype=bool) if had is None else had
 
     @property
-    def _tower(self) -> EmbeddingTower:
+    def _tower(self) -> TwoSidedTower:
         tower = unwrapped(self.ranker).embedding_tower
-        assert isinstance(tower, EmbeddingTower)
+        assert isinstance(tower, TwoSidedTower)
         return tower
 
     @contextmanager
@@ -153,7 +154,7 @@ class TwoStages:
         )
 
 
-def tower_score(tower: EmbeddingTower) -> Score:
+def tower_score(tower: TwoSidedTower) -> Score:
     """The inner product of the user's vector and the item's, by which the first of two stages retrieves."""
 
     def score(batch: Batch) -> Tensor:

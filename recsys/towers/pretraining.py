@@ -12,6 +12,7 @@ from recsys.features.batch import Batch
 from recsys.features.vocabulary import UNKNOWN_ROW
 from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.nearest import nearest
+from recsys.towers.two_sided import TwoSidedTower
 
 
 def in_batch_softmax_loss(
@@ -106,7 +107,7 @@ class TwoTowerObjective(nn.Module):
 
 
 @torch.no_grad()
-def retrieval_recall(tower: EmbeddingTower, batches: Iterable[Batch], item_feature: str, k: int) -> float | None:
+def retrieval_recall(tower: TwoSidedTower, batches: Iterable[Batch], item_feature: str, k: int) -> float | None:
     """Return the share of positive rows whose item is among the k best for its user.
 
     The candidates are the distinct items of the positives in `batches`; an item whose vector changes from row to row

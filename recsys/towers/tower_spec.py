@@ -24,6 +24,7 @@ class TowerKind(StrEnum):
     TWO_TOWER = "two_tower"
     IMPORTED = "imported"
     HISTORY = "history"
+    SEQUENCE = "sequence"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,20 @@ class HistoryShape:
 
 
 @dataclass(frozen=True)
+class SequenceShape:
+    """What a sequence tower has beside the features that it reads.
+
+    Attributes:
+        blocks: layers of attention; heads: of each.
+        dropout: of what each adds, and of the items that are read.
+    """
+
+    blocks: int
+    heads: int
+    dropout: float
+
+
+@dataclass(frozen=True)
 class TowerSpec:
     """All that is needed to build a tower's modules for a given contract.
 
@@ -59,7 +74,7 @@ class TowerSpec:
         table_dimension: width of one id's embedding; D itself for imported vectors, which nothing projects.
         hidden_widths: of each side's layers between embeddings and its vector; empty for imported vectors.
         user_features, item_features: names in schema order. An imported tower without user features has no user side.
-        history: of a history tower, else None.
+        history: of a history tower, else None; sequence: of a sequence tower, else None.
     """
 
     kind: TowerKind
@@ -69,6 +84,7 @@ class TowerSpec:
     user_features: tuple[str, ...]
     item_features: tuple[str, ...]
     history: HistoryShape | None = None
+    sequence: SequenceShape | None = None
 
     @classmethod
     def two_tower(
@@ -116,13 +132,37 @@ class TowerSpec:
         user, item = (tuple(dict.fromkeys(names)) for names in by_side.values())
         return cls(TowerKind.HISTORY, shape.factor_width, shape.key_width, (), user, item, shape)
 
+    @classmethod
+    def reading_sequence(cls, schema: FeatureSchema, *, width: int, shape: SequenceShape) -> "TowerSpec":
+        """Describe a tower over the items that a user met: the longest list of the user tower with the item's table.
+
+        Raises:
+            UsageError: there is none, or the heads do not divide the width.
+        """
+        table = schema.feature(schema.item).table
+        lists = [
+            feature
+            for feature in schema.used_by(USER_TOWER)
+            if feature.kind is FeatureKind.SPARSE_LIST and feature.table == table and not feature.beside
+        ]
+        if not lists:
+            raise UsageError(
+                f"Schema `{schema.name}` has no list for a sequence tower: none that {USER_TOWER} reads shares the "
+                f"table of `{schema.item}`. Declare one (`table.history`, kind: recent), or choose tower=two_tower."
+            )
+        if width % shape.heads:
+            raise UsageError(f"`tower.heads` is {shape.heads}; expected a divisor of `tower.width`, which is {width}.")
+        events = max(lists, key=lambda feature: feature.max_length)
+        return cls(TowerKind.SEQUENCE, width, width, (), (events.name,), (schema.item,), sequence=shape)
+
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values that `from_document` reads back."""
         document = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()}
-        if self.history is None:
-            del document["history"]
-        else:
-            document["history"] = asdict(self.history) | {"frozen": list(self.history.frozen)}
+        for key, shape in (("history", self.history), ("sequence", self.sequence)):
+            if shape is None:
+                del document[key]
+            else:
+                document[key] = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(shape).items()}
         return document
 
     @classmethod
@@ -136,6 +176,8 @@ class TowerSpec:
             values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in document.items()}
             if history := values.get("history"):
                 values["history"] = HistoryShape(**{**history, "frozen": tuple(history["frozen"])})
+            if sequence := values.get("sequence"):
+                values["sequence"] = SequenceShape(**sequence)
             return cls(**{**values, "kind": TowerKind(values["kind"])})
         except (TypeError, KeyError, ValueError) as error:
             raise DataError(
