@@ -197,7 +197,7 @@ def build_ranker(
         contract.schema.segments, tower.output_width, network.field_width, interaction_network.output_width
     )
     joined = _compositions[type(composition)](composition, shape)
-    head = Head(joined.output_width, composition.head_hidden, network.dropout, first_order)
+    head = Head(joined.output_width, composition.head_hidden, network.dropout, first_order, members=composition.members)
     if adapter_rank is not None:
         joined.tower_adapter = LowRankAdapter(tower.output_width, adapter_rank)
     return Ranker(tower, interaction_network, joined, head)

@@ -22,8 +22,8 @@ from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
 from recsys.tracking.run import TrackedRun
-from recsys.training.loss import click_objective
 from recsys.training.modes import modules_frozen_in
+from recsys.training.objectives.log_loss import log_loss_objective
 
 REPORT = "gradient_flow.json"
 # Enough rows that no layer's every ReLU is closed by chance, and so few that a pass costs milliseconds.
@@ -69,7 +69,7 @@ def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, 
     probes = make_probes(module, stream, encoded.contract.schema.segments)
     stream.close()
     frozen = modules_frozen_in(module, assembly.stages.current.mode)
-    return audit_flow(assembly.wrapped, click_objective, probes, frozen=frozen)
+    return audit_flow(assembly.wrapped, log_loss_objective, probes, frozen=frozen)
 
 
 def require_flow(tracked: TrackedRun, report: FlowReport) -> None:

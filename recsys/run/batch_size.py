@@ -23,8 +23,8 @@ from recsys.monitoring.device_memory import memory_bytes
 from recsys.run.streams import TRAIN
 from recsys.sharding.inventory import inventory_of
 from recsys.streaming.loader import BatchStream
-from recsys.training.loss import click_objective
 from recsys.training.modes import apply_training_mode
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.precision import Precision
 
 SMALLEST, LARGEST = 8192, 65_536
@@ -122,7 +122,7 @@ def _some_rows(config: RunConfig, encoded: EncodedDataset) -> Batch:
 def _kept_bytes(ranker: Ranker, batch: Batch, precision: Precision) -> int:
     """How many bytes of tensors the forward pass leaves behind for the backward pass, each memory counted once."""
     with _kept() as kept, precision.autocast():
-        click_objective(ranker, batch)
+        log_loss_objective(ranker, batch)
     return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}.values())
 
 

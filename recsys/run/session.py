@@ -42,7 +42,7 @@ from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
 from recsys.training import snapshot
 from recsys.training.loop import LoopState, train_steps
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.snapshot import BestWeights
 
 _MODEL_NAME = "ranker"
@@ -118,7 +118,7 @@ class Session:
             self._wrapped,
             self._assembly.optimizers,
             self._watched,
-            click_objective,
+            log_loss_objective,
             settings,
             self._context,
             state=self._state,

@@ -11,8 +11,8 @@ from recsys.errors import TrainingError
 from recsys.monitoring.gradient_flow import audit_flow
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.whole_state import table_optimizer_state, table_weights
-from recsys.training.loss import click_objective
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES, apply_training_mode
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.composition.test_compositions import COMPOSITIONS, ranker_with
 from tests.monitoring.audited import audited, probes_of, set_number, stray_detach, wrapped
 from tests.sharding.two_processes import run_in_two
@@ -84,7 +84,7 @@ def test_the_audit_leaves_every_bit_as_it_was(context, fault):
         nn.init.zeros_(ranker.get_submodule(fault).weight)
     before, moments = state_of(ranker), copy.deepcopy(run.optimizers.state_dict())
 
-    report = audit_flow(run.ranker, click_objective, [probes_of(ranker)[0], probes_of(ranker)[2]], frozen=())
+    report = audit_flow(run.ranker, log_loss_objective, [probes_of(ranker)[0], probes_of(ranker)[2]], frozen=())
 
     after = state_of(ranker)
     # Batch statistics of two rows cancel some biases' gradients; a head of zeros lets none through.
@@ -101,7 +101,7 @@ def test_a_training_step_after_the_audit_is_the_step_without_it(context):
     for run in (audited_run, other):
         torch.manual_seed(3)
         if run is audited_run:
-            audit_flow(run.ranker, click_objective, probes_of(run.ranker.module), frozen=())
+            audit_flow(run.ranker, log_loss_objective, probes_of(run.ranker.module), frozen=())
         run.train(3)
 
     one, two = (state_of(run.ranker.module) for run in (audited_run, other))
@@ -148,7 +148,7 @@ def audit_in_two(context):
             stray_detach("composition.projection.network")(ranker)
         if name.startswith("NaN") and context.rank == 1:
             set_number("head.output.bias", 0, float("nan"))(ranker)
-        report = audit_flow(sharded, click_objective, probes, frozen=())
+        report = audit_flow(sharded, log_loss_objective, probes, frozen=())
         told[name] = [(str(finding.kind), finding.place) for finding in report.findings]
     return told
 

@@ -15,7 +15,7 @@ from recsys.monitoring.gradient_norms import gradient_norms
 from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of, norm, norms_by_hand
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS_WITHOUT_LIGHT, batch_of
@@ -105,9 +105,9 @@ def test_each_segments_own_modules_have_a_norm_and_an_absent_segments_is_zero(co
     plain = gated_ranker()
     wrapped, gate = gated(copy.deepcopy(plain), context, {**BOTH, "head": ADAGRAD})
     batch = batch_of(ROWS_WITHOUT_LIGHT)
-    click_objective(plain, batch).backward()
+    log_loss_objective(plain, batch).backward()
 
-    click_objective(wrapped.module, batch).backward()
+    log_loss_objective(wrapped.module, batch).backward()
     norms = gradient_norms(wrapped, gate, context)
 
     for segment, expert in enumerate(plain.composition.segments):

@@ -18,8 +18,8 @@ from recsys.sharding import gate, row_gradients
 from recsys.sharding.input_ahead import InputAhead
 from recsys.training import optimizer, step
 from recsys.training.cache import TowerCache
-from recsys.training.loss import click_objective
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.stages import TrainingStage
 from recsys.training.step import Counts, Stepper, StepSettings
 from tests.method.lower_precision import small
@@ -57,7 +57,7 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> list[Batch]:
 def waits_of(
     run: SmallRun,
     batches: list[Batch],
-    objective: Callable[[nn.Module, Batch], Tensor] = click_objective,
+    objective: Callable[[nn.Module, Batch], Tensor] = log_loss_objective,
     *,
     limit: float | None = None,
     with_norms: bool = False,
@@ -151,7 +151,7 @@ def in_backward(loss: Tensor) -> Tensor:
 )
 def test_a_wait_is_found(context, batches, wait, name):
     def objective(ranker: nn.Module, batch: Batch) -> Tensor:
-        return wait(batch, click_objective(ranker, batch))
+        return wait(batch, log_loss_objective(ranker, batch))
 
     run = small_run(context, ranker=small("parallel concat", "cross", seed=0))
     assert any(found.startswith(f"{name} in ") for found in waits_of(run, batches, objective))
