@@ -14,6 +14,9 @@ from recsys.interactions.mlp import Mlp
 from recsys.interactions.network import InteractionNetwork
 from recsys.towers.any_tower import Tower
 
+LABEL_ALONE = ("label",)
+"""The outputs of a head that says nothing but the logit of the label."""
+
 
 class Head(nn.Module):
     """The last layers: the joined vector becomes logits, to each of which the row's first-order weights are added.
@@ -36,7 +39,7 @@ class Head(nn.Module):
         first_order: FirstOrder | None,
         *,
         members: int = 1,
-        outputs: Sequence[str] = ("label",),
+        outputs: Sequence[str] = LABEL_ALONE,
         answer: int = 0,
     ) -> None:
         super().__init__()
@@ -53,7 +56,9 @@ class Head(nn.Module):
             self.members = nn.ModuleList(Member(widths, len(outputs)) for _ in range(members))
         self.first_order = first_order
 
-    def start_from(self, intercept: float, dense: Sequence[float], ids: Mapping[str, Tensor]) -> None:
+    def start_from(
+        self, intercept: float, dense: Sequence[float], ids: Mapping[str, Tensor], offsets: Sequence[float] = ()
+    ) -> None:
         """Start as a fitted logistic regression; the layers, still untrained, add almost nothing to its logit.
 
         Call it before the tables are sharded; a head without a first-order path is left unchanged.
@@ -61,13 +66,14 @@ class Head(nn.Module):
         Args:
             dense: one weight per dense feature of the schema, in its order.
             ids: sparse feature -> (rows of its table,), one weight per row.
+            offsets: by how much the logit of each of the T outputs exceeds the label's; () where they are not known.
         """
         if self.first_order is None:
             return
         self.first_order.load_logistic(dense, ids)
         with torch.no_grad():
             for output in self._output_layers():
-                output.bias.fill_(intercept)
+                output.bias.copy_(torch.tensor(offsets or [0.0] * len(self.output_names)) + intercept)
 
     def look_up(self, batch: Batch) -> Tensor | None:
         """Return what the first-order weights give for the ids of every row, (B,); None where there are none."""
@@ -144,7 +150,8 @@ class Ranker(nn.Module):
 
     def reached_by(self, segment: int) -> frozenset[str]:
         """Return the names of the modules that the loss of a segment's rows must reach, where they learn."""
-        return self.composition.reached_by(segment) | {"head"}
+        members = range(len(self.head.members or ()))
+        return self.composition.reached_by(segment) | {"head", *(f"head.members.{number}" for number in members)}
 
     def outputs(self, batch: Batch) -> Tensor:
         """Return what the head's M members say of every row, T outputs each, (B, M, T); see `Head`."""

@@ -22,6 +22,8 @@ _CAME_LATER: dict[str, dict[str, Any]] = {
         "compile": False,
         "tower_cache": "always",
         "report_seconds": None,
+        "objective": "log_loss",
+        "listwise_log_loss": 0.1,
     }
 }
 

@@ -29,6 +29,7 @@ from recsys.datasets.database import (
 from recsys.datasets.policies import clipped, id_rules, without_dropped
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.errors import DataError, did_you_mean
+from recsys.features.graded import GRADE
 from recsys.features.policy import Policy
 from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind, FeatureSchema
 
@@ -280,6 +281,10 @@ def _broken_rules(
     for feature in schema.dense:
         rules.extend(_dense_rules(staged[feature.name], feature))
     rules.extend((name, "a finite number in every row", staged[name].isnull()) for name in source.extras)
+    if schema.graded and GRADE in source.extras:
+        is_above = staged[GRADE] > ibis.literal(schema.graded.answer, type="float32")
+        expected = f"1 just where `{schema.graded.column}` is above {schema.graded.answer:g}, as `graded.answer` says"
+        rules.append((schema.label, expected, (label > 0) != is_above))
     return [*rules, *id_rules(staged, schema)]
 
 

@@ -9,11 +9,15 @@ from torch import nn
 
 from recsys.errors import TrainingError
 from recsys.monitoring.gradient_flow import audit_flow
+from recsys.run.audit import make_probes
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.whole_state import table_optimizer_state, table_weights
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES, apply_training_mode
+from recsys.training.objectives.listwise import QUERY
 from recsys.training.objectives.log_loss import log_loss_objective
 from tests.composition.test_compositions import COMPOSITIONS, ranker_with
+from tests.method.test_objectives_equal_a_plain_model import OBJECTIVES, ranker_of
+from tests.method.test_objectives_equal_a_plain_model import batch as graded_batch
 from tests.monitoring.audited import audited, probes_of, set_number, stray_detach, wrapped
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import SEGMENTS
@@ -67,6 +71,19 @@ def state_of(ranker: nn.Module) -> dict[str, torch.Tensor]:
     state |= {f"forward passes of kernel {i}": k.module.iter for i, k in enumerate(inventory_of(ranker).fused)}
     state |= {f"{name} trains": torch.tensor(module.training) for name, module in ranker.named_modules()}
     return copy.deepcopy({**state, "random state": torch.get_rng_state()})
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_reaches_all_that_it_should(context, name, members):
+    objective, _, outputs = OBJECTIVES[name]
+    ranker = ranker_of(members, **outputs)
+    probes = make_probes(ranker, [graded_batch()], SEGMENTS, QUERY)
+    report = audit_flow(wrapped(ranker, (), context), objective, probes, frozen=())
+
+    assert report.findings == ()
+    rows = {cell.module for cell in report.cells if cell.module.startswith("head.members.")}
+    assert len(rows) == (members if members > 1 else 0)
 
 
 @pytest.mark.parametrize("fault", [None, "head.output"])
