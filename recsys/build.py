@@ -18,7 +18,7 @@ from recsys.composition.conditional import (
     SegmentRoutedComposition,
 )
 from recsys.composition.parallel import ConcatJoin, GateJoin, Join, ParallelComposition, ProductJoin, SumJoin
-from recsys.composition.ranker import Head, Ranker
+from recsys.composition.ranker import LABEL_ALONE, Head, Ranker
 from recsys.composition.sequential import SequentialComposition
 from recsys.config import (
     COMPOSITIONS,
@@ -174,6 +174,7 @@ def build_ranker(
     seed: int,
     *,
     adapter_rank: int | None = None,
+    is_ordinal: bool = False,
 ) -> Ranker:
     """Build a ranker whose first weights follow from the seed and the configuration alone.
 
@@ -182,6 +183,7 @@ def build_ranker(
 
     Args:
         adapter_rank: of a low-rank layer on the tower's output; None for none.
+        is_ordinal: whether it has an output for each threshold of the schema's graded label, not for the label alone.
 
     Raises:
         UsageError: the composition's routes do not name every segment of the schema once.
@@ -198,14 +200,28 @@ def build_ranker(
         contract.schema.segments, tower.output_width, network.field_width, interaction_network.output_width
     )
     joined = _compositions[type(composition)](composition, shape)
-    head = Head(joined.output_width, composition.head_hidden, network.dropout, first_order)
+    graded = contract.schema.graded if is_ordinal else None
+    head = Head(
+        joined.output_width,
+        composition.head_hidden,
+        network.dropout,
+        first_order,
+        members=composition.members,
+        outputs=graded.names if graded else LABEL_ALONE,
+        answer=graded.place if graded else 0,
+    )
     if adapter_rank is not None:
         joined.tower_adapter = LowRankAdapter(tower.output_width, adapter_rank)
     return Ranker(tower, interaction_network, joined, head)
 
 
 def describe_ranker(
-    network: NetworkConfig, composition: CompositionConfig, spec: TowerSpec, *, adapter_rank: int | None = None
+    network: NetworkConfig,
+    composition: CompositionConfig,
+    spec: TowerSpec,
+    *,
+    adapter_rank: int | None = None,
+    is_ordinal: bool = False,
 ) -> dict[str, Any]:
     """Return JSON-able values from which, with the contract, `rebuild_ranker` makes a ranker of the same shape."""
     return {
@@ -213,7 +229,17 @@ def describe_ranker(
         "composition": asdict(composition) | COMPOSITIONS.origin(composition.name),
         "tower": spec.to_document(),
         "adapter_rank": adapter_rank,
+        "is_ordinal": is_ordinal,
     }
+
+
+def as_described_now(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a description that an earlier version wrote as this one writes it, adapters and thresholds without a word.
+
+    Raises:
+        UnknownKindError: see `rebuild_ranker`.
+    """
+    return with_own_knobs({"adapter_rank": None, "is_ordinal": False, **description})
 
 
 def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) -> Ranker:
@@ -222,14 +248,15 @@ def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) ->
     Raises:
         UnknownKindError: the network or the composition is of a module that cannot be imported; names it.
     """
-    description = with_own_knobs(description)
+    description = as_described_now(description)
     return build_ranker(
         NETWORKS.from_document(description["network"]),
         COMPOSITIONS.from_document(description["composition"]),
         TowerSpec.from_document(description["tower"]),
         contract,
         seed=0,
-        adapter_rank=description.get("adapter_rank"),  # models served before there were adapters do not say
+        adapter_rank=description["adapter_rank"],
+        is_ordinal=description["is_ordinal"],
     )
 
 

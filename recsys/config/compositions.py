@@ -3,12 +3,15 @@
 from typing import Annotated, ClassVar, Literal
 
 from recsys.config.kinds import Kinds
-from recsys.config.knobs import Width, checked_dataclass
+from recsys.config.knobs import Members, Width, checked_dataclass
 
 
 @checked_dataclass
 class CompositionConfig:
-    """What every composition has: `head_hidden`, the hidden widths of the head behind it.
+    """What every composition has: `head_hidden`, the hidden widths of the head behind it, and the head's `members`.
+
+    Several members share the head's matrices and differ by vectors of their own (`recsys/composition/members.py`); the
+    row's logit is their mean.
 
     `has_tower_field` belongs to the kind: whether the interaction network is built with a field for the tower's vector.
     """
@@ -17,6 +20,15 @@ class CompositionConfig:
 
     name: str
     head_hidden: tuple[Width, ...]
+    members: Members
+
+    def __post_init__(self) -> None:
+        """Refuse members of a head without a layer to share: their mean would be one linear layer again."""
+        if self.members > 1 and not self.head_hidden:
+            raise ValueError(
+                f"`composition.members` is {self.members}, and `composition.head_hidden` is empty: members share the "
+                "head's hidden layers. Give it some, as composition.head_hidden=[64]"
+            )
 
 
 COMPOSITIONS = Kinds("composition", CompositionConfig)

@@ -48,6 +48,9 @@ class TrainingConfig:
     that is given, the rates are taken as they stand. `epochs` is the most that a run takes; null follows the number of
     rows too.
 
+    `objective` is what is minimised: the `log_loss` of the label; `ordinal`, at every threshold of a graded label; or
+    `listwise`, the softmax among a query's candidates, beside which the log loss counts `listwise_log_loss` times.
+
     The first-order weights of ids start fitted and learn at `first_order_rate_share` of the tables' rate.
 
     `table_kernels` says in which memory a GPU has a part's tables, and `table_cache_share` how much of them the cache
@@ -73,6 +76,8 @@ class TrainingConfig:
     batch_size: PositiveInt | None
     largest_batch: PositiveInt | None
     epochs: PositiveInt | None
+    objective: Literal["log_loss", "ordinal", "listwise"]
+    listwise_log_loss: NonNegativeFloat
     learning_rate: PositiveFloat
     table_learning_rate: PositiveFloat
     first_order_rate_share: PositiveFloat

@@ -20,6 +20,7 @@ from recsys.features.encoding import (
     lists_of,
     look_up,
 )
+from recsys.features.graded import GRADE, Graded
 from recsys.features.scaling import scaled
 from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
@@ -29,6 +30,8 @@ TIME = "time"
 POSITIVES, OF_SEGMENT, IDS, LISTS_EMPTY, ELEMENTS = "positives", "segment: ", "ids: ", "lists empty: ", "elements: "
 """In a profile: rows with a positive label; before a segment's name its rows; before a feature's the ids that could be
 looked up, its lists without one, and of lists of numbers how many there are in all of them."""
+ABOVE = "grade: "
+"""In a profile, before the name of one of a graded label's outputs: the rows whose grade is above its threshold."""
 
 
 def encoded_schema(contract: FeatureContract) -> pa.Schema:
@@ -74,6 +77,8 @@ class RowEncoder:
         columns[TIME] = rows[schema.time].cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
         columns |= {name: rows[name] for name in self.contract.extras}
         self._count_roles(columns[LABEL], columns[SEGMENT])
+        if schema.graded and GRADE in columns:
+            self._count_grades(columns[GRADE], schema.graded)
         arrays = [columns[field.name].cast(field.type) for field in self.arrow_schema]
         return pa.RecordBatch.from_arrays(arrays, schema=self.arrow_schema)
 
@@ -120,6 +125,11 @@ class RowEncoder:
         rows = np.bincount(segment.to_numpy(zero_copy_only=False), minlength=len(self._segments))
         for name, number in zip(self.contract.schema.segments, rows.tolist(), strict=True):
             self._seen[OF_SEGMENT + name] += number
+
+    def _count_grades(self, grade: pa.Array, graded: Graded) -> None:
+        for name, threshold in zip(graded.names, graded.thresholds, strict=True):
+            above = pc.greater(grade, pa.scalar(threshold, grade.type))
+            self._seen[ABOVE + name] += int(pc.sum(above).as_py() or 0)
 
     def _count(self, what: str, feature: Feature, number: int) -> None:
         self._account.count(what, feature.name, number)

@@ -31,6 +31,7 @@ from recsys.datasets.list_rules import list_rules
 from recsys.datasets.policies import clipped, id_rules, without_dropped
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.errors import DataError, did_you_mean
+from recsys.features.graded import GRADE
 from recsys.features.policy import Policy
 from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind, FeatureSchema
 
@@ -288,6 +289,10 @@ def _broken_rules(
         rules.extend(_dense_rules(staged[feature.name], feature))
     rules += list_rules(staged, schema)
     rules.extend((name, "a finite number in every row", staged[name].isnull()) for name in source.extras)
+    if schema.graded and GRADE in source.extras:
+        is_above = staged[GRADE] > ibis.literal(schema.graded.answer, type="float32")
+        expected = f"1 just where `{schema.graded.column}` is above {schema.graded.answer:g}, as `graded.answer` says"
+        rules.append((schema.label, expected, (label > 0) != is_above))
     return [*rules, *id_rules(staged, schema)]
 
 

@@ -186,7 +186,7 @@ def check_layout(layout: TableLayout, schema: FeatureSchema, where: str) -> None
     _check_examples(layout, where)
     _check_segment(layout.segment, schema, f"{where}.segment")
     _check_names(layout, schema, where)
-    label = (layout.label.column,) if layout.label else ()
+    label = tuple(rule.column for rule in (layout.label, schema.graded) if rule)
     labels = ("label", schema.label, *label)
     check_history(layout.history, schema, _read_names(layout), labels, layout.order, f"{where}.history")
     read = {name: reads_of(name, layout) for name in layout.expressions}

@@ -19,6 +19,7 @@ from recsys.datasets.table_forms import TIME_UNITS, moments_of, nan_as_null
 from recsys.datasets.table_layout import TableLayout
 from recsys.errors import DataError, similar_name
 from recsys.features.column_names import OWN_PREFIX
+from recsys.features.graded import Graded
 from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import vector_element
 
@@ -95,6 +96,11 @@ class TableShape:
             return column.cast("float64") if is_nothing(column.type()) else column
         place = self._place(rule.column, "table.label")
         return compared(column, rule.operator, rule.value, place).cast("int8")
+
+    def grade(self, graded: Graded) -> ir.Value:
+        """The number that the label follows from."""
+        column = nan_as_null(self.column(graded.column, "the grade", "graded.column"))
+        return column.cast("float64") if is_nothing(column.type()) else column
 
     def weight(self, name: str) -> ir.Value:
         """The schema's column of weights, of that name."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from recsys.all_segments import ALL
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.column_names import ROLES, require_distinct_names
-from recsys.features.declaration import Declaration, Expected, Listed, Name, shown
+from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Name, shown
 from recsys.features.feature import (
     INTERACTION_NETWORK,
     ITEM_TOWER,
@@ -29,6 +29,7 @@ from recsys.features.feature import (
     Part,
     Scale,
 )
+from recsys.features.graded import GRADE, Graded
 from recsys.features.plain_yaml import lines_named, read_plain_yaml
 from recsys.features.policy import (
     FOR_IDS,
@@ -64,9 +65,10 @@ EXTRA_TYPES = {
     "log_sampling_rate": "float32",  # log of the weight by which a row's item is drawn as a negative
     "is_new_to_user": "int8",  # 1 where the user never had the item before
     "true_probability": "float32",  # the simulated probability of a positive label
+    GRADE: "float32",  # the number that a graded label follows from
 }
-"""Encoded columns beside the schema's own that a source may know; evaluation alone reads them. Each with its type, by
-the name that Arrow and DuckDB both know."""
+"""Encoded columns beside the schema's own that a source may know; evaluation and losses alone read them. Each with its
+type, by the name that Arrow and DuckDB both know."""
 
 RESERVED_COLUMNS = (*ROLES, "split", "day", *EXTRA_TYPES)
 """Columns that encoded rows have beside the features, whatever the raw columns behind them are called."""
@@ -88,6 +90,7 @@ class FeatureSchema(Declaration):
         invalid: column -> what becomes of a value that is ruled out. A column that is not named stops at it, but for
             raw ids that are missing or cannot be ids, which get the unknown row.
         most_dropped: the share of the rows that `invalid` may drop before the data count as broken.
+        graded: what is known behind the label; None where it is a label and no more.
     """
 
     name: Name
@@ -101,6 +104,7 @@ class FeatureSchema(Declaration):
     weight: Name | None = None
     invalid: Mapping[str, Policy] = field(default_factory=dict, hash=False)
     most_dropped: float = 0.0
+    graded: Annotated[Graded | None, NOT_NULL] = None
 
     @cached_property
     def dense(self) -> tuple[Feature, ...]:
@@ -155,7 +159,10 @@ class FeatureSchema(Declaration):
         document = asdict(self)
         document["segments"] = list(self.segments)
         # Left out where nothing is declared, so that a schema's fingerprint does not hang on what it does not use.
-        document = {key: value for key, value in document.items() if value or key not in ("invalid", "most_dropped")}
+        undeclared = ("invalid", "most_dropped", "graded")
+        document = {key: value for key, value in document.items() if value or key not in undeclared}
+        if self.graded:
+            document["graded"] = {key: list(v) if isinstance(v, tuple) else v for key, v in document["graded"].items()}
         document["features"] = [
             {
                 key: list(value) if key == "used_by" else value

@@ -1,13 +1,16 @@
 """A model ready to learn: in TorchRec's engine, with optimizers and stages; and the budget and settings of its loop."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from recsys.build import build_ranker, build_rates, build_stages
+from recsys.build_objective import ORDINAL, RankerObjective, build_objective
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
+from recsys.datasets.row_encoder import ABOVE
 from recsys.evaluation.baselines import LOGISTIC, LogisticRanker
 from recsys.monitoring.out_of_memory import out_of_memory_explained
 from recsys.progress import Progress
@@ -48,6 +51,7 @@ class ReadyRanker:
         config: with the budget settled.
         stream: of the rows that it learns from, at its beginning.
         baselines: by name.
+        objective: what it learns by.
         start: answers as the ranker did before its first step: the logistic baseline, or the ranker itself where it
             goes on from weights that have learnt.
     """
@@ -58,6 +62,7 @@ class ReadyRanker:
     baselines: Mapping[str, LogisticRanker]
     start: nn.Module
     assembly: Assembly
+    objective: RankerObjective
 
 
 def ready_ranker(
@@ -74,7 +79,9 @@ def ready_ranker(
 
     Raises:
         UsageError, TrainingError: see `assemble_ranker`.
+        UsageError: the data lack what `training.objective` learns from.
     """
+    objective = build_objective(config.training, encoded.contract)
     baselines = fitted_baselines.run(config, encoded, progress)
     config = with_ranker_budget(config, encoded)
     context = started(config)
@@ -83,7 +90,7 @@ def ready_ranker(
     assembly = assemble_ranker(config, artifact, start or logistic, encoded, stream.num_batches, context)
     begin_ahead(stream, assembly.wrapped, context)
     first = assembly.wrapped if start else logistic.to(context.device)
-    return ReadyRanker(config, context, stream, baselines, first, assembly)
+    return ReadyRanker(config, context, stream, baselines, first, assembly, objective)
 
 
 def begin_ahead(stream: BatchStream, ranker: nn.Module, context: ProcessContext) -> None:
@@ -159,16 +166,29 @@ def assemble_ranker(
         encoded.contract,
         training.seed,
         adapter_rank=mode.adapter_rank,
+        is_ordinal=training.objective == ORDINAL,
     )
     apply_tower(ranker.embedding_tower, artifact)
     if isinstance(start, WarmStart):
         start.load_into(ranker, encoded)
     else:
-        ranker.head.start_from(float(start.intercept), start.dense_weights, start.id_weights)
+        offsets = _log_odds_from_answer(encoded) if training.objective == ORDINAL else ()
+        ranker.head.start_from(float(start.intercept), start.dense_weights, start.id_weights, offsets)
     steps = loop_settings(training, batches_per_epoch).max_steps
     rates = {str(name): share for name, share in mode.rates.items()}
     stages = build_stages(mode, batches_per_epoch, steps)
     return assemble(ranker, training, stages, rates, steps, context)
+
+
+def _log_odds_from_answer(encoded: EncodedDataset) -> list[float]:
+    """How much greater the log-odds of each threshold of the graded label are than the label's, over training rows."""
+    graded, rows = encoded.contract.schema.graded, encoded.rows(TRAIN)
+    assert graded is not None
+    above = encoded.profile(TRAIN)
+    counts = [above.get(ABOVE + name, 0) for name in graded.names]
+    # Each count is raised by one: nobody may be above the last threshold.
+    log_odds = [math.log((count + 1) / (rows - count + 1)) for count in counts]
+    return [each - log_odds[graded.place] for each in log_odds]
 
 
 def with_budget(

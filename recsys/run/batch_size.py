@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys.build import build_ranker, build_spec
+from recsys.build_objective import ORDINAL, RankerObjective, build_objective
 from recsys.composition.ranker import Ranker
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
@@ -23,9 +24,9 @@ from recsys.monitoring.device_memory import memory_bytes
 from recsys.run.streams import TRAIN
 from recsys.sharding.inventory import inventory_of
 from recsys.streaming.loader import BatchStream
-from recsys.training.loss import click_objective
 from recsys.training.modes import apply_training_mode
 from recsys.training.precision import Precision
+from recsys.training.step import Objective
 
 SMALLEST, LARGEST = 8192, 65_536
 """Below the first a GPU waits for its launches; above the second an epoch has few steps left to learn in."""
@@ -68,6 +69,7 @@ def _small_ranker(config: RunConfig, encoded: EncodedDataset) -> Ranker:
         contract,
         config.training.seed,
         adapter_rank=config.training_mode.adapter_rank,
+        is_ordinal=config.training.objective == ORDINAL,
     )
     apply_training_mode(ranker, config.training_mode.stages_in_order()[-1][0])
     return ranker
@@ -87,10 +89,11 @@ def _model_bytes(ranker: Ranker, config: RunConfig, encoded: EncodedDataset) -> 
 
 
 def _row_bytes(ranker: Ranker, config: RunConfig, encoded: EncodedDataset) -> float:
-    batch = _some_rows(config, encoded)
+    objective = build_objective(config.training, encoded.contract)
+    batch = _some_rows(config, encoded, objective)
     precision = Precision(config.training.precision, 1.0, 0, torch.device("cpu"))
     half = batch.take(torch.arange(len(batch) // 2))
-    few, many = (_kept_bytes(ranker, each, precision) for each in (half, batch))
+    few, many = (_kept_bytes(ranker, objective.loss, each, precision) for each in (half, batch))
     # What does not grow with the batch, such as the weights, is in both.
     kept = (many - few) / (len(batch) - len(half))
     looked_up = sum(4 * table.embedding_dim * len(table.feature_names) for table in _tables(ranker))
@@ -100,7 +103,7 @@ def _row_bytes(ranker: Ranker, config: RunConfig, encoded: EncodedDataset) -> fl
     return _KEPT * kept + (_LOOKED_UP + by_segment) * looked_up + _BATCHES * columns_bytes
 
 
-def _some_rows(config: RunConfig, encoded: EncodedDataset) -> Batch:
+def _some_rows(config: RunConfig, encoded: EncodedDataset, objective: RankerObjective) -> Batch:
     """Some rows of the training split, every id of them 0."""
     stream = BatchStream(
         encoded.root,
@@ -112,6 +115,7 @@ def _some_rows(config: RunConfig, encoded: EncodedDataset) -> Batch:
         shuffle_buffer_rows=2 * _ROWS,
         decode_threads=0,
         device=torch.device("cpu"),
+        extras=objective.extras,
     )
     batch: Batch = next(iter(stream))
     stream.close()
@@ -119,10 +123,10 @@ def _some_rows(config: RunConfig, encoded: EncodedDataset) -> Batch:
     return batch
 
 
-def _kept_bytes(ranker: Ranker, batch: Batch, precision: Precision) -> int:
+def _kept_bytes(ranker: Ranker, loss: Objective, batch: Batch, precision: Precision) -> int:
     """How many bytes of tensors the forward pass leaves behind for the backward pass, each memory counted once."""
     with _kept() as kept, precision.autocast():
-        click_objective(ranker, batch)
+        loss(ranker, batch)
     return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}.values())
 
 

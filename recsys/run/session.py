@@ -42,7 +42,6 @@ from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
 from recsys.training import snapshot
 from recsys.training.loop import LoopState, train_steps
-from recsys.training.loss import click_objective
 from recsys.training.snapshot import BestWeights
 
 _MODEL_NAME = "ranker"
@@ -59,6 +58,7 @@ class Session:
     ) -> None:
         self._identity, self._encoded, self._artifact = identity, encoded, artifact
         self._config, self._context, self._baselines = ready.config, ready.context, ready.baselines
+        self._objective = ready.objective
         assembly, stream = self._assembly, self._stream = ready.assembly, ready.stream
         self._state, self._best = LoopState(), BestWeights(assembly.wrapped)
         self._spool, self._contracts = "", StageContracts(assembly.stages, assembly.optimizers)
@@ -118,7 +118,7 @@ class Session:
             self._wrapped,
             self._assembly.optimizers,
             self._watched,
-            click_objective,
+            self._objective.loss,
             settings,
             self._context,
             state=self._state,

@@ -22,7 +22,6 @@ from recsys.run.stopping import StopRequest, stoppable
 from recsys.towers.artifact import TowerArtifact
 from recsys.training.compiled_layers import CompiledLayers
 from recsys.training.loop import LoopState, train_steps
-from recsys.training.loss import click_objective
 from recsys.training.snapshot import BestWeights
 
 TRIALS = "trials.json"
@@ -180,7 +179,7 @@ def _fit(
             assembly.wrapped,
             assembly.optimizers,
             stream,
-            click_objective,
+            ready.objective.loss,
             settings,
             context,
             state=state,

@@ -197,6 +197,7 @@ def test_a_config_that_was_recorded_reads_back_equal():
         (["training_mode=end_to_end", "training_mode.adapter_rank=4"], ["`adapter_rank` is for a tower"]),
         (["+training_mode.rates.tower=0.1"], ["training_mode.rates.tower"]),
         (["training.table_kernels.head=ssd"], ["`training.table_kernels.head` is 'ssd'", "'uvm_caching'"]),
+        (["composition=sequential", "composition.members=4"], ["`composition.members` is 4", "head_hidden=[64]"]),
         (["training.table_cache_share=0"], ["`training.table_cache_share` is 0"]),
         (["ablation.tune.trials=3", "ablation.tune.ranges={}"], ["`ablation.tune.trials` has nothing to tune"]),
         (["ablation.tune.ranges={training.learning_rate: [1, 0.1]}"], ["`training.learning_rate` from 1 to 0.1"]),

@@ -14,8 +14,8 @@ from recsys.sharding.processes import ProcessContext
 from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loop import LoopSettings, LoopState, train_steps
-from recsys.training.loss import click_objective
 from recsys.training.modes import apply_training_mode
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
 from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
@@ -75,7 +75,7 @@ class SmallRun:
             "log_loss": self.log_losses.pop(0) if self.log_losses else 0.5
         }
 
-    def train(self, steps: int, objective: Any = click_objective, **settings: Any) -> list[StepReport]:
+    def train(self, steps: int, objective: Any = log_loss_objective, **settings: Any) -> list[StepReport]:
         """Train up to the given step and return the reports."""
         chosen = LoopSettings(
             **{
