@@ -22,6 +22,10 @@ _CAME_LATER: dict[str, dict[str, Any]] = {
         "compile": False,
         "tower_cache": "always",
         "report_seconds": None,
+        "table_l2": dict.fromkeys(("embedding_tower", "interaction_network", "head"), 0.0),
+        "id_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "average_decay": None,
     }
 }
 

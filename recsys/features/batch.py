@@ -44,6 +44,7 @@ class Batch(Pipelineable):
         segment_counts: rows of each of the S segments, known to the host without asking the device; None where whoever
             made the batch did not count, as for one that was picked out of another.
         ahead: the look-ups that were begun already, by collection of tables; of this batch object alone.
+        looked_up: where it is a list, `look_up` adds to it each collection and what it gave; of this object alone.
     """
 
     dense: Tensor
@@ -54,6 +55,7 @@ class Batch(Pipelineable):
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     segment_counts: tuple[int, ...] | None = None
     ahead: Mapping[nn.Module, BegunLookUp] = field(default_factory=dict)
+    looked_up: list[tuple[nn.Module, KeyedTensor]] | None = None
 
     def __len__(self) -> int:
         return self.label.shape[0]
@@ -78,7 +80,10 @@ class Batch(Pipelineable):
             ids: `sparse` or `sparse_and_segment`.
         """
         begun = self.ahead.get(tables)
-        return begun.pooled() if begun is not None and begun.ids is ids else tables(ids)
+        pooled = begun.pooled() if begun is not None and begun.ids is ids else tables(ids)
+        if self.looked_up is not None:
+            self.looked_up.append((tables, pooled))
+        return pooled
 
     def counts_by_segment(self, num_segments: int) -> tuple[int, ...]:
         """Return how many rows each of the S segments has; waits for the device where nobody counted on the host."""

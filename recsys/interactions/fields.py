@@ -45,6 +45,8 @@ class InteractionFields(nn.Module):
     they are, where AdamW would move them by momentum and decay.
 
     Attributes:
+        embedding_dropout: drops whole vectors out of those that were looked up, each with probability `p`, and divides
+            the others by 1 - p, in training mode alone.
         num_fields: F, the tower's field included where there is one.
         dimension: D.
     """
@@ -73,13 +75,16 @@ class InteractionFields(nn.Module):
         # What nn.Linear(1, D) starts with, for every dense feature: uniform between -1 and 1.
         self.dense_weight = nn.Parameter(torch.empty(len(columns), dimension).uniform_(-1, 1))
         self.dense_bias = nn.Parameter(torch.empty(len(columns), dimension).uniform_(-1, 1))
+        self.embedding_dropout = nn.Dropout1d(0.0)
         self.dimension = dimension
         self.has_tower_field = has_tower_field
         self.num_fields = len(keys) + len(columns) + int(has_tower_field)
 
     def look_up(self, batch: Batch) -> Tensor:
         """Return the pooled vectors of the sparse features and the segment, (B, F_sparse, D), for every row."""
-        return self._regrouped(batch.look_up(self.ebc, batch.sparse_and_segment))[0].unflatten(1, (-1, self.dimension))
+        (vectors,) = self._regrouped(batch.look_up(self.ebc, batch.sparse_and_segment))
+        dropped: Tensor = self.embedding_dropout(vectors.unflatten(1, (-1, self.dimension)))
+        return dropped
 
     def forward(self, looked_up: Tensor, dense: Tensor, tower_field: Tensor | None) -> Tensor:
         """Put all fields of some rows side by side.
