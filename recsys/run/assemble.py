@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import nn
 
 from recsys.build import build_ranker, build_rates, build_stages
@@ -18,7 +17,7 @@ from recsys.run.batch_size import largest_batch
 from recsys.run.streams import TRAIN, divided_days, ranker_stream, started
 from recsys.run.warm_start import WarmStart
 from recsys.sharding.input_ahead import InputAhead
-from recsys.sharding.processes import ProcessContext
+from recsys.sharding.processes import ProcessContext, draw_apart
 from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.streaming.loader import BatchStream
@@ -184,9 +183,7 @@ def assemble_ranker(
     rates = {str(name): share for name, share in mode.rates.items()}
     stages = build_stages(mode, batches_per_epoch, steps)
     assembly = assemble(ranker, training, stages, rates, steps, context)
-    if not context.is_first:
-        # Every process drew the same weights. What is drawn from here on, the masks of dropout, is for other rows.
-        torch.manual_seed((context.rank << 32) + training.seed)
+    draw_apart(context, training.seed)
     return assembly
 
 

@@ -125,9 +125,9 @@ def test_neither_norms_nor_clipping_make_the_host_wait(context, batches, precisi
 def test_averaging_the_weights_does_not_make_the_host_wait(context, batches):
     run = small_run(context, ranker=small("parallel concat", "cross", seed=0), table_precision="float16")
     average = WeightAverage(run.ranker, run.optimizers, decay=0.9)
-    for step in range(3):
+    for number in range(3):
         with host_waits() as found:
-            average.update(step)
+            average.update(number)
     assert found == {}
 
 
