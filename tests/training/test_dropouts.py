@@ -13,6 +13,7 @@ from recsys.training.loop import LoopState
 from recsys.training.loss import click_objective
 from recsys.training.modes import END_TO_END, FROZEN_TOWER
 from recsys.training.snapshot import load_state_dict, state_dict
+from tests.sharding.two_processes import run_in_two
 from tests.small_model import FIELD_WIDTH, ROWS, batch_of, small_contract
 from tests.training.small_run import SmallRun, gated_ranker, small_run
 
