@@ -294,7 +294,9 @@ def build_table_l2(training: TrainingConfig) -> dict[str, float]:
 
 
 def _build_network(config: NetworkConfig, contract: FeatureContract, has_tower_field: bool) -> InteractionNetwork:
-    fields = InteractionFields(contract, config.field_width, has_tower_field=has_tower_field)
+    fields = InteractionFields(
+        contract, config.field_width, has_tower_field=has_tower_field, widths=config.field_widths
+    )
     crossing = _crossings[type(config)](config, fields.num_fields)
     return InteractionNetwork(fields, crossing, config.hidden_widths, config.dropout)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from recsys.artifacts.export import load_saved
 from recsys.build import build_spec, describe_ranker
-from recsys.config import ImportedTowerConfig, RunConfig
+from recsys.config import ImportedTowerConfig, RunConfig, with_own_knobs
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError, UsageError
 from recsys.features.known_fit import KnownFit
@@ -95,7 +95,8 @@ class WarmStart:
             build_spec(config.tower, schema),
             adapter_rank=config.training_mode.adapter_rank,
         )
-        found = {key: saved.description.get(key) for key in expected}
+        described = with_own_knobs(saved.description)
+        found = {key: described.get(key) for key in expected}
         self._require_equal("the ranker", *(_settings(each) for each in (found, expected)))
 
     def tower(self, config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:

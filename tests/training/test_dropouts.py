@@ -65,18 +65,20 @@ def test_the_unknown_row_learns_where_no_row_looks_it_up():
 def test_whole_fields_are_dropped_and_the_others_scaled_up():
     fields = InteractionFields(small_contract(), FIELD_WIDTH, has_tower_field=False)
     batch = batch_of(ROWS * 200)
-    plain = fields.eval().look_up(batch)
+    looked_up = fields.look_up(batch)
+    plain = fields.eval()(looked_up, batch.dense, None)
     fields.embedding_dropout.p = 0.75
-    assert torch.equal(fields.look_up(batch), plain)
+    assert torch.equal(fields(looked_up, batch.dense, None), plain)
 
     torch.manual_seed(0)
-    dropped = fields.train().look_up(batch)
-    is_dropped = (dropped == 0).all(dim=2) & (plain != 0).any(dim=2)
-    kept = ~is_dropped
-    assert torch.allclose(dropped[kept], 4 * plain[kept])
-    of_some = (plain != 0).any(dim=2)
-    # 1,200 rows of four fields, some of them empty: within 4 standard deviations.
-    assert is_dropped[of_some].double().mean().item() == pytest.approx(0.75, abs=0.03)
+    found = fields.train()(looked_up, batch.dense, None)
+    of_ids, of_numbers = slice(0, 4), slice(4, 6)
+    assert torch.equal(found[:, of_numbers], plain[:, of_numbers])
+    is_dropped = (found[:, of_ids] == 0).all(dim=2)
+    assert torch.allclose(found[:, of_ids][~is_dropped], 4 * plain[:, of_ids][~is_dropped])
+    # 1,200 rows of four fields, within 4 standard deviations, but for those that were zero before.
+    had_numbers = (plain[:, of_ids] != 0).any(dim=2)
+    assert is_dropped[had_numbers].double().mean().item() == pytest.approx(0.75, abs=0.03)
 
 
 def test_evaluation_sees_every_id_and_field(context):
