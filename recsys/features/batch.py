@@ -1,7 +1,7 @@
 """One batch of rows as the ranker sees it, movable to a device as a whole."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -105,6 +105,24 @@ class Batch(Pipelineable):
             weight=self.weight.index_select(0, rows),
             extra={name: column.index_select(0, rows) for name, column in self.extra.items()},
         )
+
+    def with_ids(self, values: Tensor) -> "Batch":
+        """Return the batch with these ids in the places of its own, without the look-ups that were begun of those.
+
+        Args:
+            values: as `sparse.values()`, (ids,) int64.
+        """
+        sparse = self.sparse
+        ids = KeyedJaggedTensor(
+            keys=sparse.keys(),
+            values=values,
+            weights=sparse.weights_or_none(),
+            lengths=sparse.lengths(),
+            offsets=sparse.offsets_or_none(),
+            stride=sparse.stride(),
+            length_per_key=sparse.length_per_key_or_none(),
+        )
+        return replace(self, sparse=ids, ahead={})
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on `device`; with `non_blocking` the copy may still be under way on the current stream."""

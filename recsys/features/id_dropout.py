@@ -1,9 +1,6 @@
 """Ids that a training step takes for unknown ones, at random, so that something is learned for those that are."""
 
-from dataclasses import replace
-
 import torch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.batch import Batch
 from recsys.features.vocabulary import UNKNOWN_ROW
@@ -17,19 +14,9 @@ def with_unknown_ids(batch: Batch, share: float) -> Batch:
     list as well, and lists that lie beside it still fit.
 
     Args:
-        batch: unchanged; of it the new one has all but the look-ups that were begun, which are of other ids.
+        batch: unchanged.
         share: the probability, from 0 to 1.
     """
-    ids = batch.sparse
-    values = ids.values()
-    is_unknown = torch.rand(values.shape, device=values.device) < share
-    sparse = KeyedJaggedTensor(
-        keys=ids.keys(),
-        values=values.masked_fill(is_unknown, UNKNOWN_ROW),
-        weights=ids.weights_or_none(),
-        lengths=ids.lengths(),
-        offsets=ids.offsets_or_none(),
-        stride=ids.stride(),
-        length_per_key=ids.length_per_key_or_none(),
-    )
-    return replace(batch, sparse=sparse, ahead={})
+    ids = batch.sparse.values()
+    is_unknown = torch.rand(ids.shape, device=ids.device) < share
+    return batch.with_ids(ids.masked_fill(is_unknown, UNKNOWN_ROW))

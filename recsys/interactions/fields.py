@@ -110,7 +110,7 @@ class InteractionFields(nn.Module):
         self.num_fields = len(keys) + len(columns) + int(has_tower_field)
 
     def look_up(self, batch: Batch) -> Tensor:
-        """Return, for every row, the pooled vectors of its sparse features and its segment, (B, sum of their widths)."""
+        """Return the pooled vectors of each row's sparse features and its segment, (B, sum of their widths)."""
         return self._regrouped(batch.look_up(self.ebc, batch.sparse_and_segment))[0]
 
     def forward(self, looked_up: Tensor, dense: Tensor, tower_field: Tensor | None) -> Tensor:

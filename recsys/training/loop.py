@@ -161,9 +161,7 @@ def train_steps(
                 if stages is not None and stages.advance(state.step, validation):
                     state.validations_without_gain = 0
                 if due.checkpoint or state.ended:
-                    with throughput.paused():
-                        loop.stepper.read()
-                        checkpoint(state)
+                    loop.save(checkpoint, throughput)
                 if state.ended:
                     break
     except (RuntimeError, MemoryError) as error:
@@ -250,6 +248,12 @@ class _Loop:
         """Validate, and keep the weights, or their average, if they are the best so far."""
         with nullcontext() if self._average is None else self._average.in_place():
             return self._validated(validate, best)
+
+    def save(self, checkpoint: Callable[[LoopState], None], throughput: Throughput) -> None:
+        """Keep a checkpoint of the state, its counts up to date."""
+        with throughput.paused():
+            self.stepper.read()
+            checkpoint(self._state)
 
     def _validated(self, validate: Callable[[], Mapping[str, float]], best: BestWeights) -> dict[str, float]:
         figures = dict(validate())
