@@ -7,6 +7,7 @@ from recsys.composition.conditional import SegmentRoutedComposition
 from recsys.config.compose import compose_config
 from recsys.errors import UsageError
 from recsys.interactions.fields import InteractionFields
+from recsys.run.record import run_params
 from tests.small_model import FIELD_WIDTH, ROWS, ROWS_WITHOUT_LIGHT, batch_of, small_contract, small_ranker
 
 
@@ -69,6 +70,12 @@ def test_no_widths_or_the_usual_one_change_no_bit():
 def test_widths_that_fit_no_table_are_refused(widths, words):
     with pytest.raises(UsageError, match=words):
         fields_with(widths)
+
+
+def test_widths_are_one_param_of_a_run_whatever_features_have_them():
+    for widths, param in (("{item_id: 8, user_id: 4}", "item_id 8,user_id 4"), ("{}", "none")):
+        config = compose_config([f"network.field_widths={widths}"])
+        assert run_params(config, "train", "cpu")["network.field_widths"] == param
 
 
 def test_a_width_that_no_kernel_takes_is_refused_with_its_key():
