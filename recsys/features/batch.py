@@ -30,6 +30,10 @@ class BegunLookUp(Protocol):
         ...
 
 
+LookUps = list[tuple[nn.Module, KeyedTensor]]
+"""Collections of tables and what each gave for a batch, (B, sum of D), in the order of the look-ups."""
+
+
 @dataclass
 class Batch(Pipelineable):
     """B rows.
@@ -55,7 +59,7 @@ class Batch(Pipelineable):
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     segment_counts: tuple[int, ...] | None = None
     ahead: Mapping[nn.Module, BegunLookUp] = field(default_factory=dict)
-    looked_up: list[tuple[nn.Module, KeyedTensor]] | None = None
+    looked_up: LookUps | None = None
 
     def __len__(self) -> int:
         return self.label.shape[0]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from recsys.features.batch import Batch
+from recsys.features.batch import Batch, LookUps
 from recsys.training.step import Objective
 
 
@@ -35,7 +35,8 @@ class _TableL2:
 
     def __call__(self, ranker: nn.Module, batch: Batch) -> Tensor:
         """Return the objective's loss and the penalty, ()."""
-        batch.looked_up = looked_up = []
+        looked_up: LookUps = []
+        batch.looked_up = looked_up
         try:
             loss = self._objective(ranker, batch)
         finally:

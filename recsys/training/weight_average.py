@@ -113,9 +113,11 @@ class WeightAverage:
                     "configuration of the saved run."
                 )
         self._since = {name: learning[name] for name in state}
-        held = {name: (parameter, state[name]) for name, parameter in dense.items() if name in state}
-        held |= {shard.name: (shard.weight, own_part(state[shard.table], shard)) for shard in self._shards()}
-        self._averages = {name: _single(part, weight.device) for name, (weight, part) in held.items()}
+        shards = self._shards()
+        self._averages = {name: _single(state[name], dense[name].device) for name in dense if name in state}
+        self._averages |= {
+            shard.name: _single(own_part(state[shard.table], shard), shard.weight.device) for shard in shards
+        }
         if state:
             self._follow()
 
