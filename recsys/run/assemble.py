@@ -249,8 +249,8 @@ def _require_near(memory: Mapping[str, TableMemory], learning: Mapping[str, Tabl
         if table_optimizer is not None and part in memory and memory[part].kernel != "fused":
             raise UsageError(
                 f"`training.average_decay` averages whole tables in every step, and those of `{part}` lie in the "
-                f"host's memory (`training.table_kernels.{part}` is {memory[part].kernel}). Set one of them to null "
-                "and fused."
+                f"host's memory (`training.table_kernels.{part}` is {memory[part].kernel}). Set "
+                f"`training.table_kernels.{part}=fused`, or `training.average_decay=null`."
             )
 
 

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
-from recsys.errors import DataError
+from recsys.errors import DataError, UsageError
+from recsys.run.assemble import _require_near
+from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.whole_state import whole_state
+from recsys.sharding.wrap import TableOptimizer
 from recsys.training.loop import LoopState
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_TABLES
 from recsys.training.snapshot import Snapshot, load_state_dict, state_dict
@@ -164,6 +167,14 @@ def test_tables_in_half_precision_have_an_average_in_single(context):
     with run.average.in_place():
         assert torch.equal(whole_state(run.ranker)[TABLE], mean.half())
     assert all(torch.equal(whole_state(run.ranker)[name], each) for name, each in before.items())
+
+
+def test_tables_of_a_gpu_that_lie_in_the_hosts_memory_are_not_averaged_where_they_learn():
+    memory = {"embedding_tower": TableMemory("uvm"), "head": TableMemory("fused")}
+    learns = TableOptimizer("sgd", 0.1)
+    _require_near(memory, {"embedding_tower": None, "head": learns})
+    with pytest.raises(UsageError, match=r"`training.table_kernels.embedding_tower` is uvm\). Set `training"):
+        _require_near(memory, {"embedding_tower": learns, "head": learns})
 
 
 HALVES = [[ROWS[:3], ROWS[3:]], [ROWS[:2], (ROWS[2], ROWS[4])]]
