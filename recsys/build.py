@@ -56,7 +56,7 @@ from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork
 from recsys.interactions.crossing import Crossing
 from recsys.interactions.dot import DotInteraction
 from recsys.interactions.fields import InteractionFields
-from recsys.interactions.first_order import FirstOrder
+from recsys.interactions.first_order import COPIES, FirstOrder
 from recsys.interactions.mask import ParallelMaskNet, SerialMaskNet
 from recsys.interactions.mlp import FlatCrossing
 from recsys.interactions.network import InteractionNetwork
@@ -335,8 +335,18 @@ def build_rates(
     return dense, {part: TableOptimizer("rowwise_adagrad", rate) for part, rate in tables.items()}
 
 
+def build_table_l2(training: TrainingConfig) -> dict[str, float]:
+    """Return how strongly each part's looked-up vectors are penalised, as `with_table_l2` takes it.
+
+    The head's are its first-order weights, each of which counts once.
+    """
+    return {str(part): each / COPIES if part == "head" else each for part, each in training.table_l2.items()}
+
+
 def _build_network(config: NetworkConfig, contract: FeatureContract, has_tower_field: bool) -> InteractionNetwork:
-    fields = InteractionFields(contract, config.field_width, has_tower_field=has_tower_field)
+    fields = InteractionFields(
+        contract, config.field_width, has_tower_field=has_tower_field, widths=config.field_widths
+    )
     crossing = _crossings[type(config)](config, fields.num_fields)
     return InteractionNetwork(fields, crossing, config.hidden_widths, config.dropout)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from recsys.composition.branches import Composition
 from recsys.composition.members import Member, MemberMlp, member_outputs
 from recsys.features.batch import Batch
+from recsys.features.id_dropout import with_unknown_ids
 from recsys.interactions.first_order import FirstOrder
 from recsys.interactions.mlp import Mlp
 from recsys.interactions.network import InteractionNetwork
@@ -133,6 +134,10 @@ class Ranker(nn.Module):
 
     The one ranker class: compositions and interaction networks vary inside. Its first parameters depend on the random
     seed and the parts alone, never on the training mode, so that two arms of an ablation start from the same logits.
+
+    Attributes:
+        id_dropout: the probability with which an id is taken for an unknown one in training mode; see
+            `with_unknown_ids`. A tower that is frozen, and so in evaluation mode, is given the ids themselves.
     """
 
     def __init__(
@@ -147,6 +152,7 @@ class Ranker(nn.Module):
         self.interaction_network = interaction_network
         self.composition = composition
         self.head = head
+        self.id_dropout = 0.0
 
     def reached_by(self, segment: int) -> frozenset[str]:
         """Return the names of the modules that the loss of a segment's rows must reach, where they learn."""
@@ -164,8 +170,11 @@ class Ranker(nn.Module):
         All tables are looked up first, each with ids that the batch alone decides: what comes before a look-up (ids
         changing places or processes) can then be done for a batch that is still to come.
         """
-        tower = partial(self.embedding_tower, looked_up=self.embedding_tower.look_up(batch))
-        network = partial(self.interaction_network, looked_up=self.interaction_network.look_up(batch))
-        of_ids = self.head.look_up(batch)
+        # Before the look-ups, and once, so that all parts take the same ids for unknown.
+        seen = with_unknown_ids(batch, self.id_dropout) if self.training and self.id_dropout else batch
+        of_tower = self.embedding_tower.look_up(seen if self.embedding_tower.training else batch)
+        tower = partial(self.embedding_tower, looked_up=of_tower)
+        network = partial(self.interaction_network, looked_up=self.interaction_network.look_up(seen))
+        of_ids = self.head.look_up(seen)
         joined = self.composition(batch, self.composition.with_adapter(tower), network)
         return self.head(joined, batch, of_ids, of_members=of_members)

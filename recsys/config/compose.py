@@ -30,7 +30,7 @@ from recsys.resources import CONF
 # A call of one of OmegaConf's functions; `${data.raw}` stands for another key's value and is none.
 _COMPUTED = re.compile(r"\$\{[^}:]*:")
 # Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
-_OWN_KEYS = re.compile(r"(ablation\.grid|ablation\.tune\.ranges|training_mode\.stages\.\w+)=\s*{")
+_OWN_KEYS = re.compile(r"(ablation\.grid|ablation\.tune\.ranges|network\.field_widths|training_mode\.stages\.\w+)=\s*{")
 
 
 def compose_config(overrides: Sequence[str]) -> RunConfig:

@@ -68,6 +68,12 @@ class TrainingConfig:
     A frozen tower's vectors are cached where the training mode gives memory for it: `always`, or `if_faster` on this
     machine than computing them. `compile` compiles the crossing, the deep layers and the head's.
 
+    Against overfitting, all off unless set: `table_l2`, by part, penalises the squared norm of the vectors that a row
+    looks up (`recsys/training/table_l2.py`); `id_dropout` is the probability with which an id is taken for an unknown
+    one in a step, `embedding_dropout` that with which a field's looked-up vector is left out; `average_decay` is d of
+    the exponential average of all weights that learn, which is then what is validated, kept and served
+    (`recsys/training/weight_average.py`).
+
     `row_order` is `shuffled`, anew in every epoch, or `time`: strictly by day and time, as rows arrive where a model
     goes on learning from them. `decode_threads` null takes the cores that are left beside the steps.
     """
@@ -85,6 +91,10 @@ class TrainingConfig:
     table_cache_share: Annotated[float, Field(gt=0, le=1)]
     tower_day_share: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegativeFloat
+    table_l2: dict[PartWithTables, NonNegativeFloat]
+    id_dropout: Annotated[float, Field(ge=0, lt=1)]
+    embedding_dropout: Annotated[float, Field(ge=0, lt=1)]
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None
     warmup_share: Fraction
     final_rate_share: Fraction
     precision: Literal["float32", "bfloat16", "float16"]

@@ -1,7 +1,7 @@
 """One batch of rows as the ranker sees it, movable to a device as a whole."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -30,6 +30,10 @@ class BegunLookUp(Protocol):
         ...
 
 
+LookUps = list[tuple[nn.Module, KeyedTensor]]
+"""Collections of tables and what each gave for a batch, (B, sum of D), in the order of the look-ups."""
+
+
 @dataclass
 class Batch(Pipelineable):
     """B rows.
@@ -47,6 +51,7 @@ class Batch(Pipelineable):
         segment_counts: rows of each of the S segments, known to the host without asking the device; None where whoever
             made the batch did not count, as for one that was picked out of another.
         ahead: the look-ups that were begun already, by collection of tables; of this batch object alone.
+        looked_up: where it is a list, `look_up` adds to it each collection and what it gave; of this object alone.
     """
 
     dense: Tensor
@@ -59,6 +64,7 @@ class Batch(Pipelineable):
     leaders: Mapping[str, str] = field(default_factory=dict)
     segment_counts: tuple[int, ...] | None = None
     ahead: Mapping[nn.Module, BegunLookUp] = field(default_factory=dict)
+    looked_up: LookUps | None = None
 
     def __len__(self) -> int:
         return self.label.shape[0]
@@ -83,7 +89,10 @@ class Batch(Pipelineable):
             ids: `sparse` or `sparse_and_segment`.
         """
         begun = self.ahead.get(tables)
-        return begun.pooled() if begun is not None and begun.ids is ids else tables(ids)
+        pooled = begun.pooled() if begun is not None and begun.ids is ids else tables(ids)
+        if self.looked_up is not None:
+            self.looked_up.append((tables, pooled))
+        return pooled
 
     def counts_by_segment(self, num_segments: int) -> tuple[int, ...]:
         """Return how many rows each of the S segments has; waits for the device where nobody counted on the host."""
@@ -110,6 +119,24 @@ class Batch(Pipelineable):
             lists={name: values.index_select(0, places[self.leaders[name]]) for name, values in self.lists.items()},
             leaders=self.leaders,
         )
+
+    def with_ids(self, values: Tensor) -> "Batch":
+        """Return the batch with these ids in the places of its own, without the look-ups that were begun of those.
+
+        Args:
+            values: as `sparse.values()`, (ids,) int64.
+        """
+        sparse = self.sparse
+        ids = KeyedJaggedTensor(
+            keys=sparse.keys(),
+            values=values,
+            weights=sparse.weights_or_none(),
+            lengths=sparse.lengths(),
+            offsets=sparse.offsets_or_none(),
+            stride=sparse.stride(),
+            length_per_key=sparse.length_per_key_or_none(),
+        )
+        return replace(self, sparse=ids, ahead={})
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on `device`; with `non_blocking` the copy may still be under way on the current stream."""

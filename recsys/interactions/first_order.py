@@ -25,7 +25,8 @@ TABLE_PREFIX = "first_order_"
 
 # The narrowest table that the fused kernels take. Its numbers start equal and get equal gradients, so their mean is one
 # weight that learns at the table's own rate.
-_COPIES = 4
+COPIES = 4
+"""How many equal numbers of a table stand for one weight."""
 
 
 class FirstOrder(nn.Module):
@@ -45,7 +46,7 @@ class FirstOrder(nn.Module):
             feature.name: EmbeddingBagConfig(
                 name=_table_name(feature.name, place),
                 num_embeddings=contract.table_rows[feature.table],
-                embedding_dim=_COPIES,
+                embedding_dim=COPIES,
                 feature_names=[feature.name],
                 pooling=PoolingType.MEAN,
                 init_fn=_zero,
@@ -75,7 +76,7 @@ class FirstOrder(nn.Module):
 
     def look_up(self, batch: Batch) -> Tensor | None:
         """Return the sum of the weights of every row's ids, (B,); None where there are no ids but numbers alone."""
-        return None if self.ebc is None else batch.look_up(self.ebc, batch.sparse).values().sum(dim=1) / _COPIES
+        return None if self.ebc is None else batch.look_up(self.ebc, batch.sparse).values().sum(dim=1) / COPIES
 
     def forward(self, batch: Batch, looked_up: Tensor | None = None) -> Tensor:
         """Return the sum of every row's first-order weights, (B,).

@@ -36,6 +36,7 @@ _ROWS = 256  # of the smaller pass
 _SHARE = 0.7
 _BYTES = {"float32": 4, "float16": 2}
 _DENSE_BYTES = 16  # of a dense parameter: itself, its gradient and AdamW's two moments
+_AVERAGE_BYTES = 8  # of an averaged weight: its average, and itself while the average is validated in its place
 # How often a row is there at one time: what is kept for the backward pass, beside as many gradients; what the tables
 # gave, in the kernel's order and the network's, beside both gradients; the batch itself, some of them ahead.
 _KEPT, _LOOKED_UP, _BATCHES = 2, 4, 8
@@ -77,7 +78,8 @@ def _small_ranker(config: RunConfig, encoded: EncodedDataset) -> Ranker:
 
 def _model_bytes(ranker: Ranker, config: RunConfig, encoded: EncodedDataset) -> float:
     """Weights and optimizer state: of whole tables with an accumulator a row, as if one process held them all."""
-    contract, width = encoded.contract, _BYTES[config.training.table_precision]
+    contract, average = encoded.contract, 0 if config.training.average_decay is None else _AVERAGE_BYTES
+    width = _BYTES[config.training.table_precision] + average
     # The table of user segments stands for no vocabulary, and is whole.
     rows = {feature.name: contract.table_rows[feature.table] for feature in contract.schema.sparse}
     tables = sum(
@@ -85,7 +87,7 @@ def _model_bytes(ranker: Ranker, config: RunConfig, encoded: EncodedDataset) -> 
         for table in _tables(ranker)
     )
     dense = inventory_of(ranker).dense_parameters().values()
-    return tables + sum(_DENSE_BYTES * parameter.numel() for parameter in dense)
+    return tables + sum((_DENSE_BYTES + average) * parameter.numel() for parameter in dense)
 
 
 def _row_bytes(ranker: Ranker, config: RunConfig, encoded: EncodedDataset) -> float:

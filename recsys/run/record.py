@@ -1,6 +1,6 @@
 """How runs are recorded: the store, the params, the tracked names of what is measured, and the plots."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from recsys.all_segments import ALL
@@ -60,7 +60,11 @@ def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] 
         # The knobs of the other kinds as well, so that a table of runs has its columns whatever they compare.
         document[kinds.group] = dict.fromkeys(kinds.every_knob) | document[kinds.group]
     # In one param each, so that runs of all modes have the same params.
-    document["training_mode"] |= {"stages": _stages(config.training_mode), "rates": _rates(config.training_mode)}
+    document["training_mode"] |= {
+        "stages": _stages(config.training_mode),
+        "rates": _pairs(config.training_mode.rates.items()),
+    }
+    document["network"]["field_widths"] = _pairs(config.network.field_widths.items())
     if arm != STUDY:
         # The grid and the rest are params of the study's own run: arms that join it later must not differ by them.
         document["ablation"] = {"name": config.ablation.name}
@@ -100,8 +104,8 @@ def _stages(mode: TrainingModeConfig) -> list[str]:
     return [" ".join([stage, *(f"{value} {name}" for name, value in end.items())]) for stage, end in ends.items()]
 
 
-def _rates(mode: TrainingModeConfig) -> list[str]:
-    return [f"{name} {share}" for name, share in mode.rates.items()]
+def _pairs(values: Iterable[tuple[str, float]]) -> list[str]:
+    return [f"{name} {value}" for name, value in values]
 
 
 def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, float]:

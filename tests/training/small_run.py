@@ -20,6 +20,7 @@ from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSche
 from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
+from recsys.training.weight_average import WeightAverage
 from tests.small_model import ROWS, SEGMENTS, batch_of, small_ranker
 
 CONSTANT = RateSchedule(warmup_steps=0, total_steps=1, final_share=1.0)
@@ -68,6 +69,7 @@ class SmallRun:
     on_checkpoint: Callable[[LoopState], None] = lambda state: None
     reports: list[StepReport] = field(default_factory=list)
     asked_at: int | None = None
+    average: WeightAverage | None = None
 
     def __post_init__(self) -> None:
         self.best = BestWeights(self.ranker)
@@ -107,6 +109,7 @@ class SmallRun:
             checkpoint=self._checkpoint,
             should_stop=lambda: self.asked_at is not None and self.state.step >= self.asked_at,
             stages=self.stages,
+            average=self.average,
         ):
             self.reports.append(report)
         return self.reports

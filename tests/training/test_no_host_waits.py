@@ -25,6 +25,7 @@ from recsys.training.objectives.listwise import QUERY
 from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.stages import TrainingStage
 from recsys.training.step import Counts, Stepper, StepSettings
+from recsys.training.weight_average import WeightAverage
 from tests.method.lower_precision import small
 from tests.method.plain_ranker import ROUTES
 from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS
@@ -136,6 +137,15 @@ def test_a_cached_tower_waits_where_it_asks_what_it_lacks_and_nowhere_else(conte
 def test_neither_norms_nor_clipping_make_the_host_wait(context, batches, precision):
     run = small_run(context, ranker=small("conditional route and experts", "dot", seed=0))
     assert waits_of(run, batches, limit=0.1, with_norms=True, precision=precision) == {}
+
+
+def test_averaging_the_weights_does_not_make_the_host_wait(context, batches):
+    run = small_run(context, ranker=small("parallel concat", "cross", seed=0), table_precision="float16")
+    average = WeightAverage(run.ranker, run.optimizers, decay=0.9)
+    for number in range(3):
+        with host_waits() as found:
+            average.update(number)
+    assert found == {}
 
 
 def test_look_ups_ahead_do_not_make_the_host_wait(context, batches):
