@@ -1,7 +1,9 @@
 """How runs are recorded: the store, the params, the tracked names of what is measured, and the plots."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from recsys.all_segments import ALL
 from recsys.config import KINDS, RunConfig, TrainingModeConfig, config_document
@@ -61,6 +63,7 @@ def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] 
         document[kinds.group] = dict.fromkeys(kinds.every_knob) | document[kinds.group]
     # In one param each, so that runs of all modes have the same params.
     document["training_mode"] |= {"stages": _stages(config.training_mode), "rates": _rates(config.training_mode)}
+    document["composition"]["inner"] = _inner(document["composition"]["inner"])
     if arm != STUDY:
         # The grid and the rest are params of the study's own run: arms that join it later must not differ by them.
         document["ablation"] = {"name": config.ablation.name}
@@ -98,6 +101,15 @@ def _stages(mode: TrainingModeConfig) -> list[str]:
         for stage, end in mode.stages_in_order()
     }
     return [" ".join([stage, *(f"{value} {name}" for name, value in end.items())]) for stage, end in ends.items()]
+
+
+def _inner(composition: Mapping[str, Any] | None) -> list[str]:
+    """An inner composition in words: its kind, its knobs, then what it stands on."""
+    if composition is None:
+        return []
+    knobs = {name: value for name, value in composition.items() if name not in ("name", "head_hidden", "inner")}
+    own = [f"{name} {json.dumps(value)}" for name, value in knobs.items()]
+    return [composition["name"], *own, *_inner(composition.get("inner"))]
 
 
 def _rates(mode: TrainingModeConfig) -> list[str]:
