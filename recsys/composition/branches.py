@@ -37,12 +37,20 @@ class Composition(nn.Module):
     Attributes:
         output_width: of the joined vector.
         tower_adapter: through which the tower's vector comes, or None.
+        noted_gates: where it is a dictionary, a forward pass leaves its gates in it, by what they let through, (B,)
+            each: a branch, or what the composition calls it. None where nobody reads them (`gate_reading.py`).
     """
 
     def __init__(self, output_width: int) -> None:
         super().__init__()
         self.output_width = output_width
         self.tower_adapter: LowRankAdapter | None = None
+        self.noted_gates: dict[str, Tensor] | None = None
+
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        """Branch -> its columns of the joined vector, where they lie side by side in it."""
+        return {}
 
     @property
     def only_through(self) -> Mapping[str, str]:

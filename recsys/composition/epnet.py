@@ -1,9 +1,11 @@
 """EPNet: the segment decides how much of each number of the joined vector goes on."""
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from recsys.composition.branches import Composition
-from recsys.composition.gate_unit import GateUnit, SegmentPrior
+from recsys.composition.gate_unit import GateUnit, SegmentPrior, mean_gates
 from recsys.composition.nested import NestedComposition
 from recsys.composition.routing import RowsBySegment
 
@@ -38,6 +40,14 @@ class EpnetComposition(NestedComposition):
         """The gate reads x without its gradient."""
         return super().without_gradient | {"composition.gate"}
 
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        """As the inner composition has them: a gate moves no number."""
+        return self.inner.columns
+
     def refine(self, joined: Tensor, tower: Tensor | None, by_segment: RowsBySegment) -> Tensor:
         """Map (B, W) to (B, W)."""
-        return self.gate(by_segment.apply(self.segments, joined[:, 0].detach()), joined) * joined
+        gates = self.gate(by_segment.apply(self.segments, joined[:, 0].detach()), joined)
+        if self.noted_gates is not None:
+            self.noted_gates.update(mean_gates(gates, self.inner.columns))
+        return gates * joined

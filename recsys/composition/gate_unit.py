@@ -1,5 +1,7 @@
 """What EPNet and PPNet are made of: a gate between 0 and 2 for every number of a vector, and the segment's prior."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -53,3 +55,13 @@ class GateUnit(nn.Module):
         """
         hidden = torch.relu(self.hidden(torch.cat([prior, rows.detach()], dim=1)))
         return 2 * torch.sigmoid(self.output(hidden))
+
+
+def mean_gates(gates: Tensor, columns: Mapping[str, slice]) -> dict[str, Tensor]:
+    """Return each row's mean gate of every branch, (B,) each.
+
+    Args:
+        gates: (B, W).
+        columns: branch -> its columns; where there are none the mean is over all of them, under "joined".
+    """
+    return {branch: gates[:, own].mean(dim=1) for branch, own in (columns or {"joined": slice(None)}).items()}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.composition.branches import Composition
-from recsys.composition.gate_unit import GateUnit, SegmentPrior
+from recsys.composition.gate_unit import GateUnit, SegmentPrior, mean_gates
 from recsys.composition.nested import NestedComposition
 from recsys.composition.routing import RowsBySegment
 
@@ -67,6 +67,10 @@ class PpnetComposition(NestedComposition):
             [by_segment.apply(self.segments, joined[:, 0].detach()), tower], dim=1
         )  # (B, P + tower_width)
         rows = joined
-        for layer, gate in zip(self.layers, self.gates, strict=True):
-            rows = torch.relu(layer(gate(prior, joined) * rows))
+        for number, (layer, gate) in enumerate(zip(self.layers, self.gates, strict=True), start=1):
+            gates = gate(prior, joined)
+            if self.noted_gates is not None:
+                of_layer = mean_gates(gates, self.inner.columns if number == 1 else {})
+                self.noted_gates.update({f"{name}_of_layer_{number}": each for name, each in of_layer.items()})
+            rows = torch.relu(layer(gates * rows))
         return rows

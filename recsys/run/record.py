@@ -17,6 +17,7 @@ from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.run.streams import RANKING_TEST, TEST
 from recsys.tracking import figures, names
+from recsys.tracking.gate_names import branch_and_segment
 from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore
 from recsys.training.reports import StepReport
@@ -139,6 +140,7 @@ def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, 
     for name, value in (report.validation or {}).items():
         metric, _, segment = name.partition("/")
         named = names.auc(names.VALIDATION, segment or ALL) if metric == AUC.name else None
+        named = name if branch_and_segment(name) else named
         measured[named or names.score(names.VALIDATION, metric)] = value
     if not report.gradient_norms and not report.validation:
         measured = {name: value for name, value in measured.items() if name not in _SLOW}
@@ -212,6 +214,16 @@ def attach_gradient_norms(run: TrackedRun, label: str, curves: Mapping[str, figu
     shown = {part: curve for part, curve in parts.items() if part not in ("", WHOLE) and "/" not in part}
     norms = {part: {label: [curve]} for part, curve in shown.items()}
     run.attach(names.GRADIENT_NORMS_FILE, figures.gradient_norms(norms))
+
+
+def attach_gates(run: TrackedRun, curves: Mapping[str, figures.Curve]) -> None:
+    """Draw one run's gates by branch and segment and attach them to it; nothing where its composition has none."""
+    gates: dict[str, dict[str, figures.Curve]] = {}
+    for name, curve in curves.items():
+        if of := branch_and_segment(name):
+            gates.setdefault(of[0], {})[of[1]] = curve
+    if gates:
+        run.attach(names.GATES_FILE, figures.branch_gates(gates))
 
 
 def attach_calibration(run: TrackedRun, label: str, evaluation: Evaluation) -> None:
