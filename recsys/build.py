@@ -1,4 +1,4 @@
-"""The one place that turns words of the configuration into a ranker and its rates.
+"""The one place that turns words of the configuration into a ranker and its rates; compositions by a file of their own.
 
 Below this file nothing is handed "the config": every constructor takes plain arguments.
 """
@@ -10,16 +10,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from recsys.build_composition import build_composition
+from recsys.build_composition import register_composition as register_composition
 from recsys.composition.adapter import LowRankAdapter
-from recsys.composition.branches import BranchShape, Composition
-from recsys.composition.conditional import (
-    ParallelConditionalComposition,
-    SegmentGatedComposition,
-    SegmentRoutedComposition,
-)
-from recsys.composition.parallel import ConcatJoin, GateJoin, Join, ParallelComposition, ProductJoin, SumJoin
+from recsys.composition.branches import BranchShape
 from recsys.composition.ranker import LABEL_ALONE, Head, Ranker
-from recsys.composition.sequential import SequentialComposition
 from recsys.config import (
     COMPOSITIONS,
     NETWORKS,
@@ -33,13 +28,6 @@ from recsys.config import (
     TrainingModeConfig,
     register_variant,
     with_own_knobs,
-)
-from recsys.config.compositions import (
-    GatedConfig,
-    ParallelConditionalConfig,
-    ParallelConfig,
-    RoutedConfig,
-    SequentialConfig,
 )
 from recsys.config.networks import (
     CrossConfig,
@@ -67,13 +55,10 @@ from recsys.training.modes import learning_halves
 from recsys.training.optimizer import DenseOptimizer
 from recsys.training.stages import TrainingStage
 
-_JOINS: Mapping[str, type[Join]] = {"concat": ConcatJoin, "sum": SumJoin, "product": ProductJoin, "gate": GateJoin}
 _SEEDS_PER_RANKER = 3
 
 _Network = TypeVar("_Network", bound=NetworkConfig)
-_Composition = TypeVar("_Composition", bound=CompositionConfig)
 _crossings: dict[type, Callable[[Any, int], Crossing]] = {}
-_compositions: dict[type, Callable[[Any, BranchShape], Composition]] = {}
 
 
 def register_network(variant: type[_Network], build: Callable[[_Network, int], Crossing]) -> None:
@@ -107,21 +92,6 @@ def register_network(variant: type[_Network], build: Callable[[_Network, int], C
     _crossings[variant] = build
 
 
-def register_composition(
-    variant: type[_Composition], build: Callable[[_Composition, BranchShape], Composition]
-) -> None:
-    """Offer a composition under the `name` of its variant; otherwise as `register_network`.
-
-    Args:
-        build: (the knobs, what there is to join) -> the composition.
-
-    Raises:
-        UsageError: the name is taken, or the variant cannot be recorded and read back.
-    """
-    register_variant(COMPOSITIONS, variant)
-    _compositions[variant] = build
-
-
 register_network(CrossConfig, lambda knobs, fields: CrossNetwork(fields, knobs.field_width, knobs.layers))
 register_network(
     LowRankCrossConfig,
@@ -137,33 +107,6 @@ register_network(
     lambda knobs, fields: SerialMaskNet(fields, knobs.field_width, knobs.block_widths, knobs.mask_ratio),
 )
 register_network(MlpConfig, lambda knobs, fields: FlatCrossing(fields, knobs.field_width))
-
-register_composition(
-    SequentialConfig,
-    lambda _, shape: SequentialComposition(shape.tower_width, shape.field_width, shape.network_width),
-)
-register_composition(
-    ParallelConfig,
-    lambda knobs, shape: ParallelComposition(shape.projection(knobs.width), _JOINS[knobs.join](knobs.width)),
-)
-register_composition(
-    GatedConfig,
-    lambda knobs, shape: SegmentGatedComposition(
-        shape.projection(knobs.width), len(shape.segments), knobs.expert_hidden
-    ),
-)
-register_composition(
-    RoutedConfig,
-    lambda knobs, shape: SegmentRoutedComposition(
-        shape.projection(knobs.width), _routes(knobs.routes, shape.segments), knobs.expert_hidden
-    ),
-)
-register_composition(
-    ParallelConditionalConfig,
-    lambda knobs, shape: ParallelConditionalComposition(
-        shape.projection(knobs.width), _JOINS[knobs.join](knobs.width), len(shape.segments), knobs.expert_hidden
-    ),
-)
 
 
 def build_ranker(
@@ -199,7 +142,7 @@ def build_ranker(
     shape = BranchShape(
         contract.schema.segments, tower.output_width, network.field_width, interaction_network.output_width
     )
-    joined = _compositions[type(composition)](composition, shape)
+    joined = build_composition(composition, shape)
     graded = contract.schema.graded if is_ordinal else None
     head = Head(
         joined.output_width,
@@ -349,12 +292,3 @@ def _build_network(config: NetworkConfig, contract: FeatureContract, has_tower_f
     )
     crossing = _crossings[type(config)](config, fields.num_fields)
     return InteractionNetwork(fields, crossing, config.hidden_widths, config.dropout)
-
-
-def _routes(routes: Mapping[str, Sequence[str]], segments: Sequence[str]) -> list[Sequence[str]]:
-    if set(routes) != set(segments):
-        raise UsageError(
-            f"`composition.routes` names the segments {sorted(routes)}, but the data has {list(segments)}. Give every "
-            "segment one route."
-        )
-    return [routes[segment] for segment in segments]

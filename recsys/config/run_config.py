@@ -213,7 +213,7 @@ KINDS: tuple[Kinds[Any], ...] = (NETWORKS, COMPOSITIONS)
 
 # Their values are unions: the tag that tells the variants apart ("two_tower") is a step of pydantic's path, and no key
 # that a user could type.
-_UNIONS = ("data", "tower", *(kinds.group for kinds in KINDS))
+_UNIONS = ("data", "tower", *(kinds.group for kinds in KINDS), "inner")
 
 
 @cache
@@ -222,14 +222,20 @@ def _adapter() -> TypeAdapter[RunConfig]:
 
 
 def _explain(detail: ErrorDetails) -> str:
-    group, *steps = (str(step) for step in detail["loc"])
-    key = ".".join([group, *(steps[1:] if group in _UNIONS else steps)])
+    path: list[str] = []
+    kind = ""
+    is_kind = False
+    for step in map(str, detail["loc"]):
+        if is_kind:
+            kind = step
+        else:
+            path.append(step)
+        is_kind = not is_kind and step in _UNIONS
+    key, group = ".".join(path), path[0]
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         kinds = {each.group: each for each in KINDS}.get(group)
         has = (
-            f"{group} `{steps[0]}` has {', '.join(kinds.knobs(steps[0]))}"
-            if kinds
-            else "the keys stand in the files of conf/"
+            f"{group} `{kind}` has {', '.join(kinds.knobs(kind))}" if kinds else "the keys stand in the files of conf/"
         )
         return f"`{key}` is no known key (found {detail['input']!r}); {has}"
     if detail["type"] == "value_error":

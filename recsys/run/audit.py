@@ -114,6 +114,7 @@ def make_probes(ranker: Ranker, batches: Iterable[Batch], segments: Sequence[str
             batch=replace(rows, segment=torch.full_like(rows.segment, number)) if batch is None else batch,
             reaches=ranker.reached_by(number),
             only_through=tuple(ranker.composition.only_through.items()),
+            without_gradient=ranker.composition.without_gradient,
             is_made_up=batch is None,
         )
         for number, (segment, batch) in enumerate(zip(segments, found, strict=True))

@@ -29,6 +29,7 @@ from recsys.run.rank_nearest import RankedNearest, nearest_layout, rank_nearest
 from recsys.run.record import (
     CUTOFF,
     attach_calibration,
+    attach_gates,
     attach_gradient_norms,
     attach_learning_curves,
     cost_metrics,
@@ -208,6 +209,7 @@ class Session:
         curves = load_curves(self._identity.folder)
         attach_learning_curves(tracked, name, curves)
         attach_gradient_norms(tracked, name, curves)
+        attach_gates(tracked, curves)
         attach_calibration(tracked, self._identity.name, evaluation)
 
     def _save_checkpoint(self, state: LoopState) -> None:

@@ -88,6 +88,7 @@ TAG_COLOUR = "mlflow.runColor"
 
 LEARNING_CURVES_FILE = "plots/learning_curves.png"
 GRADIENT_NORMS_FILE = "plots/gradient_norms.png"
+GATES_FILE = "plots/gates.png"
 CALIBRATION_FILE = "plots/calibration.png"
 AUC_BY_SEGMENT_FILE = "plots/auc_by_segment.png"
 COMPARISONS_FILE = "comparisons.json"

@@ -250,12 +250,18 @@ class RankerOptimizers:
             for name, parameter in self._inventory.under(part).dense_parameters().items():
                 if parameter.requires_grad and id(parameter) not in grouped:
                     grouped.add(id(parameter))
-                    decay = optimizer.weight_decay if _decays(name, parameter) else 0.0
+                    decay = self._decay(name, parameter, optimizer)
                     shared.setdefault((optimizer.learning_rate, decay, since), []).append(parameter)
         return [
             {"params": parameters, "weight_decay": decay, "base_rate": rate, "since": since}
             for (rate, decay, since), parameters in shared.items()
         ]
+
+    def _decay(self, name: str, parameter: nn.Parameter, optimizer: DenseOptimizer) -> float:
+        """The weight decay of a parameter: its module's own where that has one, else the part's."""
+        module = self._inventory.module.get_submodule(name.rpartition(".")[0])
+        own: float = getattr(module, "weight_decay", optimizer.weight_decay)
+        return own if _decays(name, parameter) else 0.0
 
     def _adamw_groups(self) -> list[dict[str, Any]]:
         return [] if self._adamw is None else self._adamw.param_groups

@@ -28,6 +28,7 @@ def probes_of(ranker: Ranker) -> list[Probe]:
             batch_of([row for row in ROWS if row.segment == number]),
             ranker.reached_by(number),
             tuple(ranker.composition.only_through.items()),
+            ranker.composition.without_gradient,
         )
         for number, segment in enumerate(SEGMENTS)
     ]
