@@ -31,8 +31,8 @@ from recsys.resources import CONF
 
 # A call of one of OmegaConf's functions; `${data.raw}` stands for another key's value and is none.
 _COMPUTED = re.compile(r"\$\{[^}:]*:")
-# A choice or a value, and nothing that adds, deletes or is meant for Hydra itself.
-_PLAIN = re.compile(r"(?!hydra)[\w.]+=")
+# A choice or a value, which may be of a new key, and nothing that deletes or is meant for Hydra itself.
+_PLAIN = re.compile(r"(\+\+)?(?!hydra)[\w.]+=")
 # Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
 _OWN_KEYS = re.compile(r"(ablation\.grid|ablation\.tune\.ranges|training_mode\.stages\.\w+)=\s*{")
 
@@ -219,15 +219,16 @@ def _composed(overrides: Sequence[str]) -> DictConfig:
     chosen = [word for word in overrides if (CONF / key_of(word)).is_dir()]
     values = [part for word in overrides if word not in chosen for part in _replacing(word)]
     if not all(_PLAIN.match(word) for word in overrides):
-        # What adds or deletes a key, or puts a group elsewhere, is left to Hydra with all that stands beside it.
+        # What deletes a key or puts a group elsewhere is left to Hydra, with all that stands beside it.
         chosen, values = [part for word in overrides for part in _replacing(word)], []
     _import_named(chosen)
     config = copy.deepcopy(_of_choices(tuple(chosen), _registered(), _newest_file()))
     for override in OverridesParser.create().parse_overrides(values):
+        key, value = override.key_or_group, override.value()
         try:
-            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+            OmegaConf.update(config, key, value, merge=True, force_add=override.is_force_add())
         except (ConfigAttributeError, ConfigKeyError) as error:
-            raise ConfigCompositionException(f"Could not override '{override.key_or_group}'") from error
+            raise ConfigCompositionException(f"Could not override '{key}'") from error
         except OmegaConfBaseException as error:
             raise ConfigCompositionException(f"Error merging override {override.input_line}") from error
     return config

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from recsys.config import compose as composing
-from recsys.config import config_document
 from recsys.config.compose import CONF, compose_config
 from recsys.errors import UsageError
 
@@ -18,13 +17,15 @@ from recsys.errors import UsageError
         ["network.hidden_widths=[4]", "experiment=smoke", "training.learning_rate=1e-3", "training.learning_rate=0.1"],
         ["trainer=gpu", "data=online_retail", "tracking=server", "training.batch_size=null", "tower=title_vectors"],
         ["ablation.grid={network:[cross,dot]}", "ablation.grid.network=[dot]", "ablation.contrast=network"],
+        ["++network.knob={a: 1}", "network=mlp", "data.seed=4"],
+        ["~network", "training.seed=2"],
         ["composition=conditional_route", "composition.routes={a: [embedding_tower], b: [interaction_network]}"],
     ],
 )
 def test_a_configuration_is_the_one_that_hydra_composes_from_all_words_at_once(words: list[str]) -> None:
-    # A word that adds a key is left to Hydra, and all others with it.
-    at_once = compose_config([*words, "++evaluation.batch_size=64"])
-    assert config_document(compose_config([*words, "evaluation.batch_size=64"])) == config_document(at_once)
+    replaced = tuple(part for word in words for part in composing._replacing(word))
+    at_once = composing._of_choices(replaced, composing._registered(), composing._newest_file())
+    assert composing._composed(words) == at_once
 
 
 def test_no_value_is_left_behind_for_whoever_composes_next() -> None:
