@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from known_worlds import MemoryStream, in_order
+from recsys.training.loss import click_objective
 
 from recsys.config import RunConfig
 from recsys.config.compose import CONF, compose_config
@@ -58,7 +59,6 @@ from recsys.run.streams import TEST, TRAIN, VALIDATION
 from recsys.sharding.processes import start_processes, stop_processes
 from recsys.streaming.loader import BatchStream
 from recsys.training.loop import LoopState, train_steps
-from recsys.training.loss import click_objective
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from recsys.training.loss import click_objective
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -12,7 +13,6 @@ from recsys.config.compose import compose_config
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.sharding.input_ahead import InputAhead
 from recsys.sharding.whole_state import whole_state
-from recsys.training.loss import click_objective
 from recsys.training.modes import FROZEN_TOWER, TOWER_DENSE
 from recsys.training.table_l2 import with_table_l2
 from tests.method import plain_ranker as plain
