@@ -3,9 +3,9 @@
     python tests/benchmarks/conditional_pays.py [--worlds 5] [--composition conditional] [--json]
 
 Of every number two worlds are simulated. In the one a segment's users share a taste that other segments do not have,
-nothing else of a user tells what they like, and nobody has a past to speak of (two impressions a user): what the user
-segment tells is all that can be gained. In the other the segments are alike, and users differ. In each the same ranker
-of `conf/` is trained as
+nothing else of a user tells what they like, nobody has a past to speak of (two impressions a user), and the ranker is
+not told who the user is: what the user segment tells is all that can be gained. In the other the segments are alike,
+and users differ. In each the same ranker of `conf/` is trained as
 
     parallel             `composition=parallel`, whose interaction network has the segment as a field
     parallel, shuffled   the same, every row's segment another row's, in training and scoring alike: the control
@@ -39,6 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from known_worlds import MemoryStream, in_order
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.config import RunConfig
 from recsys.config.compose import CONF, compose_config
@@ -75,7 +76,7 @@ _SETTINGS = (
     *("network.field_width=8", "network.hidden_widths=[32]", "network.layers=2"),
     # It is fitted before the start and would hide what the branches find.
     "network.first_order=false",
-    *("composition.head_hidden=[32]", "training.batch_size=512", "training.epochs=12", "training.patience=4"),
+    *("composition.head_hidden=[32]", "training.batch_size=512", "training.epochs=8", "training.patience=4"),
     *("training.learning_rate=0.003", "training.table_learning_rate=0.05", "training.segment_view_every=0"),
     *("runtime.threads=1", "runtime.device=cpu"),
 )
@@ -83,10 +84,14 @@ _SCHEMA = CONF.parent / "data" / "schemas" / "simulated.yaml"
 
 
 class SimulatedRows:
-    """The prepared rows of one world, in memory, and its pre-trained tower."""
+    """The prepared rows of one world, in memory, and its pre-trained tower.
 
-    def __init__(self, folder: Path, world: World, composition: str) -> None:
-        self._folder, self._composition = folder, composition
+    Args:
+        knows_users: whether the ranker is told who the user is.
+    """
+
+    def __init__(self, folder: Path, world: World, composition: str, *, knows_users: bool) -> None:
+        self._folder, self._composition, self._knows_users = folder, composition, knows_users
         simulate(folder / "raw", world)
         encode(
             SimulatorSource(folder / "raw"),
@@ -101,8 +106,10 @@ class SimulatedRows:
 
     @cached_property
     def splits(self) -> dict[str, Batch]:
-        """Every split as one batch; of the training days those that the tower did not learn from."""
-        return {split: self._whole(split) for split in (TRAIN, VALIDATION, TEST)}
+        """Every split as one batch."""
+        found = {split: self._whole(split) for split in (TRAIN, VALIDATION, TEST)}
+        user = self.encoded.contract.schema.user
+        return found if self._knows_users else {split: _without_user_ids(rows, user) for split, rows in found.items()}
 
     def trained(self, arm: str, seed: int) -> Predictions:
         """Train one arm; return what it says of the test rows."""
@@ -168,6 +175,15 @@ def log_loss_of(predictions: Predictions) -> float:
     return loss
 
 
+def _without_user_ids(rows: Batch, user: str) -> Batch:
+    """Every user unknown: ids that few rows have would be learned by heart, and of many would tell the control all."""
+    ids = rows.sparse
+    values, ends = ids.values().clone(), np.cumsum(ids.length_per_key()).tolist()
+    place = ids.keys().index(user)
+    values[ends[place] - ids.length_per_key()[place] : ends[place]] = 0
+    return replace(rows, sparse=KeyedJaggedTensor(keys=ids.keys(), values=values, lengths=ids.lengths()))
+
+
 def _with_shuffled_segments(rows: Batch, random: np.random.Generator) -> Batch:
     order = torch.from_numpy(random.permutation(len(rows)))
     return replace(rows, segment=rows.segment[order], segment_counts=None)
@@ -177,7 +193,8 @@ def _with_shuffled_segments(rows: Batch, random: np.random.Generator) -> Batch:
 def simulated(kind: str, number: int, composition: str) -> Iterator[SimulatedRows]:
     """The rows of one world, in a folder that goes with them."""
     with tempfile.TemporaryDirectory() as folder:
-        yield SimulatedRows(Path(folder), World(seed=number, world_seed=number, **_SIZE, **_WORLDS[kind]), composition)
+        world = World(seed=number, world_seed=number, **_SIZE, **_WORLDS[kind])
+        yield SimulatedRows(Path(folder), world, composition, knows_users=kind == ALIKE)
 
 
 def with_effects(number: int, composition: str) -> dict[str, float]:
