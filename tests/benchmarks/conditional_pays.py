@@ -39,7 +39,6 @@ from typing import Any
 import numpy as np
 import torch
 from known_worlds import MemoryStream, in_order
-from recsys.training.loss import click_objective
 
 from recsys.config import RunConfig
 from recsys.config.compose import CONF, compose_config
@@ -59,6 +58,7 @@ from recsys.run.streams import TEST, TRAIN, VALIDATION
 from recsys.sharding.processes import start_processes, stop_processes
 from recsys.streaming.loader import BatchStream
 from recsys.training.loop import LoopState, train_steps
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS
 
@@ -124,7 +124,7 @@ class SimulatedRows:
             made.wrapped,
             made.optimizers,
             stream,
-            click_objective,
+            log_loss_objective,
             assemble.loop_settings(config.training, stream.num_batches),
             context,
             state=LoopState(),
