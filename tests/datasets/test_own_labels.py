@@ -146,3 +146,38 @@ def test_leave_one_out_is_refused_where_rows_have_live_history_or_are_no_events(
     choices = {"label": None, "query": {"next": "event"}, "negatives": {"per_positive": 1, "power": 0}}
     with pytest.raises(UsageError, match=r"history\.features\.price: has `leave_one_out`.*Expected `folds`"):
         read_table(tmp_path, table={**choices, "history": {"scope": "train_only", "features": counted}})
+
+
+def test_a_list_has_all_training_rows_but_the_row_itself_and_ages_in_parts_of_days(tmp_path: Path) -> None:
+    by = {"kind": "recent", "by": ["user_id"], "length": 2, "rows": "all", "leave_one_out": True}
+    counted = {
+        "met": {**by, "of": "item_id"},
+        "prices": {**by, "of": "price", "beside": "item_id"},
+        "ages": {**by, "of": "age_days", "beside": "item_id"},
+    }
+    features = [
+        feature("user_id", "sparse"),
+        feature("item_id", "sparse"),
+        {**feature("met", "sparse_list", table="item_id", max_length=2), "used_by": ["user_tower"]},
+        *(
+            {**feature(name, "dense_list", beside="met", fill=0), "used_by": ["user_tower"]}
+            for name in ("prices", "ages")
+        ),
+    ]
+    hours = [0, 12, 24, 42, 72, 96]
+    columns = {
+        "user_id": [1, 1, 1, 1, 1, 2],
+        "item_id": ["a", "b", "a", "c", "d", "a"],
+        "price": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+        "group": ["new"] * 6,
+        "bought": [1, 0, 1, 0, 1, 0],
+        "at": pa.array([hour * 3_600_000_000 for hour in hours], pa.timestamp("us")),
+    }
+    table = {"history": {"scope": "train_only", "features": counted}}
+    rows, _ = read_table(tmp_path, columns, table, features=features)
+
+    # The first four rows are for training; the last, of another user, has met nothing.
+    assert rows["met"].map(list).tolist() == [["a", "c"], ["a", "c"], ["b", "c"], ["b", "a"], ["a", "c"], []]
+    assert rows["prices"].map(list).tolist() == [[3, 4], [3, 4], [2, 4], [2, 3], [3, 4], []]
+    ages = [[-1, -1.75], [-0.5, -1.25], [0.5, -0.75], [1.25, 0.75], [2, 1.25], []]
+    assert rows["ages"].map(list).tolist() == ages
