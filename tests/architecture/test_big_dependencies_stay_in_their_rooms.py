@@ -69,6 +69,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "pydantic": (
         "recsys.config",
         "recsys.features.declaration",
+        "recsys.features.graded",
         "recsys.features.schema",
         "recsys.datasets.declared_durations",
         "recsys.datasets.declared_examples",
