@@ -7,8 +7,8 @@ from recsys.config import TrainingConfig
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
 from recsys.features.graded import GRADE
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.objectives.listwise import QUERY, ListwiseObjective
-from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.objectives.ordinal import OrdinalObjective
 from recsys.training.step import Objective
 

@@ -70,6 +70,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recsys.config",
         "recsys.features.declaration",
         "recsys.features.feature",
+        "recsys.features.graded",
         "recsys.features.schema",
         "recsys.datasets.declared_durations",
         "recsys.datasets.declared_examples",

@@ -86,8 +86,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     # floor 5
     "build_composition": BELOW_BUILD,
     "build": (*BELOW_BUILD, "recsys.build_composition"),
+    "build_objective": BELOW_BUILD,
     # floor 6a: one run
-    "run": (*BELOW_BUILD, "recsys.build", "recsys.inspection"),
+    "run": (*BELOW_BUILD, "recsys.build", "recsys.build_objective", "recsys.inspection"),
     # floor 6b: many runs, and runs that nobody starts
     "study": (*BELOW_BUILD, "recsys.build", "recsys.run"),
     "nightly": (*BELOW_BUILD, "recsys.build", "recsys.inspection", "recsys.run", "recsys.study"),

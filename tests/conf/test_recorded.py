@@ -61,6 +61,14 @@ def test_a_served_model_of_before_the_first_order_path_has_none() -> None:
     assert rebuild_ranker(description, small_contract()).head.first_order is None
 
 
+def test_a_served_model_of_before_members_and_thresholds_has_neither() -> None:
+    config = compose_config([])
+    description = describe_ranker(config.network, config.composition, two_tower_spec())
+    now = rebuild_ranker(description, small_contract())
+    del description["composition"]["members"], description["is_ordinal"]
+    assert list(rebuild_ranker(description, small_contract()).state_dict()) == list(now.state_dict())
+
+
 def test_a_value_that_the_kind_has_no_knob_for_is_still_refused() -> None:
     document = config_document(compose_config(["network=dot"]))
     with pytest.raises(UsageError, match="network `dot` has name, field_width"):

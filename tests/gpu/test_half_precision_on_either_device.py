@@ -12,7 +12,7 @@ from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.gpu.conftest import EITHER
 from tests.sharding.tables import Part
 from tests.training.small_run import Batches, small_run

@@ -6,7 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from recsys.sharding.input_ahead import InputAhead
 from recsys.sharding.whole_state import whole_state
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.sharding.small_rows import open_small_rows
 from tests.training.small_run import small_run
 

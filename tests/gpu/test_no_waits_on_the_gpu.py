@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recsys.training.modes import FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.method.lower_precision import small
 from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS
 from tests.sharding.small_rows import open_small_rows

@@ -13,7 +13,7 @@ from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.streaming.pools import background, prefetched
 from recsys.towers import nearest
 from recsys.tracking.system_metrics import SystemSampler
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.precision import set_single_products, uses_tf32
 from tests.gpu.conftest import EITHER
 from tests.method.lower_precision import NETWORKS, small

@@ -9,7 +9,7 @@ import torch
 from recsys.monitoring.device_idle import device_idle
 from recsys.sharding.whole_state import whole_state
 from recsys.training.host_copy import HostCopy
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.training.small_run import small_run
 
 pytestmark = pytest.mark.gpu

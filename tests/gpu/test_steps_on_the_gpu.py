@@ -9,7 +9,7 @@ from recsys.errors import TrainingError
 from recsys.features.column_names import SEGMENT_KEY
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.whole_state import whole_state
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, batch_of
 from tests.training.small_run import Batches, gated_ranker, small_run
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recsys.composition.ranker import Ranker
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS, CROSSINGS, sequential_ranker
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, Row, batch_of, cross, small_ranker
 

@@ -25,7 +25,7 @@ from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.whole_state import table_optimizer_state, table_weights
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.method.absent_designs import (
     DESIGNS,
     FIND_UNUSED,

@@ -15,7 +15,7 @@ from recsys.composition.sequential import SequentialComposition
 from recsys.sharding.inventory import inventory_of
 from recsys.towers.tower_spec import TowerSpec
 from recsys.training.cache import TowerCache
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.small_model import FIELD_WIDTH, JOINED_WIDTH, NETWORK_WIDTH, ROWS, batch_of, small_ranker, small_schema
 from tests.training.small_run import SmallRun, gated_ranker, small_run
 

@@ -14,8 +14,8 @@ from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.composition.ranker import LABEL_ALONE, Head, Ranker
 from recsys.features.batch import Batch
 from recsys.features.graded import GRADE, Graded
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.objectives.listwise import QUERY, ListwiseObjective
-from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.objectives.ordinal import OrdinalObjective
 from tests.method.plain_ranker import Parameters, PlainRanker, first_order, linear, parallel_concat
 from tests.small_model import JOINED_WIDTH, ROWS, SEGMENTS, batch_of, small_ranker, spread_out

@@ -18,7 +18,7 @@ from recsys.composition.ranker import Head
 from recsys.errors import DataError
 from recsys.sharding.whole_state import whole_state
 from recsys.training.loop import LoopState
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.optimizer import RateSchedule
 from recsys.training.snapshot import Snapshot, load_state_dict, state_dict
 from tests.small_model import SEGMENTS, small_contract, small_ranker

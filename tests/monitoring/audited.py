@@ -13,7 +13,7 @@ from recsys.monitoring.gradient_flow_faults import FlowFinding, Probe
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.modes import END_TO_END, apply_training_mode, modules_frozen_in
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.composition.test_compositions import ranker_with
 from tests.small_model import ROWS, SEGMENTS, batch_of
 

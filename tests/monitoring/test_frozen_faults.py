@@ -20,7 +20,7 @@ from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.towers.embedding import EmbeddingTower
 from recsys.training.modes import FROZEN_TOWER, apply_training_mode
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.snapshot import load_state_dict, state_dict
 from tests.restless_tower import restless_ranker
 from tests.sharding.two_processes import run_in_two

@@ -13,8 +13,8 @@ from recsys.run.audit import make_probes
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.whole_state import table_optimizer_state, table_weights
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES, apply_training_mode
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.objectives.listwise import QUERY
-from recsys.training.objectives.log_loss import log_loss_objective
 from tests.composition.test_compositions import COMPOSITIONS, ranker_with
 from tests.method.test_objectives_equal_a_plain_model import OBJECTIVES, ranker_of
 from tests.method.test_objectives_equal_a_plain_model import batch as graded_batch

@@ -15,7 +15,7 @@ from recsys.monitoring.gradient_norms import gradient_norms
 from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.objectives.ordinal import OrdinalObjective
 from tests.method.test_objectives_equal_a_plain_model import GRADED, ranker_of
 from tests.method.test_objectives_equal_a_plain_model import batch as graded_batch

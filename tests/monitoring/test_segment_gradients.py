@@ -14,7 +14,7 @@ from recsys.monitoring.segment_gradients import SegmentGradients, segment_view
 from recsys.sharding.gate import TableGate
 from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.method.plain_ranker import ROUTES
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, SEGMENTS, batch_of, small_ranker

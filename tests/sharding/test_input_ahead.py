@@ -18,7 +18,7 @@ from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.streaming.device import DeviceCopy, SentBatch, one_ahead
 from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopState
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.snapshot import load_state_dict, state_dict
 from recsys.training.stages import TrainingStage
 from tests.method.lower_precision import small

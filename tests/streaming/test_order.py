@@ -42,6 +42,29 @@ def rows_in(stream, layout):
     return rows
 
 
+@many_examples
+@given(lengths=st.lists(st.integers(1, 5), min_size=1, max_size=12), seed=st.integers(0, 9))
+def test_blocks_leave_whole_and_each_once(lengths, seed):
+    starts = np.cumsum([0, *lengths[:-1]])
+    (pool,) = order_of([sum(lengths)], seed=seed, buffer=100).streams(0, 1, 4, [])[0]
+
+    order = pool.pool.order(starts).tolist()
+
+    assert sorted(order) == list(range(sum(lengths)))
+    blocks = {int(start): list(range(start, start + length)) for start, length in zip(starts, lengths, strict=True)}
+    while order:
+        block = blocks.pop(order[0])
+        assert order[: len(block)] == block
+        order = order[len(block) :]
+
+
+def test_blocks_leave_in_another_order_in_every_epoch():
+    starts = np.arange(0, 60, 3)
+    orders = [order_of([60], buffer=100).streams(epoch, 1, 4, [])[0][0].pool.order(starts).tolist() for epoch in (0, 1)]
+    assert orders[0] != orders[1]
+    assert list(range(60)) not in orders
+
+
 def in_batches(rows, batches, batch_size):
     """One rank's rows, cut as its stream cuts them."""
     ends = np.cumsum([0, *batch_sizes(len(rows), batches, batch_size)])

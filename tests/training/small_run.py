@@ -15,7 +15,7 @@ from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loop import LoopSettings, LoopState, train_steps
 from recsys.training.modes import apply_training_mode
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
 from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights

@@ -10,7 +10,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of

@@ -12,7 +12,7 @@ from recsys.sharding.gate import TableGate
 from recsys.sharding.whole_state import whole_state
 from recsys.training import step
 from recsys.training.loop import LoopState
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.optimizer import RateSchedule
 from recsys.training.precision import Precision
 from recsys.training.snapshot import BestWeights

@@ -7,7 +7,7 @@ import torch
 
 from recsys.monitoring.frozen_proof import FrozenProof
 from recsys.sharding.whole_state import whole_state
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of

@@ -21,8 +21,8 @@ from recsys.sharding.input_ahead import InputAhead
 from recsys.training import optimizer, step
 from recsys.training.cache import TowerCache
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.objectives.listwise import QUERY
-from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.stages import TrainingStage
 from recsys.training.step import Counts, Stepper, StepSettings
 from recsys.training.weight_average import WeightAverage

@@ -15,7 +15,7 @@ from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import average_dense_gradients
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.precision import START_SCALE, Precision, set_single_products, uses_tf32
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, SEGMENTS, batch_of, small_contract

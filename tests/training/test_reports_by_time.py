@@ -6,7 +6,7 @@ import torch
 from recsys.errors import TrainingError
 from recsys.sharding.whole_state import whole_state
 from recsys.training import loop
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.stages import TrainingStage
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of

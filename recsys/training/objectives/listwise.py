@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch
-from recsys.training.objectives.log_loss import weighted_log_loss
+from recsys.training.objectives.label_log_loss import weighted_log_loss
 
 QUERY = "query"
 """The extra column that the rows of a query agree in; the rows of a batch are told apart by nothing else."""
