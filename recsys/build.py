@@ -1,4 +1,4 @@
-"""The one place that turns words of the configuration into a ranker and its rates.
+"""The one place that turns words of the configuration into a ranker and its rates; compositions by a file of their own.
 
 Below this file nothing is handed "the config": every constructor takes plain arguments.
 """
@@ -10,16 +10,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from recsys.build_composition import build_composition
+from recsys.build_composition import register_composition as register_composition
 from recsys.composition.adapter import LowRankAdapter
-from recsys.composition.branches import BranchShape, Composition
-from recsys.composition.conditional import (
-    ParallelConditionalComposition,
-    SegmentGatedComposition,
-    SegmentRoutedComposition,
-)
-from recsys.composition.parallel import ConcatJoin, GateJoin, Join, ParallelComposition, ProductJoin, SumJoin
-from recsys.composition.ranker import Head, Ranker
-from recsys.composition.sequential import SequentialComposition
+from recsys.composition.branches import BranchShape
+from recsys.composition.ranker import LABEL_ALONE, Head, Ranker
 from recsys.config import (
     COMPOSITIONS,
     NETWORKS,
@@ -33,13 +28,6 @@ from recsys.config import (
     TrainingModeConfig,
     register_variant,
     with_own_knobs,
-)
-from recsys.config.compositions import (
-    GatedConfig,
-    ParallelConditionalConfig,
-    ParallelConfig,
-    RoutedConfig,
-    SequentialConfig,
 )
 from recsys.config.networks import (
     CrossConfig,
@@ -56,7 +44,7 @@ from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork
 from recsys.interactions.crossing import Crossing
 from recsys.interactions.dot import DotInteraction
 from recsys.interactions.fields import InteractionFields
-from recsys.interactions.first_order import FirstOrder
+from recsys.interactions.first_order import COPIES, FirstOrder
 from recsys.interactions.mask import ParallelMaskNet, SerialMaskNet
 from recsys.interactions.mlp import FlatCrossing
 from recsys.interactions.network import InteractionNetwork
@@ -67,13 +55,10 @@ from recsys.training.modes import learning_halves
 from recsys.training.optimizer import DenseOptimizer
 from recsys.training.stages import TrainingStage
 
-_JOINS: Mapping[str, type[Join]] = {"concat": ConcatJoin, "sum": SumJoin, "product": ProductJoin, "gate": GateJoin}
 _SEEDS_PER_RANKER = 3
 
 _Network = TypeVar("_Network", bound=NetworkConfig)
-_Composition = TypeVar("_Composition", bound=CompositionConfig)
 _crossings: dict[type, Callable[[Any, int], Crossing]] = {}
-_compositions: dict[type, Callable[[Any, BranchShape], Composition]] = {}
 
 
 def register_network(variant: type[_Network], build: Callable[[_Network, int], Crossing]) -> None:
@@ -107,21 +92,6 @@ def register_network(variant: type[_Network], build: Callable[[_Network, int], C
     _crossings[variant] = build
 
 
-def register_composition(
-    variant: type[_Composition], build: Callable[[_Composition, BranchShape], Composition]
-) -> None:
-    """Offer a composition under the `name` of its variant; otherwise as `register_network`.
-
-    Args:
-        build: (the knobs, what there is to join) -> the composition.
-
-    Raises:
-        UsageError: the name is taken, or the variant cannot be recorded and read back.
-    """
-    register_variant(COMPOSITIONS, variant)
-    _compositions[variant] = build
-
-
 register_network(CrossConfig, lambda knobs, fields: CrossNetwork(fields, knobs.field_width, knobs.layers))
 register_network(
     LowRankCrossConfig,
@@ -138,33 +108,6 @@ register_network(
 )
 register_network(MlpConfig, lambda knobs, fields: FlatCrossing(fields, knobs.field_width))
 
-register_composition(
-    SequentialConfig,
-    lambda _, shape: SequentialComposition(shape.tower_width, shape.field_width, shape.network_width),
-)
-register_composition(
-    ParallelConfig,
-    lambda knobs, shape: ParallelComposition(shape.projection(knobs.width), _JOINS[knobs.join](knobs.width)),
-)
-register_composition(
-    GatedConfig,
-    lambda knobs, shape: SegmentGatedComposition(
-        shape.projection(knobs.width), len(shape.segments), knobs.expert_hidden
-    ),
-)
-register_composition(
-    RoutedConfig,
-    lambda knobs, shape: SegmentRoutedComposition(
-        shape.projection(knobs.width), _routes(knobs.routes, shape.segments), knobs.expert_hidden
-    ),
-)
-register_composition(
-    ParallelConditionalConfig,
-    lambda knobs, shape: ParallelConditionalComposition(
-        shape.projection(knobs.width), _JOINS[knobs.join](knobs.width), len(shape.segments), knobs.expert_hidden
-    ),
-)
-
 
 def build_ranker(
     network: NetworkConfig,
@@ -174,6 +117,7 @@ def build_ranker(
     seed: int,
     *,
     adapter_rank: int | None = None,
+    is_ordinal: bool = False,
 ) -> Ranker:
     """Build a ranker whose first weights follow from the seed and the configuration alone.
 
@@ -182,6 +126,7 @@ def build_ranker(
 
     Args:
         adapter_rank: of a low-rank layer on the tower's output; None for none.
+        is_ordinal: whether it has an output for each threshold of the schema's graded label, not for the label alone.
 
     Raises:
         UsageError: the composition's routes do not name every segment of the schema once.
@@ -197,15 +142,29 @@ def build_ranker(
     shape = BranchShape(
         contract.schema.segments, tower.output_width, network.field_width, interaction_network.output_width
     )
-    joined = _compositions[type(composition)](composition, shape)
-    head = Head(joined.output_width, composition.head_hidden, network.dropout, first_order)
+    joined = build_composition(composition, shape)
+    graded = contract.schema.graded if is_ordinal else None
+    head = Head(
+        joined.output_width,
+        composition.head_hidden,
+        network.dropout,
+        first_order,
+        members=composition.members,
+        outputs=graded.names if graded else LABEL_ALONE,
+        answer=graded.place if graded else 0,
+    )
     if adapter_rank is not None:
         joined.tower_adapter = LowRankAdapter(tower.output_width, adapter_rank)
     return Ranker(tower, interaction_network, joined, head)
 
 
 def describe_ranker(
-    network: NetworkConfig, composition: CompositionConfig, spec: TowerSpec, *, adapter_rank: int | None = None
+    network: NetworkConfig,
+    composition: CompositionConfig,
+    spec: TowerSpec,
+    *,
+    adapter_rank: int | None = None,
+    is_ordinal: bool = False,
 ) -> dict[str, Any]:
     """Return JSON-able values from which, with the contract, `rebuild_ranker` makes a ranker of the same shape."""
     return {
@@ -213,7 +172,17 @@ def describe_ranker(
         "composition": asdict(composition) | COMPOSITIONS.origin(composition.name),
         "tower": spec.to_document(),
         "adapter_rank": adapter_rank,
+        "is_ordinal": is_ordinal,
     }
+
+
+def as_described_now(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a description that an earlier version wrote as this one writes it, adapters and thresholds without a word.
+
+    Raises:
+        UnknownKindError: see `rebuild_ranker`.
+    """
+    return with_own_knobs({"adapter_rank": None, "is_ordinal": False, **description})
 
 
 def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) -> Ranker:
@@ -222,14 +191,15 @@ def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) ->
     Raises:
         UnknownKindError: the network or the composition is of a module that cannot be imported; names it.
     """
-    description = with_own_knobs(description)
+    description = as_described_now(description)
     return build_ranker(
         NETWORKS.from_document(description["network"]),
         COMPOSITIONS.from_document(description["composition"]),
         TowerSpec.from_document(description["tower"]),
         contract,
         seed=0,
-        adapter_rank=description.get("adapter_rank"),  # models served before there were adapters do not say
+        adapter_rank=description["adapter_rank"],
+        is_ordinal=description["is_ordinal"],
     )
 
 
@@ -308,16 +278,17 @@ def build_rates(
     return dense, {part: TableOptimizer("rowwise_adagrad", rate) for part, rate in tables.items()}
 
 
+def build_table_l2(training: TrainingConfig) -> dict[str, float]:
+    """Return how strongly each part's looked-up vectors are penalised, as `with_table_l2` takes it.
+
+    The head's are its first-order weights, each of which counts once.
+    """
+    return {str(part): each / COPIES if part == "head" else each for part, each in training.table_l2.items()}
+
+
 def _build_network(config: NetworkConfig, contract: FeatureContract, has_tower_field: bool) -> InteractionNetwork:
-    fields = InteractionFields(contract, config.field_width, has_tower_field=has_tower_field)
+    fields = InteractionFields(
+        contract, config.field_width, has_tower_field=has_tower_field, widths=config.field_widths
+    )
     crossing = _crossings[type(config)](config, fields.num_fields)
     return InteractionNetwork(fields, crossing, config.hidden_widths, config.dropout)
-
-
-def _routes(routes: Mapping[str, Sequence[str]], segments: Sequence[str]) -> list[Sequence[str]]:
-    if set(routes) != set(segments):
-        raise UsageError(
-            f"`composition.routes` names the segments {sorted(routes)}, but the data has {list(segments)}. Give every "
-            "segment one route."
-        )
-    return [routes[segment] for segment in segments]

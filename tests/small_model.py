@@ -1,6 +1,6 @@
 """A schema, rows and a ranker small enough to be checked by hand: shared by the tests of the model wing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -125,6 +125,7 @@ def small_ranker(
     spec: TowerSpec | None = None,
     make_crossing: Callable[[int, int], Crossing] = cross,
     has_tower_field: bool = False,
+    widths: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Ranker:
     """Build a ranker over the small contract; the composition is made from the projection that most of them need."""
@@ -132,7 +133,7 @@ def small_ranker(
     first_order = FirstOrder(contract)
     torch.manual_seed(seed)
     tower = EmbeddingTower(spec or two_tower_spec(), contract)
-    fields = InteractionFields(contract, FIELD_WIDTH, has_tower_field=has_tower_field)
+    fields = InteractionFields(contract, FIELD_WIDTH, has_tower_field=has_tower_field, widths=widths)
     network = InteractionNetwork(
         fields, make_crossing(fields.num_fields, FIELD_WIDTH), hidden_widths=[NETWORK_WIDTH], dropout=0.0
     )

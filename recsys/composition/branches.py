@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +37,30 @@ class Composition(nn.Module):
     Attributes:
         output_width: of the joined vector.
         tower_adapter: through which the tower's vector comes, or None.
-        only_through: part -> the module through which alone its gradient comes, where there is such a one.
+        noted_gates: where it is a dictionary, a forward pass leaves its gates in it, by what they let through, (B,)
+            each: a branch, or what the composition calls it. None where nobody reads them (`gate_reading.py`).
     """
-
-    only_through: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, output_width: int) -> None:
         super().__init__()
         self.output_width = output_width
         self.tower_adapter: LowRankAdapter | None = None
+        self.noted_gates: dict[str, Tensor] | None = None
+
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        """Branch -> its columns of the joined vector, where they lie side by side in it."""
+        return {}
+
+    @property
+    def only_through(self) -> Mapping[str, str]:
+        """Part -> the module through which alone its gradient comes, where there is such a one."""
+        return {}
+
+    @property
+    def without_gradient(self) -> frozenset[str]:
+        """The modules that use something they are given without its gradient, on purpose, as the audit is told."""
+        return frozenset()
 
     def with_adapter(self, embedding_tower: TowerBranch) -> TowerBranch:
         """Return the tower with the adapter on its output, or the tower itself where there is none."""

@@ -34,9 +34,14 @@ class BranchGate(nn.Module):
         # Zero logits are equal gates: training starts at the plain average of the branches.
         self.logits = nn.Parameter(torch.zeros(len(BRANCHES)))
 
+    @property
+    def gates(self) -> Tensor:
+        """What each branch counts, (K,)."""
+        return self.logits.softmax(dim=0)
+
     def forward(self, branches: Tensor) -> Tensor:
         """Map (n, K, D) to (n, D)."""
-        return torch.einsum("k,nkd->nd", self.logits.softmax(dim=0), branches)
+        return torch.einsum("k,nkd->nd", self.gates, branches)
 
 
 class SegmentExpert(nn.Module):
@@ -78,6 +83,7 @@ class SegmentGatedComposition(Composition):
     def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, D)."""
         branches = self.projection(embedding_tower(batch), interaction_network(batch))  # (B, 2, D)
+        _note_gates(self.noted_gates, self.segments, batch)
         return _rows_by_segment(batch, len(self.segments)).apply(self.segments, branches)
 
 
@@ -175,6 +181,7 @@ class ParallelConditionalComposition(Composition):
     def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, the join's width + D), the shared half first."""
         branches = self.projection(embedding_tower(batch), interaction_network(batch))  # (B, 2, D)
+        _note_gates(self.noted_gates, self.segments, batch)
         by_segment = _rows_by_segment(batch, len(self.segments)).apply(self.segments, branches)
         return torch.cat([self.join(branches), by_segment], dim=1)
 
@@ -184,6 +191,15 @@ def _gates_and_experts(width: int, num_segments: int, expert_hidden: Sequence[in
     if expert_hidden is None:
         return nn.ModuleList(BranchGate() for _ in range(num_segments))
     return nn.ModuleList(nn.Sequential(BranchGate(), SegmentExpert(width, expert_hidden)) for _ in range(num_segments))
+
+
+def _note_gates(noted: dict[str, Tensor] | None, segments: nn.ModuleList, batch: Batch) -> None:
+    """Leave the gates of every row where they are read."""
+    if noted is None:
+        return
+    gates = [module for module in segments.modules() if isinstance(module, BranchGate)]
+    of_rows = torch.stack([gate.gates for gate in gates]).index_select(0, batch.segment)  # (B, K)
+    noted.update(zip(BRANCHES, of_rows.unbind(dim=1), strict=True))
 
 
 def _rows_by_segment(batch: Batch, num_segments: int) -> RowsBySegment:

@@ -1,9 +1,11 @@
 """Tower and interaction network side by side, joined the same way for every row."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from recsys.composition.branches import BranchProjection, Composition, Network, TowerBranch
+from recsys.composition.branches import BRANCHES, BranchProjection, Composition, Network, TowerBranch
 from recsys.features.batch import Batch
 
 
@@ -13,6 +15,11 @@ class Join(nn.Module):
     def __init__(self, output_width: int) -> None:
         super().__init__()
         self.output_width = output_width
+
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        """Branch -> its columns of what comes out, where there are such."""
+        return {}
 
 
 class ConcatJoin(Join):
@@ -24,6 +31,12 @@ class ConcatJoin(Join):
 
     def __init__(self, width: int) -> None:
         super().__init__(2 * width)
+
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        """The tower's half, and the network's."""
+        width = self.output_width // len(BRANCHES)
+        return {branch: slice(width * place, width * (place + 1)) for place, branch in enumerate(BRANCHES)}
 
     def forward(self, branches: Tensor) -> Tensor:
         """Map (B, 2, D) to (B, 2 D)."""
@@ -77,6 +90,11 @@ class ParallelComposition(Composition):
         super().__init__(join.output_width)
         self.projection = projection
         self.join = join
+
+    @property
+    def columns(self) -> Mapping[str, slice]:
+        """As the join has them."""
+        return self.join.columns
 
     def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, output_width)."""

@@ -1,9 +1,9 @@
 """Rows sorted by segment, split, each part through its segment's own module, and put back in order."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class RowsBySegment:
@@ -13,6 +13,7 @@ class RowsBySegment:
         segment: (B,) int64, each in [0, S).
         counts: rows of each of the S segments, as `Batch.counts_by_segment` returns them.
 
+    >>> from torch import nn
     >>> scales = [nn.Linear(1, 1, bias=False) for _ in range(2)]
     >>> for scale, factor in zip(scales, [10.0, 100.0]): _ = nn.init.constant_(scale.weight, factor)
     >>> rows = RowsBySegment(torch.tensor([1, 0, 1]), counts=[1, 2])
@@ -33,7 +34,7 @@ class RowsBySegment:
         # One segment's rows ascend as they are.
         return parts[0] if len(parts) == 1 else torch.cat([self._order[:0], *parts]).sort().values
 
-    def apply(self, modules: Iterable[nn.Module], rows: Tensor) -> Tensor:
+    def apply(self, modules: Iterable[Callable[[Tensor], Tensor]], rows: Tensor) -> Tensor:
         """Pass every row through the module of its segment; the module of an absent segment is not called.
 
         Not called means no gradient at all, rather than a zero one, by which momentum and weight decay would still move

@@ -1,7 +1,6 @@
 """Tower and interaction network one after the other."""
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -24,11 +23,14 @@ class SequentialComposition(Composition):
     8
     """
 
-    only_through: ClassVar[Mapping[str, str]] = {"embedding_tower": "interaction_network.crossing"}
-
     def __init__(self, tower_width: int, field_width: int, network_width: int) -> None:
         super().__init__(network_width)
         self.tower_field = nn.Linear(tower_width, field_width)
+
+    @property
+    def only_through(self) -> Mapping[str, str]:
+        """The crossing, behind which the tower's gradient comes."""
+        return {"embedding_tower": "interaction_network.crossing"}
 
     def forward(self, batch: Batch, embedding_tower: TowerBranch, interaction_network: Network) -> Tensor:
         """Return (B, network_width)."""

@@ -21,7 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from recsys.config import KINDS, RunConfig, config_from
+from recsys.config import COMPOSITIONS, KINDS, RunConfig, config_from
 from recsys.config.kinds import MODULE, import_kinds
 from recsys.errors import UsageError
 from recsys.files import home_expanded
@@ -29,8 +29,11 @@ from recsys.resources import CONF
 
 # A call of one of OmegaConf's functions; `${data.raw}` stands for another key's value and is none.
 _COMPUTED = re.compile(r"\$\{[^}:]*:")
+_COMPOSITION, _INNER = COMPOSITIONS.group, "inner"
 # Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
-_OWN_KEYS = re.compile(r"(ablation\.grid|ablation\.tune\.ranges|training_mode\.stages\.\w+)=\s*{")
+_OWN_KEYS = re.compile(
+    r"(ablation\.grid|ablation\.tune\.ranges|network\.field_widths|training_mode\.stages\.\w+|\+\+composition(\.inner)+)=\s*{"
+)
 
 
 def compose_config(overrides: Sequence[str]) -> RunConfig:
@@ -42,7 +45,8 @@ def compose_config(overrides: Sequence[str]) -> RunConfig:
     words, texts = _without_texts(overrides)
     for word in words:
         _require_one_value(word)
-    return config_from(_with_texts(_compose(words), texts))
+    document = _compose(words)
+    return config_from(_with_texts(document | {_COMPOSITION: _with_inner_knobs(document[_COMPOSITION])}, texts))
 
 
 def choices(group: str) -> list[str]:
@@ -242,4 +246,28 @@ def _offer_registered(overrides: Sequence[str]) -> None:
 
 
 def _replacing(word: str) -> tuple[str, ...]:
+    # The files name an inner composition's kind alone, and not the knobs that another one would not have.
+    word = f"++{word}" if word.startswith(f"{_COMPOSITION}.{_INNER}") else word
     return (f"{word.partition('=')[0]}=null", word) if _OWN_KEYS.match(word) else (word,)
+
+
+def _with_inner_knobs(composition: Any, key: str = _COMPOSITION) -> Any:
+    """Give the inner compositions the knobs that nobody set, as their own files of `conf/` have them.
+
+    Raises:
+        UsageError: a knob has no default.
+    """
+    inner, key = composition.get(_INNER), f"{key}.{_INNER}"
+    if not isinstance(inner, dict) or not (CONF / _COMPOSITION / f"{inner.get('name')}.yaml").is_file():
+        return composition  # which the check of its type says
+    own = OmegaConf.to_container(OmegaConf.load(CONF / _COMPOSITION / f"{inner['name']}.yaml"))
+    assert isinstance(own, dict)
+    # There is one head, behind the outermost composition.
+    knobs = {str(name): value for name, value in own.items()} | {"head_hidden": []} | inner
+    if isinstance(given := inner.get(_INNER), dict):
+        knobs[_INNER] = own.get(_INNER, {}) | given
+    if missing := [name for name, value in knobs.items() if value == MISSING]:
+        raise UsageError(
+            f"`{key}.{missing[0]}` has no value, and no default would fit: give it as `{key}.{missing[0]}=...`."
+        )
+    return {**composition, _INNER: _with_inner_knobs(knobs, key)}

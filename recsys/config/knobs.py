@@ -23,6 +23,7 @@ NonNegativeInt = Annotated[int, Field(ge=0, le=_MOST, strict=True)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1, strict=True)]
 # Beyond these nothing is wider, deeper, more parallel or longer on purpose, and building it would hang or overflow.
 Width = Annotated[int, Field(gt=0, le=65_536, strict=True)]
+Members = Annotated[int, Field(gt=0, le=256, strict=True)]
 Layers = Annotated[int, Field(gt=0, le=1000, strict=True)]
 Processes = Annotated[int, Field(gt=0, le=1024, strict=True)]
 Days = Annotated[int, Field(gt=0, le=36_500, strict=True)]

@@ -12,12 +12,16 @@ from recsys.config.knobs import Fraction, Layers, Width, checked_dataclass
 class NetworkConfig:
     """What every interaction network has: fields of `field_width` numbers each, crossed, and layers on top.
 
+    `field_widths` gives the table of a sparse feature, and so of all that share its ids, a width of its own, a multiple
+    of 4; a learned projection brings its vectors to `field_width`.
+
     `hidden_widths` are those of the layers on top, `dropout` is theirs and the head's. `first_order` adds to the logit
     one weight per id and per number, beside all that is crossed.
     """
 
     name: str
     field_width: Width
+    field_widths: dict[str, Annotated[int, Field(gt=0, le=65_536, multiple_of=4, strict=True)]]
     hidden_widths: tuple[Width, ...]
     dropout: Fraction
     first_order: bool

@@ -22,6 +22,12 @@ _CAME_LATER: dict[str, dict[str, Any]] = {
         "compile": False,
         "tower_cache": "always",
         "report_seconds": None,
+        "objective": "log_loss",
+        "listwise_log_loss": 0.1,
+        "table_l2": dict.fromkeys(("embedding_tower", "interaction_network", "head"), 0.0),
+        "id_dropout": 0.0,
+        "embedding_dropout": 0.0,
+        "average_decay": None,
     }
 }
 
@@ -30,16 +36,18 @@ def with_own_knobs(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded document whose network, composition and data hold the knobs of their kind and no other.
 
     Every kind once had the knobs of all, null where they meant nothing; a conditional composition said by `routing`
-    which of two it was; and there was no first-order path. Online Retail and MovieLens were sources of their own, with
-    sampling among the settings, before their schema files declared it. A setting that came later has the value of what
-    was done before. Whatever else the document holds stays as it is.
+    which of two it was; there was no first-order path, every field had one width, and a head had no members. Online
+    Retail and MovieLens were sources of their own, with sampling among the settings, before their schema files declared
+    it. A setting that came later has the value of what was done before. Whatever else the document holds stays as it
+    is.
 
     Raises:
         UnknownKindError: a kind is of a module that cannot be imported.
         UsageError: the rows were sampled in another way than the schema file says now.
     """
     network, composition = dict(document["network"]), dict(document["composition"])
-    network.setdefault("first_order", False)
+    network = {"first_order": False, "field_widths": {}} | network
+    composition.setdefault("members", 1)
     if composition.pop("routing", None) == "route":
         composition["name"] = "conditional_route"
     own = {"network": _own(network, NETWORKS), "composition": _own(composition, COMPOSITIONS)}

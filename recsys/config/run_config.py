@@ -48,6 +48,9 @@ class TrainingConfig:
     that is given, the rates are taken as they stand. `epochs` is the most that a run takes; null follows the number of
     rows too.
 
+    `objective` is what is minimised: the `log_loss` of the label; `ordinal`, at every threshold of a graded label; or
+    `listwise`, the softmax among a query's candidates, beside which the log loss counts `listwise_log_loss` times.
+
     The first-order weights of ids start fitted and learn at `first_order_rate_share` of the tables' rate.
 
     `table_kernels` says in which memory a GPU has a part's tables, and `table_cache_share` how much of them the cache
@@ -65,6 +68,12 @@ class TrainingConfig:
     A frozen tower's vectors are cached where the training mode gives memory for it: `always`, or `if_faster` on this
     machine than computing them. `compile` compiles the crossing, the deep layers and the head's.
 
+    Against overfitting, all off unless set: `table_l2`, by part, penalises the squared norm of the vectors that a row
+    looks up (`recsys/training/table_l2.py`); `id_dropout` is the probability with which an id is taken for an unknown
+    one in a step, `embedding_dropout` that with which a field's looked-up vector is left out; `average_decay` is d of
+    the exponential average of all weights that learn, which is then what is validated, kept and served
+    (`recsys/training/weight_average.py`).
+
     `row_order` is `shuffled`, anew in every epoch, or `time`: strictly by day and time, as rows arrive where a model
     goes on learning from them. `decode_threads` null takes the cores that are left beside the steps.
     """
@@ -73,6 +82,8 @@ class TrainingConfig:
     batch_size: PositiveInt | None
     largest_batch: PositiveInt | None
     epochs: PositiveInt | None
+    objective: Literal["log_loss", "ordinal", "listwise"]
+    listwise_log_loss: NonNegativeFloat
     learning_rate: PositiveFloat
     table_learning_rate: PositiveFloat
     first_order_rate_share: PositiveFloat
@@ -80,6 +91,10 @@ class TrainingConfig:
     table_cache_share: Annotated[float, Field(gt=0, le=1)]
     tower_day_share: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegativeFloat
+    table_l2: dict[PartWithTables, NonNegativeFloat]
+    id_dropout: Annotated[float, Field(ge=0, lt=1)]
+    embedding_dropout: Annotated[float, Field(ge=0, lt=1)]
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None
     warmup_share: Fraction
     final_rate_share: Fraction
     precision: Literal["float32", "bfloat16", "float16"]
@@ -198,7 +213,7 @@ KINDS: tuple[Kinds[Any], ...] = (NETWORKS, COMPOSITIONS)
 
 # Their values are unions: the tag that tells the variants apart ("two_tower") is a step of pydantic's path, and no key
 # that a user could type.
-_UNIONS = ("data", "tower", *(kinds.group for kinds in KINDS))
+_UNIONS = ("data", "tower", *(kinds.group for kinds in KINDS), "inner")
 
 
 @cache
@@ -207,14 +222,20 @@ def _adapter() -> TypeAdapter[RunConfig]:
 
 
 def _explain(detail: ErrorDetails) -> str:
-    group, *steps = (str(step) for step in detail["loc"])
-    key = ".".join([group, *(steps[1:] if group in _UNIONS else steps)])
+    path: list[str] = []
+    kind = ""
+    is_kind = False
+    for step in map(str, detail["loc"]):
+        if is_kind:
+            kind = step
+        else:
+            path.append(step)
+        is_kind = not is_kind and step in _UNIONS
+    key, group = ".".join(path), path[0]
     if detail["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         kinds = {each.group: each for each in KINDS}.get(group)
         has = (
-            f"{group} `{steps[0]}` has {', '.join(kinds.knobs(steps[0]))}"
-            if kinds
-            else "the keys stand in the files of conf/"
+            f"{group} `{kind}` has {', '.join(kinds.knobs(kind))}" if kinds else "the keys stand in the files of conf/"
         )
         return f"`{key}` is no known key (found {detail['input']!r}); {has}"
     if detail["type"] == "value_error":

@@ -17,7 +17,7 @@ from recsys.datasets.past import AGE, AGE_DAYS, NOTHING_BEFORE, Opening, PastFea
 from recsys.datasets.table_layout import TableLayout
 from recsys.errors import UsageError
 from recsys.features.column_names import OWN_PREFIX
-from recsys.features.schema import FeatureSchema
+from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.progress import Progress
 
 
@@ -172,7 +172,10 @@ class ComputedFeatures:
         return inner <= (known | done) and keys <= done
 
     def _feature(self, name: str) -> PastFeature:
-        one = self.layout.history.features[name].counted_as(own_name(name))
+        kinds = {feature.name: feature.kind for feature in self.schema.features}
+        # An id is a whole number, and a number of its own may have parts.
+        age = AGE if kinds.get(name) is FeatureKind.DENSE_LIST else AGE_DAYS
+        one = self.layout.history.features[name].counted_as(own_name(name), age=age)
         return replace(
             one,
             by=tuple(map(own_name, one.by)),

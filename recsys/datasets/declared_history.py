@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from recsys.datasets.declared_durations import Duration
-from recsys.datasets.past import AGE, AGE_DAYS, Before, ListedRows, PastFeature, PastKind
+from recsys.datasets.past import AGE_DAYS, Before, ListedRows, PastFeature, PastKind
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Named, Text
 from recsys.features.schema import FeatureSchema
 
-_AGES = {"age_days": AGE_DAYS, "age": AGE}
+_AGE = "age_days"
 _SPANS = ("window", "ago", "before")
 _COUNTED = ("by", *_SPANS, "folds", "leave_one_out")
 _KEYS: Mapping[PastKind, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -46,8 +46,7 @@ class HistoryScope(StrEnum):
 class HistoryEntry(Declaration):
     """One feature; see `PastFeature`, which counts it.
 
-    Of a list `beside` another one, `of` may be a word: `age_days`, how many whole days before the row each event was,
-    or `age`, in days and parts of days. For
+    Of a list `beside` another one, `of` may be the word `age_days`: how many days before the row each event was. For
     kind co_occurrence, `by` is `of` where it is not declared.
     """
 
@@ -94,7 +93,7 @@ class HistoryEntry(Declaration):
     @property
     def is_age(self) -> bool:
         """Whether it lists how long ago events were, which no column holds."""
-        return bool(self.beside) and self.of in _AGES
+        return bool(self.beside) and self.of == _AGE
 
     @property
     def columns(self) -> list[str]:
@@ -105,17 +104,19 @@ class HistoryEntry(Declaration):
     @property
     def needs_days(self) -> str:
         """The key for which moments must be times; empty where an order is enough."""
-        keys = {"window": self.window, "before": self.before is Before.DAY}
+        keys = {"window": self.window, "before": self.before is Before.DAY, f"of: {_AGE}": self.is_age}
         found = next((key for key, is_asked in keys.items() if is_asked), "")
         is_span = self.kind in (PastKind.DAYS_SINCE_FIRST, PastKind.DAYS_SINCE_LAST)
         return found or (f"kind: {self.kind}" if is_span or self.kind is PastKind.CO_OCCURRENCE else "")
 
-    def counted_as(self, name: str) -> PastFeature:
-        """The feature, as it is counted."""
+    def counted_as(self, name: str, *, age: str = AGE_DAYS) -> PastFeature:
+        """The feature, as it is counted.
+
+        Args:
+            age: of ages, whether they are `AGE_DAYS` or `AGE`.
+        """
         values = {key: getattr(self, key) for key in vars(self)}
-        return PastFeature(
-            name=name, **values | {"by": self.keyed_by, "of": _AGES[self.of] if self.is_age else self.of}
-        )
+        return PastFeature(name=name, **values | {"by": self.keyed_by, "of": age if self.is_age else self.of})
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,10 @@ def check_history(
             )
         if entry.kind is PastKind.CO_OCCURRENCE:
             other = rule.features.get(entry.to)
-            if other is None or other.kind is not PastKind.RECENT or other.of != entry.of:
+            if other is None or other.kind is not PastKind.RECENT or other.of != entry.of or other.leave_one_out:
                 raise UsageError(
-                    f"{place}: `to` is {entry.to}; expected a feature of kind recent, of: {entry.of}, under "
-                    f"{where}.features{did_you_mean(entry.to, rule.features)}."
+                    f"{place}: `to` is {entry.to}; expected a feature of kind recent, of: {entry.of}, without "
+                    f"`leave_one_out`, under {where}.features{did_you_mean(entry.to, rule.features)}."
                 )
         _check_folds(entry, rule, schema, order, place)
         _check_order(entry, schema, order, place)
@@ -214,14 +215,19 @@ def _check_leave_one_out(entry: HistoryEntry, rule: HistoryRule, place: str) -> 
             f"{place}: `leave_one_out` stands in a history of scope {rule.scope}; expected train_only. Of all others "
             "whatever the time, a row would see labels that lie in its future."
         )
-    spans = {"folds": entry.folds, "window": entry.window, "before": entry.before is Before.DAY}
-    if key := next((key for key, is_asked in {**spans, "distinct": entry.distinct}.items() if is_asked), ""):
+    others = {key: getattr(entry, key) for key in ("folds", "window", "ago", "distinct")}
+    others["before"] = entry.before is Before.DAY
+    if key := next((key for key, is_asked in others.items() if is_asked), ""):
         raise UsageError(f"{place}: has `leave_one_out` and `{key}`; expected one, as it looks whatever the time.")
 
 
 def _check_order(entry: HistoryEntry, schema: FeatureSchema, order: Order, place: str) -> None:
     """Refuse what needs times where there are none, and say what to use instead."""
-    if order == "time" or entry.folds or entry.leave_one_out:
+    if order == "time" or entry.folds:
+        return
+    if entry.leave_one_out:
+        if key := entry.needs_days:
+            raise UsageError(f"{place}: `{key}` needs times; declare `table.time`, or leave this feature out.")
         return
     if order == "none":
         raise UsageError(

@@ -83,7 +83,7 @@ def _as_in_files(rows: pa.Table, schema: FeatureSchema, layout: TableLayout) -> 
 
 
 def _joined(lists: pa.Array, separator: str) -> pa.Array:
-    return pa.array([separator.join(words) for words in lists.to_pylist()], pa.string())
+    return pa.array([separator.join(map(str, words)) for words in lists.to_pylist()], pa.string())
 
 
 def _before_rule(segments: pa.Array, rule: SegmentRule, names: Sequence[str]) -> pa.Array:

@@ -4,6 +4,7 @@ A folder is whole or it is refused: a file that the manifest names and the folde
 here with its name rather than later as missing rows.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,11 @@ class EncodedDataset:
                 "rows: check the dates, values or files by which the data are split, and the days that the data cover."
             )
         return dict(self.manifest.splits[split])
+
+    def profile(self, split: str) -> Counter[str]:
+        """What was counted in a split's rows while they were encoded; see `RowEncoder.profile`."""
+        parts = (self.manifest.files[part_path(split, day)].profile for day in self.days(split))
+        return sum(map(Counter, parts), Counter[str]())
 
     def files(self, split: str) -> tuple[Path, ...]:
         """The split's Parquet files, day after day.

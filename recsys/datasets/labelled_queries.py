@@ -93,6 +93,7 @@ def _known(connection: Backend, raw: RawEvents) -> tuple[list[str], list[str]]:
     """The columns of the files that are the user's, and those that are the item's."""
     layout, schema, rows = raw.layout, raw.schema, raw.rows
     roles = {layout.label.column if layout.label else "", layout.position, schema.weight or ""}
+    roles |= {schema.graded.column} if schema.graded else set()
     roles |= {layout.time.column if layout.time else "", layout.splits.column if layout.splits else ""}
     names = [name for name in rows.columns if not name.startswith(OWN_PREFIX) and name not in roles]
     user, item = file_name(schema.user, raw), file_name(schema.item, raw)

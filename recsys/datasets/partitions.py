@@ -28,7 +28,7 @@ from recsys.datasets.row_encoder import TIME, RowEncoder
 from recsys.datasets.source import DAY, SPLIT
 from recsys.datasets.staging import StagedRows
 from recsys.features.contract import FeatureContract
-from recsys.features.schema import FeatureKind
+from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vocabulary import Vocabulary
 from recsys.files import sha256_of_file
 from recsys.progress import Progress
@@ -36,6 +36,8 @@ from recsys.progress import Progress
 ROW_GROUP_ROWS = 100_000
 # Small days are read together up to here, by one query; a day with more rows is read alone.
 _ROWS_PER_PASS = 200_000
+# Of rows with long lists fewer are read together, so that no more values than these are held.
+_VALUES_PER_PASS = 20_000_000
 # A day with more rows is sorted by the database, which may spill; up to here it is quicker in memory.
 _MOST_ROWS_IN_MEMORY = 2_000_000
 # Rows that are encoded and written at once: few enough to be still in the cache when they are written.
@@ -73,11 +75,12 @@ def write_partitions(
     total = sum(part_rows.values())
     done = total - sum(left.values())
     progress("encode", done, total)
+    most = _rows_at_once(contract.schema, _ROWS_PER_PASS)
     # Rows mostly lie in time order already, and then need no sorting; several queries at a time use the cores.
     connection.raw_sql("SET preserve_insertion_order = true")
     with _pool(threads) as pool:
         # The queries are compiled here, as ibis is not made for several threads.
-        waiting = {pool.submit(writer.write, one, writer.query(one, staged)): one.rows for one in _passes(left)}
+        waiting = {pool.submit(writer.write, one, writer.query(one, staged)): one.rows for one in _passes(left, most)}
         for written in as_completed(waiting):
             written.result()
             done += waiting[written]
@@ -99,11 +102,17 @@ class _Pass:
         return self.rows > _MOST_ROWS_IN_MEMORY
 
 
-def _passes(part_rows: Mapping[tuple[str, str], int]) -> Iterator[_Pass]:
-    """Yield passes of up to `_ROWS_PER_PASS` rows; a day with more is one of its own."""
+def _rows_at_once(schema: FeatureSchema, most: int) -> int:
+    """How many rows are held at once: `most`, or fewer of long lists."""
+    values = len(schema.features) + sum(feature.max_length for feature in schema.features)
+    return max(1, min(most, _VALUES_PER_PASS // values))
+
+
+def _passes(part_rows: Mapping[tuple[str, str], int], most: int) -> Iterator[_Pass]:
+    """Yield passes of up to `most` rows; a day with more is one of its own."""
     split, days, rows = "", list[str](), 0
     for (next_split, day), count in part_rows.items():
-        if days and (next_split != split or rows + count > _ROWS_PER_PASS):
+        if days and (next_split != split or rows + count > most):
             yield _Pass(split, tuple(days), rows)
             days, rows = [], 0
         split, days, rows = next_split, [*days, day], rows + count
@@ -135,6 +144,7 @@ class _PassWriter:
         self._connection, self._contract, self._vocabularies = connection, contract, vocabularies
         self._work, self._finished = work, finished
         schema = contract.schema
+        self._encoded_rows = _rows_at_once(schema, _ENCODED_ROWS)
         self._order_columns = [schema.time, *(["query"] if "query" in contract.extras else [])]
 
     def query(self, wanted: _Pass, staged: StagedRows) -> str:
@@ -154,20 +164,20 @@ class _PassWriter:
         if len(wanted.days) == 1:
             self._write_day(wanted, query)
             return
-        rows = pa.Table.from_batches(list(stream(self._connection, query, _ENCODED_ROWS)))
+        rows = pa.Table.from_batches(list(stream(self._connection, query, self._encoded_rows)))
         for day, rows_of_day in _by_day(rows):
             # Between the days of a pass may lie one that was finished before.
             if day in wanted.days:
-                self._write_part(wanted.split, day, rows_of_day.to_batches(_ENCODED_ROWS), _write_sorted)
+                self._write_part(wanted.split, day, rows_of_day.to_batches(self._encoded_rows), _write_sorted)
 
     def _write_day(self, wanted: _Pass, query: str) -> None:
         # Written as they come, rows stay in the processor's cache from reading to writing. Few files are out of order,
         # and those are read again.
-        rows = stream(self._connection, query, _ENCODED_ROWS)
+        rows = stream(self._connection, query, self._encoded_rows)
         try:
             self._write_part(wanted.split, wanted.days[0], rows, _write_in_order)
         except _OutOfOrderError:
-            rows = stream(self._connection, query, _ENCODED_ROWS)
+            rows = stream(self._connection, query, self._encoded_rows)
             self._write_part(wanted.split, wanted.days[0], rows, _write_sorted)
 
     def _write_part(self, split: str, day: str, rows: Iterable[pa.RecordBatch], write: "_Write") -> None:

@@ -19,17 +19,19 @@ from recsys.features.encoding import (
     lengths_of_kept,
     lists_of,
     look_up,
-    require_lists_agree,
 )
+from recsys.features.graded import GRADE, Graded
 from recsys.features.scaling import scaled
 from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 
 TIME = "time"
 """The encoded column of times, which no batch carries, whatever the schema calls its source."""
-POSITIVES, OF_SEGMENT, IDS, LISTS_EMPTY = "positives", "segment: ", "ids: ", "lists empty: "
+POSITIVES, OF_SEGMENT, IDS, LISTS_EMPTY, ELEMENTS = "positives", "segment: ", "ids: ", "lists empty: ", "elements: "
 """In a profile: rows with a positive label; before a segment's name its rows; before a feature's the ids that could be
-looked up, and its lists without one."""
+looked up, its lists without one, and of lists of numbers how many there are in all of them."""
+ABOVE = "grade: "
+"""In a profile, before the name of one of a graded label's outputs: the rows whose grade is above its threshold."""
 
 
 def encoded_schema(contract: FeatureContract) -> pa.Schema:
@@ -68,7 +70,6 @@ class RowEncoder:
         """Return the rows under `encoded_schema`, in the same order."""
         schema = self.contract.schema
         columns = {feature.name: self._encode_feature(rows[feature.name], feature) for feature in schema.features}
-        require_lists_agree(columns, schema, self._account)
         columns[SEGMENT] = pc.index_in(rows[schema.segment], value_set=self._segments)
         columns[LABEL] = rows[schema.label]
         if schema.weight:
@@ -76,6 +77,8 @@ class RowEncoder:
         columns[TIME] = rows[schema.time].cast(pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC"))
         columns |= {name: rows[name] for name in self.contract.extras}
         self._count_roles(columns[LABEL], columns[SEGMENT])
+        if schema.graded and GRADE in columns:
+            self._count_grades(columns[GRADE], schema.graded)
         arrays = [columns[field.name].cast(field.type) for field in self.arrow_schema]
         return pa.RecordBatch.from_arrays(arrays, schema=self.arrow_schema)
 
@@ -91,17 +94,18 @@ class RowEncoder:
         return self._encode_lists(values, feature)
 
     def _encode_numbers(self, lists: pa.Array, feature: Feature) -> pa.Array:
-        # Ranges of elements are not known from the staged rows, so they are checked here, as where rows come raw.
+        # What is left to settle is to clip: that the elements keep to what is declared, the staging saw to.
         account = Account("", self.contract.schema.invalid, rows=len(lists))
         encoded = encode_feature(lists, feature, self.contract, self._vocabularies, account)
         self.counts.update(account.counts)
+        self._seen[ELEMENTS + feature.name] += int(pc.sum(pc.list_value_length(lists)).as_py() or 0)
         return encoded
 
     def _encode_lists(self, lists: pa.Array, feature: Feature) -> pa.Array:
         self._count("lists missing", feature, lists.null_count)
         ids, lengths = lists.flatten(), _lengths(lists)
-        if ids.null_count and not self.contract.schema.is_in_group(feature):
-            self._count("ids missing in lists", feature, ids.null_count)
+        self._count("ids missing in lists", feature, ids.null_count)
+        if ids.null_count and feature.name not in self.contract.schema.grouped_lists:
             kept = pc.is_valid(ids).to_numpy(zero_copy_only=False)
             lengths = lengths_of_kept(kept, lengths)
             ids = ids.drop_null()
@@ -121,6 +125,11 @@ class RowEncoder:
         rows = np.bincount(segment.to_numpy(zero_copy_only=False), minlength=len(self._segments))
         for name, number in zip(self.contract.schema.segments, rows.tolist(), strict=True):
             self._seen[OF_SEGMENT + name] += number
+
+    def _count_grades(self, grade: pa.Array, graded: Graded) -> None:
+        for name, threshold in zip(graded.names, graded.thresholds, strict=True):
+            above = pc.greater(grade, pa.scalar(threshold, grade.type))
+            self._seen[ABOVE + name] += int(pc.sum(above).as_py() or 0)
 
     def _count(self, what: str, feature: Feature, number: int) -> None:
         self._account.count(what, feature.name, number)

@@ -7,6 +7,7 @@ that breaks the schema stops the preparation before anything is fitted or writte
 import datetime
 import functools
 import operator
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,9 +27,11 @@ from recsys.datasets.database import (
     store,
     utc_without_zone,
 )
+from recsys.datasets.list_rules import list_rules
 from recsys.datasets.policies import clipped, id_rules, without_dropped
 from recsys.datasets.source import DAY, SPLIT, TRAIN, SourceRows
 from recsys.errors import DataError, did_you_mean
+from recsys.features.graded import GRADE
 from recsys.features.policy import Policy
 from recsys.features.schema import EXTRA_TYPES, Feature, FeatureKind, FeatureSchema
 
@@ -52,8 +55,8 @@ class StagedRows:
 
     Attributes:
         table: all of them. Dense features float64 or float32 and sparse features string or int64 (null where missing),
-            sparse lists arrays of those, the segment as its name, label and weight float64, time timestamp without
-            zone (UTC), `split`, `day`, and the extras in their encoded types.
+            lists arrays of those, which agree where they stand beside one another, the segment as its name, label and
+            weight float64, time timestamp without zone (UTC), `split`, `day`, and the extras in their encoded types.
         source: where they come from, less the rows that the schema's policies dropped, which it counts.
         ranges: the least and the greatest value of every dense feature, its fill among them where it is needed.
     """
@@ -141,7 +144,10 @@ def _expected_types(source: SourceRows, schema: FeatureSchema) -> dict[str, tupl
             "an array of string or integer ids",
             lambda form: form.is_array() and _is_id(form.value_type) and form.value_type != dt.uint64,
         ),
-        FeatureKind.DENSE_LIST: ("an array of numbers", lambda form: form.is_array() and form.value_type.is_numeric()),
+        FeatureKind.DENSE_LIST: (
+            "an array of numbers",
+            lambda form: form.is_array() and (form.value_type.is_numeric() or form.value_type.is_boolean()),
+        ),
     }
     return {
         **{feature.name: kinds[feature.kind] for feature in schema.features},
@@ -173,6 +179,8 @@ def _clean_feature(values: ir.Value, feature: Feature) -> ir.Value:
     form = values.type()
     if feature.kind is FeatureKind.DENSE:
         return missing_or_infinite_as_null(seconds_since_1970(values) if is_moment(form) else values)
+    if feature.kind is FeatureKind.DENSE_LIST:
+        return values if form.value_type.is_float32() else values.cast("array<float64>")
     if form == dt.uint64:
         return (values > _LARGEST_INT64).ifelse(INVALID_ID, values.cast("int64"))
     if form.is_integer():
@@ -279,7 +287,12 @@ def _broken_rules(
         rules.append((schema.weight, f"a weight of 0, or from {_WEIGHTS[0]:g} to {_WEIGHTS[1]:g}", is_lost))
     for feature in schema.dense:
         rules.extend(_dense_rules(staged[feature.name], feature))
+    rules += list_rules(staged, schema)
     rules.extend((name, "a finite number in every row", staged[name].isnull()) for name in source.extras)
+    if schema.graded and GRADE in source.extras:
+        is_above = staged[GRADE] > ibis.literal(schema.graded.answer, type="float32")
+        expected = f"1 just where `{schema.graded.column}` is above {schema.graded.answer:g}, as `graded.answer` says"
+        rules.append((schema.label, expected, (label > 0) != is_above))
     return [*rules, *id_rules(staged, schema)]
 
 
@@ -310,7 +323,9 @@ def _both_names(column: str, source: SourceRows) -> str:
 
 
 def _shown(value: object) -> str:
-    return "no value (null, NaN or infinity)" if value is None else repr(value)
+    # Of a long list the first elements say which it is.
+    shown = reprlib.repr(value) if isinstance(value, list) else repr(value)
+    return "no value (null, NaN or infinity)" if value is None else shown
 
 
 def _left_out(source: SourceRows) -> str:

@@ -19,6 +19,7 @@ from recsys.datasets.table_layout import TableLayout
 from recsys.datasets.table_shape import TableShape
 from recsys.errors import DataError
 from recsys.features.column_names import OWN_PREFIX
+from recsys.features.graded import GRADE
 from recsys.features.schema import FeatureSchema
 from recsys.progress import Progress
 
@@ -51,7 +52,7 @@ def example_rows(
     if raw.layout.label is None:
         return sampled_rows(connection, raw, progress)
     rows, counts = labelled_rows(connection, raw, progress)
-    return rows, ("user_key",), counts
+    return rows, ("user_key", *((GRADE,) if raw.schema.graded else ())), counts
 
 
 def labelled_log(connection: Backend, raw: RawEvents, progress: Progress) -> tuple[EventLog, dict[str, int]]:
@@ -103,6 +104,8 @@ def _example_columns(shape: TableShape) -> dict[str, ir.Value]:
     if schema.weight:
         columns[schema.weight] = shape.weight(schema.weight)
     columns[schema.label] = shape.label()
+    if schema.graded:
+        columns[GRADE] = shape.grade(schema.graded)
     if layout.segment.column not in layout.counted:
         columns[schema.segment] = shape.segment()
     columns[schema.time] = shape.time()
@@ -172,6 +175,8 @@ def origins_of(layout: TableLayout, schema: FeatureSchema) -> dict[str, str]:
     }
     if layout.label:
         found[schema.label] = layout.label.column
+    if schema.graded:
+        found[GRADE] = schema.graded.column
     if layout.time or layout.position:
         found[schema.time] = layout.time.column if layout.time else layout.position
     return {name: column for name, column in found.items() if name != column}

@@ -17,12 +17,13 @@ from recsys.datasets.declared_history import HistoryRule, Order, check_history
 from recsys.datasets.declared_roles import LabelRule, SegmentRule, SplitRule, Values
 from recsys.datasets.declared_tables import MergeRule, SideTable, patterns_of
 from recsys.datasets.expressions import Expression, parse_expression
+from recsys.datasets.label_leaks import check_own_labels
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
 from recsys.datasets.table_forms import CsvForm, TimeForm
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Named, Text
 from recsys.features.plain_yaml import lines_named, plain_yaml, read_plain_yaml
-from recsys.features.schema import FeatureKind, FeatureSchema
+from recsys.features.schema import FeatureSchema
 from recsys.features.vectors import for_elements, vector_element
 
 _SPLITS = (TRAIN, VALIDATION, TEST)
@@ -185,9 +186,11 @@ def check_layout(layout: TableLayout, schema: FeatureSchema, where: str) -> None
     _check_examples(layout, where)
     _check_segment(layout.segment, schema, f"{where}.segment")
     _check_names(layout, schema, where)
-    label = (layout.label.column,) if layout.label else ()
+    label = tuple(rule.column for rule in (layout.label, schema.graded) if rule)
     labels = ("label", schema.label, *label)
     check_history(layout.history, schema, _read_names(layout), labels, layout.order, f"{where}.history")
+    read = {name: reads_of(name, layout) for name in layout.expressions}
+    check_own_labels(layout.history, schema.user, labels, read, f"{where}.history")
     for name in layout.derive:
         _require_no_circle(name, (), layout, f"{where}.derive")
         if name in layout.history.features:
@@ -275,6 +278,12 @@ def _check_examples(layout: TableLayout, where: str) -> None:
         )
     if layout.label and layout.negatives:
         raise UsageError(f"{where}: has `label` and `negatives`; expected one, as labelled rows bring their own.")
+    left_out = [name for name, entry in layout.history.features.items() if entry.leave_one_out]
+    if left_out and layout.label is None:
+        raise UsageError(
+            f"{where}.history.features.{left_out[0]}: has `leave_one_out`, which leaves out the event that a row is. "
+            "Without `label` a row is a query and an item, and no event. Expected `folds`, or the strict past."
+        )
     for key in ("negatives", "ranking", "candidates"):
         if getattr(layout, key) is not None and layout.query is None:
             raise UsageError(
@@ -304,9 +313,11 @@ def _check_segment(rule: SegmentRule, schema: FeatureSchema, where: str) -> None
 
 def _check_names(layout: TableLayout, schema: FeatureSchema, where: str) -> None:
     """Refuse names under which there is nothing that the files could hold."""
-    lists = [feature.name for feature in schema.features if feature.kind is FeatureKind.SPARSE_LIST]
-    for key in ("lists", "words"):
-        _require_names(getattr(layout, key), lists, "a feature of kind sparse_list", f"{where}.{key}")
+    lists = [feature.name for feature in schema.features if feature.is_list]
+    _require_names(layout.lists, lists, "a list", f"{where}.lists")
+    # Words are those that a text happens to have, so they agree with no other list element by element.
+    alone = [name for name in lists if name not in schema.grouped_lists]
+    _require_names(layout.words, alone, "a feature of kind sparse_list that stands beside no other", f"{where}.words")
     if both := sorted(set(layout.lists) & set(layout.words)):
         raise UsageError(f"{where}: `{both[0]}` stands under `lists` and under `words`; expected one of them.")
     # Features that are not computed, vectors by their own name and by their elements', and the weight.

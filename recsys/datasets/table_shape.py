@@ -19,6 +19,7 @@ from recsys.datasets.table_forms import TIME_UNITS, moments_of, nan_as_null
 from recsys.datasets.table_layout import TableLayout
 from recsys.errors import DataError, similar_name
 from recsys.features.column_names import OWN_PREFIX
+from recsys.features.graded import Graded
 from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import vector_element
 
@@ -51,8 +52,17 @@ class TableShape:
         if name in self.layout.words:
             return column.lower().re_split(r"[^\p{L}\p{N}]+").filter(_is_filled)
         if name in self.layout.lists:
-            return column.split(self.layout.lists[name].separator).map(_stripped).filter(_is_filled)
+            return self._pieces(column, name)
         return column.cast(_TYPES[self.schema.feature(name).kind]) if is_nothing(column.type()) else column
+
+    def _pieces(self, text: ir.StringValue, name: str) -> ir.ArrayValue:
+        """A text cut into the elements of a list; an empty piece is none, and one that is not known in a group."""
+        pieces = text.split(self.layout.lists[name].separator).map(_stripped)
+        if name not in self.schema.grouped_lists:
+            return pieces.filter(_is_filled)
+        nothing = ibis.literal([], type="array<string>")
+        known = (text.strip() == "").ifelse(nothing, pieces.map(lambda piece: piece.nullif("")))
+        return known.cast(_TYPES[self.schema.feature(name).kind])
 
     def segment(self) -> ir.Value:
         """The name of the row's segment, or what stands in its place."""
@@ -86,6 +96,11 @@ class TableShape:
             return column.cast("float64") if is_nothing(column.type()) else column
         place = self._place(rule.column, "table.label")
         return compared(column, rule.operator, rule.value, place).cast("int8")
+
+    def grade(self, graded: Graded) -> ir.Value:
+        """The number that the label follows from."""
+        column = nan_as_null(self.column(graded.column, "the grade", "graded.column"))
+        return column.cast("float64") if is_nothing(column.type()) else column
 
     def weight(self, name: str) -> ir.Value:
         """The schema's column of weights, of that name."""
@@ -156,6 +171,10 @@ class TableShape:
         if column.type().is_array() and missing:
             unknown = self.layout.missing[name]
             place = self._place(name, f"table.missing.{name}")
+            if name in self.schema.grouped_lists:
+                # Left out, it would bring the list out of step with those beside it.
+                nothing = ibis.null(column.type().value_type)
+                return column.map(lambda one: _any(equals(one, value, place) for value in unknown).ifelse(nothing, one))
             return column.filter(lambda one: ~_any(equals(one, value, place) for value in unknown))
         column = nan_as_null(column)
         return _any(missing).fill_null(False).ifelse(ibis.null(column.type()), column) if missing else column

@@ -48,6 +48,8 @@ def _roles(layout: TableLayout, schema: FeatureSchema) -> Iterator[tuple[str, Us
         # A rule may compare words, and true and false may be words.
         is_number = not layout.label.operator or not isinstance(layout.label.value, str | bool)
         yield layout.label.column, Use.NUMBER if is_number else Use.ANY
+    if schema.graded:
+        yield schema.graded.column, Use.NUMBER
     segment = layout.segment
     yield segment.column, Use.NUMBER if segment.bins else Use.ANY if segment.names else Use.WORDS
     if layout.time:

@@ -46,6 +46,8 @@ class World:
         days: UTC days from `start`. The last tenth is the test split, the tenth before it validation.
         shared_strength: the part of a preference that is one function for all segments.
         segment_strength: the part that each segment has for itself; 0 makes all segments alike.
+        personal_share: of that part's variance: what the segment makes of each user's own factors. The rest is a taste
+            that its users share, which is known of a user without a past too.
         drift: by how many quarter turns the segments' tastes turn from the first to the last day.
         cold_share: of the users, and of the items, that appear only in the last four tenths of the days.
         content_noise: standard deviation of the noise in content vectors, where the signal's is 1.
@@ -65,6 +67,7 @@ class World:
     segments: tuple[str, ...] = SEGMENTS
     shared_strength: float = 0.6
     segment_strength: float = 1.0
+    personal_share: float = 0.5
     drift: float = 0.3
     cold_share: float = 0.15
     content_noise: float = 0.5
@@ -77,6 +80,8 @@ class World:
         for name in ("shared_strength", "segment_strength", "drift", "content_noise"):
             if not 0 <= (value := getattr(self, name)) < math.inf:
                 raise UsageError(f"Simulated world: {name} is {value}; expected a finite number from 0 up.")
+        if not 0 <= self.personal_share <= 1:
+            raise UsageError(f"Simulated world: personal_share is {self.personal_share}; expected from 0 to 1.")
         if not 0 <= self.cold_share < 1:
             raise UsageError(f"Simulated world: cold_share is {self.cold_share}; expected from 0 to below 1.")
         if not self.segments or len(set(self.segments)) < len(self.segments):
@@ -159,10 +164,11 @@ class People:
         world, segments = self._world, len(self._world.segments)
         self._taste_from, self._taste_to = _normal(generator, 2, segments, FACTORS)
         rotations, _ = np.linalg.qr(generator.standard_normal((segments, FACTORS, FACTORS)))
-        half = world.segment_strength * math.sqrt(0.5)  # the segment's variance: half taste, half rotated factors
+        personal = world.segment_strength * math.sqrt(world.personal_share)
         turned = np.einsum("ud,ude->ue", self.user_factors, rotations[self.user_segment].astype(np.float32))
-        self.user_preference: Floats = (world.shared_strength * self.user_factors + half * turned).astype(np.float32)
-        self._taste_strength = half
+        preference = world.shared_strength * self.user_factors + personal * turned
+        self.user_preference: Floats = preference.astype(np.float32)
+        self._taste_strength = world.segment_strength * math.sqrt(1 - world.personal_share)
         # Zero where segments are to be alike: then nothing in a logit depends on the segment.
         size = 1.0 if world.segment_strength else 0.0
         self.segment_bias: Floats = size * _SEGMENT_BIAS * _normal(generator, segments, 1)[:, 0]

@@ -97,7 +97,7 @@ class Account:
 
     def of_elements(self, lengths: npt.NDArray[Any]) -> "ElementAccount":
         """Return the account of the elements of these rows' lists, (rows,) long each, end to end."""
-        return ElementAccount(self, np.repeat(np.arange(len(lengths)), lengths))
+        return ElementAccount(self, lengths)
 
     def count(self, what: str, column: str, number: int) -> None:
         """Count values that the schema has an answer for, such as "values filled"."""
@@ -109,12 +109,12 @@ class ElementAccount(Account):
     """Settles elements of lists on the account of their rows: a policy is of a row, as a list is a row's value.
 
     Args:
-        owners: (elements,) the row of each.
+        lengths: (rows,) elements of each row.
     """
 
-    def __init__(self, of_rows: Account, owners: npt.NDArray[np.int64]) -> None:
-        super().__init__(of_rows.where, {}, len(owners))
-        self.counts, self._of_rows, self._owners = of_rows.counts, of_rows, owners
+    def __init__(self, of_rows: Account, lengths: npt.NDArray[Any]) -> None:
+        super().__init__(of_rows.where, {}, int(lengths.sum()))
+        self.counts, self._of_rows, self._lengths = of_rows.counts, of_rows, lengths
 
     def place(self, column: str) -> str:
         """Where a column stands, for messages."""
@@ -131,10 +131,12 @@ class ElementAccount(Account):
         undeclared: Policy = Policy.STOP,
     ) -> Policy:
         """As `Account.settle`, of elements: (elements,) `broken`, and the value of an element."""
+        # Only now, as in most columns nothing is broken and their elements need no owner.
+        owners = np.repeat(np.arange(self._of_rows.rows), self._lengths)
         rows = np.zeros(self._of_rows.rows, dtype=bool)
-        rows[self._owners[broken]] = True
+        rows[owners[broken]] = True
 
         def first_in(row: int) -> object:
-            return value(int(np.flatnonzero(broken & (self._owners == row))[0]))
+            return value(int(np.flatnonzero(broken & (owners == row))[0]))
 
         return self._of_rows.settle(column, rows, first_in, f"{expected}, in lists", mends=mends, undeclared=undeclared)

@@ -1,7 +1,7 @@
 """One batch of rows as the ranker sees it, movable to a device as a whole."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -30,6 +30,10 @@ class BegunLookUp(Protocol):
         ...
 
 
+LookUps = list[tuple[nn.Module, KeyedTensor]]
+"""Collections of tables and what each gave for a batch, (B, sum of D), in the order of the look-ups."""
+
+
 @dataclass
 class Batch(Pipelineable):
     """B rows.
@@ -47,6 +51,7 @@ class Batch(Pipelineable):
         segment_counts: rows of each of the S segments, known to the host without asking the device; None where whoever
             made the batch did not count, as for one that was picked out of another.
         ahead: the look-ups that were begun already, by collection of tables; of this batch object alone.
+        looked_up: where it is a list, `look_up` adds to it each collection and what it gave; of this object alone.
     """
 
     dense: Tensor
@@ -59,6 +64,7 @@ class Batch(Pipelineable):
     leaders: Mapping[str, str] = field(default_factory=dict)
     segment_counts: tuple[int, ...] | None = None
     ahead: Mapping[nn.Module, BegunLookUp] = field(default_factory=dict)
+    looked_up: LookUps | None = None
 
     def __len__(self) -> int:
         return self.label.shape[0]
@@ -83,7 +89,10 @@ class Batch(Pipelineable):
             ids: `sparse` or `sparse_and_segment`.
         """
         begun = self.ahead.get(tables)
-        return begun.pooled() if begun is not None and begun.ids is ids else tables(ids)
+        pooled = begun.pooled() if begun is not None and begun.ids is ids else tables(ids)
+        if self.looked_up is not None:
+            self.looked_up.append((tables, pooled))
+        return pooled
 
     def counts_by_segment(self, num_segments: int) -> tuple[int, ...]:
         """Return how many rows each of the S segments has; waits for the device where nobody counted on the host."""
@@ -97,6 +106,9 @@ class Batch(Pipelineable):
         Args:
             rows: (n,) int64 positions, in any order and as often as wanted.
         """
+        # Lists that stand beside one list have their elements at the same places.
+        leaders = dict.fromkeys(self.leaders[name] for name in self.lists)
+        places = {leader: _places_of(self.sparse[leader].lengths(), rows) for leader in leaders}
         return Batch(
             dense=self.dense.index_select(0, rows),
             sparse=_taken(self.sparse, rows),
@@ -104,14 +116,27 @@ class Batch(Pipelineable):
             label=self.label.index_select(0, rows),
             weight=self.weight.index_select(0, rows),
             extra={name: column.index_select(0, rows) for name, column in self.extra.items()},
-            lists={name: self._taken_list(name, values, rows) for name, values in self.lists.items()},
+            lists={name: values.index_select(0, places[self.leaders[name]]) for name, values in self.lists.items()},
             leaders=self.leaders,
         )
 
-    def _taken_list(self, name: str, values: Tensor, rows: Tensor) -> Tensor:
-        lengths = self.sparse[self.leaders[name]].lengths()
-        first = lengths.cumsum(0) - lengths
-        return values.index_select(0, _places(first.index_select(0, rows), lengths.index_select(0, rows)))
+    def with_ids(self, values: Tensor) -> "Batch":
+        """Return the batch with these ids in the places of its own, without the look-ups that were begun of those.
+
+        Args:
+            values: as `sparse.values()`, (ids,) int64.
+        """
+        sparse = self.sparse
+        ids = KeyedJaggedTensor(
+            keys=sparse.keys(),
+            values=values,
+            weights=sparse.weights_or_none(),
+            lengths=sparse.lengths(),
+            offsets=sparse.offsets_or_none(),
+            stride=sparse.stride(),
+            length_per_key=sparse.length_per_key_or_none(),
+        )
+        return replace(self, sparse=ids, ahead={})
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
         """Return the batch on `device`; with `non_blocking` the copy may still be under way on the current stream."""
@@ -154,6 +179,12 @@ def _taken(sparse: KeyedJaggedTensor, rows: Tensor) -> KeyedJaggedTensor:
     first = sparse.offsets()[:-1].view(shape).index_select(1, rows).flatten()
     values = sparse.values().index_select(0, _places(first, lengths))
     return KeyedJaggedTensor(keys=sparse.keys(), values=values, lengths=lengths, stride=len(rows))
+
+
+def _places_of(lengths: Tensor, rows: Tensor) -> Tensor:
+    """The positions of the values of some rows' bags, of all bags' lengths (B,)."""
+    first = lengths.cumsum(0) - lengths
+    return _places(first.index_select(0, rows), lengths.index_select(0, rows))
 
 
 def _places(first: Tensor, lengths: Tensor) -> Tensor:

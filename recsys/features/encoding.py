@@ -4,7 +4,7 @@ The same encoding as the preparation's (`recsys/datasets/row_encoder.py`, which 
 test holds the two equal to the bit.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recsys.errors import DataError
 from recsys.features.account import Account
 from recsys.features.contract import FeatureContract
 from recsys.features.plain_arrays import is_single, plain_ids, plain_lists, plain_numbers
@@ -30,6 +29,7 @@ _FEATURE_TYPES = {
     FeatureKind.SPARSE_LIST: pa.list_(pa.int32()),
     FeatureKind.DENSE_LIST: pa.list_(pa.float32()),
 }
+_HELD = {FeatureKind.SPARSE_LIST: "ids", FeatureKind.DENSE_LIST: "numbers"}
 
 
 def encoded_types(schema: FeatureSchema) -> dict[str, pa.DataType]:
@@ -39,6 +39,34 @@ def encoded_types(schema: FeatureSchema) -> dict[str, pa.DataType]:
         SEGMENT: segment_type(schema.segments),
         LABEL: pa.float32(),
         **({WEIGHT: pa.float32()} if schema.weight else {}),
+    }
+
+
+def encode_features(
+    raw: Callable[[Feature], pa.Array],
+    contract: FeatureContract,
+    vocabularies: Mapping[str, Vocabulary],
+    account: Account,
+) -> dict[str, pa.Array]:
+    """Return all features' raw columns as `encode_feature` does, in schema order; lists beside one another agree.
+
+    Args:
+        raw: gives a feature's column.
+
+    Raises:
+        DataError: as of `encode_feature`, or lists of a group are not equally long in a row.
+    """
+    schema = contract.schema
+    columns = {feature.name: raw(feature) for feature in schema.features}
+    # As they came, since lists that are too long would be equally long once they are cut.
+    lengths = {
+        name: plain_lists(columns[name], _HELD[schema.feature(name).kind], account.place(name))[1]
+        for name in schema.grouped_lists
+    }
+    require_lists_agree(lengths, schema, account)
+    return {
+        feature.name: encode_feature(columns[feature.name], feature, contract, vocabularies, account)
+        for feature in schema.features
     }
 
 
@@ -62,7 +90,7 @@ def encode_feature(
     if feature.kind is FeatureKind.SPARSE:
         ids = plain_ids(values, vocabulary.ids.type, account.place(feature.name))
         return pa.array(_table_rows(ids, vocabulary, feature, account).astype(np.int32))
-    return _encode_lists(values, vocabulary, feature, account, keeps_missing=contract.schema.is_in_group(feature))
+    return _encode_lists(values, vocabulary, feature, account, feature.name in contract.schema.grouped_lists)
 
 
 def _encode_raw_numbers(values: pa.Array, feature: Feature, contract: FeatureContract, account: Account) -> pa.Array:
@@ -76,7 +104,7 @@ def _encode_raw_numbers(values: pa.Array, feature: Feature, contract: FeatureCon
 
 def _encode_number_lists(values: pa.Array, feature: Feature, contract: FeatureContract, account: Account) -> pa.Array:
     """Return lists of numbers; what is settled of an element is settled of its row."""
-    flat, lengths = plain_lists(values, account.place(feature.name))
+    flat, lengths = plain_lists(values, _HELD[feature.kind], account.place(feature.name))
     numbers = _encode_raw_numbers(flat, feature, contract, account.of_elements(lengths))
     return lists_of_numbers(numbers.to_numpy(), lengths, feature, account)
 
@@ -156,7 +184,11 @@ def _encode_numbers(
     with np.errstate(over="ignore"):
         encoded = scaled(numbers, feature, contract.scaling.get(feature.name))
     if (far := np.abs(encoded) > MOST_SCALED).any():
-        expected = f"a number that is at most {MOST_SCALED:,.0f} spreads from where those of the training data lie"
+        expected = (
+            f"a number that is at most {MOST_SCALED:,.0f} spreads from where those of the training data lie"
+            if feature.name in contract.scaling
+            else f"a number of at most {MOST_SCALED:,.0f} in size, as it is not scaled"
+        )
         account.settle(feature.name, far, lambda row: numbers[row].as_py(), expected)
         encoded = np.where(far, np.float32(0), encoded)
     return pa.array(encoded)
@@ -171,23 +203,25 @@ def _table_rows(ids: pa.Array, vocabulary: Vocabulary, feature: Feature, account
 
 
 def _encode_lists(
-    values: pa.Array, vocabulary: Vocabulary, feature: Feature, account: Account, *, keeps_missing: bool
+    values: pa.Array, vocabulary: Vocabulary, feature: Feature, account: Account, keeps_missing: bool
 ) -> pa.Array:
     where = account.place(feature.name)
-    flat, lengths = plain_lists(values, where)
+    flat, lengths = plain_lists(values, _HELD[feature.kind], where)
     ids = plain_ids(flat, vocabulary.ids.type, where)
     # A list's own missing ids are left out before its length is measured, as in the preparation.
     is_there = pc.is_valid(ids).to_numpy(zero_copy_only=False)
     rows, broken = look_up(ids, vocabulary)
-    if keeps_missing:
+    missing = int(np.count_nonzero(~is_there))
+    account.count("ids missing in lists", feature.name, missing)
+    if missing and keeps_missing:
         broken = broken & is_there  # to be missing is to be unknown, at its place
-    if not is_there.all() and not keeps_missing:
-        account.count("ids missing in lists", feature.name, int(np.count_nonzero(~is_there)))
+    elif missing:
         lengths = lengths_of_kept(is_there, lengths)
-        ids, rows, broken = ids.filter(pa.array(is_there)), rows[is_there], broken[is_there]
+        ids, rows, broken, missing = ids.filter(pa.array(is_there)), rows[is_there], broken[is_there], 0
     if broken.any():
         _settle_ids(ids, broken, lengths_of_kept(broken, lengths) > 0, feature, account)
-    account.count("ids unknown", feature.name, int(np.count_nonzero((rows == UNKNOWN_ROW) & ~broken)))
+    unknown = int(np.count_nonzero((rows == UNKNOWN_ROW) & ~broken)) - missing
+    account.count("ids unknown", feature.name, unknown)
     return lists_of(rows, lengths, feature, account)
 
 
@@ -220,26 +254,25 @@ def _lists(
     return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
-def require_lists_agree(columns: Mapping[str, pa.Array], schema: FeatureSchema, account: Account) -> None:
-    """Refuse lists that stand beside one another and are not equally long in every row.
+def require_lists_agree(lengths: Mapping[str, npt.NDArray[Any]], schema: FeatureSchema, account: Account) -> None:
+    """Settle rows in which lists that stand beside one another are not equally long: of the same events, or of none.
 
     Args:
-        columns: encoded.
+        lengths: (rows,) of each list that stands in a group.
 
     Raises:
-        DataError: names both columns and the first such row.
+        DataError: under a policy other than to drop the row; names both columns and the first such row.
     """
-    for feature in schema.features:
-        if not feature.beside:
+    for feature in filter(lambda each: each.beside, schema.features):
+        own, leader = lengths[feature.name], lengths[feature.beside]
+        if np.array_equal(own, leader):
             continue
-        own, leader = (pc.list_value_length(columns[name]) for name in (feature.name, feature.beside))
-        if not own.equals(leader):
-            row = pc.index(pc.not_equal(own, leader), True).as_py()
-            raise DataError(
-                f"{account.place(feature.name)} has {own[row].as_py()} elements in row {row}, and `{feature.beside}`, "
-                f"which it stands beside, has {leader[row].as_py()}; expected as many, since they are of the same "
-                "events. Give both lists an element for each event, null where one is not known."
-            )
+
+        def found(row: int, own: npt.NDArray[Any] = own, leader: npt.NDArray[Any] = leader) -> str:
+            return f"a list of {own[row]} beside one of {leader[row]}"
+
+        expected = f"as many elements as `{feature.beside}` has in the row, null where one is not known"
+        account.settle(feature.name, own != leader, found, expected)
 
 
 def lengths_of_kept(kept: npt.NDArray[np.bool_], lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:

@@ -77,21 +77,28 @@ def plain_ids(values: pa.Array, target: pa.DataType, where: str) -> pa.Array:
     return _cast(values, target, where, kind)
 
 
-def plain_lists(values: pa.Array, where: str) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+def plain_lists(values: pa.Array, of: str, where: str) -> tuple[pa.Array, npt.NDArray[np.int64]]:
     """Return a column of lists as its values end to end, and each row's number of them; (rows,) int64.
 
     Lists of lists are flattened, lists of fixed size are lists, and a missing list is empty.
 
+    Args:
+        of: what the lists hold, for messages: "ids" or "numbers".
+
     Raises:
-        DataError: the column holds no lists, or lists of something else than values; begins with `where`.
+        DataError: the column holds no lists; begins with `where`.
     """
     values = _stored(values)
     if pa.types.is_null(values.type):
         return pa.nulls(0), np.zeros(len(values), np.int64)
     if not is_list(values.type):
-        raise DataError(f"{where} has type {values.type}; expected a list of ids in every row.")
-    rows, owner = len(values), pc.list_parent_indices(values)
-    values = _stored(pc.list_flatten(values), keep_dictionary=True)
+        raise DataError(f"{where} has type {values.type}; expected a list of {of} in every row.")
+    rows, outer = len(values), values
+    values = _stored(pc.list_flatten(outer), keep_dictionary=True)
+    if not is_list(values.type):
+        lengths = pc.fill_null(pc.list_value_length(outer), 0)
+        return values, lengths.to_numpy(zero_copy_only=False).astype(np.int64)
+    owner = pc.list_parent_indices(outer)
     while is_list(values.type):
         owner = owner.take(pc.list_parent_indices(values))
         values = _stored(pc.list_flatten(values), keep_dictionary=True)

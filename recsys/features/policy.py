@@ -21,7 +21,6 @@ class Policy(StrEnum):
 
 
 FOR_NUMBERS = (Policy.STOP, Policy.CLIP, Policy.DROP)
-FOR_NUMBER_LISTS = (Policy.STOP, Policy.CLIP)
 FOR_IDS = (Policy.STOP, Policy.UNKNOWN, Policy.DROP)
 FOR_LISTS = (Policy.STOP, Policy.CLIP, Policy.UNKNOWN, Policy.DROP)
 FOR_ROLES = (Policy.STOP, Policy.DROP)

@@ -17,7 +17,7 @@ from recsys.errors import DataError, did_you_mean
 from recsys.features.account import Account
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
-from recsys.features.encoding import encode_feature, encode_segment, require_lists_agree
+from recsys.features.encoding import encode_features, encode_segment
 from recsys.features.plain_arrays import element
 from recsys.features.schema import FeatureKind, FeatureSchema
 from recsys.features.vectors import vector_element
@@ -27,7 +27,7 @@ RAW_KINDS = {
     FeatureKind.DENSE: "number",
     FeatureKind.SPARSE: "id (integer or string, as in training; may be missing)",
     FeatureKind.SPARSE_LIST: "list of ids, oldest first (may be missing)",
-    FeatureKind.DENSE_LIST: "list of numbers, one for each element of the list that it stands beside",
+    FeatureKind.DENSE_LIST: "list of numbers, as many as the list beside which it stands has ids",
 }
 """What a raw column holds, for those who are to hand one over."""
 
@@ -58,11 +58,7 @@ def raw_to_batch(
     schema = contract.schema
     require_raw_columns(rows.column_names, [*(feature.name for feature in schema.features), schema.segment])
     account = Account("Raw rows, ", schema.invalid, rows.num_rows, origins, first_row)
-    columns = {
-        feature.name: encode_feature(raw_column(rows, feature.name), feature, contract, vocabularies, account)
-        for feature in schema.features
-    }
-    require_lists_agree(columns, schema, account)
+    columns = encode_features(lambda feature: raw_column(rows, feature.name), contract, vocabularies, account)
     segment = encode_segment(raw_column(rows, schema.segment), schema.segment, schema.segments, account)
     if account.dropped is not None:
         row = first_row + int(np.argmax(account.dropped))
@@ -84,7 +80,7 @@ def encoded_batch(columns: Mapping[str, pa.Array], segment: pa.Array, schema: Fe
         segment=torch.from_numpy(segment.to_numpy().astype(np.int64)),
         label=torch.zeros(rows),
         weight=torch.ones(rows),
-        lists={feature.name: torch.from_numpy(_flat(columns[feature.name])) for feature in schema.dense_lists},
+        lists={feature.name: torch.from_numpy(_numbers(columns[feature.name])) for feature in schema.dense_lists},
         leaders={feature.name: feature.beside for feature in schema.dense_lists},
     )
 
@@ -122,8 +118,9 @@ def _column_of(name: str) -> str:
     return vector[0] if vector else name
 
 
-def _flat(lists: pa.ListArray) -> npt.NDArray[np.float32]:
-    return lists.flatten().to_numpy(zero_copy_only=False)
+def _numbers(lists: pa.ListArray) -> npt.NDArray[np.float32]:
+    # A copy, as Arrow's own memory may not be written to and a tensor's may.
+    return np.array(lists.flatten().to_numpy(zero_copy_only=False), np.float32)
 
 
 def _jagged(columns: Mapping[str, pa.Array], schema: FeatureSchema, rows: int) -> KeyedJaggedTensor:

@@ -5,25 +5,35 @@ is kept apart, in `contract.py`.
 """
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from recsys.all_segments import ALL
 from recsys.errors import UsageError, did_you_mean
 from recsys.features.column_names import ROLES, require_distinct_names
-from recsys.features.declaration import Declaration, Expected, Listed, Name, shown
+from recsys.features.declaration import NOT_NULL, Declaration, Expected, Listed, Name, shown
+from recsys.features.feature import (
+    INTERACTION_NETWORK,
+    ITEM_TOWER,
+    LIST_KINDS,
+    PARTS,
+    USER_TOWER,
+    Feature,
+    FeatureKind,
+    Holds,
+    Part,
+    Scale,
+)
+from recsys.features.graded import GRADE, Graded
 from recsys.features.plain_yaml import lines_named, read_plain_yaml
 from recsys.features.policy import (
     FOR_IDS,
     FOR_LISTS,
-    FOR_NUMBER_LISTS,
     FOR_NUMBERS,
     FOR_ROLES,
     Policy,
@@ -33,9 +43,21 @@ from recsys.features.policy import (
 from recsys.features.vectors import for_elements, vector_element, with_vectors_spread
 from recsys.files import fingerprint_of
 
-Part = Literal["user_tower", "item_tower", "interaction_network"]
-PARTS: tuple[Part, ...] = get_args(Part)
-USER_TOWER, ITEM_TOWER, INTERACTION_NETWORK = PARTS
+__all__ = [
+    "EXTRA_TYPES",
+    "INTERACTION_NETWORK",
+    "ITEM_TOWER",
+    "PARTS",
+    "RESERVED_COLUMNS",
+    "USER_TOWER",
+    "Feature",
+    "FeatureKind",
+    "FeatureSchema",
+    "Holds",
+    "Part",
+    "Scale",
+    "load_schema",
+]
 
 EXTRA_TYPES = {
     "user_key": "int64",  # one number per user over all splits, unseen users included
@@ -43,116 +65,13 @@ EXTRA_TYPES = {
     "log_sampling_rate": "float32",  # log of the weight by which a row's item is drawn as a negative
     "is_new_to_user": "int8",  # 1 where the user never had the item before
     "true_probability": "float32",  # the simulated probability of a positive label
+    GRADE: "float32",  # the number that a graded label follows from
 }
-"""Encoded columns beside the schema's own that a source may know; evaluation alone reads them. Each with its type, by
-the name that Arrow and DuckDB both know."""
+"""Encoded columns beside the schema's own that a source may know; evaluation and losses alone read them. Each with its
+type, by the name that Arrow and DuckDB both know."""
 
 RESERVED_COLUMNS = (*ROLES, "split", "day", *EXTRA_TYPES)
 """Columns that encoded rows have beside the features, whatever the raw columns behind them are called."""
-
-
-class FeatureKind(StrEnum):
-    """How a column becomes a field of the model."""
-
-    DENSE = "dense"
-    SPARSE = "sparse"
-    SPARSE_LIST = "sparse_list"
-    DENSE_LIST = "dense_list"
-
-
-class Holds(StrEnum):
-    """What the numbers of a dense list are: how an event went, or how many days before the row it was."""
-
-    VALUE = "value"
-    AGE_DAYS = "age_days"
-
-
-class Scale(StrEnum):
-    """How a dense value is brought to unit spread; `log` takes sign(x) log(1 + |x|) first."""
-
-    STANDARD = "standard"
-    LOG = "log"
-    NONE = "none"
-
-
-_Bound = Annotated[float, Field(strict=True, allow_inf_nan=False), Expected("a finite number, or no such key")]
-_OF_LISTS = "a whole number from 1 for a list, and no such key for other kinds"
-_NUMBERS = (FeatureKind.DENSE, FeatureKind.DENSE_LIST)
-_LISTS = (FeatureKind.SPARSE_LIST, FeatureKind.DENSE_LIST)
-
-
-@dataclass(frozen=True)
-class Feature(Declaration):
-    """One column.
-
-    Attributes:
-        used_by: the parts that read it, of `PARTS`.
-        table: sparse kinds: the embedding table and vocabulary; two features may share one. Empty for dense kinds.
-        max_length: lists: a longer list keeps its last `max_length` values. 0 for other kinds.
-        minimum, maximum: dense kinds: the allowed raw range; a value outside it stops the preparation.
-        fill: dense kinds: what stands in for null and NaN; None stops the preparation.
-        scale: dense kinds: one of `Scale`; of a dense list never `standard`.
-        beside: lists: the sparse list that it agrees with element by element: in every row they are equally long.
-        holds: dense lists: one of `Holds`.
-    """
-
-    name: Name
-    kind: Annotated[FeatureKind, Expected("one of", FeatureKind)]
-    used_by: Annotated[Listed[Part], Field(min_length=1), Expected("a list of some of", PARTS)]
-    table: Annotated[str, Field(strict=True), Expected("the name of an embedding table")] = ""
-    max_length: Annotated[int, Field(strict=True, ge=0), Expected(_OF_LISTS)] = 0
-    minimum: _Bound = -math.inf
-    maximum: _Bound = math.inf
-    fill: _Bound | None = None
-    scale: Annotated[Scale, Expected("one of", Scale)] = Scale.STANDARD
-    beside: Annotated[str, Field(strict=True)] = ""
-    holds: Annotated[Holds, Expected("one of", Holds)] = Holds.VALUE
-
-    @property
-    def is_list(self) -> bool:
-        """Whether a row has several values of it, or none."""
-        return self.kind in _LISTS
-
-    def __post_init__(self) -> None:
-        """Refuse what another kind of feature has, and a range that no value could be in."""
-        if (self.max_length > 0) != self.is_list:
-            raise ValueError(f"`max_length` is {self.max_length}; expected {_OF_LISTS}.")
-        if self.beside and not self.is_list:
-            raise ValueError(f"`beside` belongs to lists, and this one is {self.kind}.")
-        if self.holds is not Holds.VALUE and self.kind is not FeatureKind.DENSE_LIST:
-            raise ValueError(f"`holds` belongs to a dense_list, and this one is {self.kind}.")
-        if self.kind in _NUMBERS:
-            self._require_range()
-            return
-        defaults = {"minimum": -math.inf, "maximum": math.inf, "fill": None, "scale": Scale.STANDARD}
-        if unread := [key for key, default in defaults.items() if getattr(self, key) != default]:
-            raise ValueError(f"`{unread[0]}` belongs to dense features, and this one is {self.kind}.")
-        # The table's name becomes a file's name and a module's.
-        if not re.fullmatch(r"[\w-]+", self.table):
-            raise ValueError(
-                f"its embedding table is named {shown(self.table)}; expected letters, digits, `_` and `-` alone. Give "
-                "the feature such a name under `table:`."
-            )
-
-    def _require_beside(self) -> None:
-        if not self.beside:
-            raise ValueError("has no `beside`; expected the sparse_list whose elements its numbers are of.")
-        if self.scale is Scale.STANDARD:
-            raise ValueError("has `scale: standard`; expected log or none, for a dense_list is not fitted to data.")
-        if strange := [part for part in self.used_by if part == INTERACTION_NETWORK]:
-            raise ValueError(f"is used by {strange[0]}; expected {USER_TOWER} or {ITEM_TOWER}, which read events.")
-
-    def _require_range(self) -> None:
-        if self.table:
-            raise ValueError(f"`table` belongs to sparse features, and this one is {self.kind}.")
-        if self.kind is FeatureKind.DENSE_LIST:
-            self._require_beside()
-        if self.minimum > self.maximum:
-            raise ValueError(f"minimum {self.minimum:g} is above maximum {self.maximum:g}; no value could be allowed.")
-        if self.fill is not None and not self.minimum <= self.fill <= self.maximum:
-            raise ValueError(
-                f"`fill` is {self.fill:g}; expected a value from {self.minimum:g} to {self.maximum:g}, as declared."
-            )
 
 
 # YAML reads a bare `no` as a truth value and a bare 1 as a number: both would stand for other names.
@@ -171,6 +90,7 @@ class FeatureSchema(Declaration):
         invalid: column -> what becomes of a value that is ruled out. A column that is not named stops at it, but for
             raw ids that are missing or cannot be ids, which get the unknown row.
         most_dropped: the share of the rows that `invalid` may drop before the data count as broken.
+        graded: what is known behind the label; None where it is a label and no more.
     """
 
     name: Name
@@ -184,6 +104,7 @@ class FeatureSchema(Declaration):
     weight: Name | None = None
     invalid: Mapping[str, Policy] = field(default_factory=dict, hash=False)
     most_dropped: float = 0.0
+    graded: Annotated[Graded | None, NOT_NULL] = None
 
     @cached_property
     def dense(self) -> tuple[Feature, ...]:
@@ -193,7 +114,7 @@ class FeatureSchema(Declaration):
     @cached_property
     def sparse(self) -> tuple[Feature, ...]:
         """Sparse and sparse-list features in the order of `Batch.sparse`."""
-        return tuple(feature for feature in self.features if feature.kind not in _NUMBERS)
+        return tuple(feature for feature in self.features if feature.is_sparse)
 
     @cached_property
     def dense_lists(self) -> tuple[Feature, ...]:
@@ -204,9 +125,10 @@ class FeatureSchema(Declaration):
         """The lists that agree with a sparse list element by element, in declared order."""
         return tuple(feature for feature in self.features if feature.beside == name)
 
-    def is_in_group(self, feature: Feature) -> bool:
-        """Whether a list agrees with others element by element, so that none of its elements may be left out."""
-        return bool(feature.beside or self.beside(feature.name))
+    @cached_property
+    def grouped_lists(self) -> tuple[str, ...]:
+        """Lists that agree with others element by element, so that none of their elements may be left out."""
+        return tuple(feature.name for feature in self.features if feature.beside or self.beside(feature.name))
 
     @cached_property
     def tables(self) -> dict[str, tuple[Feature, ...]]:
@@ -237,7 +159,10 @@ class FeatureSchema(Declaration):
         document = asdict(self)
         document["segments"] = list(self.segments)
         # Left out where nothing is declared, so that a schema's fingerprint does not hang on what it does not use.
-        document = {key: value for key, value in document.items() if value or key not in ("invalid", "most_dropped")}
+        undeclared = ("invalid", "most_dropped", "graded")
+        document = {key: value for key, value in document.items() if value or key not in undeclared}
+        if self.graded:
+            document["graded"] = {key: list(v) if isinstance(v, tuple) else v for key, v in document["graded"].items()}
         document["features"] = [
             {
                 key: list(value) if key == "used_by" else value
@@ -291,7 +216,7 @@ def _allowed_policies(schema: FeatureSchema) -> dict[str, tuple[Policy, ...]]:
         FeatureKind.DENSE: FOR_NUMBERS,
         FeatureKind.SPARSE: FOR_IDS,
         FeatureKind.SPARSE_LIST: FOR_LISTS,
-        FeatureKind.DENSE_LIST: FOR_NUMBER_LISTS,
+        FeatureKind.DENSE_LIST: FOR_NUMBERS,
     }
     allowed = {feature.name: kinds[feature.kind] for feature in schema.features}
     vectors = filter(None, (vector_element(feature.name) for feature in schema.dense))
@@ -304,7 +229,7 @@ def _with_lengths(entries: Sequence[Any]) -> list[Any]:
     lengths = {str(entry.get("name")): entry.get("max_length") for entry in entries if isinstance(entry, Mapping)}
 
     def completed(entry: Any) -> Any:
-        if not isinstance(entry, Mapping) or "max_length" in entry:
+        if not isinstance(entry, Mapping) or entry.get("kind") not in LIST_KINDS or "max_length" in entry:
             return entry
         length = lengths.get(str(entry.get("beside")))
         return entry if length is None else {**entry, "max_length": length}
@@ -348,6 +273,11 @@ def _check_lists(schema: FeatureSchema, where: str) -> None:
             raise UsageError(
                 f"{place}: `max_length` is {feature.max_length}, and that of `{leader.name}`, which it is beside, is "
                 f"{leader.max_length}; expected the same, or no such key."
+            )
+        if alone := [part for part in feature.used_by if part not in leader.used_by]:
+            raise UsageError(
+                f"{place}: is used by {alone[0]}, which does not use `{leader.name}`, beside which it stands and "
+                f"without which it says nothing; add `{alone[0]}` to the `used_by` of `{leader.name}`."
             )
 
 

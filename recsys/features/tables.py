@@ -8,7 +8,6 @@ from torch import Tensor
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 
 from recsys.features.contract import FeatureContract
-from recsys.features.schema import FeatureKind
 from recsys.features.vocabulary import UNKNOWN_ROW
 
 
@@ -23,7 +22,7 @@ def table_configs(
         prefix: goes before each table's name, which is otherwise its vocabulary's, so that parts of a model differ.
         dimension: width of one id's vector.
     """
-    used = [f for f in contract.schema.features if f.name in names and f.kind is not FeatureKind.DENSE]
+    used = [f for f in contract.schema.features if f.name in names and f.is_sparse]
     return [
         EmbeddingBagConfig(
             name=f"{prefix}{table}",

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.manifest import FileEntry, part_path
-from recsys.datasets.row_encoder import IDS, LISTS_EMPTY, OF_SEGMENT, POSITIVES
+from recsys.datasets.row_encoder import ELEMENTS, IDS, LISTS_EMPTY, OF_SEGMENT, POSITIVES
 from recsys.datasets.source import TEST, TRAIN, VALIDATION
 from recsys.features.schema import FeatureKind, FeatureSchema
 
@@ -43,7 +43,7 @@ class DayProfile:
         is_training: whether vocabularies were fitted on its rows, so that none of its ids is unknown.
         segments: rows of each user segment, in the schema's order.
         without_value: feature -> rows in which it has no value: a number that is null, NaN or infinite, an id that is
-            null or can be none, a list that is null or empty.
+            null or can be none, a list that is null or empty; of a list of numbers so many of its elements.
         unknown: sparse feature -> the ids in it that have no row in their table, of all that can be ids.
     """
 
@@ -76,13 +76,14 @@ def _profile(day: str, is_training: bool, entry: FileEntry, schema: FeatureSchem
         FeatureKind.DENSE_LIST: ("values filled: ",),
     }
     lacking = {one.name: sum(counted.get(what + one.name, 0) for what in names[one.kind]) for one in schema.features}
+    elements = {one.name: counted.get(ELEMENTS + one.name, 0) for one in schema.dense_lists}
     return DayProfile(
         day=datetime.date.fromisoformat(day),
         rows=rows,
         is_training=is_training,
         positives=Share(counted.get(POSITIVES, 0), rows),
         segments={segment: counted.get(OF_SEGMENT + segment, 0) for segment in schema.segments},
-        without_value={name: Share(number, rows) for name, number in lacking.items()},
+        without_value={name: Share(number, elements.get(name, rows)) for name, number in lacking.items()},
         unknown={
             one.name: Share(counted.get(f"ids unknown: {one.name}", 0), counted.get(IDS + one.name, 0))
             for one in schema.sparse

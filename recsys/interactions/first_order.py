@@ -18,14 +18,15 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
-from recsys.features.schema import INTERACTION_NETWORK, FeatureKind
+from recsys.features.schema import INTERACTION_NETWORK
 
 TABLE_PREFIX = "first_order_"
 """Goes before the feature's name in the name of each table."""
 
 # The narrowest table that the fused kernels take. Its numbers start equal and get equal gradients, so their mean is one
 # weight that learns at the table's own rate.
-_COPIES = 4
+COPIES = 4
+"""How many equal numbers of a table stand for one weight."""
 
 
 class FirstOrder(nn.Module):
@@ -45,13 +46,13 @@ class FirstOrder(nn.Module):
             feature.name: EmbeddingBagConfig(
                 name=_table_name(feature.name, place),
                 num_embeddings=contract.table_rows[feature.table],
-                embedding_dim=_COPIES,
+                embedding_dim=COPIES,
                 feature_names=[feature.name],
                 pooling=PoolingType.MEAN,
                 init_fn=_zero,
             )
             for place, feature in enumerate(used)
-            if feature.kind is not FeatureKind.DENSE
+            if feature.is_sparse
         }
         # TorchRec has no collection without tables, which a network of numbers alone would need.
         self.ebc = EmbeddingBagCollection(tables=list(self._tables.values())) if self._tables else None
@@ -75,7 +76,7 @@ class FirstOrder(nn.Module):
 
     def look_up(self, batch: Batch) -> Tensor | None:
         """Return the sum of the weights of every row's ids, (B,); None where there are no ids but numbers alone."""
-        return None if self.ebc is None else batch.look_up(self.ebc, batch.sparse).values().sum(dim=1) / _COPIES
+        return None if self.ebc is None else batch.look_up(self.ebc, batch.sparse).values().sum(dim=1) / COPIES
 
     def forward(self, batch: Batch, looked_up: Tensor | None = None) -> Tensor:
         """Return the sum of every row's first-order weights, (B,).

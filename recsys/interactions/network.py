@@ -30,7 +30,7 @@ class InteractionNetwork(nn.Module):
         self.output_width = self.deep.output_width
 
     def look_up(self, batch: Batch) -> Tensor:
-        """Return the vectors of the batch's ids and segments, (B, F_sparse, D).
+        """Return the vectors of the batch's ids and segments, (B, sum of their widths).
 
         Every row is looked up, since a rank may not skip a sharded table.
         """

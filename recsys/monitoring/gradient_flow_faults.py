@@ -66,6 +66,7 @@ class Probe:
         batch: what the objective takes; only rows of this segment.
         reaches: names of the modules that the rows' loss must reach, and nothing beside them.
         only_through: part -> the module through which alone its gradient may come.
+        without_gradient: the modules that use something they are given without its gradient, on purpose.
         is_made_up: whether the rows are of other segments and were only given this one's number.
     """
 
@@ -73,6 +74,7 @@ class Probe:
     batch: Any
     reaches: frozenset[str]
     only_through: tuple[tuple[str, str], ...] = ()
+    without_gradient: frozenset[str] = frozenset()
     is_made_up: bool = False
 
 
@@ -142,7 +144,7 @@ def dead_and_blocked(done: Pass) -> Iterator[FlowFinding]:
     for gradient in done.due():
         if gradient.squared_norm is None:
             yield done.finding(*_why_unreached(done.trace, gradient), gradient)
-    cutting = [call for call in done.trace.calls if call.outputs and not nodes(call.given) <= call.graph]
+    cutting = [call for call in _cutting(done) if call.module not in done.probe.without_gradient]
     tables = [gradient for gradient in done.zeros() if gradient.is_table]
     for call in innermost(cutting):
         reason = f"`{call.name}` is given something that learns, and its output does not depend on it"
@@ -171,6 +173,11 @@ def leaking(done: Pass) -> Iterator[FlowFinding]:
             zero = ", of zeros, by which momentum and decay still change it" if not gradient.squared_norm else ""
             reason = f"rows of this segment do not pass it, and their gradient reaches it{zero}"
             yield done.finding(FlowFault.LEAKING, _apart(gradient.module, done.probe.reaches), reason, gradient)
+    cutting = {call.module for call in _cutting(done)}
+    for call in done.trace.calls:
+        if call.module in done.probe.without_gradient and call.given and call.module not in cutting:
+            reason = "it uses an input without its gradient, as the composition says, and all of them get one"
+            yield done.finding(FlowFault.LEAKING, call.name, reason)
     for part, way in done.probe.only_through:
         if not lies_in(part, done.frozen) and _comes_past(done, part, way):
             reason = f"its gradient comes past `{way}`, through which alone it should"
@@ -243,6 +250,11 @@ def _owner(ranker: nn.Module, name: str) -> str:
     module = name.rpartition(".")[0]
     is_called = isinstance(ranker.get_submodule(module), nn.EmbeddingBag) or ".embedding_bags." not in name
     return module if is_called else collection_of(name)
+
+
+def _cutting(done: Pass) -> list[Call]:
+    """Return the calls that were given something that learns, and whose output does not depend on it."""
+    return [call for call in done.trace.calls if call.outputs and not nodes(call.given) <= call.graph]
 
 
 def _why_unreached(trace: Trace, gradient: Gradient) -> tuple[FlowFault, str, str]:

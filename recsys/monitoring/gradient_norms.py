@@ -32,6 +32,9 @@ EXPERT = "expert"
 OF_TOWER = "tower"
 """What goes before a slash and a name where the norm is that of one of the tower's sources or heads."""
 
+MEMBER, THRESHOLD = "member", "threshold"
+"""The same before the number of a head's member, and the name of one of the outputs that ask at a threshold."""
+
 _NAMED = ("sources", "heads")  # under these names a part keeps modules that are reported each by its own name
 _BY_SEGMENT = ("segments", "experts")  # under these names a part keeps a list with one module per segment
 
@@ -41,8 +44,9 @@ def gradient_norms(ranker: nn.Module | Inventory, gate: TableGate, context: Proc
 
     `<part>` for each named child of `ranker`, and "whole"; `<part>/tables` and `<part>/dense` for a part that has
     tables (its dense half may be empty: 0); `expert/<segment>` with the segment's number, for a part that keeps modules
-    per segment; `tower/<name>` for each source and head of a tower that has them. 0.0 for what no gradient reaches, a
-    frozen part or an absent segment's expert among it.
+    per segment; `tower/<name>` for each source and head of a tower that has them; `member/<number>` for what each
+    member of a head has of its own, and `threshold/<name>` for the weights of each output of a head that has several.
+    0.0 for what no gradient reaches, a frozen part or an absent segment's expert among it.
 
     Call it after the backward pass, after unscaling and after `average_dense_gradients`, before anything is clipped,
     stepped or released; every process calls it and receives the same numbers. It waits for the device once.
@@ -76,9 +80,10 @@ def squared_gradient_norms(
             held = _sum([square for name, square in of_tables.items() if name.startswith(f"{part}.")], context)
             parts[part] = held + dense
             details |= {f"{part}/{TABLES}": held, f"{part}/{DENSE}": dense}
-        for name, prefix in {**_experts(part, child), **_named(part, child)}.items():
+        for name, prefix in {**_experts(part, child), **_named(part, child), **_members(part, child)}.items():
             squares = [square for each, square in (*of_dense.items(), *of_tables.items()) if each.startswith(prefix)]
             details[name] = _sum(squares, context)
+        details |= _threshold_squares(inventory, part, child, context)
     return {**parts, WHOLE: _sum(list(parts.values()), context), **details}
 
 
@@ -100,6 +105,29 @@ def _named(part: str, child: nn.Module) -> dict[str, str]:
         if isinstance(modules := getattr(child, group, None), nn.ModuleDict)
         for name in modules
     }
+
+
+def _members(part: str, child: nn.Module) -> dict[str, str]:
+    """Return, by the norm's name, the prefix of the parameters that each member of a head has of its own."""
+    members = getattr(child, "members", None)
+    numbers = range(len(members)) if isinstance(members, nn.ModuleList) else ()
+    return {f"{MEMBER}/{number}": f"{part}.members.{number}." for number in numbers}
+
+
+def _threshold_squares(
+    inventory: Inventory, part: str, child: nn.Module, context: ProcessContext
+) -> Mapping[str, Tensor]:
+    """Return the squared norm of the gradient of each output's own row of the output layers, for several outputs."""
+    names: tuple[str, ...] = getattr(child, "output_names", ())
+    if len(names) < 2:
+        return {}
+    rows = [
+        parameter.grad.double().square().reshape(len(names), -1).sum(dim=1)
+        for name, parameter in inventory.dense_parameters().items()
+        if name.startswith(f"{part}.") and name.split(".")[-2] == "output" and parameter.grad is not None
+    ]
+    squares = torch.stack(rows).sum(dim=0) if rows else _zero(context).expand(len(names))
+    return {f"{THRESHOLD}/{name}": square for name, square in zip(names, squares.unbind(), strict=True)}
 
 
 def _dense_squares(inventory: Inventory) -> dict[str, Tensor]:

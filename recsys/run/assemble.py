@@ -1,13 +1,17 @@
 """A model ready to learn: in TorchRec's engine, with optimizers and stages; and the budget and settings of its loop."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from recsys.build import build_ranker, build_rates, build_stages
+from recsys.build_objective import ORDINAL, RankerObjective, build_objective
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
+from recsys.datasets.row_encoder import ABOVE
+from recsys.errors import UsageError
 from recsys.evaluation.baselines import LOGISTIC, LogisticRanker
 from recsys.monitoring.out_of_memory import out_of_memory_explained
 from recsys.progress import Progress
@@ -16,9 +20,9 @@ from recsys.run.batch_size import largest_batch
 from recsys.run.streams import TRAIN, divided_days, ranker_stream, started
 from recsys.run.warm_start import WarmStart
 from recsys.sharding.input_ahead import InputAhead
-from recsys.sharding.processes import ProcessContext
+from recsys.sharding.processes import ProcessContext, draw_apart
 from recsys.sharding.sharding_plan import TableMemory
-from recsys.sharding.wrap import wrap_ranker
+from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
 from recsys.training.budget import budget_for
@@ -26,6 +30,7 @@ from recsys.training.loop import LoopSettings
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
 from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
+from recsys.training.weight_average import WeightAverage
 
 _RATED_BATCH, _ROWS_SEEN = 2048, 200_000  # of a ranker whose budget follows the rows
 _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at least
@@ -33,11 +38,16 @@ _NORM_POINTS, _SEGMENT_POINTS = 40, 20  # what a short run's charts have at leas
 
 @dataclass(frozen=True)
 class Assembly:
-    """A model ready to learn: sharded, with its optimizers, and in the first of its stages."""
+    """A model ready to learn: sharded, with its optimizers, and in the first of its stages.
+
+    Attributes:
+        average: of the weights that learn; None where the training keeps none.
+    """
 
     wrapped: nn.Module
     optimizers: RankerOptimizers
     stages: TrainingStages
+    average: WeightAverage | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class ReadyRanker:
         config: with the budget settled.
         stream: of the rows that it learns from, at its beginning.
         baselines: by name.
+        objective: what it learns by.
         start: answers as the ranker did before its first step: the logistic baseline, or the ranker itself where it
             goes on from weights that have learnt.
     """
@@ -58,6 +69,7 @@ class ReadyRanker:
     baselines: Mapping[str, LogisticRanker]
     start: nn.Module
     assembly: Assembly
+    objective: RankerObjective
 
 
 def ready_ranker(
@@ -74,16 +86,19 @@ def ready_ranker(
 
     Raises:
         UsageError, TrainingError: see `assemble_ranker`.
+        UsageError: the data lack what `training.objective` learns from.
     """
+    objective = build_objective(config.training, encoded.contract)
     baselines = fitted_baselines.run(config, encoded, progress)
     config = with_ranker_budget(config, encoded)
     context = started(config)
     stream = ranker_stream(config, encoded, context)
     logistic = baselines[LOGISTIC]
     assembly = assemble_ranker(config, artifact, start or logistic, encoded, stream.num_batches, context)
-    begin_ahead(stream, assembly.wrapped, context)
+    if not config.training.id_dropout:  # the step looks up other ids than those of the batch
+        begin_ahead(stream, assembly.wrapped, context)
     first = assembly.wrapped if start else logistic.to(context.device)
-    return ReadyRanker(config, context, stream, baselines, first, assembly)
+    return ReadyRanker(config, context, stream, baselines, first, assembly, objective)
 
 
 def begin_ahead(stream: BatchStream, ranker: nn.Module, context: ProcessContext) -> None:
@@ -107,7 +122,7 @@ def assemble(
         rates: shares of the training's rates, by the names of `TrainingModeConfig.rates`.
 
     Raises:
-        UsageError: the stages do not fit the tower.
+        UsageError: the stages do not fit the tower, or weights are averaged that lie in the host's memory.
         TrainingError: a parameter that learns would be stepped by none, or a frozen one by some; or the tables do not
             fit into memory.
     """
@@ -122,16 +137,20 @@ def assemble(
     widths = "the widths of the tower's or the network's vectors, set `training.table_kernels`, or use more processes"
     kernels = training.table_kernels.items()
     memory = {str(part): TableMemory(kernel, training.table_cache_share) for part, kernel in kernels}
+    learning = optimizers_in(stages[-1].mode, dense, tables)[1]
+    if training.average_decay is not None and context.device.type == "cuda":
+        _require_near(memory, learning)
     with out_of_memory_explained("while the tables were placed", widths, context.device):
         wrapped = wrap_ranker(
             model,
-            optimizers_in(stages[-1].mode, dense, tables)[1],
+            learning,
             context,
             table_precision=training.table_precision,
             memory=memory,
         )
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
-    return Assembly(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables))
+    average = None if training.average_decay is None else WeightAverage(wrapped, optimizers, training.average_decay)
+    return Assembly(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables), average)
 
 
 def assemble_ranker(
@@ -159,16 +178,33 @@ def assemble_ranker(
         encoded.contract,
         training.seed,
         adapter_rank=mode.adapter_rank,
+        is_ordinal=training.objective == ORDINAL,
     )
     apply_tower(ranker.embedding_tower, artifact)
     if isinstance(start, WarmStart):
         start.load_into(ranker, encoded)
     else:
-        ranker.head.start_from(float(start.intercept), start.dense_weights, start.id_weights)
+        offsets = _log_odds_from_answer(encoded) if training.objective == ORDINAL else ()
+        ranker.head.start_from(float(start.intercept), start.dense_weights, start.id_weights, offsets)
+    ranker.id_dropout = training.id_dropout
+    ranker.interaction_network.fields.embedding_dropout.p = training.embedding_dropout
     steps = loop_settings(training, batches_per_epoch).max_steps
     rates = {str(name): share for name, share in mode.rates.items()}
     stages = build_stages(mode, batches_per_epoch, steps)
-    return assemble(ranker, training, stages, rates, steps, context)
+    assembly = assemble(ranker, training, stages, rates, steps, context)
+    draw_apart(context, training.seed)
+    return assembly
+
+
+def _log_odds_from_answer(encoded: EncodedDataset) -> list[float]:
+    """How much greater the log-odds of each threshold of the graded label are than the label's, over training rows."""
+    graded, rows = encoded.contract.schema.graded, encoded.rows(TRAIN)
+    assert graded is not None
+    above = encoded.profile(TRAIN)
+    counts = [above.get(ABOVE + name, 0) for name in graded.names]
+    # Each count is raised by one: nobody may be above the last threshold.
+    log_odds = [math.log((count + 1) / (rows - count + 1)) for count in counts]
+    return [each - log_odds[graded.place] for each in log_odds]
 
 
 def with_budget(
@@ -225,6 +261,17 @@ def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tu
         precision=training.precision,
         segments=segments,
     )
+
+
+def _require_near(memory: Mapping[str, TableMemory], learning: Mapping[str, TableOptimizer | None]) -> None:
+    """Refuse to average tables that a GPU has in the host's memory: each step would read and write them whole."""
+    for part, table_optimizer in learning.items():
+        if table_optimizer is not None and part in memory and memory[part].kernel != "fused":
+            raise UsageError(
+                f"`training.average_decay` averages whole tables in every step, and those of `{part}` lie in the "
+                f"host's memory (`training.table_kernels.{part}` is {memory[part].kernel}). Set "
+                f"`training.table_kernels.{part}=fused`, or `training.average_decay=null`."
+            )
 
 
 def _often_enough(every: int, steps: int, points: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 
+from recsys.build_objective import build_objective
 from recsys.composition.ranker import Ranker
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
@@ -22,7 +23,6 @@ from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
 from recsys.tracking.run import TrackedRun
-from recsys.training.loss import click_objective
 from recsys.training.modes import modules_frozen_in
 
 REPORT = "gradient_flow.json"
@@ -52,6 +52,7 @@ def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, 
     """Audit a ranker in its present stage on rows of the training split; weights and random state are unchanged."""
     module = unwrapped(assembly.wrapped)
     assert isinstance(module, Ranker)
+    objective = build_objective(config.training, encoded.contract)
     stream = BatchStream(
         encoded.root,
         TRAIN,
@@ -63,13 +64,15 @@ def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, 
         shuffle_buffer_rows=_ROWS_AT_ONCE,
         decode_threads=0,
         device=context.device,
+        extras=objective.extras,
+        together=objective.together,
         rank=context.rank,
         world_size=context.world_size,
     )
-    probes = make_probes(module, stream, encoded.contract.schema.segments)
+    probes = make_probes(module, stream, encoded.contract.schema.segments, objective.together)
     stream.close()
     frozen = modules_frozen_in(module, assembly.stages.current.mode)
-    return audit_flow(assembly.wrapped, click_objective, probes, frozen=frozen)
+    return audit_flow(assembly.wrapped, objective.loss, probes, frozen=frozen)
 
 
 def require_flow(tracked: TrackedRun, report: FlowReport) -> None:
@@ -82,15 +85,21 @@ def require_flow(tracked: TrackedRun, report: FlowReport) -> None:
     report.require_clean()
 
 
-def make_probes(ranker: Ranker, batches: Iterable[Batch], segments: Sequence[str]) -> list[Probe]:
+def make_probes(ranker: Ranker, batches: Iterable[Batch], segments: Sequence[str], together: str = "") -> list[Probe]:
     """Take some rows of every segment from the first batches; a segment that has none there gets made-up ones.
 
     Made-up rows are other segments' rows under this one's number.
+
+    Args:
+        together: the extra column of lists, for a loss that compares the rows of one: a segment's rows are then made
+            one list, with chosen rows and others.
 
     Raises:
         TrainingError: no row has a weight above 0.
     """
     found = _rows_by_segment(batches, len(segments))
+    if together:
+        found = [None if batch is None or len(batch) == 1 else _as_one_list(batch, together) for batch in found]
     # A tower that reads events is reached by rows that have some; a segment of newcomers has none.
     found = [batch if batch is None or ranker.embedding_tower.is_exercised_by(batch) else None for batch in found]
     rows = next((batch for batch in found if batch is not None), None)
@@ -105,10 +114,19 @@ def make_probes(ranker: Ranker, batches: Iterable[Batch], segments: Sequence[str
             batch=replace(rows, segment=torch.full_like(rows.segment, number)) if batch is None else batch,
             reaches=ranker.reached_by(number),
             only_through=tuple(ranker.composition.only_through.items()),
+            without_gradient=ranker.composition.without_gradient,
             is_made_up=batch is None,
         )
         for number, (segment, batch) in enumerate(zip(segments, found, strict=True))
     ]
+
+
+def _as_one_list(batch: Batch, column: str) -> Batch:
+    """The rows as those of one list; where all have one label, every other one has the other."""
+    label = batch.label.clone()
+    if bool((label == label[0]).all()):
+        label[::2] = 1 - label[::2]
+    return replace(batch, label=label, extra={**batch.extra, column: torch.zeros_like(batch.extra[column])})
 
 
 def _rows_by_segment(batches: Iterable[Batch], num_segments: int) -> list[Batch | None]:

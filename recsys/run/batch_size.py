@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from recsys.build import build_ranker, build_spec
+from recsys.build_objective import ORDINAL, RankerObjective, build_objective
 from recsys.composition.ranker import Ranker
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
@@ -23,9 +24,9 @@ from recsys.monitoring.device_memory import memory_bytes
 from recsys.run.streams import TRAIN
 from recsys.sharding.inventory import inventory_of
 from recsys.streaming.loader import BatchStream
-from recsys.training.loss import click_objective
 from recsys.training.modes import apply_training_mode
 from recsys.training.precision import Precision
+from recsys.training.step import Objective
 
 SMALLEST, LARGEST = 8192, 65_536
 """Below the first a GPU waits for its launches; above the second an epoch has few steps left to learn in."""
@@ -35,6 +36,7 @@ _ROWS = 256  # of the smaller pass
 _SHARE = 0.7
 _BYTES = {"float32": 4, "float16": 2}
 _DENSE_BYTES = 16  # of a dense parameter: itself, its gradient and AdamW's two moments
+_AVERAGE_BYTES = 8  # of an averaged weight: its average, and itself while the average is validated in its place
 # How often a row is there at one time: what is kept for the backward pass, beside as many gradients; what the tables
 # gave, in the kernel's order and the network's, beside both gradients; the batch itself, some of them ahead.
 _KEPT, _LOOKED_UP, _BATCHES = 2, 4, 8
@@ -68,6 +70,7 @@ def _small_ranker(config: RunConfig, encoded: EncodedDataset) -> Ranker:
         contract,
         config.training.seed,
         adapter_rank=config.training_mode.adapter_rank,
+        is_ordinal=config.training.objective == ORDINAL,
     )
     apply_training_mode(ranker, config.training_mode.stages_in_order()[-1][0])
     return ranker
@@ -75,7 +78,8 @@ def _small_ranker(config: RunConfig, encoded: EncodedDataset) -> Ranker:
 
 def _model_bytes(ranker: Ranker, config: RunConfig, encoded: EncodedDataset) -> float:
     """Weights and optimizer state: of whole tables with an accumulator a row, as if one process held them all."""
-    contract, width = encoded.contract, _BYTES[config.training.table_precision]
+    contract, average = encoded.contract, 0 if config.training.average_decay is None else _AVERAGE_BYTES
+    width = _BYTES[config.training.table_precision] + average
     # The table of user segments stands for no vocabulary, and is whole.
     rows = {feature.name: contract.table_rows[feature.table] for feature in contract.schema.sparse}
     tables = sum(
@@ -83,24 +87,25 @@ def _model_bytes(ranker: Ranker, config: RunConfig, encoded: EncodedDataset) -> 
         for table in _tables(ranker)
     )
     dense = inventory_of(ranker).dense_parameters().values()
-    return tables + sum(_DENSE_BYTES * parameter.numel() for parameter in dense)
+    return tables + sum((_DENSE_BYTES + average) * parameter.numel() for parameter in dense)
 
 
 def _row_bytes(ranker: Ranker, config: RunConfig, encoded: EncodedDataset) -> float:
-    batch = _some_rows(config, encoded)
+    objective = build_objective(config.training, encoded.contract)
+    batch = _some_rows(config, encoded, objective)
     precision = Precision(config.training.precision, 1.0, 0, torch.device("cpu"))
     half = batch.take(torch.arange(len(batch) // 2))
-    few, many = (_kept_bytes(ranker, each, precision) for each in (half, batch))
+    few, many = (_kept_bytes(ranker, objective.loss, each, precision) for each in (half, batch))
     # What does not grow with the batch, such as the weights, is in both.
     kept = (many - few) / (len(batch) - len(half))
     looked_up = sum(4 * table.embedding_dim * len(table.feature_names) for table in _tables(ranker))
     by_segment = len(encoded.contract.schema.segments) if config.training.segment_view_every else 0
     columns = (batch.dense, batch.sparse.values(), batch.sparse.lengths(), batch.segment, batch.label, batch.weight)
-    columns_bytes = sum(column.nbytes for column in columns) / len(batch)
+    columns_bytes = sum(column.nbytes for column in (*columns, *batch.lists.values())) / len(batch)
     return _KEPT * kept + (_LOOKED_UP + by_segment) * looked_up + _BATCHES * columns_bytes
 
 
-def _some_rows(config: RunConfig, encoded: EncodedDataset) -> Batch:
+def _some_rows(config: RunConfig, encoded: EncodedDataset, objective: RankerObjective) -> Batch:
     """Some rows of the training split, every id of them 0."""
     stream = BatchStream(
         encoded.root,
@@ -112,6 +117,7 @@ def _some_rows(config: RunConfig, encoded: EncodedDataset) -> Batch:
         shuffle_buffer_rows=2 * _ROWS,
         decode_threads=0,
         device=torch.device("cpu"),
+        extras=objective.extras,
     )
     batch: Batch = next(iter(stream))
     stream.close()
@@ -119,10 +125,10 @@ def _some_rows(config: RunConfig, encoded: EncodedDataset) -> Batch:
     return batch
 
 
-def _kept_bytes(ranker: Ranker, batch: Batch, precision: Precision) -> int:
+def _kept_bytes(ranker: Ranker, loss: Objective, batch: Batch, precision: Precision) -> int:
     """How many bytes of tensors the forward pass leaves behind for the backward pass, each memory counted once."""
     with _kept() as kept, precision.autocast():
-        click_objective(ranker, batch)
+        loss(ranker, batch)
     return sum({each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in kept}.values())
 
 

@@ -7,6 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from recsys.all_segments import ALL
+from recsys.composition.gate_reading import GateReading
+from recsys.composition.ranker import Ranker
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.baselines import CONSTANT, LOGISTIC, LogisticRanker, fit_baselines, gain_error
@@ -20,7 +22,9 @@ from recsys.run.record import validation_figures
 from recsys.run.result_keys import code_of, rows_of
 from recsys.run.streams import TRAIN, VALIDATION, scoring_stream, started
 from recsys.scheduling.stage import Stage, run_stage
+from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import ProcessContext
+from recsys.tracking.gate_names import gate
 from recsys.training.stages import LEAST_GAIN
 
 _ENTROPY = f"{NORMALISED_ENTROPY.name}/{ALL}"
@@ -58,6 +62,8 @@ def validation_of(
 ) -> Callable[[], dict[str, float]]:
     """Return what the training loop validates by: the ranker's figures, and how much better than the start it must be.
 
+    Among the figures are its gates by segment, where its composition has some, under their tracked names.
+
     Of two models that validation cannot tell apart the simpler one is kept (the one-standard-error rule of Breiman et
     al., "Classification and Regression Trees", 1984), which is the regression that the ranker starts as; or the model
     that is in use already.
@@ -67,10 +73,15 @@ def validation_of(
     """
     stream = scoring_stream(config, encoded, VALIDATION, context)
     at_start = predict(start, stream)
+    ranker, segments = unwrapped(wrapped), encoded.contract.schema.segments
+    assert isinstance(ranker, Ranker)
 
     def validate() -> dict[str, float]:
-        predictions = predict(wrapped, stream)
-        figures = validation_figures(evaluate(predictions, encoded.contract.schema.segments))
+        with GateReading(ranker.composition, len(segments)) as gates:
+            predictions = predict(wrapped, stream)
+        figures = validation_figures(evaluate(predictions, segments))
+        for branch, by_segment in gates.means(context.world_size).items():
+            figures |= {gate(branch, segments[segment]): mean for segment, mean in by_segment.items()}
         return figures | {LEAST_GAIN: gain_error(predictions, at_start)}
 
     return validate

@@ -72,6 +72,7 @@ _ROWS_SEEN = 2_000_000
 _NO_EFFECT_ON_TOWER = (
     *("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily"),
     *("training.table_precision", "training.largest_batch", "training.compile"),
+    *("training.table_l2", "training.id_dropout", "training.embedding_dropout", "training.average_decay"),
 )
 # It has no segments, checkpoints or lists to rank either, so its params have "none" there.
 _NOT_RECORDED = (
@@ -248,6 +249,7 @@ def _training_of(tower: PretrainedTowerConfig, training: TrainingConfig) -> Trai
     return replace(
         training,
         table_precision="float32",
+        average_decay=None,
         seed=tower.seed,
         batch_size=tower.batch_size,
         epochs=tower.epochs,

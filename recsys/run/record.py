@@ -1,7 +1,9 @@
 """How runs are recorded: the store, the params, the tracked names of what is measured, and the plots."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from recsys.all_segments import ALL
 from recsys.config import KINDS, RunConfig, TrainingModeConfig, config_document
@@ -15,6 +17,7 @@ from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.run.streams import RANKING_TEST, TEST
 from recsys.tracking import figures, names
+from recsys.tracking.gate_names import branch_and_segment
 from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore
 from recsys.training.reports import StepReport
@@ -60,7 +63,12 @@ def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] 
         # The knobs of the other kinds as well, so that a table of runs has its columns whatever they compare.
         document[kinds.group] = dict.fromkeys(kinds.every_knob) | document[kinds.group]
     # In one param each, so that runs of all modes have the same params.
-    document["training_mode"] |= {"stages": _stages(config.training_mode), "rates": _rates(config.training_mode)}
+    document["training_mode"] |= {
+        "stages": _stages(config.training_mode),
+        "rates": _pairs(config.training_mode.rates.items()),
+    }
+    document["network"]["field_widths"] = _pairs(config.network.field_widths.items())
+    document["composition"]["inner"] = _inner(document["composition"]["inner"])
     if arm != STUDY:
         # The grid and the rest are params of the study's own run: arms that join it later must not differ by them.
         document["ablation"] = {"name": config.ablation.name}
@@ -100,8 +108,17 @@ def _stages(mode: TrainingModeConfig) -> list[str]:
     return [" ".join([stage, *(f"{value} {name}" for name, value in end.items())]) for stage, end in ends.items()]
 
 
-def _rates(mode: TrainingModeConfig) -> list[str]:
-    return [f"{name} {share}" for name, share in mode.rates.items()]
+def _pairs(values: Iterable[tuple[str, float]]) -> list[str]:
+    return [f"{name} {value}" for name, value in values]
+
+
+def _inner(composition: Mapping[str, Any] | None) -> list[str]:
+    """An inner composition in words: its kind, its knobs, then what it stands on."""
+    if composition is None:
+        return []
+    knobs = {name: value for name, value in composition.items() if name not in ("name", "head_hidden", "inner")}
+    own = [f"{name} {json.dumps(value)}" for name, value in knobs.items()]
+    return [composition["name"], *own, *_inner(composition.get("inner"))]
 
 
 def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, float]:
@@ -127,6 +144,7 @@ def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, 
     for name, value in (report.validation or {}).items():
         metric, _, segment = name.partition("/")
         named = names.auc(names.VALIDATION, segment or ALL) if metric == AUC.name else None
+        named = name if branch_and_segment(name) else named
         measured[named or names.score(names.VALIDATION, metric)] = value
     if not report.gradient_norms and not report.validation:
         measured = {name: value for name, value in measured.items() if name not in _SLOW}
@@ -200,6 +218,16 @@ def attach_gradient_norms(run: TrackedRun, label: str, curves: Mapping[str, figu
     shown = {part: curve for part, curve in parts.items() if part not in ("", WHOLE) and "/" not in part}
     norms = {part: {label: [curve]} for part, curve in shown.items()}
     run.attach(names.GRADIENT_NORMS_FILE, figures.gradient_norms(norms))
+
+
+def attach_gates(run: TrackedRun, curves: Mapping[str, figures.Curve]) -> None:
+    """Draw one run's gates by branch and segment and attach them to it; nothing where its composition has none."""
+    gates: dict[str, dict[str, figures.Curve]] = {}
+    for name, curve in curves.items():
+        if of := branch_and_segment(name):
+            gates.setdefault(of[0], {})[of[1]] = curve
+    if gates:
+        run.attach(names.GATES_FILE, figures.branch_gates(gates))
 
 
 def attach_calibration(run: TrackedRun, label: str, evaluation: Evaluation) -> None:

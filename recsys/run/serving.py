@@ -9,6 +9,7 @@ from torch import nn
 
 from recsys.artifacts.export import export_ranker
 from recsys.build import describe_ranker
+from recsys.build_objective import ORDINAL
 from recsys.config import RunConfig
 from recsys.datasets.decode import example_rows
 from recsys.datasets.encoded import EncodedDataset
@@ -44,7 +45,11 @@ def export_run(
     tower = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
     version = version_of(artifact).after(tower)
     description = describe_ranker(
-        config.network, config.composition, artifact.spec, adapter_rank=config.training_mode.adapter_rank
+        config.network,
+        config.composition,
+        artifact.spec,
+        adapter_rank=config.training_mode.adapter_rank,
+        is_ordinal=config.training.objective == ORDINAL,
     )
     with prepared_schema_file(encoded) as table:
         layout = load_table_layout(table, contract.schema) if table else None

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
+from recsys.build import build_table_l2
 from recsys.config import config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
@@ -28,6 +29,7 @@ from recsys.run.rank_nearest import RankedNearest, nearest_layout, rank_nearest
 from recsys.run.record import (
     CUTOFF,
     attach_calibration,
+    attach_gates,
     attach_gradient_norms,
     attach_learning_curves,
     cost_metrics,
@@ -42,8 +44,8 @@ from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
 from recsys.training import snapshot
 from recsys.training.loop import LoopState, train_steps
-from recsys.training.loss import click_objective
 from recsys.training.snapshot import BestWeights
+from recsys.training.table_l2 import with_table_l2
 
 _MODEL_NAME = "ranker"
 logger = logging.getLogger("recsys.run")
@@ -59,8 +61,9 @@ class Session:
     ) -> None:
         self._identity, self._encoded, self._artifact = identity, encoded, artifact
         self._config, self._context, self._baselines = ready.config, ready.context, ready.baselines
+        self._objective = ready.objective
         assembly, stream = self._assembly, self._stream = ready.assembly, ready.stream
-        self._state, self._best = LoopState(), BestWeights(assembly.wrapped)
+        self._state, self._best, self._average = LoopState(), BestWeights(assembly.wrapped), assembly.average
         self._spool, self._contracts = "", StageContracts(assembly.stages, assembly.optimizers)
         self._start, self._watched = StartOfRun(assembly.wrapped, stream), WatchedStream(stream)
         # Before a checkpoint is loaded: what later weights are held against is how the run began.
@@ -89,7 +92,8 @@ class Session:
         stages = self._assembly.stages
         stages.go_to(saved.facts["stages"])  # first, since it says which optimizer state there is
         held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
-        state = snapshot.load_state_dict(held, self._wrapped, self._assembly.optimizers, self._watched, self._best)
+        optimizers = self._assembly.optimizers
+        state = snapshot.load_state_dict(held, self._wrapped, optimizers, self._watched, self._best, self._average)
         stages.confirm()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
         self._spent = Cost(**saved.facts["cost"])
@@ -118,7 +122,7 @@ class Session:
             self._wrapped,
             self._assembly.optimizers,
             self._watched,
-            click_objective,
+            with_table_l2(self._objective.loss, build_table_l2(self._config.training)),
             settings,
             self._context,
             state=self._state,
@@ -127,6 +131,7 @@ class Session:
             checkpoint=self._save_checkpoint,
             should_stop=request,
             stages=stages,
+            average=self._average,
         ):
             progress(label, report.step, settings.max_steps)
             self._contracts.attach(tracked)
@@ -204,12 +209,12 @@ class Session:
         curves = load_curves(self._identity.folder)
         attach_learning_curves(tracked, name, curves)
         attach_gradient_norms(tracked, name, curves)
+        attach_gates(tracked, curves)
         attach_calibration(tracked, self._identity.name, evaluation)
 
     def _save_checkpoint(self, state: LoopState) -> None:
-        held = snapshot.state_dict(
-            self._wrapped, self._assembly.optimizers, self._watched, self._best, state.to_document()
-        )
+        optimizers, loop = self._assembly.optimizers, state.to_document()
+        held = snapshot.state_dict(self._wrapped, optimizers, self._watched, self._best, loop, self._average)
         facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._assembly.stages.to_document()}
         facts |= {"spool": self._spool, "cost": self._meter.read().to_document()}
         folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints

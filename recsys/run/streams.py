@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 
 import torch
 
+from recsys.build_objective import build_objective
 from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.interactions.fields import require_features
@@ -20,14 +21,29 @@ TRAIN, VALIDATION, TEST, RANKING_TEST = "train", "validation", "test", "ranking_
 
 
 def ranker_stream(config: RunConfig, encoded: EncodedDataset, context: ProcessContext) -> BatchStream:
-    """The days of the training split that the ranker learns from, in the order of `training.row_order`."""
-    return training_stream(config, encoded, context, divided_days(encoded, config.training.tower_day_share)[1])
+    """The days of the training split that the ranker learns from, in the order of `training.row_order`.
+
+    Raises:
+        UsageError: the data lack what `training.objective` learns from.
+    """
+    objective = build_objective(config.training, encoded.contract)
+    days = divided_days(encoded, config.training.tower_day_share)[1]
+    return training_stream(config, encoded, context, days, objective.extras, objective.together)
 
 
 def training_stream(
-    config: RunConfig, encoded: EncodedDataset, context: ProcessContext, days: Sequence[str]
+    config: RunConfig,
+    encoded: EncodedDataset,
+    context: ProcessContext,
+    days: Sequence[str],
+    extras: Sequence[str] = (),
+    together: str = "",
 ) -> BatchStream:
-    """Some days of the training split: shuffled by the run's seed, or by time, several processes in step."""
+    """Some days of the training split: shuffled by the run's seed, or by time, several processes in step.
+
+    Args:
+        extras, together: see `BatchStream`.
+    """
     training = config.training
     assert training.batch_size is not None  # settled by `with_budget`
     return BatchStream(
@@ -41,6 +57,8 @@ def training_stream(
         shuffle_buffer_rows=training.shuffle_buffer_rows,
         decode_threads=decode_threads(config),
         device=context.device,
+        extras=extras,
+        together=together,
         days=days,
         rank=context.rank,
         world_size=context.world_size,
@@ -138,7 +156,8 @@ def dataset_uses(
     """
     days = {split: train_days if split == TRAIN and train_days else encoded.days(split) for split in splits}
     schema = encoded.contract.schema
-    columns = {feature.name: "double" for feature in schema.dense} | {feature.name: "long" for feature in schema.sparse}
+    columns = {feature.name: "double" for feature in (*schema.dense, *schema.dense_lists)}
+    columns |= {feature.name: "long" for feature in schema.sparse}
     return [
         DatasetUse(
             name=f"{name}-{split}",

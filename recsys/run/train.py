@@ -2,6 +2,7 @@
 
 import json
 
+from recsys.build_objective import build_objective
 from recsys.config import RunConfig, config_document
 from recsys.datasets.encoded import EncodedDataset
 from recsys.files import clear_leftovers, ensure_writable, write_text_atomically
@@ -52,6 +53,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
     store = open_store(config)
     encoded = prepare.run(config, progress)
     require_rows(encoded, (TRAIN, VALIDATION, TEST))
+    build_objective(config.training, encoded.contract)  # refuses data without what it learns from before they are used
     artifact = pretrain.run(config, encoded, progress)
     return fit_and_measure(config, identity, store, encoded, artifact, progress, resume=resume)
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys.artifacts.export import load_saved
-from recsys.build import build_spec, describe_ranker
+from recsys.build import as_described_now, build_spec, describe_ranker
+from recsys.build_objective import ORDINAL
 from recsys.config import ImportedTowerConfig, RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError, UsageError
@@ -94,8 +95,10 @@ class WarmStart:
             config.composition,
             build_spec(config.tower, schema),
             adapter_rank=config.training_mode.adapter_rank,
+            is_ordinal=config.training.objective == ORDINAL,
         )
-        found = {key: saved.description.get(key) for key in expected}
+        described = as_described_now(saved.description)
+        found = {key: described.get(key) for key in expected}
         self._require_equal("the ranker", *(_settings(each) for each in (found, expected)))
 
     def tower(self, config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:
@@ -193,8 +196,10 @@ def _flat(document: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
 
 def _settings(description: Mapping[str, Any]) -> dict[str, Any]:
     """A ranker's description under the names of the settings that it comes from."""
-    others = {key: value for key, value in description.items() if key != "adapter_rank"}
-    return dict(_flat(others | {"training_mode": {"adapter_rank": description["adapter_rank"]}}))
+    others = {key: value for key, value in description.items() if key not in ("adapter_rank", "is_ordinal")}
+    mode = {"adapter_rank": description["adapter_rank"]}
+    training = {"objective": ORDINAL if description["is_ordinal"] else f"not {ORDINAL}"}
+    return dict(_flat(others | {"training_mode": mode, "training": training}))
 
 
 def _flat_schema(schema: FeatureSchema) -> dict[str, Any]:

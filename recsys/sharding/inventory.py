@@ -47,6 +47,11 @@ class TableShard:
     weight: Tensor
     state: Tensor | None
 
+    @property
+    def name(self) -> str:
+        """The table's name and where in it the shard begins: no two shards have the same."""
+        return f"{self.table} ({self.rows.start}, {self.columns.start})"
+
 
 @dataclass(frozen=True)
 class TableEntry:

@@ -118,6 +118,19 @@ def stop_processes() -> None:
         dist.destroy_process_group()
 
 
+def draw_apart(context: ProcessContext, seed: int) -> None:
+    """Give every process but the first random numbers of its own, after all have drawn the same weights.
+
+    Each has other rows, for which dropout must draw other masks.
+
+    Args:
+        seed: the run's, below 2 ** 32.
+    """
+    if not context.is_first:
+        # A CPU's generator reads 32 bits of its seed; 2 ** 32 over the golden ratio keeps ranks and seeds far apart.
+        torch.manual_seed((seed + 0x9E3779B9 * context.rank) % 2**32)
+
+
 def gathered(mine: Any) -> list[Any]:
     """Return what every process passed, by rank; its own alone where there is no group. Every process calls it."""
     if not dist.is_initialized() or dist.get_world_size() == 1:

@@ -64,7 +64,7 @@ class StateCopy:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()  # the host did not wait for what was copied to it
         dense = {name: self._copies[name].cpu() for name in self._dense()}
-        held = [replace(shard, weight=self._copies[_name(shard)]) for shard in self._inventory.shards()]
+        held = [replace(shard, weight=self._copies[shard.name]) for shard in self._inventory.shards()]
         if dist.is_initialized() and dist.get_world_size() > 1:
             return dense | whole_tables(self._inventory, held)
         return dense | {shard.table: shard.weight.cpu() for shard in held}  # one process holds whole tables
@@ -96,8 +96,4 @@ class StateCopy:
 
 
 def _named(shards: Sequence[TableShard]) -> dict[str, Tensor]:
-    return {_name(shard): shard.weight for shard in shards}
-
-
-def _name(shard: TableShard) -> str:
-    return f"{shard.table} ({shard.rows.start}, {shard.columns.start})"
+    return {shard.name: shard.weight for shard in shards}

@@ -48,12 +48,14 @@ class ValueChecks:
 
         Raises:
             DataError: under a policy that stops, as is the rule: a null, an id outside its table, a list longer than
-                declared, a segment outside the declared ones, a label other than 0 and 1, a dense value outside its
-                declared range or not finite, or a negative weight. Names file, row group, row, column, the value and
-                what is allowed.
+                declared, or of another length than the one that it stands beside, a segment outside the declared ones,
+                a label other than 0 and 1, a dense value outside its declared range or not finite, or a negative
+                weight. Names file, row group, row, column, the value and what is allowed.
         """
         schema = self._contract.schema
         checked = {name: _without_nulls(array, name, account) for name, array in columns.items()}
+        # As they came, since lists that are too long would be equally long once they are cut.
+        require_lists_agree({name: list_view(checked[name]).lengths for name in schema.grouped_lists}, schema, account)
         for feature in schema.features:
             array = checked[feature.name]
             if feature.kind is FeatureKind.DENSE:
@@ -68,7 +70,6 @@ class ValueChecks:
                 checked[feature.name] = _below(array, limit, self._tables[feature.name], feature.name, account)
             else:
                 checked[feature.name] = _lists_below(_short(array, feature, account), limit, feature, account)
-        require_lists_agree(checked, schema, account)
         checked[SEGMENT] = _below(checked[SEGMENT], len(schema.segments), self._segments, SEGMENT, account)
         checked[LABEL] = _binary(checked[LABEL], account)
         if schema.weight:
@@ -76,9 +77,12 @@ class ValueChecks:
         return checked
 
     def _numbers_in_range(self, array: pa.ListArray, feature: Feature, account: Account) -> pa.ListArray:
-        lists = list_view(_short(array, feature, account))
-        bounds, expected = self._bounds[feature.name], self._ranges[feature.name]
-        numbers = _in_range(pa.array(lists.flat), feature.name, bounds, expected, account.of_elements(lists.lengths))
+        array = _short(array, feature, account)
+        lists, bounds = list_view(array), self._bounds[feature.name]
+        if _are_within(lists.flat, bounds):
+            return array
+        of_elements = account.of_elements(lists.lengths)
+        numbers = _in_range(pa.array(lists.flat), feature.name, bounds, self._ranges[feature.name], of_elements)
         return _list_array(numbers, lists.lengths)
 
 
@@ -94,8 +98,7 @@ def encoded_bounds(feature: Feature, contract: FeatureContract) -> tuple[float, 
 
 def _in_range(array: pa.Array, name: str, bounds: tuple[float, float], expected: str, account: Account) -> pa.Array:
     values, (low, high) = number_view(array), bounds
-    # One pass finds NaN as well: it is the minimum and maximum of any array with one, and no comparison with it holds.
-    if len(values) == 0 or (low <= values.min() and values.max() <= high):
+    if _are_within(values, bounds):
         return array
     finite = np.isfinite(values)
     if not finite.all():
@@ -105,6 +108,11 @@ def _in_range(array: pa.Array, name: str, bounds: tuple[float, float], expected:
     if outside.any():
         account.settle(name, outside, lambda row: values[row], expected, mends=Policy.CLIP)
     return pa.array(values.clip(np.float32(low), np.float32(high)))
+
+
+def _are_within(values: npt.NDArray[Any], bounds: tuple[float, float]) -> bool:
+    # One pass finds NaN as well: it is the minimum and maximum of any array with one, and no comparison with it holds.
+    return len(values) == 0 or bool(bounds[0] <= values.min() and values.max() <= bounds[1])
 
 
 def _below(array: pa.Array, limit: int, of: str, name: str, account: Account) -> pa.Array:
@@ -142,13 +150,15 @@ def _short(array: pa.ListArray, feature: Feature, account: Account) -> pa.ListAr
     lengths = lists.lengths
     if lengths.max(initial=0) <= feature.max_length:
         return array
-    account.settle(
-        feature.name,
-        lengths > feature.max_length,
-        lambda row: f"a list of {lengths[row]}",
-        f"at most {feature.max_length} values",
-        mends=Policy.CLIP,
-    )
+    # A list beside another one is as long as that one, of which it was said already.
+    if not feature.beside:
+        account.settle(
+            feature.name,
+            lengths > feature.max_length,
+            lambda row: f"a list of {lengths[row]}",
+            f"at most {feature.max_length} values",
+            mends=Policy.CLIP,
+        )
     return _list_array(*newest(lists.flat, lengths, feature.max_length))
 
 

@@ -73,6 +73,9 @@ class BatchStream:
         decode_threads: so many decode row groups, and a quarter as many, at least one, build batches of them beside. 0
             does all work in the caller's thread, when it asks for a batch.
         extras: the extra columns that go into `Batch.extra`; no others are read.
+        together: one of `extras`; rows that lie side by side in the files and agree in it stay side by side when they
+            are shuffled, so that only the ends of batches and of row groups part them. Empty: rows are shuffled one by
+            one.
         days: only these UTC days of the split, as "2011-06-30"; all of them where empty.
         in_step: share the rows among ranks step by step: the rows of a step are the same whatever the number of ranks,
             as long as all of them together take as many, and without a shuffle no rank is ahead of another in time.
@@ -97,6 +100,7 @@ class BatchStream:
         decode_threads: int,
         device: torch.device,
         extras: Sequence[str] = (),
+        together: str = "",
         days: Collection[str] = (),
         rank: int = 0,
         world_size: int = 1,
@@ -106,7 +110,7 @@ class BatchStream:
         self._rows = open_rows(encoded, split, contract, extras, days)
         groups = self._rows.groups
         self._order = EpochOrder(groups, seed, shuffle, shuffle_buffer_rows, in_step)
-        self._split = split
+        self._split, self._together = split, together
         self._batch_size = batch_size
         self._decode_threads = decode_threads
         self._rank = rank
@@ -206,6 +210,8 @@ class BatchStream:
             "shuffle": self._order.shuffle,
             "shuffle_buffer_rows": self._order.buffer_rows,
             "in_step": self._order.in_step,
+            # Positions that were saved before rows could stay together do not say.
+            "together": self._together or None,
         }
 
     def _rest_of_epoch(self) -> Generator[Batch, None, None]:
@@ -251,7 +257,8 @@ class BatchStream:
         ):
             builder = Builder(self._sent, building)
             # A pool of which batches are still being built is in memory, and so counts for the bound.
-            reader = PoolReader(read, decoding, rows_ahead(*self._bounds, threads), release=builder.wait)
+            ahead = rows_ahead(*self._bounds, threads)
+            reader = PoolReader(read, decoding, ahead, release=builder.wait, together=self._together)
             with closing(reader.pools(stream)) as pools:
                 # By `map`, not a generator, whose variables would keep a pool while the next one is made.
                 try:

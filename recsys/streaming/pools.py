@@ -54,6 +54,7 @@ class PoolReader:
         rows_ahead: row groups are begun while the rows of those begun and not yet in a pool stay within this; at
             least one is always begun.
         release: called when the next pool is asked for; returns once nothing reads the last one any more.
+        together: the column in which rows agree that stay side by side; empty where each goes its own way.
     """
 
     def __init__(
@@ -62,11 +63,12 @@ class PoolReader:
         executor: Executor,
         rows_ahead: int,
         release: Callable[[], None],
+        together: str = "",
     ) -> None:
         self._read = read
         self._executor = executor
         self._rows_ahead = rows_ahead
-        self._release = release
+        self._release, self._together = release, together
         self.peak_rows = 0
 
     def pools(self, stream: Sequence[PoolSlice]) -> Generator[Rows, None, None]:
@@ -93,7 +95,7 @@ class PoolReader:
                 source_rows += rows
             # Deleted, here and below, so that the arrays are freed before more rows are decoded.
             del decoded
-            shuffling = self._shuffled(sources, pool_slice.pool.order())
+            shuffling = self._shuffled(sources, pool_slice.pool.order(self._blocks(sources)))
             # Behind the columns that are being shuffled, so that no thread is idle until the last of them is.
             rows_begun -= source_rows
             begin(max(source_rows, pool_slice.pool.rows), required=False)
@@ -108,6 +110,13 @@ class PoolReader:
         if rows.stop - rows.start == rows.group.rows:
             return arrays
         return {name: array.slice(rows.start, rows.stop - rows.start) for name, array in arrays.items()}
+
+    def _blocks(self, sources: list[dict[str, pa.Array]]) -> npt.NDArray[np.int64] | None:
+        """Where the rows that stay side by side begin, the first of all rows included; None where none stay."""
+        if not self._together:
+            return None
+        values = np.concatenate([source[self._together].to_numpy() for source in sources])
+        return np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
 
     def _shuffled(
         self, sources: list[dict[str, pa.Array]], order: npt.NDArray[np.int64] | None

@@ -13,11 +13,10 @@ from recsys.features.encoding import (
     LABEL,
     SEGMENT,
     WEIGHT,
-    encode_feature,
+    encode_features,
     encode_label,
     encode_segment,
     encode_weight,
-    require_lists_agree,
 )
 from recsys.features.plain_arrays import element, plain_ids, plain_numbers
 from recsys.features.raw import require_raw_columns
@@ -98,11 +97,9 @@ class RawColumns:
             return element(columns[vector[0]], vector[1], f"{account.where}column `{vector[0]}`")
 
         def feature(one: Feature) -> pa.Array:
-            values = raw(one.name, one.kind is FeatureKind.DENSE)
-            return encode_feature(values, one, self._contract, self._vocabularies, account)
+            return raw(one.name, one.kind is FeatureKind.DENSE)
 
-        encoded = {one.name: feature(one) for one in schema.features}
-        require_lists_agree(encoded, schema, account)
+        encoded = encode_features(feature, self._contract, self._vocabularies, account)
         encoded[SEGMENT] = encode_segment(raw(schema.segment, False), schema.segment, schema.segments, account)
         encoded[LABEL] = encode_label(raw(schema.label, True), schema.label, account)
         if schema.weight:

@@ -99,9 +99,17 @@ class Pool:
         """Number of rows that leave the pool."""
         return count_rows(self.slices) if self.share is None else self.share.rows
 
-    def order(self) -> npt.NDArray[np.int64] | None:
-        """Return (rows,) row numbers into the joined slices, in the order in which they leave; None for 0, 1, 2, ..."""
-        drawn = None if self.draw is None else _permutation(self.draw, count_rows(self.slices))
+    def order(self, blocks: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64] | None:
+        """Return (rows,) row numbers into the joined slices, in the order in which they leave; None for 0, 1, 2, ...
+
+        Args:
+            blocks: rising row numbers at which blocks begin, 0 the first, whose rows leave side by side and in their
+                own order; None: each row is its own.
+        """
+        drawn = None
+        if self.draw is not None:
+            rows = count_rows(self.slices)
+            drawn = _permutation(self.draw, rows) if blocks is None else _of_blocks(self.draw, rows, blocks)
         if self.share is None:
             return drawn
         places = self.share.places()
@@ -248,6 +256,14 @@ def _permutation(draw: tuple[int, ...], rows: int) -> npt.NDArray[np.int64]:
     seed = int(np.random.SeedSequence(draw).generate_state(1, np.uint64)[0])
     drawn: npt.NDArray[np.int64] = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).numpy()
     return drawn
+
+
+def _of_blocks(draw: tuple[int, ...], rows: int, blocks: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The blocks in an order that is drawn, row by row: for blocks at 0, 2 and 3 of four rows perhaps 2, 3, 0, 1."""
+    drawn = _permutation(draw, len(blocks))
+    lengths = np.diff(blocks, append=rows)[drawn]
+    # Each block is a run of row numbers: it begins at its own first, behind the rows of the blocks drawn before.
+    return np.arange(rows) + np.repeat(blocks[drawn] - (np.cumsum(lengths) - lengths), lengths)
 
 
 def _consumed(rows: int, past: Sequence[ConsumedBatches]) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recsys.ablation.page import ReportTable
 from recsys.ablation.trial_sampling import Ranges, Trial, best_trial, next_values
+from recsys.build import build_table_l2
 from recsys.config import RunConfig, config_document, config_from
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import TrainingError
@@ -22,8 +23,8 @@ from recsys.run.stopping import StopRequest, stoppable
 from recsys.towers.artifact import TowerArtifact
 from recsys.training.compiled_layers import CompiledLayers
 from recsys.training.loop import LoopState, train_steps
-from recsys.training.loss import click_objective
 from recsys.training.snapshot import BestWeights
+from recsys.training.table_l2 import with_table_l2
 
 TRIALS = "trials.json"
 
@@ -180,7 +181,7 @@ def _fit(
             assembly.wrapped,
             assembly.optimizers,
             stream,
-            click_objective,
+            with_table_l2(ready.objective.loss, build_table_l2(config.training)),
             settings,
             context,
             state=state,
@@ -189,5 +190,6 @@ def _fit(
             checkpoint=lambda _: None,
             should_stop=request,
             stages=assembly.stages,
+            average=assembly.average,
         ):
             pass

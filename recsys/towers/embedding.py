@@ -16,7 +16,6 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.features.regrouped import Regrouping
-from recsys.features.schema import FeatureKind
 from recsys.features.tables import table_configs
 from recsys.towers.tower_spec import TABLE_PREFIX, TowerKind, TowerSpec
 from recsys.towers.two_sided import TwoSidedTower, is_frozen, no_rows, picked
@@ -36,7 +35,7 @@ class EmbeddingTower(TwoSidedTower):
         super().__init__(spec)
         schema = contract.schema
         sides = [[schema.feature(name) for name in names] for names in (spec.user_features, spec.item_features)]
-        self._groups = [[f.name for f in side if f.kind is not FeatureKind.DENSE] for side in sides if side]
+        self._groups = [[f.name for f in side if f.is_sparse] for side in sides if side]
         self._regrouped = Regrouping(self._groups)
         names = spec.user_features + spec.item_features
         self.ebc = EmbeddingBagCollection(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from recsys.features.batch import Batch
 from recsys.interactions.mlp import Mlp
 from recsys.towers.history import FACTORS, IDS, HistoryTower
-from recsys.training.loss import weighted_log_loss
+from recsys.training.objectives.log_loss import weighted_log_loss
 
 
 class Readout(nn.Module):

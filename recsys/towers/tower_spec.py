@@ -95,9 +95,13 @@ class TowerSpec:
         Raises:
             UsageError: a side has no sparse feature.
         """
-        sides = {part: schema.used_by(part) for part in (USER_TOWER, ITEM_TOWER)}
+        # Lists of numbers say something of single events, of which this tower sees the mean.
+        sides = {
+            part: [feature for feature in schema.used_by(part) if feature.kind is not FeatureKind.DENSE_LIST]
+            for part in (USER_TOWER, ITEM_TOWER)
+        }
         for part, side in sides.items():
-            if all(feature.kind is FeatureKind.DENSE for feature in side):
+            if not any(feature.is_sparse for feature in side):
                 raise UsageError(
                     f"Schema `{schema.name}` gives {part} the features {[feature.name for feature in side]}; expected "
                     f"at least one sparse feature. Add `{part}` to the `used_by` of one."

@@ -88,5 +88,6 @@ def with_version(artifact: TowerArtifact, version: TowerVersion) -> TowerArtifac
 
 def _digest(weights: Mapping[str, Tensor], rows: Mapping[str, int]) -> str:
     # Names, types and shapes are in the bytes, whose order follows from them.
-    own = {name: weight[: rows.get(name)].detach().cpu().contiguous() for name, weight in weights.items()}
+    parts = {name: weight[: rows[name]] if name in rows else weight for name, weight in weights.items()}
+    own = {name: weight.detach().cpu().contiguous() for name, weight in parts.items()}
     return hashlib.sha256(safetensors.torch.save(own)).hexdigest()[:16]

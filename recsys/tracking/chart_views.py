@@ -26,6 +26,7 @@ _GLANCE_CHARTS = (
 # Sections in the order in which a study is read: how good, by which curve, what the towers did, at what cost.
 _SECTIONS = (
     *("valid_auc", "test_auc", "grad_norm", "train", "valid", "test", "ranking"),
+    *("gate_embedding_tower", "gate_interaction_network"),
     *("segment_share", "segment_cosine", "grad_norm_tower", "grad_norm_expert", "grad_norm_tables"),
     *("grad_norm_dense", "perf", "cost"),
 )

@@ -109,6 +109,24 @@ def gradient_norms(norms: Mapping[str, SeedCurves]) -> Figure:
     return figure
 
 
+def branch_gates(gates: Mapping[str, Mapping[str, Curve]]) -> Figure:
+    """Draw by step how much each segment lets through of each branch, a panel a branch, a line a segment.
+
+    Args:
+        gates: branch -> segment -> its curve.
+    """
+    segments = list(dict.fromkeys(segment for by_segment in gates.values() for segment in by_segment))
+    with mpl.rc_context(STYLE):
+        figure, panels = _panels(len(gates), height=4.0, sharey=True)
+        for axes, (branch, by_segment) in zip(panels, gates.items(), strict=True):
+            for segment, curve in by_segment.items():
+                _draw_curve(axes, segments.index(segment), segment, [curve])
+            _finish_by_step(axes, branch.replace("_", " "))
+        panels[0].set_ylabel("Mean gate on validation")
+        _legend_below(figure, panels[0])
+    return figure
+
+
 def calibration(bins: Mapping[str, Sequence[tuple[float, float, float]]]) -> Figure:
     """Draw a reliability diagram: how often rows of a predicted probability turned out positive.
 

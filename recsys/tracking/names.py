@@ -88,6 +88,7 @@ TAG_COLOUR = "mlflow.runColor"
 
 LEARNING_CURVES_FILE = "plots/learning_curves.png"
 GRADIENT_NORMS_FILE = "plots/gradient_norms.png"
+GATES_FILE = "plots/gates.png"
 CALIBRATION_FILE = "plots/calibration.png"
 AUC_BY_SEGMENT_FILE = "plots/auc_by_segment.png"
 COMPARISONS_FILE = "comparisons.json"
@@ -134,14 +135,14 @@ def checked_key(key: str) -> str:
     return key
 
 
-_LISTED_NORMS = ("expert", "tower")  # of several modules of one kind, each by its own name
+_LISTED_NORMS = ("expert", "tower", "member", "threshold")  # of several modules of one kind, each by its own name
 
 
 def grad_norm(of: str) -> str:
     """A gradient norm, as the training loop's reports name it.
 
     Of one of the ranker's children or of the `WHOLE` ranker; of a part's tables or its dense half; of the modules that
-    are one segment's own; of a source or head of the tower.
+    are one segment's own; of a source or head of the tower; of a member of the head, or of its output at a threshold.
 
     >>> grad_norm("head"), grad_norm("embedding_tower/tables"), grad_norm("expert/new"), grad_norm("tower/user_ids")
     ('grad_norm/head', 'grad_norm_tables/embedding_tower', 'grad_norm_expert/new', 'grad_norm_tower/user_ids')

@@ -37,7 +37,8 @@ _EXPERIMENT_TAGS = {
         "`grad_norm`: L2 norm of each part's gradient before clipping, 0 where the part is frozen; `grad_norm_tables` "
         "and `grad_norm_dense` are its halves, `grad_norm_expert` that of each segment's own layers. `segment_share`: "
         "each segment's share of the tower's gradient; `segment_cosine`: how far it agrees with the others' (below 0 "
-        "they pull the tower apart). `train`: loss and learning rates. `perf`: throughput.\n"
+        "they pull the tower apart). `gate_<branch>`: how much of a branch each segment lets through. "
+        "`train`: loss and learning rates. `perf`: throughput.\n"
     ),
 }
 

@@ -5,6 +5,7 @@ checkpoint, and when to end.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -23,6 +24,7 @@ from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LEAST_GAIN, LOG_LOSS, TrainingStages
 from recsys.training.step import Counts, Objective, Stepper, StepSettings
 from recsys.training.training_stream import TrainingStream
+from recsys.training.weight_average import WeightAverage
 
 # What takes memory between the steps: a batch on its way, a validation, what a report or a checkpoint gathers.
 _BETWEEN_STEPS = "`training.batch_size` or `evaluation.batch_size`"
@@ -120,6 +122,7 @@ def train_steps(
     checkpoint: Callable[[LoopState], None],
     should_stop: Callable[[], bool],
     stages: TrainingStages | None = None,
+    average: WeightAverage | None = None,
 ) -> Iterator[StepReport]:
     """Train until the budget is spent, validation stops improving, or `should_stop` says so; yield reports on the way.
 
@@ -132,12 +135,13 @@ def train_steps(
         checkpoint: called every `checkpoint_every` steps and at the end, after the step's report was taken.
         should_stop: asked after every step, which is still reported and checkpointed.
         stages: asked after a step's report and before its checkpoint, which so is of the stage that follows.
+        average: is validated, and kept as the best, in place of the weights, with which training goes on.
 
     Raises:
         TrainingError: memory ran out, or three batches in a row gave a loss or gradient that is not finite.
         DataError: the stream has no batches.
     """
-    loop = _Loop(ranker, optimizers, objective, settings, context, state)
+    loop = _Loop(ranker, optimizers, objective, settings, context, state, average)
     try:
         loop.start(validate, best)
         throughput = Throughput(state.rows_seen, stream.wait_seconds, loop.idle)
@@ -157,9 +161,7 @@ def train_steps(
                 if stages is not None and stages.advance(state.step, validation):
                     state.validations_without_gain = 0
                 if due.checkpoint or state.ended:
-                    with throughput.paused():
-                        loop.stepper.read()
-                        checkpoint(state)
+                    loop.save(checkpoint, throughput)
                 if state.ended:
                     break
     except (RuntimeError, MemoryError) as error:
@@ -194,11 +196,12 @@ class _Loop:
         settings: LoopSettings,
         context: ProcessContext,
         state: LoopState,
+        average: WeightAverage | None,
     ) -> None:
         self.stepper = Stepper(ranker, optimizers, objective, settings, context, state)
         self.idle = device_idle(context.device)
         self._module = unwrapped(ranker)
-        self._settings, self._context, self._state = settings, context, state
+        self._settings, self._context, self._state, self._average = settings, context, state, average
 
     def start(self, validate: Callable[[], Mapping[str, float]], best: BestWeights) -> None:
         """Make ready for the first step; measure the weights before it where they count."""
@@ -211,6 +214,8 @@ class _Loop:
         with_norms, with_segments = self._readings(self._state.step + 1)
         with self.idle.step():
             self.stepper.take_step(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
+            if self._average is not None:
+                self._average.update(self._state.step)
         self._state.step += 1
         self._state.rows_seen += len(batch) * self._context.world_size
 
@@ -240,7 +245,17 @@ class _Loop:
         return step % settings.norms_every == 0, view_every > 0 and step % view_every == 0
 
     def validate(self, validate: Callable[[], Mapping[str, float]], best: BestWeights) -> dict[str, float]:
-        """Validate, and keep the weights if they are the best so far."""
+        """Validate, and keep the weights, or their average, if they are the best so far."""
+        with nullcontext() if self._average is None else self._average.in_place():
+            return self._validated(validate, best)
+
+    def save(self, checkpoint: Callable[[LoopState], None], throughput: Throughput) -> None:
+        """Keep a checkpoint of the state, its counts up to date."""
+        with throughput.paused():
+            self.stepper.read()
+            checkpoint(self._state)
+
+    def _validated(self, validate: Callable[[], Mapping[str, float]], best: BestWeights) -> dict[str, float]:
         figures = dict(validate())
         self._module.train()
         state = self._state

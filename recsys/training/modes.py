@@ -93,10 +93,15 @@ def _halves(module: nn.Module, path: str) -> Iterator[tuple[str, str]]:
             yield below, ""
         elif name == _TABLES_CHILD:
             yield below, TABLES
-        elif any(each.endswith(f".{_TABLES_CHILD}") for each, _ in child.named_modules(prefix=below)):
+        elif any(_is_apart(each, inner) for each, inner in child.named_modules(prefix=below)):
             yield from _halves(child, below)
         else:
             yield below, DENSE
+
+
+def _is_apart(path: str, module: nn.Module) -> bool:
+    """Whether what is around a module cannot be of one half alone."""
+    return path.endswith(f".{_TABLES_CHILD}") or getattr(module, "stays_frozen", False)
 
 
 def _set_frozen(module: nn.Module, is_frozen: bool) -> None:

@@ -69,6 +69,9 @@ class RateSchedule:
 class RankerOptimizers:
     """All optimizers of one wrapped ranker, behind one face.
 
+    Attributes:
+        learning_since: by name, every dense parameter and table that learns, and the step at which it began to.
+
     Args:
         ranker: as `wrap_ranker` returned it.
         dense: by part; a part that is missing or None has no dense optimizer and its dense half must be frozen.
@@ -129,6 +132,13 @@ class RankerOptimizers:
         if self._adamw is not None and before is not None:
             stays = set(self.dense_parameters)
             self._adamw.state.update({p: state for p, state in before.state.items() if p in stays})
+        self.learning_since = {
+            self._names[id(p)]: group["since"] for group in self._adamw_groups() for p in group["params"]
+        } | {
+            table: self._since.get(_tables_of(part), 0)
+            for part in self._table_rates
+            for table in self._inventory.under(part).tables
+        }
         self.set_rates(self._step)
         self.contract()
 
@@ -240,12 +250,18 @@ class RankerOptimizers:
             for name, parameter in self._inventory.under(part).dense_parameters().items():
                 if parameter.requires_grad and id(parameter) not in grouped:
                     grouped.add(id(parameter))
-                    decay = optimizer.weight_decay if _decays(name, parameter) else 0.0
+                    decay = self._decay(name, parameter, optimizer)
                     shared.setdefault((optimizer.learning_rate, decay, since), []).append(parameter)
         return [
             {"params": parameters, "weight_decay": decay, "base_rate": rate, "since": since}
             for (rate, decay, since), parameters in shared.items()
         ]
+
+    def _decay(self, name: str, parameter: nn.Parameter, optimizer: DenseOptimizer) -> float:
+        """The weight decay of a parameter: its module's own where that has one, else the part's."""
+        module = self._inventory.module.get_submodule(name.rpartition(".")[0])
+        own: float = getattr(module, "weight_decay", optimizer.weight_decay)
+        return own if _decays(name, parameter) else 0.0
 
     def _adamw_groups(self) -> list[dict[str, Any]]:
         return [] if self._adamw is None else self._adamw.param_groups

@@ -19,6 +19,7 @@ from recsys.sharding.processes import gathered
 from recsys.sharding.state_copy import StateCopy
 from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.training.optimizer import RankerOptimizers
+from recsys.training.weight_average import WeightAverage
 
 
 class Stream(Protocol):
@@ -36,7 +37,7 @@ class Snapshot:
     """A run at one step.
 
     Attributes:
-        tensors: `model/<name>`, `best/<name>`, `optimizer/<name>`, shaped as in the model, and
+        tensors: `model/<name>`, `best/<name>`, `average/<name>`, `optimizer/<name>`, shaped as in the model, and
             `random/<rank>/<generator>`, (bytes,) or (words,); all on the CPU.
         facts: plain JSON: the loop's state, and for each process the stream's and Python's random state.
     """
@@ -80,11 +81,18 @@ class BestWeights:
 
 
 def state_dict(
-    ranker: nn.Module, optimizers: RankerOptimizers, stream: Stream, best: BestWeights, loop: Mapping[str, Any]
+    ranker: nn.Module,
+    optimizers: RankerOptimizers,
+    stream: Stream,
+    best: BestWeights,
+    loop: Mapping[str, Any],
+    average: WeightAverage | None = None,
 ) -> Snapshot:
     """Return everything that the run needs to go on from here."""
     tensors = {f"model/{name}": tensor for name, tensor in whole_state(ranker).items()}
     tensors |= {f"best/{name}": tensor.clone() for name, tensor in best.state.items()}
+    if average is not None:
+        tensors |= {f"average/{name}": tensor for name, tensor in average.state.items()}
     tensors |= {f"optimizer/{name}": tensor for name, tensor in optimizers.state_dict().items()}
     processes = gathered({"stream": stream.state_dict(), "python_random": _python_random(), **_random_tensors()})
     for rank, process in enumerate(processes):
@@ -94,9 +102,14 @@ def state_dict(
 
 
 def load_state_dict(
-    snapshot: Snapshot, ranker: nn.Module, optimizers: RankerOptimizers, stream: Stream, best: BestWeights
+    snapshot: Snapshot,
+    ranker: nn.Module,
+    optimizers: RankerOptimizers,
+    stream: Stream,
+    best: BestWeights,
+    average: WeightAverage | None = None,
 ) -> dict[str, Any]:
-    """Put ranker, optimizers, stream, best weights and random generators where they stood; return the loop's state.
+    """Put ranker, optimizers, stream, best weights, average and generators where they stood; return the loop's state.
 
     A process that the saved run had not (it had fewer) takes the last one's stream state, and random numbers of its
     own: such a run is the same experiment, and no longer the same bits.
@@ -108,6 +121,8 @@ def load_state_dict(
     load_whole_state(ranker, _under("model/", tensors))
     optimizers.load_state_dict(_under("optimizer/", tensors))
     best.load(_under("best/", tensors))
+    if average is not None:
+        average.load(_under("average/", tensors))
     rank = dist.get_rank() if dist.is_initialized() else 0
     try:
         processes, loop = facts["processes"], facts["loop"]

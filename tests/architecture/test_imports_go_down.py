@@ -84,7 +84,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "recsys.training",
     ),
     # floor 5
-    "build": BELOW_BUILD,
+    "build_composition": BELOW_BUILD,
+    "build": (*BELOW_BUILD, "recsys.build_composition"),
     # floor 6a: one run
     "run": (*BELOW_BUILD, "recsys.build", "recsys.inspection"),
     # floor 6b: many runs, and runs that nobody starts

@@ -27,7 +27,7 @@ from recsys.towers.tower_spec import TowerSpec
 from tests.small_model import spread_out
 
 NETWORK = CrossConfig(name="cross", field_width=4, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2)
-COMPOSITION = GatedConfig(name="conditional", width=6, expert_hidden=(5,), head_hidden=(4,))
+COMPOSITION = GatedConfig(name="conditional", width=6, expert_hidden=(5,), head_hidden=(4,), members=1)
 ROWS = 60
 USER, ITEM = ["user_tower", "interaction_network"], ["item_tower", "interaction_network"]
 HISTORY = {"scope": "live", "features": {"user_rows": {"kind": "count", "by": ["user_id"]}}}
@@ -48,6 +48,7 @@ def columns(rows: int = ROWS, seed: int = 0) -> dict[str, pa.Array]:
         "kinds": pa.array([["red|blue", "green", "", None][item % 4] for item in items]),
         "title": pa.array([f"The Mug No. {item}, again" for item in items]),
         "seen": pa.array([[2**59 + item, None, 2**59][: item % 4] if item != 5 else None for item in items]),
+        "seen_how": pa.array([[item / 3, None, -1.0][: item % 4] if item != 5 else None for item in items]),
         "image": pa.array([[float(item), item / 7] if item != 2 else None for item in items]),
         "age": pa.array(18.0 + users),
         "bought": pa.array(draw.integers(0, 2, rows)),
@@ -79,6 +80,7 @@ def document(**changes: Any) -> dict[str, Any]:
         {"name": "kinds", "kind": "sparse_list", "max_length": 3, "used_by": ITEM},
         {"name": "words", "kind": "sparse_list", "max_length": 2, "used_by": ITEM},
         {"name": "seen", "kind": "sparse_list", "max_length": 3, "table": "item_id", "used_by": USER},
+        {"name": "seen_how", "kind": "dense_list", "beside": "seen", "fill": 0.5, "used_by": ["user_tower"]},
         {"name": "image", "kind": "dense", "width": 2, "fill": 0, "used_by": ITEM},
     ]
     if table.get("history"):

@@ -42,6 +42,7 @@ def test_raw_rows_become_the_batches_of_the_prepared_ones_to_the_bit(shop: OwnRo
         assert torch.equal(batch.dense, prepared.dense)
         assert torch.equal(batch.sparse.values(), prepared.sparse.values())
         assert torch.equal(batch.sparse.lengths(), prepared.sparse.lengths())
+        assert torch.equal(batch.lists["seen_how"], prepared.lists["seen_how"])
         assert torch.equal(batch.segment, prepared.segment)
     users = prepared.sparse["user_id"].values().tolist()
     assert 0 in users
@@ -99,7 +100,7 @@ def test_ids_that_a_frame_rounded_are_refused_and_exact_ones_with_missing_ones_a
 def test_the_signature_names_the_columns_of_the_files_and_the_example_is_one(shop: OwnRows):
     model = load_model(str(shop.folder))
 
-    read = {"customer", "item_id", "brand", "cost", "stock", "kinds", "title", "seen", "image", "age"}
+    read = {"customer", "item_id", "brand", "cost", "stock", "kinds", "title", "seen", "seen_how", "image", "age"}
     assert set(model.metadata.signature.inputs.input_names()) == read
     assert set(shop.example.columns) == read
     scores = model.predict(model.input_example)["probability"]
@@ -111,7 +112,7 @@ def test_the_signature_names_the_columns_of_the_files_and_the_example_is_one(sho
 
 def test_one_row_without_any_value_that_may_be_missing_is_scored(shop: OwnRows):
     row = shop.table.slice(0, 1)
-    empty = {name: pa.nulls(1) for name in ("customer", "brand", "cost", "stock", "kinds", "seen", "image")}
+    empty = {name: pa.nulls(1) for name in ("customer", "brand", "cost", "stock", "kinds", "seen", "seen_how", "image")}
     typed = {name: pa.nulls(1, row[name].type) for name in empty}
     scorer = load_scorer(shop.folder)
 

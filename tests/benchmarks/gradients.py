@@ -33,7 +33,7 @@ from training_run import NEVER, Repeated, TrainingRun, add_device, moment
 
 from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 
 ROWS = [10, 50, 100, 500, 1_000, 2_000, 5_000, 10_000] + [20_000, 50_000, 100_000] * 3 + [500_000] * 8 + [2_000_000]
 DENSE, BATCH, DEFAULT_EVERY, STEPS_A_TURN = 13, 4096, 50, 8
@@ -95,7 +95,7 @@ class Variant:
         for step, batch in enumerate(itertools.islice(self._batches, STEPS_A_TURN)):
             optimizers.set_rates(step)
             optimizers.zero_grad()
-            click_objective(self._run.wrapped.module, batch).backward()
+            log_loss_objective(self._run.wrapped.module, batch).backward()
             optimizers.step(torch.tensor(True, device=self._device))
             marks.append(moment(self._device))
 

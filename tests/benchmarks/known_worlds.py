@@ -42,7 +42,7 @@ from recsys.sharding.processes import start_processes
 from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact
 from recsys.training.loop import LoopState, train_steps
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS
 
@@ -232,7 +232,7 @@ class Workshop:
             assembly.wrapped,
             assembly.optimizers,
             stream,
-            click_objective,
+            log_loss_objective,
             assemble.loop_settings(config.training, stream.num_batches),
             context,
             state=LoopState(),

@@ -49,7 +49,7 @@ from recsys.tracking.run import TrackedRun, start_run
 from recsys.tracking.spool import LINES
 from recsys.tracking.store import TrackingStore
 from recsys.training.loop import LoopState, train_steps
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
 
@@ -107,7 +107,7 @@ class Steps:
             self._fitted.wrapped,
             self._fitted.optimizers,
             self,
-            click_objective,
+            log_loss_objective,
             settings,
             self._context,
             state=self._state,

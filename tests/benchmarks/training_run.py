@@ -15,7 +15,7 @@ from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loop import LoopSettings, LoopState, train_steps
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
 from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
@@ -113,7 +113,7 @@ class TrainingRun:
             self.wrapped,
             self.optimizers,
             stream,
-            click_objective,
+            log_loss_objective,
             settings,
             self._context,
             state=self._state,

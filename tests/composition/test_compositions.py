@@ -13,9 +13,14 @@ from recsys.composition.conditional import (
     SegmentGatedComposition,
     SegmentRoutedComposition,
 )
+from recsys.composition.epnet import EpnetComposition
 from recsys.composition.parallel import ConcatJoin, GateJoin, ParallelComposition, ProductJoin, SumJoin
+from recsys.composition.ppnet import PpnetComposition
 from recsys.composition.ranker import Ranker
+from recsys.composition.residual_expert import SharedResidualComposition
+from recsys.composition.segment_linear import SegmentLinearComposition
 from recsys.composition.sequential import SequentialComposition
+from recsys.composition.star import StarComposition
 from recsys.errors import UsageError
 from tests.small_model import (
     FIELD_WIDTH,
@@ -31,6 +36,21 @@ from tests.small_model import (
 
 W, S = JOINED_WIDTH, len(SEGMENTS)
 ROUTES = (("embedding_tower",), ("interaction_network",), ("embedding_tower", "interaction_network"))
+
+
+def concat(projection: BranchProjection) -> ParallelComposition:
+    return ParallelComposition(projection, ConcatJoin(W))
+
+
+NESTED = {
+    "shared and residual experts": lambda p: SharedResidualComposition(concat(p), S, [8], None),
+    "shared and low-rank experts": lambda p: SharedResidualComposition(concat(p), S, [7], 2),
+    "star": lambda p: StarComposition(concat(p), S, [7, 6]),
+    "epnet": lambda p: EpnetComposition(concat(p), S, 3, 6),
+    "ppnet": lambda p: PpnetComposition(concat(p), 3 * TOWER_WIDTH, S, [7, 6], 3, 6),
+    "segment linear": lambda p: SegmentLinearComposition(concat(p), 3 * TOWER_WIDTH, S, 4, 0.1),
+    "pepnet": lambda p: PpnetComposition(EpnetComposition(concat(p), S, 3, 6), 3 * TOWER_WIDTH, S, [7], 3, 6),
+}
 COMPOSITIONS = {
     "sequential": lambda _: SequentialComposition(3 * TOWER_WIDTH, FIELD_WIDTH, NETWORK_WIDTH),
     "concat": lambda p: ParallelComposition(p, ConcatJoin(W)),
@@ -42,11 +62,16 @@ COMPOSITIONS = {
     "conditional route": lambda p: SegmentRoutedComposition(p, ROUTES, None),
     "conditional route and experts": lambda p: SegmentRoutedComposition(p, ROUTES, [7]),
     "parallel and conditional": lambda p: ParallelConditionalComposition(p, ConcatJoin(W), S, [7]),
+    **NESTED,
+    "nested sequential": lambda _: EpnetComposition(
+        SequentialComposition(3 * TOWER_WIDTH, FIELD_WIDTH, NETWORK_WIDTH), S, 3, 6
+    ),
+    "nested route": lambda p: SharedResidualComposition(SegmentRoutedComposition(p, ROUTES, [7]), S, [7], None),
 }
 
 
 def ranker_with(name: str, seed: int = 0) -> Ranker:
-    return small_ranker(COMPOSITIONS[name], has_tower_field=name == "sequential", seed=seed)
+    return small_ranker(COMPOSITIONS[name], has_tower_field="sequential" in name, seed=seed)
 
 
 @pytest.mark.parametrize("name", COMPOSITIONS)
@@ -204,6 +229,9 @@ def test_shared_parts_do_move_while_a_segment_is_absent() -> None:
     assert not torch.equal(ranker.composition.projection.tower.weight, before)
 
 
+PEPNET = ("inner.inner.projection", "inner.inner.join", "inner.gate", "layers", "gates")
+
+
 @pytest.mark.parametrize(
     ("name", "own"),
     [
@@ -212,6 +240,9 @@ def test_shared_parts_do_move_while_a_segment_is_absent() -> None:
         ("conditional gate", {"projection", "segments.1"}),
         ("conditional route and experts", {"projection.network", "experts.1"}),
         ("parallel and conditional", {"projection", "join", "segments.1"}),
+        ("shared and residual experts", {"inner.projection", "inner.join", "shared", "segments.1"}),
+        ("pepnet", {*PEPNET, "inner.segments.1", "segments.1"}),
+        ("nested route", {"inner.projection.network", "inner.experts.1", "shared", "segments.1"}),
     ],
 )
 def test_a_composition_says_what_a_segments_rows_reach(name: str, own: set[str]) -> None:

@@ -136,11 +136,50 @@ def test_a_config_that_was_recorded_reads_back_equal():
 
 
 @pytest.mark.parametrize(
+    ("words", "inner"),
+    [
+        ([], {"name": "parallel", "width": 64, "join": "concat"}),
+        (["composition.inner.join=sum"], {"name": "parallel", "width": 64, "join": "sum"}),
+        (["composition.inner.name=sequential"], {"name": "sequential"}),
+        (["composition.inner={name: star, hidden_widths: [3]}"], {"name": "star", "hidden_widths": [3]}),
+    ],
+)
+def test_an_inner_composition_has_its_own_kinds_knobs_as_its_file_has_them(words: list[str], inner: dict):
+    config = compose_config(["composition=epnet", *words])
+    found = config_document(config)["composition"]["inner"]
+    assert {name: value for name, value in found.items() if name not in ("head_hidden", "inner")} == inner
+    assert found["head_hidden"] == []
+    assert config_from(config_document(config)) == config
+
+
+def test_inner_compositions_stand_on_one_another():
+    words = ["composition.inner.name=epnet", "composition.inner.inner.join=sum"]
+    inner = compose_config(["composition=ppnet", *words]).composition.inner
+    assert (inner.name, inner.prior_width) == ("epnet", 8)
+    assert (inner.inner.name, inner.inner.join, inner.inner.width) == ("parallel", "sum", 64)
+
+
+@pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (["trainng.epochs=1"], ["trainng.epochs", "near it: training.epochs"]),
         (["+training.epoch=1"], ["`training.epoch` is no known key"]),
         (["data=nothing"], ["`data=nothing`", "online_retail"]),
+        (
+            ["composition=epnet", "composition.inner.name=parallell"],
+            ["`composition.inner` is", "'parallel', 'conditional'"],
+        ),
+        (
+            ["composition=epnet", "composition.inner.wdth=3"],
+            ["`composition.inner.wdth` is no known key", "composition `parallel` has name, head_hidden, width, join"],
+        ),
+        (["composition=epnet", "composition.inner.width=0"], ["`composition.inner.width` is 0", "greater than 0"]),
+        (["composition=epnet", "composition.inner.head_hidden=[3]"], ["behind the outermost composition"]),
+        (
+            ["composition=epnet", "composition.inner.name=conditional_route"],
+            ["give it as `composition.inner.routes=...`"],
+        ),
+        (["composition.inner.width=3"], ["`composition.inner` is no known key", "`parallel` has name, head_hidden"]),
         (["training.epochs=0"], ["`training.epochs` is 0", "greater than 0"]),
         (["training.learning_rate=fast"], ["`training.learning_rate` is 'fast'", "number"]),
         (["training.learning_rate=nan"], ["`training.learning_rate`", "finite"]),
@@ -197,6 +236,7 @@ def test_a_config_that_was_recorded_reads_back_equal():
         (["training_mode=end_to_end", "training_mode.adapter_rank=4"], ["`adapter_rank` is for a tower"]),
         (["+training_mode.rates.tower=0.1"], ["training_mode.rates.tower"]),
         (["training.table_kernels.head=ssd"], ["`training.table_kernels.head` is 'ssd'", "'uvm_caching'"]),
+        (["composition=sequential", "composition.members=4"], ["`composition.members` is 4", "head_hidden=[64]"]),
         (["training.table_cache_share=0"], ["`training.table_cache_share` is 0"]),
         (["ablation.tune.trials=3", "ablation.tune.ranges={}"], ["`ablation.tune.trials` has nothing to tune"]),
         (["ablation.tune.ranges={training.learning_rate: [1, 0.1]}"], ["`training.learning_rate` from 1 to 0.1"]),

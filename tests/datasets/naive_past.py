@@ -4,11 +4,15 @@ from itertools import product
 from math import sqrt
 from typing import Any
 
+import numpy as np
+
 from recsys.datasets.past import (
+    AGE,
     AGE_DAYS,
     CONTRIBUTES,
     LABEL,
     MOMENT,
+    ROW,
     UNIT,
     Before,
     ListedRows,
@@ -71,6 +75,8 @@ def past(feature: PastFeature, row: Row, events: list[Row], by: tuple[str, ...],
     known = [event for event in events if event[CONTRIBUTES]]
     if feature.folds:
         seen = [event for event in known if not row[CONTRIBUTES] or event[UNIT] != row[UNIT]]
+    elif feature.leave_one_out:
+        seen = [event for event in known if not row[CONTRIBUTES] or event[ROW] != row[ROW]]
     elif row[MOMENT] is None:
         seen = []
     else:
@@ -115,9 +121,14 @@ def listed(feature: PastFeature, row: Row, events: list[Row]) -> list[tuple[Any,
     if feature.distinct:
         last = {event[value]: event for event in sorted(found, key=lambda event: event[MOMENT])}
         found = sorted(last.values(), key=lambda event: (event[MOMENT], -event[value]))
+    elif feature.leave_one_out:
+        # What has no time is listed first.
+        found = sorted(found, key=lambda event: (event[MOMENT] is not None, event[MOMENT], event[value], event[ROW]))
     else:
         found = sorted(found, key=lambda event: (event[MOMENT], event[value]))
     found = found[-feature.length :]
+    if feature.of == AGE:
+        return [(event[value], age(feature, row, event)) for event in found]
     if feature.of == AGE_DAYS:
         days = [DAY if feature.before is Before.DAY else 1] * len(found)
         return [
@@ -125,6 +136,14 @@ def listed(feature: PastFeature, row: Row, events: list[Row]) -> list[tuple[Any,
             for event, day in zip(found, days, strict=True)
         ]
     return [(event[value], event[feature.of]) for event in found]
+
+
+def age(feature: PastFeature, row: Row, event: Row) -> float | None:
+    """How many days before the row an event was, below 0 if it was later."""
+    if row[MOMENT] is None or event[MOMENT] is None:
+        return None
+    midnight_or_event = event[MOMENT] // DAY * DAY if feature.before is Before.DAY else event[MOMENT]
+    return float(np.float32((asking(feature, row) - midnight_or_event) / DAY))
 
 
 def affinity(feature: PastFeature, row: Row, events: list[Row], recent: list[Any]) -> float:

@@ -9,6 +9,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import load
 from recsys.datasets.past import (
+    AGE,
     AGE_DAYS,
     CONTRIBUTES,
     LABEL,
@@ -96,6 +97,7 @@ def _of_times(suffix: str, **keys: Any) -> list[PastFeature]:
         one("first of all", PastKind.DAYS_SINCE_FIRST, ()),
         one("items", PastKind.RECENT, ("User",), of=ITEM, length=2),
         one("ages", PastKind.RECENT, ("User",), of=AGE_DAYS, beside=ITEM, length=2),
+        one("fractions of ages", PastKind.RECENT, ("User",), of=AGE, beside=ITEM, length=2),
         one("liked", PastKind.RECENT, (ITEM,), of="User", length=3, rows=ListedRows.LIKED),
         one("last items", PastKind.RECENT, ("User",), of=ITEM, length=2, distinct=True),
         one("last ages", PastKind.RECENT, ("User",), of=AGE_DAYS, beside=ITEM, length=2, distinct=True),
@@ -111,6 +113,20 @@ FEATURES = [
     PastFeature("affinity", PastKind.CO_OCCURRENCE, (ITEM,), of=ITEM, to="last items", together="invoice"),
 ]
 OF_FOLDS = _of_kinds(" out of fold", folds=ALONE)
+
+
+def _listed_of_others(name: str, by: tuple[str, ...], **keys: Any) -> PastFeature:
+    return PastFeature(f"{name} of others", PastKind.RECENT, by, length=2, leave_one_out=True, **keys)
+
+
+LEFT_OUT = [
+    *_of_kinds(" of others", leave_one_out=True),
+    _listed_of_others("items", ("User",), of=ITEM),
+    _listed_of_others("prices", ("User",), of="price", beside=ITEM),
+    _listed_of_others("ages", ("User",), of=AGE, beside=ITEM),
+    _listed_of_others("repeats", ("User", ITEM), of="stars"),
+    _listed_of_others("liked", (ITEM,), of="User", rows=ListedRows.LIKED),
+]
 
 
 def some_of(features: Sequence[PastFeature]) -> st.SearchStrategy[list[PastFeature]]:

@@ -12,7 +12,7 @@ from ibis.backends.duckdb import Backend
 from recsys.datasets.database import temporary_database
 from recsys.datasets.past import MOMENT, ROW, PastFeature, PastKind
 from tests.datasets.naive_past import Row, naive_value
-from tests.datasets.past_tables import EVENT, EVENTS, FEATURES, HOUR, OF_FOLDS, some_of, told
+from tests.datasets.past_tables import EVENT, EVENTS, FEATURES, HOUR, LEFT_OUT, OF_FOLDS, some_of, told
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
 
 
 @settings(max_examples=8, deadline=None)
-@given(some_of([*FEATURES, *OF_FOLDS]), EVENTS, EVENTS)
+@given(some_of([*FEATURES, *OF_FOLDS, *LEFT_OUT]), EVENTS, EVENTS)
 def test_every_feature_equals_what_plain_python_counts(
     connection: Backend, features: list[PastFeature], asked: list[Row], events: list[Row]
 ) -> None:
@@ -34,6 +34,17 @@ def test_every_feature_equals_what_plain_python_counts(
                 # Rounded to float32, and of square roots.
                 expected = pytest.approx(expected, rel=1e-6)
             assert values[feature.name] == expected, (feature, row)
+
+
+@settings(max_examples=10, deadline=None)
+@given(some_of(LEFT_OUT), EVENTS)
+def test_a_row_that_is_an_event_sees_all_others(
+    connection: Backend, features: list[PastFeature], events: list[Row]
+) -> None:
+    found = told(connection, events, events, features)
+    for row, values in zip(events, found, strict=True):
+        for feature in features:
+            assert values[feature.name] == naive_value(feature, row, events, features), (feature, row)
 
 
 @settings(max_examples=8, deadline=None)
@@ -51,7 +62,7 @@ def test_nothing_at_or_after_a_row_s_time_changes_its_features(
 
 
 @settings(max_examples=6, deadline=None)
-@given(some_of([*FEATURES, *OF_FOLDS]), EVENTS.filter(bool), st.randoms())
+@given(some_of([*FEATURES, *OF_FOLDS, *LEFT_OUT]), EVENTS.filter(bool), st.randoms())
 def test_a_row_alone_has_the_bits_of_the_row_among_others(
     connection: Backend, features: list[PastFeature], events: list[Row], random: Random
 ) -> None:

@@ -80,6 +80,17 @@ def test_without_a_segment_strength_the_logit_does_not_depend_on_the_segment() -
     np.testing.assert_array_equal(people.logit(5, user, item, discount), before)
 
 
+@pytest.mark.parametrize("personal_share", [0.0, 0.5, 1.0])
+def test_without_a_personal_share_all_users_of_a_segment_want_the_same(personal_share: float) -> None:
+    people = People(dataclasses.replace(SMALL, shared_strength=0.0, personal_share=personal_share))
+    alike = np.flatnonzero(people.user_segment == 0)
+    items = np.zeros(len(alike), dtype=np.int64)
+
+    logits = people.logit(5, alike, items, np.zeros(len(alike), dtype=np.float32))
+
+    assert (np.ptp(logits) == 0) == (personal_share == 0)
+
+
 def test_content_vectors_foretell_preference_the_better_the_less_noise_they_have() -> None:
     def likeness(noise: float) -> float:
         """Correlation of two items' content likeness with the likeness of what they truly are."""
@@ -192,6 +203,7 @@ def test_a_world_that_cannot_be_is_refused_by_name() -> None:
     for change, message in (
         ({"days": 2}, "days is 2; expected at least 3"),
         ({"cold_share": 1.0}, "cold_share is 1.0"),
+        ({"personal_share": 1.5}, "personal_share is 1.5; expected from 0 to 1"),
         ({"drift": float("nan")}, "drift is nan; expected a finite number"),
         ({"segments": ("a", "a")}, "none twice"),
         ({"start": "yesterday"}, "start is 'yesterday'; expected a date"),

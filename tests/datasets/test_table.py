@@ -428,7 +428,9 @@ def test_movielens_100k_is_read_as_its_protocol_says(ml_100k_folder: Path, tmp_p
     assert (train["item_rows"] < train["item_id"].map(in_train)).all(), "no training row counts itself"
 
 
-@pytest.mark.parametrize("name", ["ml_100k", "ml_100k_live"])
+@pytest.mark.parametrize(
+    "name", ["ml_100k", "ml_100k_history", "ml_100k_live", "ml_100k_live_history", "ml_100k_random"]
+)
 def test_every_committed_table_block_parses(name: str) -> None:
     path = ROOT / "data" / "schemas" / f"{name}.yaml"
     assert load_table_layout(path, load_schema(path)).history.scope == ("live" if "live" in name else "train_only")

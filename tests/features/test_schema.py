@@ -17,6 +17,7 @@ from recsys.features.schema import (
     USER_TOWER,
     FeatureKind,
     FeatureSchema,
+    Holds,
     Scale,
     load_schema,
 )
@@ -206,13 +207,17 @@ def test_missing_key_is_named(key: str) -> None:
         (PRICE, {"maximum": 10**400}, "`maximum` is 1000"),
         (PRICE, {"minimum": 3, "maximum": 2}, "minimum 3 is above maximum 2"),
         (PRICE, {"fill": -1}, "`fill` is -1; expected a value from 0 to inf, as declared"),
-        (PRICE, {"table": "prices"}, "`table` and `max_length` belong to sparse features, and this one is dense"),
-        (PRICE, {"max_length": 3}, "`table` and `max_length` belong to sparse features, and this one is dense"),
+        (PRICE, {"table": "prices"}, "`table` belongs to sparse features, and this one is dense"),
+        (
+            PRICE,
+            {"max_length": 3},
+            "`max_length` is 3; expected a whole number from 1 for a list, and no such key for other",
+        ),
         (PRODUCT, {"fill": 0}, "`fill` belongs to dense features, and this one is sparse"),
         (PRODUCT, {"scale": "log"}, "`scale` belongs to dense features, and this one is sparse"),
         (LAST_PRODUCTS, {"minimum": 0}, "`minimum` belongs to dense features, and this one is sparse_list"),
-        (PRODUCT, {"max_length": 3}, "`max_length` is 3; expected a whole number from 1 for a sparse_list"),
-        (LAST_PRODUCTS, {"max_length": 0}, "`max_length` is 0; expected a whole number from 1 for a sparse_list"),
+        (PRODUCT, {"max_length": 3}, "`max_length` is 3; expected a whole number from 1 for a list"),
+        (LAST_PRODUCTS, {"max_length": 0}, "`max_length` is 0; expected a whole number from 1 for a list"),
         (LAST_PRODUCTS, {"max_length": -1}, "`max_length` is -1; expected a whole number"),
         (LAST_PRODUCTS, {"max_length": 2.5}, "`max_length` is 2.5; expected a whole number"),
         (LAST_PRODUCTS, {"max_length": True}, "`max_length` is True; expected a whole number"),
@@ -222,6 +227,61 @@ def test_missing_key_is_named(key: str) -> None:
 def test_wrong_feature_is_said_under_its_name(feature: int, changes: dict[str, Any], said: str) -> None:
     message = refusal(shop_with(feature, **changes))
     assert f"feature `{SHOP['features'][feature]['name']}`" in message
+    assert said in message
+
+
+RATINGS = {"name": "ratings", "kind": "dense_list", "beside": "last_products", "fill": 0, "used_by": ["user_tower"]}
+SHOPS = {"name": "shops", "kind": "sparse_list", "beside": "last_products", "used_by": ["user_tower"]}
+
+
+def test_lists_beside_another_one_are_found_in_declared_order_and_are_as_long() -> None:
+    ages = {**RATINGS, "name": "ages", "holds": "age_days", "max_length": 5}
+    schema = FeatureSchema.from_document(shop(features=[ages, *SHOP["features"], RATINGS, SHOPS]))
+
+    assert [feature.name for feature in schema.dense_lists] == ["ages", "ratings"]
+    assert [feature.name for feature in schema.beside("last_products")] == ["ages", "ratings", "shops"]
+    assert schema.beside("shops") == ()
+    assert schema.grouped_lists == ("ages", "last_products", "ratings", "shops")
+    assert [feature.name for feature in schema.sparse] == ["customer", "product", "last_products", "shops"]
+    assert {feature.max_length for feature in schema.features if feature.is_list} == {5}
+    assert (schema.feature("ratings").scale, schema.feature("ages").holds) == (Scale.NONE, Holds.AGE_DAYS)
+    assert FeatureSchema.from_document(json.loads(json.dumps(schema.to_document()))) == schema
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            {**RATINGS, "beside": "last_product"},
+            "`beside` is 'last_product'; expected a sparse_list that is itself bes",
+        ),
+        ({**RATINGS, "beside": "last_product"}, "(did you mean `last_products`?)"),
+        ({**RATINGS, "beside": "product"}, "`beside` is 'product'; expected a sparse_list"),
+        ({**RATINGS, "beside": "ratings"}, "`beside` is 'ratings'; expected a sparse_list that is itself beside none"),
+        ({**RATINGS, "beside": "shops"}, "`beside` is 'shops'; expected a sparse_list that is itself beside none"),
+        ({**RATINGS, "beside": ""}, "has no `beside`; expected the sparse_list whose elements its numbers are of"),
+        ({**RATINGS, "beside": 3}, "`beside` is 3; expected the name of a sparse_list"),
+        ({**RATINGS, "max_length": 4}, "`max_length` is 4, and that of `last_products`, which it is beside, is 5"),
+        ({**RATINGS, "scale": "standard"}, "has `scale: standard`; expected log or none"),
+        (
+            {**RATINGS, "used_by": ["interaction_network"]},
+            "is used by interaction_network; expected user_tower or item",
+        ),
+        ({**RATINGS, "used_by": ["item_tower"]}, "is used by item_tower, which does not use `last_products`"),
+        ({**RATINGS, "holds": "age"}, "`holds` is 'age'"),
+        ({**RATINGS, "table": "product"}, "`table` belongs to sparse features, and this one is dense_list"),
+        ({**RATINGS, "fill": 9, "maximum": 5}, "`fill` is 9; expected a value from -inf to 5"),
+        ({**SHOPS, "holds": "age_days"}, "`holds` belongs to a dense_list, and this one is sparse_list"),
+        ({**SHOPS, "name": "price", "kind": "dense"}, "`beside` belongs to lists, and this one is dense"),
+    ],
+)
+def test_a_list_that_cannot_stand_where_it_is_declared_is_refused(entry: dict[str, Any], said: str) -> None:
+    features = [feature for feature in SHOP["features"] if feature["name"] != entry["name"]]
+    others = [SHOPS] if entry["name"] == "ratings" else []
+
+    message = refusal(shop(features=[*features, *others, entry]))
+
+    assert f"feature `{entry['name']}`" in message
     assert said in message
 
 

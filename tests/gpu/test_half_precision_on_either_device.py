@@ -12,7 +12,7 @@ from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.gpu.conftest import EITHER
 from tests.sharding.tables import Part
 from tests.training.small_run import Batches, small_run
@@ -47,7 +47,7 @@ def test_a_bad_batch_moves_no_bit_of_them(context: ProcessContext):
 
     def objective(ranker, batch):
         states.append({**whole_state(run.ranker), **run.optimizers.state_dict()})
-        return click_objective(ranker, batch) * (math.nan if len(states) == 3 else 1.0)
+        return log_loss_objective(ranker, batch) * (math.nan if len(states) == 3 else 1.0)
 
     run.train(4, objective)
 

@@ -6,7 +6,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from recsys.sharding.input_ahead import InputAhead
 from recsys.sharding.whole_state import whole_state
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.sharding.small_rows import open_small_rows
 from tests.training.small_run import small_run
 
@@ -17,7 +17,7 @@ CYCLES = 20_000_000  # about ten milliseconds of a GPU's clock
 def trained(context, root, *, is_ahead, cycles=CYCLES, steps=40):
     def objective(ranker, batch):
         torch.cuda._sleep(cycles)  # while the next batches arrive, and give and take memory
-        return click_objective(ranker, batch)
+        return log_loss_objective(ranker, batch)
 
     run = small_run(context)
     run.stream = open_small_rows(root, context.device)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from recsys.training.loss import click_objective
 from recsys.training.modes import FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.method.lower_precision import small
 from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS
 from tests.sharding.small_rows import open_small_rows
@@ -17,7 +17,7 @@ def train_without_waiting(context, root, composition, mode="end_to_end", **setti
     def objective(ranker, batch):
         # The first epoch fills what is kept from then on; the last step is followed by a validation.
         torch.cuda.set_sync_debug_mode("error" if epoch <= run.state.step < 2 * epoch else "default")
-        return click_objective(ranker, batch)
+        return log_loss_objective(ranker, batch)
 
     run = small_run(context, mode, ranker=small(composition, "cross", seed=0))
     run.stream.batches = [*open_small_rows(root, context.device)]

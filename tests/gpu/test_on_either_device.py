@@ -13,7 +13,7 @@ from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.streaming.pools import background, prefetched
 from recsys.towers import nearest
 from recsys.tracking.system_metrics import SystemSampler
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.precision import set_single_products, uses_tf32
 from tests.gpu.conftest import EITHER
 from tests.method.lower_precision import NETWORKS, small
@@ -84,9 +84,9 @@ def test_every_design_has_the_plain_models_gradient_norms(context, composition, 
     plain, ranker = small(composition, network, seed=0), small(composition, network, seed=0)
     wrapped = wrap_ranker(ranker, dict.fromkeys(PARTS, TableOptimizer("rowwise_adagrad", 0.1)), context)
     gate = TableGate(wrapped)
-    click_objective(plain, batch_of(ROWS)).backward()
+    log_loss_objective(plain, batch_of(ROWS)).backward()
 
-    click_objective(wrapped.module, batch_of(ROWS).to(context.device)).backward()
+    log_loss_objective(wrapped.module, batch_of(ROWS).to(context.device)).backward()
     norms = gradient_norms(wrapped, gate, context)
     gate.close()
 

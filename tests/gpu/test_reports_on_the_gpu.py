@@ -9,14 +9,14 @@ import torch
 from recsys.monitoring.device_idle import device_idle
 from recsys.sharding.whole_state import whole_state
 from recsys.training.host_copy import HostCopy
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.training.small_run import small_run
 
 pytestmark = pytest.mark.gpu
 CYCLES = 200_000_000  # about a tenth of a second of a GPU's clock
 
 
-def trained(context, objective=click_objective, **settings):
+def trained(context, objective=log_loss_objective, **settings):
     run = small_run(context)
     run.stream.batches = [batch.to(context.device) for batch in run.stream.batches]
     run.train(9, objective, norms_every=3, **settings)
@@ -38,7 +38,7 @@ def test_steps_that_read_norms_do_not_make_the_host_wait(context):
     def objective(ranker, batch):
         # The first two epochs fill what is kept; the last step is followed by a validation.
         torch.cuda.set_sync_debug_mode("error" if 6 <= run.state.step < 11 else "default")
-        return click_objective(ranker, batch)
+        return log_loss_objective(ranker, batch)
 
     run = small_run(context)
     counted = [replace(batch, segment_counts=batch.counts_by_segment(3)) for batch in run.stream.batches]

@@ -9,7 +9,7 @@ from recsys.errors import TrainingError
 from recsys.features.column_names import SEGMENT_KEY
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.whole_state import whole_state
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, batch_of
 from tests.training.small_run import Batches, gated_ranker, small_run
 
@@ -24,7 +24,7 @@ def run_on(context: ProcessContext):
 
 def test_the_first_steps_norms_are_those_of_the_plain_model_on_the_cpu(context):
     module = gated_ranker()
-    click_objective(module, batch_of(ROWS[2:])).backward()
+    log_loss_objective(module, batch_of(ROWS[2:])).backward()
 
     report = run_on(context).train(1)[0]
 
@@ -38,7 +38,7 @@ def test_a_bad_batch_moves_nothing(context):
 
     def objective(ranker, batch):
         states.append({**whole_state(run.ranker), **run.optimizers.state_dict()})
-        loss = click_objective(ranker, batch)
+        loss = log_loss_objective(ranker, batch)
         return loss * math.nan if len(states) == 3 else loss
 
     reports = run.train(5, objective)
@@ -51,7 +51,7 @@ def test_divergence_is_told_on_the_next_report_and_names_the_steps(context):
     run = run_on(context)
 
     def objective(ranker, batch):
-        return click_objective(ranker, batch) * (math.nan if run.state.step >= 2 else 1.0)
+        return log_loss_objective(ranker, batch) * (math.nan if run.state.step >= 2 else 1.0)
 
     with pytest.raises(TrainingError, match="steps 3 to 5 gave a loss or gradient that is not finite"):
         run.train(20, objective, report_every=8)

@@ -23,7 +23,7 @@ def test_every_feature_of_the_network_and_the_segment_is_a_field() -> None:
 
 def test_fields_of_a_sparse_feature_are_its_rows_of_the_table_and_of_a_list_their_mean() -> None:
     network = small_network()
-    looked_up = network.fields.look_up(batch_of(ROWS))
+    looked_up = network.fields.look_up(batch_of(ROWS)).unflatten(1, (-1, 4))
     tables = {name: bag.weight for name, bag in network.fields.ebc.embedding_bags.items()}
 
     assert looked_up.shape == (6, 4, 4)
@@ -34,7 +34,7 @@ def test_fields_of_a_sparse_feature_are_its_rows_of_the_table_and_of_a_list_thei
 
 
 def test_an_empty_list_is_a_zero_vector() -> None:
-    assert not small_network().fields.look_up(batch_of(ROWS))[1, 2].any()
+    assert not small_network().fields.look_up(batch_of(ROWS))[1, 8:12].any()
 
 
 def test_a_dense_features_field_is_the_relu_of_its_own_line() -> None:
@@ -43,7 +43,7 @@ def test_a_dense_features_field_is_the_relu_of_its_own_line() -> None:
         fields.dense_weight.copy_(torch.tensor([[1.0, -1.0, 2.0, 0.0], [3.0, 0.0, 0.0, 0.0]]))
         fields.dense_bias.copy_(torch.tensor([[0.0, 0.0, -0.5, 1.0], [0.0, 2.0, -2.0, 0.0]]))
 
-    result = fields(torch.zeros(1, 4, 4), torch.tensor([[0.5, -1.0]]), None)
+    result = fields(torch.zeros(1, 16), torch.tensor([[0.5, -1.0]]), None)
 
     # age 0.5: (0.5, -0.5 -> 0, 1 - 0.5, 1); price -1: (-3 -> 0, 2, -2 -> 0, 0)
     assert result[0, 4].tolist() == [0.5, 0.0, 0.5, 1.0]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recsys.composition.ranker import Ranker
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS, CROSSINGS, sequential_ranker
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, Row, batch_of, cross, small_ranker
 
@@ -36,7 +36,7 @@ def gradients(
     ranker.zero_grad()
     batch = batch_of(rows).to(device)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-        loss = click_objective(ranker, batch)
+        loss = log_loss_objective(ranker, batch)
     loss.backward()
     return {name: p.grad.to("cpu", copy=True) for name, p in ranker.named_parameters() if p.grad is not None}
 

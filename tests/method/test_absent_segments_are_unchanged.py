@@ -25,7 +25,7 @@ from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.whole_state import table_optimizer_state, table_weights
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.method.absent_designs import (
     DESIGNS,
     FIND_UNUSED,
@@ -108,7 +108,7 @@ def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 def step(ranker: nn.Module, optimizer: torch.optim.Optimizer, rows: Sequence[Row], context: ProcessContext) -> None:
     """One step as the loop takes it: gradients forgotten, averaged over processes, stepped."""
     optimizer.zero_grad(set_to_none=True)
-    click_objective(ranker, batch_of(rows)).backward()
+    log_loss_objective(ranker, batch_of(rows)).backward()
     average_dense_gradients(list(inventory_of(ranker).dense_parameters().values()), context)
     optimizer.step()
 
@@ -143,11 +143,11 @@ def test_rows_of_an_absent_segment_keep_every_bit_in_every_kind_of_table(rule, c
     """The segment's own row, and every row that only its users and items look up; accumulators too."""
     tables = dict.fromkeys(("embedding_tower", "interaction_network", "head"), TableOptimizer(rule, 0.1))
     wrapped = wrap_ranker(gated_ranker(), tables, context)
-    click_objective(wrapped.module, batch_of(ROWS)).backward()
+    log_loss_objective(wrapped.module, batch_of(ROWS)).backward()
     before = {**table_weights(wrapped), **table_optimizer_state(wrapped)}
     (segments,) = [name for name in before if SEGMENT_KEY in name and name.endswith("weight")]
 
-    click_objective(wrapped.module, batch_of(WITHOUT_LIGHT)).backward()
+    log_loss_objective(wrapped.module, batch_of(WITHOUT_LIGHT)).backward()
 
     after = {**table_weights(wrapped), **table_optimizer_state(wrapped)}
     assert torch.equal(after[segments][LIGHT], before[segments][LIGHT])
@@ -164,11 +164,11 @@ def test_the_tables_of_a_branch_that_no_row_passes_keep_every_bit(rule, context)
     """They are looked up all the same, as every process must; no row's gradient is theirs."""
     tables = dict.fromkeys(("embedding_tower", "interaction_network", "head"), TableOptimizer(rule, 0.1))
     wrapped = wrap_ranker(ranker_of("routes"), tables, context)
-    click_objective(wrapped.module, batch_of(ROWS)).backward()
+    log_loss_objective(wrapped.module, batch_of(ROWS)).backward()
     tower = wrapped.module.embedding_tower
     before = {**table_weights(tower), **table_optimizer_state(tower)}
 
-    click_objective(wrapped.module, batch_of(WITHOUT_LIGHT)).backward()
+    log_loss_objective(wrapped.module, batch_of(WITHOUT_LIGHT)).backward()
 
     assert moved(before, {**table_weights(tower), **table_optimizer_state(tower)}) == set()
 
@@ -292,7 +292,7 @@ def test_a_projection_without_rows_has_no_gradient_rather_than_a_zero_one() -> N
     ranker = small_ranker(lambda p: SegmentRoutedComposition(p, ROUTES, [4]))
     assert isinstance(ranker.composition.projection, BranchProjection)
 
-    click_objective(ranker, batch_of(WITHOUT_LIGHT)).backward()
+    log_loss_objective(ranker, batch_of(WITHOUT_LIGHT)).backward()
 
     gradients = {name: p.grad for name, p in inventory_of(ranker).dense_parameters().items()}
     without = {name for name, gradient in gradients.items() if gradient is None}

@@ -15,7 +15,7 @@ from recsys.composition.sequential import SequentialComposition
 from recsys.sharding.inventory import inventory_of
 from recsys.towers.tower_spec import TowerSpec
 from recsys.training.cache import TowerCache
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.small_model import FIELD_WIDTH, JOINED_WIDTH, NETWORK_WIDTH, ROWS, batch_of, small_ranker, small_schema
 from tests.training.small_run import SmallRun, gated_ranker, small_run
 
@@ -54,7 +54,7 @@ def backward_of_the_tower(run: SmallRun) -> Counter:
     ]
     tables = []
     hooks += [kernel.register_forward_hook(lambda _, __, out: tables.append(out)) for kernel in kernels]
-    loss = click_objective(run.ranker.module, batch_of(ROWS))
+    loss = log_loss_objective(run.ranker.module, batch_of(ROWS))
     calls["layer gradients"] = sum(id(getattr(node, "variable", None)) in parameters for node in nodes_behind(loss))
     calls["table gradients"] = sum(out.requires_grad for out in tables)
     calls["table look-ups"] = len(tables)
@@ -90,7 +90,7 @@ def test_with_a_warm_cache_its_tables_are_not_even_looked_up(context):
 def test_the_graph_of_a_frozen_step_is_the_smaller_by_the_towers_part(context):
     sizes = {}
     for mode in ("end_to_end", "frozen_tower"):
-        sizes[mode] = len(nodes_behind(click_objective(small_run(context, mode).ranker.module, batch_of(ROWS))))
+        sizes[mode] = len(nodes_behind(log_loss_objective(small_run(context, mode).ranker.module, batch_of(ROWS))))
 
     assert sizes["frozen_tower"] < 0.8 * sizes["end_to_end"]
 

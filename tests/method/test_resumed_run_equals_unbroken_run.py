@@ -18,7 +18,7 @@ from recsys.composition.ranker import Head
 from recsys.errors import DataError
 from recsys.sharding.whole_state import whole_state
 from recsys.training.loop import LoopState
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.optimizer import RateSchedule
 from recsys.training.snapshot import Snapshot, load_state_dict, state_dict
 from tests.small_model import SEGMENTS, small_contract, small_ranker
@@ -49,7 +49,7 @@ def train(run, checkpoint_every=1000):
     """Train to the end; every loss also draws from Python's and NumPy's generators."""
 
     def objective(ranker, batch):
-        loss = click_objective(ranker, batch) * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand()))
+        loss = log_loss_objective(ranker, batch) * (1 + 0.1 * random.random() + 0.1 * float(np.random.rand()))
         return loss * math.nan if run.state.step == 4 else loss
 
     run.log_losses = [loss for step, loss in LOG_LOSSES.items() if step > run.state.step]

@@ -12,8 +12,8 @@ from recsys.monitoring.gradient_flow import FlowReport, audit_flow
 from recsys.monitoring.gradient_flow_faults import FlowFinding, Probe
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loss import click_objective
 from recsys.training.modes import END_TO_END, apply_training_mode, modules_frozen_in
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.composition.test_compositions import ranker_with
 from tests.small_model import ROWS, SEGMENTS, batch_of
 
@@ -28,6 +28,7 @@ def probes_of(ranker: Ranker) -> list[Probe]:
             batch_of([row for row in ROWS if row.segment == number]),
             ranker.reached_by(number),
             tuple(ranker.composition.only_through.items()),
+            ranker.composition.without_gradient,
         )
         for number, segment in enumerate(SEGMENTS)
     ]
@@ -55,7 +56,9 @@ def audited(
     probes = [probe for probe in probes_of(ranker) if probe.segment in segments]
     for probe in probes:
         probe.batch.sparse = _emptied(probe.batch.sparse, without)
-    return audit_flow(wrapped(ranker, frozen, context) if context else ranker, click_objective, probes, frozen=frozen)
+    return audit_flow(
+        wrapped(ranker, frozen, context) if context else ranker, log_loss_objective, probes, frozen=frozen
+    )
 
 
 def _emptied(sparse: KeyedJaggedTensor, without: Sequence[str]) -> KeyedJaggedTensor:

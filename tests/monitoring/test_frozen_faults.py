@@ -19,8 +19,8 @@ from recsys.sharding.inventory import inventory_of
 from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.towers.embedding import EmbeddingTower
-from recsys.training.loss import click_objective
 from recsys.training.modes import FROZEN_TOWER, apply_training_mode
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.snapshot import load_state_dict, state_dict
 from tests.restless_tower import restless_ranker
 from tests.sharding.two_processes import run_in_two
@@ -190,7 +190,7 @@ def test_a_fused_table_that_was_frozen_by_requires_grad_fails_the_proof(context)
         hook.remove()
     batch = batch_of(ROWS)
 
-    click_objective(wrapped.module, batch).backward()
+    log_loss_objective(wrapped.module, batch).backward()
 
     with pytest.raises(TrainingError, match=TABLE):
         proof.record()
@@ -212,7 +212,7 @@ def test_a_rate_of_zero_and_one_infinite_gradient_fail_the_proof(context) -> Non
         hook.remove()
     before = whole_state(wrapped)
 
-    (click_objective(wrapped.module, batch_of(ROWS)) * math.inf).backward()
+    (log_loss_objective(wrapped.module, batch_of(ROWS)) * math.inf).backward()
 
     assert any(shard.weight.isnan().any() for shard in inventory_of(wrapped.module.embedding_tower).shards())
     with pytest.raises(TrainingError, match=TABLE):
@@ -225,7 +225,7 @@ def test_infinite_gradients_reach_nothing_of_a_frozen_tower_in_the_projects_loop
     """No graph leads there, and the step that holds one is withheld from every other part too."""
     proof, before = proof_of(run), whole_state(run.ranker)
 
-    run.train(2, lambda ranker, batch: click_objective(ranker, batch) * math.inf)
+    run.train(2, lambda ranker, batch: log_loss_objective(ranker, batch) * math.inf)
 
     assert run.state.non_finite_batches == 2
     assert all(torch.equal(tensor, before[name]) for name, tensor in whole_state(run.ranker).items())

@@ -9,11 +9,15 @@ from torch import nn
 
 from recsys.errors import TrainingError
 from recsys.monitoring.gradient_flow import audit_flow
+from recsys.run.audit import make_probes
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.whole_state import table_optimizer_state, table_weights
-from recsys.training.loss import click_objective
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES, apply_training_mode
+from recsys.training.objectives.listwise import QUERY
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.composition.test_compositions import COMPOSITIONS, ranker_with
+from tests.method.test_objectives_equal_a_plain_model import OBJECTIVES, ranker_of
+from tests.method.test_objectives_equal_a_plain_model import batch as graded_batch
 from tests.monitoring.audited import audited, probes_of, set_number, stray_detach, wrapped
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import SEGMENTS
@@ -69,6 +73,19 @@ def state_of(ranker: nn.Module) -> dict[str, torch.Tensor]:
     return copy.deepcopy({**state, "random state": torch.get_rng_state()})
 
 
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_reaches_all_that_it_should(context, name, members):
+    objective, _, outputs = OBJECTIVES[name]
+    ranker = ranker_of(members, **outputs)
+    probes = make_probes(ranker, [graded_batch()], SEGMENTS, QUERY)
+    report = audit_flow(wrapped(ranker, (), context), objective, probes, frozen=())
+
+    assert report.findings == ()
+    rows = {cell.module for cell in report.cells if cell.module.startswith("head.members.")}
+    assert len(rows) == (members if members > 1 else 0)
+
+
 @pytest.mark.parametrize("fault", [None, "head.output"])
 def test_the_audit_leaves_every_bit_as_it_was(context, fault):
     """After steps that filled all optimizer state; with batch statistics and dropout; also where zeros need a retry."""
@@ -84,7 +101,7 @@ def test_the_audit_leaves_every_bit_as_it_was(context, fault):
         nn.init.zeros_(ranker.get_submodule(fault).weight)
     before, moments = state_of(ranker), copy.deepcopy(run.optimizers.state_dict())
 
-    report = audit_flow(run.ranker, click_objective, [probes_of(ranker)[0], probes_of(ranker)[2]], frozen=())
+    report = audit_flow(run.ranker, log_loss_objective, [probes_of(ranker)[0], probes_of(ranker)[2]], frozen=())
 
     after = state_of(ranker)
     # Batch statistics of two rows cancel some biases' gradients; a head of zeros lets none through.
@@ -101,7 +118,7 @@ def test_a_training_step_after_the_audit_is_the_step_without_it(context):
     for run in (audited_run, other):
         torch.manual_seed(3)
         if run is audited_run:
-            audit_flow(run.ranker, click_objective, probes_of(run.ranker.module), frozen=())
+            audit_flow(run.ranker, log_loss_objective, probes_of(run.ranker.module), frozen=())
         run.train(3)
 
     one, two = (state_of(run.ranker.module) for run in (audited_run, other))
@@ -148,7 +165,7 @@ def audit_in_two(context):
             stray_detach("composition.projection.network")(ranker)
         if name.startswith("NaN") and context.rank == 1:
             set_number("head.output.bias", 0, float("nan"))(ranker)
-        report = audit_flow(sharded, click_objective, probes, frozen=())
+        report = audit_flow(sharded, log_loss_objective, probes, frozen=())
         told[name] = [(str(finding.kind), finding.place) for finding in report.findings]
     return told
 

@@ -15,7 +15,10 @@ from recsys.monitoring.gradient_norms import gradient_norms
 from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.ordinal import OrdinalObjective
+from tests.method.test_objectives_equal_a_plain_model import GRADED, ranker_of
+from tests.method.test_objectives_equal_a_plain_model import batch as graded_batch
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of, norm, norms_by_hand
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS_WITHOUT_LIGHT, batch_of
@@ -105,9 +108,9 @@ def test_each_segments_own_modules_have_a_norm_and_an_absent_segments_is_zero(co
     plain = gated_ranker()
     wrapped, gate = gated(copy.deepcopy(plain), context, {**BOTH, "head": ADAGRAD})
     batch = batch_of(ROWS_WITHOUT_LIGHT)
-    click_objective(plain, batch).backward()
+    log_loss_objective(plain, batch).backward()
 
-    click_objective(wrapped.module, batch).backward()
+    log_loss_objective(wrapped.module, batch).backward()
     norms = gradient_norms(wrapped, gate, context)
 
     for segment, expert in enumerate(plain.composition.segments):
@@ -115,6 +118,26 @@ def test_each_segments_own_modules_have_a_norm_and_an_absent_segments_is_zero(co
         assert norms[f"expert/{segment}"] == pytest.approx(by_hand, rel=1e-5)
         assert (by_hand > 0) == (segment != 1)
     assert norms["composition"] > max(norms[f"expert/{segment}"] for segment in range(3))
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_each_member_and_each_threshold_of_a_head_has_a_norm(context, members):
+    plain = ranker_of(members, GRADED.names, GRADED.place)
+    wrapped, gate = gated(copy.deepcopy(plain), context, {**BOTH, "head": ADAGRAD})
+    OrdinalObjective(GRADED)(plain, graded_batch()).backward()
+
+    OrdinalObjective(GRADED)(wrapped.module, graded_batch()).backward()
+    norms = gradient_norms(wrapped, gate, context)
+
+    own = list(plain.head.members or ())
+    by_hand = {f"member/{number}": norm([p.grad for p in each.parameters()]) for number, each in enumerate(own)}
+    layers = [member.output for member in own] or [plain.head.output]
+    for number, name in enumerate(GRADED.names):
+        rows = [each.grad[number] for layer in layers for each in (layer.weight, layer.bias)]
+        by_hand[f"threshold/{name}"] = norm(rows)
+    assert {name: norms[name] for name in norms if name.startswith(("member/", "threshold/"))} == pytest.approx(
+        by_hand, rel=1e-5
+    )
 
 
 def norms_in_two(context):

@@ -14,7 +14,7 @@ from recsys.monitoring.segment_gradients import SegmentGradients, segment_view
 from recsys.sharding.gate import TableGate
 from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from tests.method.plain_ranker import ROUTES
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, SEGMENTS, batch_of, small_ranker
@@ -59,7 +59,7 @@ def viewed(context, model, batch, sharding="table_wise"):
     gate = TableGate(wrapped)
     by_segment = SegmentGradients(wrapped, "embedding_tower", gate, S, context)
     by_segment.arm()
-    click_objective(wrapped.module, batch).backward(retain_graph=True)
+    log_loss_objective(wrapped.module, batch).backward(retain_graph=True)
     return segment_view(by_segment.read(), S)
 
 
@@ -105,7 +105,7 @@ def test_two_processes_see_the_segments_of_the_joined_batch(tmp_path):
 
 def noisy(ranker, batch):
     """An objective that draws a random number, as dropout does."""
-    return click_objective(ranker, batch) * (1 + 0.1 * torch.rand(()))
+    return log_loss_objective(ranker, batch) * (1 + 0.1 * torch.rand(()))
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -144,7 +144,7 @@ def test_a_frozen_tower_has_nothing_to_share(context):
 
 
 def test_a_gradient_that_is_not_finite_is_no_view(context):
-    report = small_run(context).train(1, lambda r, b: click_objective(r, b) * math.inf, segment_view_every=1)[0]
+    report = small_run(context).train(1, lambda r, b: log_loss_objective(r, b) * math.inf, segment_view_every=1)[0]
 
     assert report.segment_shares == report.segment_cosines == {}
 

@@ -51,6 +51,8 @@ def test_readings_are_tracked_in_the_steps_that_have_them():
     unread = step_metrics(
         replace(report, gradient_norms={}, segment_shares={}, segment_cosines={}, validation={"log_loss": 0.5})
     )
+    gates = {"gate_embedding_tower/a:2f:b": 0.4}
+    with_gates = step_metrics(replace(report, validation={"log_loss": 0.5} | gates))
 
     readings = {name: value for name, value in metrics.items() if name not in unread}
     assert readings == {
@@ -60,3 +62,4 @@ def test_readings_are_tracked_in_the_steps_that_have_them():
         "segment_share/a:2f:b": 0.25,
         "segment_cosine/a:2f:b": -0.5,
     }
+    assert {name: value for name, value in with_gates.items() if name.startswith("gate")} == gates

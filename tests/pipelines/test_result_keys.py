@@ -308,8 +308,8 @@ def test_every_exception_is_met_and_has_its_reason(training: SmallTraining, enco
         ("recsys/run/assemble.py", "batches_per_epoch * training.epochs", "training.epochs", {"tower", "trial", "arm"}),
         (
             "recsys/run/session.py",
-            "click_objective,\n            settings",
-            "click_objective and None,\n settings",
+            "self._objective.loss,\n            settings",
+            "self._objective.loss and None,\n settings",
             {"arm"},
         ),
         ("recsys/run/train.py", "Session(identity, encoded", "Session(identity, None or encoded", {"arm"}),

@@ -18,7 +18,7 @@ from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.streaming.device import DeviceCopy, SentBatch, one_ahead
 from recsys.training.cache import TowerCache
 from recsys.training.loop import LoopState
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.snapshot import load_state_dict, state_dict
 from recsys.training.stages import TrainingStage
 from tests.method.lower_precision import small
@@ -112,7 +112,7 @@ def test_a_tower_that_a_cache_answers_for_is_not_looked_up_ahead(context, whole_
 
 def validation_loss(run, rows):
     with torch.no_grad():
-        return click_objective(run.ranker.module, batch_of(rows)).item()
+        return log_loss_objective(run.ranker.module, batch_of(rows)).item()
 
 
 def test_a_batch_for_evaluation_is_looked_up_as_a_whole_while_another_one_is_ahead(context):

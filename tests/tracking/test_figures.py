@@ -7,7 +7,15 @@ import pytest
 from matplotlib.figure import Figure
 
 from recsys.tracking import names
-from recsys.tracking.figures import aligned, arm_colours, auc_by_segment, calibration, gradient_norms, learning_curves
+from recsys.tracking.figures import (
+    aligned,
+    arm_colours,
+    auc_by_segment,
+    branch_gates,
+    calibration,
+    gradient_norms,
+    learning_curves,
+)
 
 
 def words(figure: Figure) -> set[str]:
@@ -36,6 +44,13 @@ def test_learning_curves_name_their_axes_and_tell_the_best_validation_point():
     assert {"Training loss", "Validation log loss", "Validation AUC", "Step"} <= shown
     # The lowest log loss and the highest AUC.
     assert {"0.5000", "0.6000"} <= shown
+
+
+def test_gates_have_a_panel_a_branch_and_a_line_a_segment():
+    figure = branch_gates({"embedding_tower": {"new": ([1, 2], [0.5, 0.4]), "heavy": ([1, 2], [0.5, 0.8])}})
+
+    assert {"embedding tower", "new", "heavy", "Mean gate on validation"} <= words(figure)
+    assert [len(axes.lines) for axes in figure.axes] == [2]
 
 
 def test_learning_curves_of_several_arms_share_one_legend():

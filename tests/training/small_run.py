@@ -14,12 +14,13 @@ from recsys.sharding.processes import ProcessContext
 from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loop import LoopSettings, LoopState, train_steps
-from recsys.training.loss import click_objective
 from recsys.training.modes import apply_training_mode
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
 from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
+from recsys.training.weight_average import WeightAverage
 from tests.small_model import ROWS, SEGMENTS, batch_of, small_ranker
 
 CONSTANT = RateSchedule(warmup_steps=0, total_steps=1, final_share=1.0)
@@ -68,6 +69,7 @@ class SmallRun:
     on_checkpoint: Callable[[LoopState], None] = lambda state: None
     reports: list[StepReport] = field(default_factory=list)
     asked_at: int | None = None
+    average: WeightAverage | None = None
 
     def __post_init__(self) -> None:
         self.best = BestWeights(self.ranker)
@@ -75,7 +77,7 @@ class SmallRun:
             "log_loss": self.log_losses.pop(0) if self.log_losses else 0.5
         }
 
-    def train(self, steps: int, objective: Any = click_objective, **settings: Any) -> list[StepReport]:
+    def train(self, steps: int, objective: Any = log_loss_objective, **settings: Any) -> list[StepReport]:
         """Train up to the given step and return the reports."""
         chosen = LoopSettings(
             **{
@@ -107,6 +109,7 @@ class SmallRun:
             checkpoint=self._checkpoint,
             should_stop=lambda: self.asked_at is not None and self.state.step >= self.asked_at,
             stages=self.stages,
+            average=self.average,
         ):
             self.reports.append(report)
         return self.reports

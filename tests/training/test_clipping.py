@@ -10,7 +10,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of
@@ -34,7 +34,7 @@ def clipped_by_torch(rule):
     for step in range(STEPS):
         for optimizer in optimizers:
             optimizer.zero_grad()
-        click_objective(plain, batch_of(sum(HALVES[step % len(HALVES)], ()))).backward()
+        log_loss_objective(plain, batch_of(sum(HALVES[step % len(HALVES)], ()))).backward()
         norms.append(torch.nn.utils.clip_grad_norm_(plain.parameters(), LIMIT).item())
         for optimizer in optimizers:
             optimizer.step()

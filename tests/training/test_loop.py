@@ -12,7 +12,7 @@ from recsys.sharding.gate import TableGate
 from recsys.sharding.whole_state import whole_state
 from recsys.training import step
 from recsys.training.loop import LoopState
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.optimizer import RateSchedule
 from recsys.training.precision import Precision
 from recsys.training.snapshot import BestWeights
@@ -25,7 +25,7 @@ def poisoned(steps, make):
     """An objective that calls `make` on the loss in the given steps, counted from 1."""
     calls = iter(range(1, 1000))
     return lambda ranker, batch: (
-        make(click_objective(ranker, batch)) if next(calls) in steps else click_objective(ranker, batch)
+        make(log_loss_objective(ranker, batch)) if next(calls) in steps else log_loss_objective(ranker, batch)
     )
 
 
@@ -49,7 +49,7 @@ def test_a_step_is_that_of_torch_on_the_plain_model(context):
     groups = [{"params": [p], "weight_decay": 0.1 if n.split(".")[-1] == "weight" else 0.0}
               for n, p in plain.named_parameters() if "embedding_bags" not in n]  # fmt: skip
     adamw = torch.optim.AdamW(groups, lr=0.05)
-    click_objective(plain, batch_of(ROWS)).backward()
+    log_loss_objective(plain, batch_of(ROWS)).backward()
     adamw.step()
 
     run = small_run(context)
@@ -116,7 +116,7 @@ def test_validation_that_stops_improving_ends_the_run_and_its_best_weights_come_
 
     def objective(ranker, batch):
         kept[run.state.step] = copy.deepcopy(whole_state(ranker))
-        return click_objective(ranker, batch)
+        return log_loss_objective(ranker, batch)
 
     reports = run.train(100, objective, validate_every=2, patience=2)
 
@@ -152,7 +152,7 @@ def test_a_batch_without_a_finite_loss_and_gradient_moves_nothing_and_is_counted
 
     def objective(ranker, batch):
         states.append(everything(run))
-        loss = click_objective(ranker, batch)
+        loss = log_loss_objective(ranker, batch)
         return poison(loss) if len(states) == 3 else loss
 
     reports = run.train(5, objective)
@@ -187,7 +187,7 @@ def test_clipping_scales_the_whole_gradient_tables_included(context):
     limit = reported / 4
 
     plain = gated_ranker()
-    click_objective(plain, batch_of(ROWS[2:])).backward()
+    log_loss_objective(plain, batch_of(ROWS[2:])).backward()
     assert torch.nn.utils.clip_grad_norm_(plain.parameters(), limit).item() == pytest.approx(reported, rel=1e-5)
     run = small_run(context)
     report = run.train(1, max_gradient_norm=limit)[0]
@@ -209,7 +209,7 @@ def test_an_absent_segments_parameters_and_moments_are_unchanged(context):
 
     def objective(ranker, batch):
         states.append(everything(run))
-        return click_objective(ranker, batch)
+        return log_loss_objective(ranker, batch)
 
     run.train(3, objective)  # the second batch has no row of segment 1
 
@@ -264,7 +264,9 @@ def test_memory_that_runs_out_anywhere_in_a_step_is_told_with_the_batch_size(con
 
 
 @pytest.mark.parametrize(
-    "objective", [run_out, lambda ranker, batch: RunsOut.apply(click_objective(ranker, batch))], ids=["forward", "back"]
+    "objective",
+    [run_out, lambda ranker, batch: RunsOut.apply(log_loss_objective(ranker, batch))],
+    ids=["forward", "back"],
 )
 def test_memory_that_runs_out_in_a_pass_is_told_with_the_batch_size(context, objective):
     run = small_run(context)
@@ -311,7 +313,7 @@ def test_tables_update_inside_backward_again_once_the_loop_is_left(context):
     run.train(1)
     before = whole_state(run.ranker)
 
-    click_objective(run.ranker.module, batch_of(ROWS)).backward()
+    log_loss_objective(run.ranker.module, batch_of(ROWS)).backward()
 
     moved = {name for name, tensor in whole_state(run.ranker).items() if not torch.equal(tensor, before[name])}
     assert moved

@@ -7,7 +7,7 @@ import torch
 
 from recsys.monitoring.frozen_proof import FrozenProof
 from recsys.sharding.whole_state import whole_state
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of
@@ -24,7 +24,7 @@ def train_together(context):
 
     def objective(ranker, batch):
         absent.append({name: tensor.tolist() for name, tensor in everything(run).items() if ".segments.1." in name})
-        return click_objective(ranker, batch)
+        return log_loss_objective(ranker, batch)
 
     reports = run.train(3, objective)
     return {
@@ -69,7 +69,7 @@ def skip_and_stop(context):
 
     def objective(ranker, batch):
         states.append(everything(run))
-        loss = click_objective(ranker, batch)
+        loss = log_loss_objective(ranker, batch)
         bad = context.rank == 1 and run.state.step == 1  # one process alone has a bad batch
         return loss * math.nan if bad else loss
 

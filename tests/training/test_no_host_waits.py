@@ -13,18 +13,23 @@ from torch import Tensor, nn
 
 from recsys.composition.adapter import LowRankAdapter
 from recsys.composition.conditional import SegmentRoutedComposition
+from recsys.composition.ranker import Head
 from recsys.features.batch import Batch
+from recsys.features.graded import GRADE
 from recsys.sharding import gate, row_gradients
 from recsys.sharding.input_ahead import InputAhead
 from recsys.training import optimizer, step
 from recsys.training.cache import TowerCache
-from recsys.training.loss import click_objective
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
+from recsys.training.objectives.listwise import QUERY
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.stages import TrainingStage
 from recsys.training.step import Counts, Stepper, StepSettings
+from recsys.training.weight_average import WeightAverage
 from tests.method.lower_precision import small
 from tests.method.plain_ranker import ROUTES
 from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS
+from tests.method.test_objectives_equal_a_plain_model import OBJECTIVES
 from tests.sharding.small_rows import open_small_rows
 from tests.small_model import SEGMENTS, small_ranker
 from tests.training.host_waits import host_waits
@@ -57,7 +62,7 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> list[Batch]:
 def waits_of(
     run: SmallRun,
     batches: list[Batch],
-    objective: Callable[[nn.Module, Batch], Tensor] = click_objective,
+    objective: Callable[[nn.Module, Batch], Tensor] = log_loss_objective,
     *,
     limit: float | None = None,
     with_norms: bool = False,
@@ -88,6 +93,19 @@ def test_no_design_makes_the_host_wait(context, batches, composition):
 def test_no_training_mode_makes_the_host_wait(context, batches, mode, composition):
     run = small_run(context, mode, ranker=small(composition, "cross", seed=0))
     assert waits_of(run, batches) == {}
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_objective_makes_the_host_wait(context, batches, name, members):
+    objective, _, outputs = OBJECTIVES[name]
+    ranker = small("parallel concat", "cross", seed=0)
+    width = ranker.composition.output_width
+    ranker.head = Head(width, [4], 0.0, ranker.head.first_order, members=members, **outputs)
+    columns = {GRADE: lambda batch: batch.label * 5, QUERY: lambda batch: torch.arange(len(batch)) // 3}
+    with_extras = [replace(each, extra={name: of(each) for name, of in columns.items()}) for each in batches]
+
+    assert waits_of(small_run(context, ranker=ranker), with_extras, objective, limit=1.0, with_norms=True) == {}
 
 
 def test_an_adapter_on_a_frozen_tower_does_not_make_the_host_wait(context, batches):
@@ -121,6 +139,15 @@ def test_neither_norms_nor_clipping_make_the_host_wait(context, batches, precisi
     assert waits_of(run, batches, limit=0.1, with_norms=True, precision=precision) == {}
 
 
+def test_averaging_the_weights_does_not_make_the_host_wait(context, batches):
+    run = small_run(context, ranker=small("parallel concat", "cross", seed=0), table_precision="float16")
+    average = WeightAverage(run.ranker, run.optimizers, decay=0.9)
+    for number in range(3):
+        with host_waits() as found:
+            average.update(number)
+    assert found == {}
+
+
 def test_look_ups_ahead_do_not_make_the_host_wait(context, batches):
     run = small_run(context, ranker=small("parallel concat", "cross", seed=0))
     ahead = InputAhead(run.ranker)
@@ -151,7 +178,7 @@ def in_backward(loss: Tensor) -> Tensor:
 )
 def test_a_wait_is_found(context, batches, wait, name):
     def objective(ranker: nn.Module, batch: Batch) -> Tensor:
-        return wait(batch, click_objective(ranker, batch))
+        return wait(batch, log_loss_objective(ranker, batch))
 
     run = small_run(context, ranker=small("parallel concat", "cross", seed=0))
     assert any(found.startswith(f"{name} in ") for found in waits_of(run, batches, objective))

@@ -15,7 +15,7 @@ from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import average_dense_gradients
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.precision import START_SCALE, Precision, set_single_products, uses_tf32
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, SEGMENTS, batch_of, small_contract
@@ -30,7 +30,7 @@ def unscaled_norms(context, dtype, rows):
     run = small_run(context)
     gate = TableGate(run.ranker)
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-        loss = click_objective(run.ranker.module, batch_of(rows))
+        loss = log_loss_objective(run.ranker.module, batch_of(rows))
     loss.backward()
     average_dense_gradients(inventory_of(run.ranker).averaged_parameters(), context)
     norms = gradient_norms(run.ranker, gate, context)
@@ -97,7 +97,7 @@ def test_a_scale_that_overflows_halves_until_it_fits_and_no_skipped_step_moves_a
     def objective(ranker, batch):
         states.append({**whole_state(run.ranker), **run.optimizers.state_dict()})
         # A gradient of thousands at the logits: times 65536 it is past float16's largest number, 65504.
-        return 3000 * click_objective(ranker, batch)
+        return 3000 * log_loss_objective(ranker, batch)
 
     reports = run.train(12, objective, precision="float16")
 
@@ -113,7 +113,7 @@ def test_a_loss_that_is_not_finite_still_ends_the_run(context):
     run = small_run(context)
 
     with pytest.raises(TrainingError, match="steps 1 to 3 gave a loss or gradient that is not finite"):
-        run.train(10, lambda ranker, batch: click_objective(ranker, batch) * math.nan, precision="float16")
+        run.train(10, lambda ranker, batch: log_loss_objective(ranker, batch) * math.nan, precision="float16")
 
 
 def test_the_scale_doubles_after_two_thousand_finite_steps_and_halves_down_to_one(context):

@@ -6,7 +6,7 @@ import torch
 from recsys.errors import TrainingError
 from recsys.sharding.whole_state import whole_state
 from recsys.training import loop
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.stages import TrainingStage
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of
@@ -48,7 +48,7 @@ def test_a_report_is_read_a_step_late_but_before_a_validation_a_checkpoint_and_t
 
     def objective(ranker, batch):
         told.append([report.step for report in run.reports])
-        return click_objective(ranker, batch)
+        return log_loss_objective(ranker, batch)
 
     run.on_checkpoint = lambda state: told.append([report.step for report in run.reports])
     run.train(5, objective, report_seconds=ALWAYS, checkpoint_every=3, validate_every=4)
@@ -94,7 +94,7 @@ def test_a_late_report_tells_the_stage_that_its_step_was_of(context):
 
 def test_bad_batches_are_counted_in_late_reports_as_in_others_and_end_the_run(context):
     def objective(ranker, batch):
-        return click_objective(ranker, batch) * (torch.nan if run.state.step in (1, 4, 5, 6) else 1.0)
+        return log_loss_objective(ranker, batch) * (torch.nan if run.state.step in (1, 4, 5, 6) else 1.0)
 
     run = small_run(context)
     with pytest.raises(TrainingError, match="steps 5 to 7 gave a loss or gradient that is not finite"):

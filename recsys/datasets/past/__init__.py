@@ -3,8 +3,8 @@
 `past_feature` says what can be asked, `engine` computes it for any rows from any events. Inside: `keys` (what two rows
 must share) and `points` (the distinct keys and times of the rows asked about); `cumulative` (sums up to an edge in
 time), `range_frames` (what sums cannot tell of a window) and `out_of_fold` (rows without a usable time) give numbers
-per point, of which `formulas` makes features; `recent_lists` and `last_distinct` list the last values, `co_occurrence`
-compares with them what is bought together. `opening` carries all of it on from one day to the next.
+per point, of which `formulas` makes features; `recent_lists`, `last_distinct` and `lists_of_others` list the last
+values, `co_occurrence` compares with them what is bought together. `opening` carries all of it on from one day to the next.
 """
 
 from recsys.datasets.past.engine import add_past

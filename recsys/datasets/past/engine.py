@@ -15,7 +15,7 @@ from recsys.datasets.past.co_occurrence import store_co_occurrence
 from recsys.datasets.past.cumulative import at_edges, store_lines
 from recsys.datasets.past.formulas import Part, parts_of, value_of
 from recsys.datasets.past.keys import key_names, keyed
-from recsys.datasets.past.lists_of_others import store_lists_of_others
+from recsys.datasets.past.lists_of_others import join_others, store_newest
 from recsys.datasets.past.opening import NOTHING_BEFORE, Opening
 from recsys.datasets.past.out_of_fold import of_other_folds
 from recsys.datasets.past.past_feature import CONTRIBUTES, MOMENT, ROW, PastFeature, PastKind
@@ -77,12 +77,11 @@ def add_past(
         of_past = None if group.is_out_of_fold else lines[group.by]
         numbers = _store_numbers(connection, asked, events, group, quantities, of_past)
         found.join(group, numbers, {one.column: Part(group, one) for one in quantities})
-    lists = dict[Listing, ir.Table]()
+    lists, newest = dict[Listing, ir.Table](), dict[Listing, ir.Table]()
     for step, (listing, columns) in enumerate(listings.items(), len(wanted)):
         progress("counting the past", step, steps)
         if listing.group.leave_one_out:
-            others = store_lists_of_others(connection, asked, events, listing, columns)
-            found.join_rows(others, {list_column(of): (listing, of) for of in columns})
+            newest[listing] = store_newest(connection, events, listing, columns)
             continue
         lists[listing] = store_lists(connection, asked, events, listing, columns, opening)
         found.join(listing.group, lists[listing], {list_column(of): (listing, of) for of in columns})
@@ -97,6 +96,10 @@ def add_past(
                 connection, asked, events, feature, listing.group, of_points, progress, opening
             )
             found.join_rows(affinity, {"value": feature.name})
+    # Last, as they are long: whatever is joined after them would carry them along.
+    for listing, columns in listings.items():
+        if listing in newest:
+            found.join_others(listing, newest[listing], columns)
     return found.with_features(features)
 
 
@@ -117,6 +120,10 @@ class _Joined:
         right = values.select(**{f"{OWN_PREFIX}past_found": values[ROW]}, **names)
         joined = self._rows.left_join(right, self._rows[ROW] == right[f"{OWN_PREFIX}past_found"])
         self._rows = joined.drop(f"{OWN_PREFIX}past_found")
+
+    def join_others(self, listing: Listing, newest: ir.Table, columns: Sequence[str]) -> None:
+        """Join lists of all events of a key but the row's own."""
+        self._rows = join_others(self._rows, listing, newest, {of: self._name((listing, of)) for of in columns})
 
     def with_features(self, features: Sequence[PastFeature]) -> ir.Table:
         """The columns of `asked` and the features."""

@@ -16,7 +16,7 @@ AGE_DAYS = f"{OWN_PREFIX}past_age_days"
 """In place of a column in `of` of a list: how many whole days (int64) before the row the event was."""
 
 AGE = f"{OWN_PREFIX}past_age"
-"""As `AGE_DAYS`, in days and parts of days (float64)."""
+"""As `AGE_DAYS`, in days and parts of days (float32); below 0 of an event that was later."""
 
 DAY_MICROSECONDS = 86_400_000_000
 

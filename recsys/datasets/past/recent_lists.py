@@ -4,7 +4,7 @@ The events of a key stand in one order of time, and a row sees a span of that or
 than a list, so that a list is cut out of two blocks, however long the key's past is.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import ibis
@@ -90,17 +90,21 @@ def store_lists(
         )
     else:
         lists = _cut(connection, ordered, spans, keys, values, listing.length)
-    chosen = {list_column(of): listed(lists, of, lists[AT], listing.group.before) for of in columns}
+    chosen = {list_column(of): listed(lists.__getitem__, of, lists[AT], listing.group.before) for of in columns}
     return store(connection, unique_name(), lists.select(POINT, AT, *keys, **chosen))
 
 
-def listed(lists: ir.Table, of: str, at: ir.Value, before: Before) -> ir.ArrayValue:
-    """A column's lists, or how long before `at` the listed events were."""
+def listed(lists: Callable[[str], ir.ArrayValue], of: str, at: ir.Value, before: Before) -> ir.ArrayValue:
+    """A column's lists, or how long before `at` the listed events were.
+
+    Args:
+        lists: the lists of a `list_column`, or of the events' times under `moment`.
+    """
     if of == AGE_DAYS:
-        return lists.moment.map(lambda moment: whole_days(moment, at, before))
+        return lists("moment").map(lambda moment: whole_days(moment, at, before))
     if of == AGE:
-        return lists.moment.map(lambda moment: days_between(moment, at, before))
-    return lists[list_column(of)]
+        return lists("moment").map(lambda moment: days_between(moment, at, before).cast("float32"))
+    return lists(list_column(of))
 
 
 def _still_listed(ordered: ir.Table, listing: Listing, keys: list[str]) -> ir.Table:

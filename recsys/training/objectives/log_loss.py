@@ -1,4 +1,4 @@
-"""The ranker's loss: weighted binary cross-entropy on logits."""
+"""The log loss: weighted binary cross-entropy on logits."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -11,9 +11,9 @@ def weighted_log_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     """Return sum(weight * cross-entropy) / sum(weight), a scalar, in nats.
 
     Args:
-        logit: (B,), of any precision.
-        label: (B,) float, each 0 or 1.
-        weight: (B,), each 0 or more; where all are 0, so is the loss.
+        logit: (B,), or (B, M) of M members, of any precision.
+        label: of the same shape, float, each 0 or 1.
+        weight: of the same shape, each 0 or more; where all are 0, so is the loss.
 
     >>> import torch
     >>> label, weight = torch.tensor([1.0, 0.0]), torch.tensor([3.0, 1.0])
@@ -25,6 +25,12 @@ def weighted_log_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     return losses / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
 
 
-def click_objective(ranker: nn.Module, batch: Batch) -> Tensor:
-    """Return the ranker's weighted log loss on one batch, (): what `train_steps` minimises for a ranker."""
-    return weighted_log_loss(ranker(batch), batch.label, batch.weight)
+def log_loss_objective(ranker: nn.Module, batch: Batch) -> Tensor:
+    """Return the ranker's weighted log loss on one batch, (): the mean of its members' losses, each of its own logit.
+
+    Args:
+        ranker: with one output; see `Ranker.outputs`.
+    """
+    logits = ranker(batch, of_members=True).squeeze(2)  # (B, M)
+    label, weight = (each.unsqueeze(1).expand_as(logits) for each in (batch.label, batch.weight))
+    return weighted_log_loss(logits, label, weight)

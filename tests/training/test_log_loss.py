@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from recsys.training.loss import weighted_log_loss
+from recsys.training.objectives.log_loss import weighted_log_loss
 
 
 def test_the_loss_weighs_rows():
