@@ -32,22 +32,27 @@ from recsys.config import (
 from recsys.config.networks import (
     CrossConfig,
     DotConfig,
+    FactorisationMachineConfig,
     LowRankCrossConfig,
+    MixtureCrossConfig,
     MlpConfig,
     ParallelMaskConfig,
     SerialMaskConfig,
+    TwoStreamConfig,
 )
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
 from recsys.features.schema import FeatureSchema
-from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork
+from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork, MixtureCrossNetwork
 from recsys.interactions.crossing import Crossing
 from recsys.interactions.dot import DotInteraction
+from recsys.interactions.factorisation_machine import FactorisationMachine
 from recsys.interactions.fields import InteractionFields
 from recsys.interactions.first_order import COPIES, FirstOrder
 from recsys.interactions.mask import ParallelMaskNet, SerialMaskNet
 from recsys.interactions.mlp import FlatCrossing
 from recsys.interactions.network import InteractionNetwork
+from recsys.interactions.two_streams import TwoStreamNetwork
 from recsys.sharding.wrap import TableOptimizer
 from recsys.towers.any_tower import build_tower
 from recsys.towers.tower_spec import HistoryShape, SequenceShape, TowerSpec
@@ -97,7 +102,30 @@ register_network(
     LowRankCrossConfig,
     lambda knobs, fields: LowRankCrossNetwork(fields, knobs.field_width, knobs.layers, knobs.rank),
 )
+register_network(
+    MixtureCrossConfig,
+    lambda knobs, fields: MixtureCrossNetwork(
+        fields, knobs.field_width, knobs.layers, knobs.experts, knobs.rank, knobs.gating
+    ),
+)
 register_network(DotConfig, lambda knobs, fields: DotInteraction(fields, knobs.field_width))
+register_network(
+    FactorisationMachineConfig,
+    lambda knobs, _: FactorisationMachine(knobs.field_width, is_summed=knobs.output == "sum"),
+)
+register_network(
+    TwoStreamConfig,
+    lambda knobs, fields: TwoStreamNetwork(
+        fields,
+        knobs.field_width,
+        knobs.first_widths,
+        knobs.second_widths,
+        gate_width=knobs.gate_width,
+        heads=knobs.heads,
+        output_width=knobs.fused_width,
+        dropout=knobs.dropout,
+    ),
+)
 register_network(
     ParallelMaskConfig,
     lambda knobs, fields: ParallelMaskNet(fields, knobs.field_width, knobs.block_widths, knobs.mask_ratio),

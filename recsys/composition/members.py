@@ -66,6 +66,7 @@ class MemberMlp(nn.Module):
         count = len(self.layers)
         hidden = rows.unsqueeze(1)
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, nn.Linear)
             scale_in, scale_out, shift = (each.to(rows.dtype) for each in own[number::count])
             mapped = F.linear(hidden * scale_in, layer.weight)  # (B, M, D)
             hidden = (mapped * scale_out + (layer.bias + shift)).relu()

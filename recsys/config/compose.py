@@ -4,11 +4,13 @@ Paths and texts are taken as they are typed and never reach Hydra's grammar, whi
 brackets, blanks and `${` a meaning: any name that a file system allows is just a name. A path may begin with `~`.
 """
 
+import copy
 import dataclasses
 import difflib
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -17,9 +19,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from recsys.config import COMPOSITIONS, KINDS, RunConfig, config_from
 from recsys.config.kinds import MODULE, import_kinds
@@ -30,9 +32,12 @@ from recsys.resources import CONF
 # A call of one of OmegaConf's functions; `${data.raw}` stands for another key's value and is none.
 _COMPUTED = re.compile(r"\$\{[^}:]*:")
 _COMPOSITION, _INNER = COMPOSITIONS.group, "inner"
+# A choice or a value, which may be of a new key, and nothing that deletes or is meant for Hydra itself.
+_PLAIN = re.compile(r"(\+\+)?(?!hydra)[\w.]+=")
 # Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
 _OWN_KEYS = re.compile(
-    r"(ablation\.grid|ablation\.tune\.ranges|network\.field_widths|training_mode\.stages\.\w+|\+\+composition(\.inner)+)=\s*{"
+    r"(ablation\.grid|ablation\.tune\.ranges|network\.field_widths|training_mode\.stages\.\w+"
+    r"|\+\+composition(\.inner)+)=\s*{"
 )
 
 
@@ -212,16 +217,58 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _composed(overrides: Sequence[str]) -> DictConfig:
-    # Hydra keeps one global state per process, and a study composes once per arm.
+    """What Hydra composes, for less: a value goes on top of what the choices came to, which is composed once.
+
+    Hydra reads some twenty files each time, and a study composes once per arm.
+    """
+    chosen = [word for word in overrides if (CONF / key_of(word)).is_dir()]
+    values = [part for word in overrides if word not in chosen for part in _replacing(word)]
+    if not all(_PLAIN.match(word) for word in overrides):
+        # What deletes a key or puts a group elsewhere is left to Hydra, with all that stands beside it.
+        chosen, values = [part for word in overrides for part in _replacing(word)], []
+    _import_named(chosen)
+    config = copy.deepcopy(_of_choices(tuple(chosen), _registered(), _newest_file()))
+    for override in OverridesParser.create().parse_overrides(values):
+        key, value = override.key_or_group, override.value()
+        try:
+            OmegaConf.update(config, key, value, merge=True, force_add=override.is_force_add())
+        except (ConfigAttributeError, ConfigKeyError) as error:
+            raise ConfigCompositionException(f"Could not override '{key}'") from error
+        except OmegaConfBaseException as error:
+            raise ConfigCompositionException(f"Error merging override {override.input_line}") from error
+    return config
+
+
+@lru_cache(maxsize=64)
+def _of_choices(words: tuple[str, ...], registered: str, newest_file: tuple[int, int]) -> DictConfig:
+    """What these words come to, for these kinds of users' modules and as long as the files of `conf/` stay."""
+    # Hydra keeps one global state per process.
     GlobalHydra.instance().clear()
-    _offer_registered(overrides)
+    _offer_registered()
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        words = [part for word in overrides for part in _replacing(word)]
-        return compose(config_name="run", overrides=words)
+        return compose(config_name="run", overrides=list(words))
 
 
-def _offer_registered(overrides: Sequence[str]) -> None:
-    """Give Hydra the kinds of users' modules, under `name` and `module.name`; a module that a word names is imported.
+def _newest_file() -> tuple[int, int]:
+    """When a file of `conf/` was last changed, and how many there are."""
+    times = [path.stat().st_mtime_ns for path in CONF.glob("**/*.yaml")]
+    return max(times), len(times)
+
+
+def _import_named(choices: Sequence[str]) -> None:
+    for kinds in KINDS:
+        words = [word.partition("=")[2] for word in choices if key_of(word) == kinds.group]
+        for module, _, name in (word.rpartition(".") for word in words):
+            if module:
+                import_kinds(module, f"`{kinds.group}={name}`")
+
+
+def _registered() -> str:
+    return repr([(kinds.group, [kinds.knobs(name) for name in kinds.from_outside]) for kinds in KINDS])
+
+
+def _offer_registered() -> None:
+    """Give Hydra the kinds of users' modules, under `name` and `module.name`.
 
     A knob that has no default takes the value of the group's default choice, where that has it.
     """
@@ -232,10 +279,6 @@ def _offer_registered(overrides: Sequence[str]) -> None:
         for group, word in entry.items()
     }
     for kinds in KINDS:
-        words = [word.partition("=")[2] for word in overrides if key_of(word) == kinds.group]
-        for module, _, name in (word.rpartition(".") for word in words):
-            if module:
-                import_kinds(module, f"`{kinds.group}={name}`")
         shared = OmegaConf.load(CONF / kinds.group / f"{defaults[kinds.group]}.yaml")
         for name in kinds.from_outside:
             values = {

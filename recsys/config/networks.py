@@ -52,10 +52,61 @@ class LowRankCrossConfig(NetworkConfig):
 
 @NETWORKS.add
 @checked_dataclass
+class MixtureCrossConfig(NetworkConfig):
+    """The cross network whose layers are mixtures of so many `experts`, each a product of two matrices of `rank`.
+
+    `gating` weighs the experts of a row: against one another (`softmax`), or each by itself (`sigmoid`).
+    """
+
+    name: Literal["cross_mixture"]
+    layers: Layers
+    experts: Layers
+    rank: Width
+    gating: Literal["softmax", "sigmoid"]
+
+
+@NETWORKS.add
+@checked_dataclass
 class DotConfig(NetworkConfig):
     """Dot products of all pairs of fields."""
 
     name: Literal["dot"]
+
+
+@NETWORKS.add
+@checked_dataclass
+class FactorisationMachineConfig(NetworkConfig):
+    """The products of all pairs of fields, added up: to a vector of `field_width` numbers, or to their sum."""
+
+    name: Literal["fm"]
+    output: Literal["vector", "sum"]
+
+
+@NETWORKS.add
+@checked_dataclass
+class TwoStreamConfig(NetworkConfig):
+    """FinalMLP: two streams of layers over gated fields, joined by a bilinear form into `fused_width` numbers.
+
+    `gate_width` is that of the hidden layer of each stream's gate; `dropout` is the streams' too. The form has `heads`,
+    which divide the last width of both streams.
+    """
+
+    name: Literal["final_mlp"]
+    first_widths: Annotated[tuple[Width, ...], Field(min_length=1)]
+    second_widths: Annotated[tuple[Width, ...], Field(min_length=1)]
+    gate_width: Width
+    heads: Width
+    fused_width: Width
+
+    def __post_init__(self) -> None:
+        """Refuse heads of unequal widths."""
+        for knob in ("first_widths", "second_widths"):
+            last = getattr(self, knob)[-1]
+            if last % self.heads:
+                raise ValueError(
+                    f"`network.{knob}` ends with {last}, which {self.heads} heads do not divide; give a multiple of "
+                    "`network.heads`, or other heads"
+                )
 
 
 @checked_dataclass

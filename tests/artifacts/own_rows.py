@@ -26,7 +26,9 @@ from recsys.streaming.loader import BatchStream
 from recsys.towers.tower_spec import TowerSpec
 from tests.small_model import spread_out
 
-NETWORK = CrossConfig(name="cross", field_width=4, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2)
+NETWORK = CrossConfig(
+    name="cross", field_width=4, field_widths={}, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2
+)
 COMPOSITION = GatedConfig(name="conditional", width=6, expert_hidden=(5,), head_hidden=(4,), members=1)
 ROWS = 60
 USER, ITEM = ["user_tower", "interaction_network"], ["item_tower", "interaction_network"]

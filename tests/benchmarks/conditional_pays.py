@@ -58,7 +58,7 @@ from recsys.run.streams import TEST, TRAIN, VALIDATION
 from recsys.sharding.processes import start_processes, stop_processes
 from recsys.streaming.loader import BatchStream
 from recsys.training.loop import LoopState, train_steps
-from recsys.training.loss import click_objective
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS
 
@@ -124,7 +124,7 @@ class SimulatedRows:
             made.wrapped,
             made.optimizers,
             stream,
-            click_objective,
+            log_loss_objective,
             assemble.loop_settings(config.training, stream.num_batches),
             context,
             state=LoopState(),

@@ -197,6 +197,10 @@ def test_inner_compositions_stand_on_one_another():
         (["composition=parallel", "composition.join=null"], ["`composition.join` is None", "'concat', 'sum'"]),
         (["composition.name=mixed"], ["`composition`", "'mixed'", "'sequential', 'parallel', 'conditional'"]),
         (["network=mask_serial", "network.hidden_widths=[]"], ["`network.hidden_widths` is []", "at least 1 item"]),
+        (
+            ["network=final_mlp", "network.heads=3"],
+            ["`network.first_widths` ends with 64, which 3 heads do not divide"],
+        ),
         (["data=table"], ["data.schema_path"]),
         (
             ["training_mode=staged_tables_first", "training_mode.stages.frozen_tower=null"],

@@ -1,19 +1,27 @@
 """Each crossing against its paper's formula, with numbers worked out by hand."""
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork
+from recsys.interactions.cross import CrossNetwork, LowRankCrossNetwork, MixtureCrossNetwork
 from recsys.interactions.dot import DotInteraction
+from recsys.interactions.factorisation_machine import FactorisationMachine
 from recsys.interactions.mask import MaskBlock, ParallelMaskNet, SerialMaskNet
 from recsys.interactions.mlp import FlatCrossing, Mlp
+from recsys.interactions.two_streams import BilinearFusion, FeatureGate, TwoStreamNetwork
 
 CROSSINGS = {
     "cross": lambda f, d: CrossNetwork(f, d, num_layers=2),
     "low-rank cross": lambda f, d: LowRankCrossNetwork(f, d, num_layers=2, rank=2),
+    "softmax cross mixture": lambda f, d: MixtureCrossNetwork(f, d, 2, experts=3, rank=2, gating="softmax"),
+    "sigmoid cross mixture": lambda f, d: MixtureCrossNetwork(f, d, 2, experts=3, rank=2, gating="sigmoid"),
     "dot": DotInteraction,
+    "factorisation machine": lambda _, d: FactorisationMachine(d, is_summed=False),
+    "summed factorisation machine": lambda _, d: FactorisationMachine(d, is_summed=True),
+    "two streams": lambda f, d: TwoStreamNetwork(f, d, [8, 4], [6], gate_width=5, heads=2, output_width=7, dropout=0.0),
     "serial mask": lambda f, d: SerialMaskNet(f, d, block_widths=[8, 6], mask_ratio=0.5),
     "parallel mask": lambda f, d: ParallelMaskNet(f, d, block_widths=[8, 6], mask_ratio=0.5),
     "flat": FlatCrossing,
@@ -59,6 +67,64 @@ def test_the_low_rank_cross_network_follows_equation_2() -> None:
 
     # V^T x0 = 2 - 6 = -4; U (-4) + b = (-12 + 1, -4); x1 = (2, 3) * (-11, -4) + (2, 3) = (-20, -9).
     assert network(torch.tensor([[[2.0], [3.0]]])).tolist() == [[-20, -9]]
+
+
+def test_the_cross_mixture_follows_equation_3() -> None:
+    network = MixtureCrossNetwork(num_fields=2, dimension=1, num_layers=1, experts=2, rank=1, gating="softmax")
+    layer = network.linears[0]
+    filled(layer.v, [[0, 1], [-1, 2]])
+    filled(layer.u, [[2, -2], [1, 2]], [1, 1])
+    filled(layer.gate, [[0, 0], [0, 0]])
+
+    # x0 = (2, 3). V^T x0 = 3 and 4; U_1 3 = (6, 3), U_2 4 = (-8, 8). Gates of 1/2 give (-1, 5.5), and + b (0, 6.5).
+    # x1 = (2, 3) * (0, 6.5) + (2, 3) = (2, 22.5).
+    assert network(torch.tensor([[[2.0], [3.0]]])).tolist() == [[2, 22.5]]
+
+
+def test_the_gates_of_a_cross_mixture_depend_on_the_row_and_weigh_its_bias_too() -> None:
+    softmax, sigmoid = (MixtureCrossNetwork(1, 1, 1, experts=2, rank=1, gating=g) for g in ("softmax", "sigmoid"))
+    for network in (softmax, sigmoid):
+        filled(network.linears[0].v, [[1], [1]])
+        filled(network.linears[0].u, [[1, 3]], [10])
+        filled(network.linears[0].gate, [[1], [-1]])
+
+    found = [network(torch.tensor([[[2.0]]])).item() for network in (softmax, sigmoid)]
+
+    first, second = math.exp(2) / (math.exp(2) + math.exp(-2)), math.exp(-2) / (math.exp(2) + math.exp(-2))
+    assert found[0] == pytest.approx(2 * (first * (2 + 10) + second * (6 + 10)) + 2)
+    first, second = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))
+    assert found[1] == pytest.approx(2 * (first * (2 + 10) + second * (6 + 10)) + 2)
+
+
+def test_a_factorisation_machine_adds_up_the_products_of_all_pairs_of_fields() -> None:
+    fields = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]])
+
+    # (1*3 + 1*5 + 3*5, 2*4 + 2*6 + 4*6), and their sum: the dot products 11 + 17 + 39.
+    assert FactorisationMachine(dimension=2, is_summed=False)(fields).tolist() == [[23, 44]]
+    assert FactorisationMachine(dimension=2, is_summed=True)(fields).tolist() == [[67]]
+
+
+def test_a_feature_gate_multiplies_by_twice_a_sigmoid() -> None:
+    gate = FeatureGate(width=2, hidden_width=1)
+    filled(gate.gate[0], [[1, 1]], [0])
+    filled(gate.gate[2], [[0], [1]], [0, -3])
+
+    # Hidden 1 + 2 = 3; 2 sigmoid((0, 3 - 3)) = (1, 1).
+    assert gate(torch.tensor([[1.0, 2.0]])).tolist() == [[1, 2]]
+    # Hidden 0; 2 sigmoid((0, -3)) = (1, 0.0949).
+    found = gate(torch.tensor([[-1.0, -2.0]]))
+    torch.testing.assert_close(found, torch.tensor([[-1.0, -4 / (1 + math.exp(3))]]))
+
+
+def test_a_bilinear_fusion_multiplies_numbers_of_the_same_head_alone() -> None:
+    fusion = BilinearFusion(first_width=4, second_width=2, heads=2, output_width=1)
+    filled(fusion.first, [[1, 0, 0, 0]], [100])
+    filled(fusion.second, [[0, 10]])
+    # Head 1: (o1_1, o1_2) x (o2_1); head 2: (o1_3, o1_4) x (o2_2).
+    filled(fusion.products, [[1, 2, 3, 4]])
+
+    # 100 + 1 + 10*6 + 1*1*5 + 2*2*5 + 3*3*6 + 4*4*6
+    assert fusion(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), torch.tensor([[5.0, 6.0]])).tolist() == [[336]]
 
 
 def test_the_dot_interaction_multiplies_every_pair_of_fields_once() -> None:

@@ -79,6 +79,47 @@ def cross_low_rank(p: Parameters, vectors: list[Vector]) -> Vector:
     return x
 
 
+def cross_mixture(p: Parameters, vectors: list[Vector]) -> Vector:
+    """Three experts of rank 2, their matrices side by side, weighed by a softmax."""
+    x0 = x = torch.cat(vectors)
+    for layer in range(2):
+        name = f"interaction_network.crossing.linears.{layer}"
+        u, v, b = p[f"{name}.u.weight"], p[f"{name}.v.weight"].T, p[f"{name}.u.bias"]
+        gates = torch.exp(p[f"{name}.gate.weight"] @ x)
+        experts = [x0 * (u[:, i : i + 2] @ (v[:, i : i + 2].T @ x) + b) for i in (0, 2, 4)]
+        x = sum((g / gates.sum() * expert for g, expert in zip(gates, experts, strict=True)), x)
+    return x
+
+
+def factorisation_machine(p: Parameters, vectors: list[Vector]) -> Vector:
+    pairs = [vectors[i] * vectors[j] for i in range(len(vectors)) for j in range(i + 1, len(vectors))]
+    return torch.stack(pairs).sum(dim=0)
+
+
+def summed_factorisation_machine(p: Parameters, vectors: list[Vector]) -> Vector:
+    return factorisation_machine(p, vectors).sum().reshape(1)
+
+
+def two_streams(p: Parameters, vectors: list[Vector]) -> Vector:
+    """Streams of widths (8, 4) and (6), two heads, 7 numbers."""
+    e, name = torch.cat(vectors), "interaction_network.crossing"
+    streams = []
+    for stream, layers in enumerate(((0, 2), (0,))):
+        gate = f"{name}.gates.{stream}.gate"
+        h = 2 / (1 + torch.exp(-linear(p, f"{gate}.2", torch.clamp(linear(p, f"{gate}.0", e), min=0)))) * e
+        for layer in layers:
+            h = torch.clamp(linear(p, f"{name}.streams.{stream}.layers.{layer}", h), min=0)
+        streams.append(h)
+    o1, o2 = streams
+    first, second, products = (p[f"{name}.fusion.{part}.weight"] for part in ("first", "second", "products"))
+    fused = []
+    for number in range(7):
+        w = products[number].reshape(2, 2, 3)
+        bilinear = sum(o1[2 * k : 2 * k + 2] @ w[k] @ o2[3 * k : 3 * k + 3] for k in range(2))
+        fused.append(p[f"{name}.fusion.first.bias"][number] + first[number] @ o1 + second[number] @ o2 + bilinear)
+    return torch.stack(fused)
+
+
 def dot(p: Parameters, vectors: list[Vector]) -> Vector:
     products = [(vectors[i] * vectors[j]).sum() for i in range(len(vectors)) for j in range(i + 1, len(vectors))]
     return torch.cat([*vectors, torch.stack(products)])

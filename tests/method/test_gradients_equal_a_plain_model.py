@@ -19,10 +19,12 @@ from recsys.composition.conditional import (
 from recsys.composition.parallel import ConcatJoin, GateJoin, ParallelComposition, ProductJoin, SumJoin
 from recsys.composition.ranker import Ranker
 from recsys.composition.sequential import SequentialComposition
-from recsys.interactions.cross import LowRankCrossNetwork
+from recsys.interactions.cross import LowRankCrossNetwork, MixtureCrossNetwork
 from recsys.interactions.dot import DotInteraction
+from recsys.interactions.factorisation_machine import FactorisationMachine
 from recsys.interactions.mask import ParallelMaskNet, SerialMaskNet
 from recsys.interactions.mlp import FlatCrossing
+from recsys.interactions.two_streams import TwoStreamNetwork
 from recsys.towers.tower_spec import TowerSpec
 from tests.method import plain_ranker as plain
 from tests.small_model import (
@@ -61,7 +63,20 @@ COMPOSITIONS = {
 }
 CROSSINGS = {
     "low-rank cross": (lambda f, d: LowRankCrossNetwork(f, d, num_layers=2, rank=2), plain.cross_low_rank),
+    "cross mixture": (lambda f, d: MixtureCrossNetwork(f, d, 2, 3, 2, "softmax"), plain.cross_mixture),
     "dot": (DotInteraction, plain.dot),
+    "factorisation machine": (
+        lambda _, d: FactorisationMachine(d, is_summed=False),
+        plain.factorisation_machine,
+    ),
+    "summed factorisation machine": (
+        lambda _, d: FactorisationMachine(d, is_summed=True),
+        plain.summed_factorisation_machine,
+    ),
+    "two streams": (
+        lambda f, d: TwoStreamNetwork(f, d, [8, 4], [6], gate_width=5, heads=2, output_width=7, dropout=0.0),
+        plain.two_streams,
+    ),
     "serial mask": (lambda f, d: SerialMaskNet(f, d, block_widths=[8, 6], mask_ratio=0.5), plain.mask_serial),
     "parallel mask": (lambda f, d: ParallelMaskNet(f, d, block_widths=[8, 6], mask_ratio=0.5), plain.mask_parallel),
     "flat": (FlatCrossing, plain.flat),

@@ -12,8 +12,8 @@ from recsys.config.compose import compose_config
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.sharding.input_ahead import InputAhead
 from recsys.sharding.whole_state import whole_state
-from recsys.training.loss import click_objective
 from recsys.training.modes import FROZEN_TOWER, TOWER_DENSE
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.table_l2 import with_table_l2
 from tests.method import plain_ranker as plain
 from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS, RELATIVE_TOLERANCE
@@ -107,7 +107,7 @@ def test_every_parameter_gets_the_gradient_of_the_plain_model_with_the_penalty(s
 
 
 def trained(run: SmallRun, strengths: dict[str, float], steps: int = 1) -> SmallRun:
-    run.train(steps, with_table_l2(click_objective, strengths))
+    run.train(steps, with_table_l2(log_loss_objective, strengths))
     return run
 
 
@@ -141,8 +141,8 @@ def test_look_ups_begun_ahead_are_penalised_as_well(context):
 
 
 def test_where_every_strength_is_0_the_objective_is_the_very_one():
-    assert with_table_l2(click_objective, dict.fromkeys(STRENGTHS, 0.0)) is click_objective
-    assert with_table_l2(click_objective, build_table_l2(compose_config([]).training)) is click_objective
+    assert with_table_l2(log_loss_objective, dict.fromkeys(STRENGTHS, 0.0)) is log_loss_objective
+    assert with_table_l2(log_loss_objective, build_table_l2(compose_config([]).training)) is log_loss_objective
 
 
 def test_a_first_order_weight_counts_once_although_a_table_holds_it_four_times():
@@ -163,5 +163,5 @@ def test_a_first_order_weight_counts_once_although_a_table_holds_it_four_times()
         for row in ROWS
     )
     strengths = build_table_l2(training) | {"embedding_tower": 0.0}
-    added = with_table_l2(click_objective, strengths)(ranker, batch) - click_objective(ranker, batch)
+    added = with_table_l2(log_loss_objective, strengths)(ranker, batch) - log_loss_objective(ranker, batch)
     assert added.item() == pytest.approx(0.4 * expected.item() / len(ROWS), rel=1e-4)

@@ -47,11 +47,11 @@ def test_unicode_columns_string_ids_and_lists_are_trained_on_compared_on_and_sco
     run, scores = result_of(table)
     assert {name for name in scores if name.startswith("auc/")} == {"auc/all", f"auc/{PHONE}", f"auc/{DESKTOP}"}
 
-    assert main(["ablate", *words]) == 0
+    assert main(["ablate", *words, "ablation.seeds=[0]"]) == 0
     (report,) = tmp_path.glob("runs/table/smoke-*/report.md")
     assert PHONE in report.read_text(encoding="utf-8")
     arms = recorded_table(open_store(compose_config(words)))
-    assert len(arms) == 4
+    assert len(arms) == 2
     assert arms[f"metric.{names.auc(names.TEST, PHONE)}"].between(0, 1).all()
 
     rows = pa.table(table.columns)

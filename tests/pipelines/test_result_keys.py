@@ -356,19 +356,25 @@ def test_code_that_runs_changes_its_key_wherever_it_stands_and_words_never_do(
     (entries,) = (each for each in keys.entries if each[0].endswith("fit_and_measure"))
     version = partial(reached_code, entries, CODE_WITHOUT_EFFECT, tree)
     before = version().definitions
-    counting = executed.by_step["train"] & set(before)
-    files = sorted({place.rpartition(".")[0] for place in counting})
-    assert len(files) > 60
-    for file in files:
-        path = tree.joinpath(*file.split(".")).with_suffix(".py")
-        text = path.read_text()
-        try:
+    ran_in: dict[Path, set[str]] = {}
+    for place in executed.by_step["train"] & set(before):
+        file, _, name = place.rpartition(".")
+        ran_in.setdefault(tree.joinpath(*file.split(".")).with_suffix(".py"), set()).add(name)
+    assert len(ran_in) > 60
+    texts = {path: path.read_text() for path in ran_in}
+    changed: set[str] = set()
+    try:
+        for path, text in texts.items():
             path.write_text(_with_other_words(text))
-            assert version().definitions == before, path
-            ran = {each.rpartition(".")[2] for each in counting if each.rpartition(".")[0] == file}
-            path.write_text(_with_one_line_more(text, ran))
-            assert version().definitions != before, path
-        finally:
+        assert version().definitions == before
+        for path, text in texts.items():
+            name, more = _with_one_line_more(text, ran_in[path])
+            path.write_text(more)
+            changed.add(".".join([*path.relative_to(tree).with_suffix("").parts, name]))
+        after = version().definitions
+        assert {place for place in {*before, *after} if before.get(place) != after.get(place)} == changed
+    finally:
+        for path, text in texts.items():
             path.write_text(text)
 
 
@@ -381,12 +387,12 @@ def _with_other_words(text: str) -> str:
     return "# A comment.\n\n" + ast.unparse(tree) + "\n"
 
 
-def _with_one_line_more(text: str, ran: set[str]) -> str:
-    """A statement more at the end of the first definition that runs."""
+def _with_one_line_more(text: str, ran: set[str]) -> tuple[str, str]:
+    """The first definition that runs, and the file with a statement more at the end of that one."""
     tree = ast.parse(text)
     first = next(node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in ran)
     first.body.append(ast.parse("one_more = 1").body[0])
-    return ast.unparse(ast.fix_missing_locations(tree))
+    return first.name, ast.unparse(ast.fix_missing_locations(tree))
 
 
 # Libraries.

@@ -1,4 +1,4 @@
-"""A history tower in plain Python loops over rows and events: what `HistoryTower` must equal, and so must its gradients."""
+"""A history tower in plain Python loops over rows and events, which `HistoryTower` and its gradients must equal."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The history tower equals a slow one written in loops, in what it says and in its gradients; and hides what it should."""
+"""The history tower equals a slow one written in loops, gradients included, and hides what it should."""
 
 from dataclasses import replace
 

@@ -10,8 +10,8 @@ from recsys.interactions.fields import InteractionFields
 from recsys.sharding.processes import draw_apart
 from recsys.sharding.whole_state import whole_state
 from recsys.training.loop import LoopState
-from recsys.training.loss import click_objective
 from recsys.training.modes import END_TO_END, FROZEN_TOWER
+from recsys.training.objectives.log_loss import log_loss_objective
 from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import FIELD_WIDTH, ROWS, batch_of, small_contract
@@ -57,7 +57,7 @@ def test_the_unknown_row_learns_where_no_row_looks_it_up():
         ranker = gated_ranker()
         ranker.id_dropout = share
         torch.manual_seed(0)
-        click_objective(ranker, batch_of(rows)).backward()
+        log_loss_objective(ranker, batch_of(rows)).backward()
         gradient = ranker.interaction_network.fields.ebc.embedding_bags[table].weight.grad
         assert gradient[UNKNOWN_ROW].any().item() is learns
 

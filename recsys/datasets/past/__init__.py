@@ -4,7 +4,7 @@
 must share) and `points` (the distinct keys and times of the rows asked about); `cumulative` (sums up to an edge in
 time), `range_frames` (what sums cannot tell of a window) and `out_of_fold` (rows without a usable time) give numbers
 per point, of which `formulas` makes features; `recent_lists`, `last_distinct` and `lists_of_others` list the last
-values, `co_occurrence` compares with them what is bought together. `opening` carries all of it on from one day to the next.
+values, `co_occurrence` compares with them what is bought together. `opening` carries all of it on from day to day.
 """
 
 from recsys.datasets.past.engine import add_past

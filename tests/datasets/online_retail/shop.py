@@ -1,5 +1,6 @@
 """A tiny shop: transactions written down by hand, and the rows that its schema file makes of them."""
 
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,20 @@ def schema() -> FeatureSchema:
     return load_schema(SCHEMA_PATH)
 
 
-def document_without(*features: str) -> dict[str, Any]:
-    """The document of that schema without some features that are counted from the past."""
+def document_counting(*features: str) -> dict[str, Any]:
+    """The document of that schema with these features alone of those that are counted from the past.
+
+    What is derived from the others is left out with them.
+    """
     document: dict[str, Any] = read_plain_yaml(SCHEMA_PATH, "Schema file")
-    history = document["table"]["history"]
-    counted = {name: each for name, each in history["features"].items() if name not in features}
-    document["table"] = {**document["table"], "history": {**history, "features": counted}}
-    document["features"] = [each for each in document["features"] if each["name"] not in features]
+    table = document["table"]
+    history, derive = table["history"], table["derive"]
+    missing = set(history["features"]) - set(features)
+    missing |= {name for name, text in derive.items() if missing & set(re.findall(r"\w+", text))}
+    counted = {name: history["features"][name] for name in features}
+    derived = {name: text for name, text in derive.items() if name not in missing}
+    document["table"] = {**table, "derive": derived, "history": {**history, "features": counted}}
+    document["features"] = [each for each in document["features"] if each["name"] not in missing]
     return document
 
 
@@ -92,7 +100,7 @@ def shop_source(
         ranked: how many validation invoices rank their candidates.
         document: the schema's in its place.
     """
-    document = document or document_without()
+    document = document or read_plain_yaml(SCHEMA_PATH, "Schema file")
     block = {
         **document["table"],
         "splits": splits,

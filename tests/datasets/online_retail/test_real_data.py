@@ -6,7 +6,7 @@ import pytest
 
 from recsys.datasets.database import fetch, temporary_database
 from recsys.progress import silent
-from tests.datasets.online_retail.shop import document_without, schema_of, shop_source
+from tests.datasets.online_retail.shop import document_counting, schema_of, shop_source
 
 # Two days and a morning, so that the test is quick; the features behind them look back over all 22 months.
 SPLITS = {
@@ -19,8 +19,8 @@ SPLITS = {
 
 @pytest.fixture(scope="module")
 def real(online_retail_folder, tmp_path_factory):
-    # What stood on one invoice is counted for every pair of products, and is in no expectation below.
-    document = document_without("affinity")
+    # What is in an expectation below, and no more.
+    document = document_counting("user_invoices", "bought_times", "item_sold_14d", "item_sold_90d")
     source = shop_source(online_retail_folder, SPLITS, negatives=4, ranked=5, document=document)
     with temporary_database(tmp_path_factory.mktemp("real"), "1GB", 2) as connection:
         found = source.read(connection, schema_of(document), silent)
