@@ -231,13 +231,16 @@ def _quality(
     """How well a tower with two sides retrieves; of a history tower the validation loss says all."""
     if isinstance(tower, HistoryTower):
         return {}
+    batches: Iterable[Batch] = validation
     if isinstance(tower, SequenceTower):
         # Its weights are not those that it learnt with: its items' attributes are in them.
         learnt, tower = tower, SequenceTower(tower.spec, contract)
         tower.load_state_dict(dict(weights))
         tower.to(learnt.no_columns.device)
+        # It reads every row's list, of which those of negatives would be most.
+        batches = (batch.take(batch.label.nonzero().squeeze(1)) for batch in validation)
     with evaluation_mode(tower):
-        recall = retrieval_recall(tower, validation, contract.schema.item, k=_RECALL_AT)
+        recall = retrieval_recall(tower, batches, contract.schema.item, k=_RECALL_AT)
     return {} if recall is None else {f"recall_{_RECALL_AT}": recall}
 
 

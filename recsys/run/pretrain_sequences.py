@@ -32,7 +32,7 @@ class SequenceTask:
     attributes: dict[str, Jagged]
 
     def with_attributes(self, weights: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Return the tower's weights with its items' attributes, as they were learnt, in the rows of the items."""
+        """Return the tower's weights, tables (rows, D), with its items' attributes, as learnt, in the items' rows."""
         if self.objective.attributes is None:
             return weights
         tower = self.objective.embedding_tower
