@@ -45,13 +45,17 @@ def run(config: RunConfig, progress: Progress) -> FlowReport:
     ready = ready_ranker(config, encoded, artifact, progress)
     # It stops at the first fault of a frozen part; the audit names all faults of all parts.
     ready.assembly.stages.proof.close()
-    return flow_report(ready.config, encoded, ready.assembly, ready.context)
+    return audited(ready.assembly, probes_of(ready.config, encoded, ready.assembly, ready.context))
 
 
-def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, context: ProcessContext) -> FlowReport:
-    """Audit a ranker in its present stage on rows of the training split; weights and random state are unchanged."""
-    module = unwrapped(assembly.wrapped)
-    assert isinstance(module, Ranker)
+def audited(assembly: Assembly, probes: Sequence[Probe]) -> FlowReport:
+    """Audit a ranker in its present stage on the probes; weights and random state are unchanged."""
+    frozen = modules_frozen_in(_ranker_of(assembly), assembly.stages.current.mode)
+    return audit_flow(assembly.wrapped, click_objective, probes, frozen=frozen)
+
+
+def probes_of(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, context: ProcessContext) -> list[Probe]:
+    """Take some rows of every segment from the training split; see `make_probes`."""
     stream = BatchStream(
         encoded.root,
         TRAIN,
@@ -66,10 +70,9 @@ def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, 
         rank=context.rank,
         world_size=context.world_size,
     )
-    probes = make_probes(module, stream, encoded.contract.schema.segments)
+    probes = make_probes(_ranker_of(assembly), stream, encoded.contract.schema.segments)
     stream.close()
-    frozen = modules_frozen_in(module, assembly.stages.current.mode)
-    return audit_flow(assembly.wrapped, click_objective, probes, frozen=frozen)
+    return probes
 
 
 def require_flow(tracked: TrackedRun, report: FlowReport) -> None:
@@ -104,6 +107,12 @@ def make_probes(ranker: Ranker, batches: Iterable[Batch], segments: Sequence[str
         )
         for number, (segment, batch) in enumerate(zip(segments, found, strict=True))
     ]
+
+
+def _ranker_of(assembly: Assembly) -> Ranker:
+    module = unwrapped(assembly.wrapped)
+    assert isinstance(module, Ranker)
+    return module
 
 
 def _rows_by_segment(batches: Iterable[Batch], num_segments: int) -> list[Batch | None]:
