@@ -52,6 +52,9 @@ def with_own_knobs(document: Mapping[str, Any]) -> dict[str, Any]:
         composition["name"] = "conditional_route"
     own = {"network": _own(network, NETWORKS), "composition": _own(composition, COMPOSITIONS)}
     later = {group: added | document[group] for group, added in _CAME_LATER.items() if group in document}
+    if (tower := document.get("tower", {})).get("kind") == "imported" and "vectors" in tower:
+        # Of a run; what a served model says of its tower names no file.
+        later["tower"] = {"missing_vectors": "mean", **tower}
     return {**document, **later, **own, **({"data": _as_table(document["data"])} if "data" in document else {})}
 
 

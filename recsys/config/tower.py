@@ -39,7 +39,11 @@ class TwoTowerConfig:
 
 @checked_dataclass
 class ImportedTowerConfig:
-    """Vectors made elsewhere, by item id; reduced to `width` numbers by principal components."""
+    """Vectors made elsewhere, by item id; reduced to `width` numbers by principal components.
+
+    Items without a vector have, by `missing_vectors`, the `mean` of the others, a `zero` vector, one drawn at random
+    that is to be `learned`, or what their `attributes` predict: the ids that the schema gives to the item tower.
+    """
 
     kind: Literal["imported"]
     name: Name
@@ -47,6 +51,7 @@ class ImportedTowerConfig:
     vectors: Path
     id_column: str
     vector_column: str
+    missing_vectors: Literal["mean", "zero", "learned", "attributes"]
 
 
 @checked_dataclass

@@ -24,6 +24,7 @@ from recsys.sharding.processes import ProcessContext
 from recsys.streaming.loader import BatchStream
 from recsys.tracking.run import TrackedRun
 from recsys.training.modes import modules_frozen_in
+from recsys.training.step import Objective
 
 REPORT = "gradient_flow.json"
 # Enough rows that no layer's every ReLU is closed by chance, and so few that a pass costs milliseconds.
@@ -45,13 +46,18 @@ def run(config: RunConfig, progress: Progress) -> FlowReport:
     ready = ready_ranker(config, encoded, artifact, progress)
     # It stops at the first fault of a frozen part; the audit names all faults of all parts.
     ready.assembly.stages.proof.close()
-    return flow_report(ready.config, encoded, ready.assembly, ready.context)
+    probes = probes_of(ready.config, encoded, ready.assembly, ready.context)
+    return audited(ready.assembly, probes, ready.objective.loss)
 
 
-def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, context: ProcessContext) -> FlowReport:
-    """Audit a ranker in its present stage on rows of the training split; weights and random state are unchanged."""
-    module = unwrapped(assembly.wrapped)
-    assert isinstance(module, Ranker)
+def audited(assembly: Assembly, probes: Sequence[Probe], objective: Objective) -> FlowReport:
+    """Audit a ranker in its present stage on the probes; weights and random state are unchanged."""
+    frozen = modules_frozen_in(_ranker_of(assembly), assembly.stages.current.mode)
+    return audit_flow(assembly.wrapped, objective, probes, frozen=frozen)
+
+
+def probes_of(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, context: ProcessContext) -> list[Probe]:
+    """Take some rows of every segment from the training split; see `make_probes`."""
     objective = build_objective(config.training, encoded.contract)
     stream = BatchStream(
         encoded.root,
@@ -69,10 +75,9 @@ def flow_report(config: RunConfig, encoded: EncodedDataset, assembly: Assembly, 
         rank=context.rank,
         world_size=context.world_size,
     )
-    probes = make_probes(module, stream, encoded.contract.schema.segments, objective.together)
+    probes = make_probes(_ranker_of(assembly), stream, encoded.contract.schema.segments, objective.together)
     stream.close()
-    frozen = modules_frozen_in(module, assembly.stages.current.mode)
-    return audit_flow(assembly.wrapped, objective.loss, probes, frozen=frozen)
+    return probes
 
 
 def require_flow(tracked: TrackedRun, report: FlowReport) -> None:
@@ -127,6 +132,12 @@ def _as_one_list(batch: Batch, column: str) -> Batch:
     if bool((label == label[0]).all()):
         label[::2] = 1 - label[::2]
     return replace(batch, label=label, extra={**batch.extra, column: torch.zeros_like(batch.extra[column])})
+
+
+def _ranker_of(assembly: Assembly) -> Ranker:
+    module = unwrapped(assembly.wrapped)
+    assert isinstance(module, Ranker)
+    return module
 
 
 def _rows_by_segment(batches: Iterable[Batch], num_segments: int) -> list[Batch | None]:

@@ -27,6 +27,7 @@ from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.progress import Progress
 from recsys.run.assemble import assemble, begin_ahead, loop_settings, with_budget
+from recsys.run.imported_vectors import SPLITS, attributes_of, require_learning, traffic_of
 from recsys.run.pretrain_sequences import SequenceTask, sequence_task
 from recsys.run.record import open_store, run_params, step_metrics
 from recsys.run.result_keys import code_of, rows_of, settings_of
@@ -98,6 +99,7 @@ def run(
         BusyError: another process makes the same tower now.
     """
     require_rows(encoded, (TRAIN, VALIDATION))
+    require_learning(config)
     stage = stage_of(config, encoded, start)
 
     def work(folder: Path) -> None:
@@ -128,7 +130,8 @@ def stage_of(config: RunConfig, encoded: EncodedDataset, start: WarmStart | None
     if not isinstance(config.tower, ImportedTowerConfig):
         inputs = rows_of(encoded, (TRAIN, VALIDATION)) | vectors
         return Stage("pretrain", inputs, parameters, code_of(_pretrain, save_tower))
-    return Stage("pretrain", rows_of(encoded, ()) | vectors, parameters, code_of(_import, save_tower))
+    # The vectors are the same whatever the rows; the receipt tells of these.
+    return Stage("pretrain", rows_of(encoded, SPLITS) | vectors, parameters, code_of(_import, save_tower))
 
 
 def _vectors_of(tower: TowerConfig) -> dict[str, str]:
@@ -160,8 +163,17 @@ def _import(config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:
     tower, schema = config.tower, encoded.contract.schema
     assert isinstance(tower, ImportedTowerConfig)
     vocabulary = encoded.vocabulary(schema.feature(schema.item).table)
-    columns = {"id_column": tower.id_column, "vector_column": tower.vector_column}
-    return import_tower(tower.vectors, vocabulary, schema, width=tower.width, **columns)
+    return import_tower(
+        tower.vectors,
+        vocabulary,
+        schema,
+        width=tower.width,
+        id_column=tower.id_column,
+        vector_column=tower.vector_column,
+        missing=tower.missing_vectors,
+        attributes=attributes_of(encoded) if tower.missing_vectors == "attributes" else None,
+        traffic=traffic_of(encoded),
+    )
 
 
 def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:
@@ -313,8 +325,14 @@ def _history_objective(tower: HistoryTowerConfig, module: HistoryTower, encoded:
     if tower.vectors is not None:
         schema = encoded.contract.schema
         vocabulary = encoded.vocabulary(schema.feature(schema.item).table)
-        columns = {"id_column": tower.vectors.id_column, "vector_column": tower.vectors.vector_column}
-        made = import_tower(tower.vectors.file, vocabulary, schema, width=tower.vectors.width, **columns)
+        made = import_tower(
+            tower.vectors.file,
+            vocabulary,
+            schema,
+            width=tower.vectors.width,
+            id_column=tower.vectors.id_column,
+            vector_column=tower.vectors.vector_column,
+        )
         module.load_vectors(made.weights[table_weight(vocabulary.table)])
     return HistoryObjective(
         module,

@@ -9,9 +9,10 @@ from recsys.files import clear_leftovers, ensure_writable, write_text_atomically
 from recsys.progress import Progress
 from recsys.run import prepare, pretrain
 from recsys.run.assemble import ready_ranker
-from recsys.run.audit import flow_report, require_flow
+from recsys.run.audit import audited, probes_of, require_flow
 from recsys.run.cached_tower import cached_tower
 from recsys.run.folder import CHECKPOINTS, CONFIG, RunIdentity, RunResult, load_result
+from recsys.run.imported_vectors import attach_receipt
 from recsys.run.record import open_store, run_params
 from recsys.run.session import Session
 from recsys.run.stopping import stoppable
@@ -98,7 +99,9 @@ def fit_and_measure(
         # The run is ours alone by now: what a killed one had under way here is nobody's.
         clear_leftovers(identity.folder, identity.folder / CHECKPOINTS)
         session.describe(tracked)
-        require_flow(tracked, flow_report(config, encoded, assembly, context))
+        probes = probes_of(config, encoded, assembly, context)
+        require_flow(tracked, audited(assembly, probes, build_objective(config.training, encoded.contract).loss))
+        attach_receipt(tracked, artifact, assembly.wrapped, [probe.batch for probe in probes])
         layers = CompiledLayers(assembly.wrapped) if config.training.compile else None
         with cached_tower(assembly.wrapped, config, encoded, context, tracked.attach):
             cost = session.train(tracked, request, progress)

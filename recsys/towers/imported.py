@@ -11,14 +11,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
+from scipy import sparse
 
 from recsys.errors import DataError
 from recsys.features.schema import FeatureSchema
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
 from recsys.files import sha256_of_file
 from recsys.towers.artifact import TowerArtifact
+from recsys.towers.import_receipt import Traffic, receipt_of
+from recsys.towers.missing_vectors import MissingVectors, with_missing_rows
 from recsys.towers.tower_spec import TowerSpec, table_weight
-from recsys.towers.vector_files import read_vectors
+from recsys.towers.vector_files import in_single_precision, precision_loss, read_stored_vectors, read_vectors
 
 
 @dataclass(frozen=True)
@@ -37,33 +40,42 @@ class Reduction:
 
 
 def import_tower(
-    path: Path, vocabulary: Vocabulary, schema: FeatureSchema, *, width: int, id_column: str, vector_column: str
+    path: Path,
+    vocabulary: Vocabulary,
+    schema: FeatureSchema,
+    *,
+    width: int,
+    id_column: str,
+    vector_column: str,
+    missing: MissingVectors = "mean",
+    attributes: sparse.csr_matrix | None = None,
+    traffic: Traffic | None = None,
 ) -> TowerArtifact:
     """Make a tower of a file of vectors: one per item of the vocabulary.
-
-    Ids of the vocabulary without a vector, and the unknown row, get the mean of the others.
 
     Args:
         path: `.parquet`, `.npy` or `.safetensors`; see `read_vectors`.
         vocabulary: of the table that the schema's item looks up.
         width: D; the file's vectors are cut to this many principal components, or kept as they are if equal.
+        missing: what ids of the vocabulary without a vector get; `with_missing_rows` says what, and what `attributes`
+            are, (rows of the table, A).
+        traffic: of the table; the receipt tells coverage by rows where it is given.
 
     Raises:
         DataError: the file breaks one of the rules of `read_vectors`, its vectors are shorter than `width`, or no id in
             it is in the vocabulary.
     """
-    ids, vectors = read_vectors(path, id_column, vector_column)
+    ids, stored = read_stored_vectors(path, id_column, vector_column)
+    vectors = in_single_precision(stored, path)
     rows = _rows_of(ids, vocabulary, path)
+    _require_known(rows, ids, vocabulary, path, id_column)
     is_known = rows != UNKNOWN_ROW
-    if not is_known.any():
-        raise DataError(
-            f"None of the {len(ids)} ids in {path} (such as {ids[0].as_py()!r}) is an id of table `{vocabulary.table}` "
-            f"(such as {vocabulary.ids[0].as_py() if len(vocabulary.ids) else 'none at all'!r}). Check that "
-            f"`tower.id_column` ({id_column}) holds the same ids as the data."
-        )
     reduced = reduce_width(vectors[is_known], width, str(path))
+    has_vector = np.zeros(len(vocabulary), dtype=bool)
+    has_vector[rows[is_known]] = True
     table = np.tile(reduced.vectors.mean(axis=0), (len(vocabulary), 1))
     table[rows[is_known]] = reduced.vectors
+    table = with_missing_rows(table, has_vector, missing, attributes)
     found = int(is_known.sum())
     return TowerArtifact(
         spec=TowerSpec.imported(schema, width=width),
@@ -74,12 +86,16 @@ def import_tower(
             "file_sha256": sha256_of_file(path),
             "vectors_in_file": len(ids),
             "file_width": vectors.shape[1],
+            "file_precision": str(stored.dtype),
+            "largest_rounding_error": precision_loss(stored, vectors),
             "width": width,
             "explained_variance": reduced.explained_variance,
             "scale": reduced.scale,
             "ids_in_vocabulary": len(vocabulary.ids),
             "ids_with_vector": found,
             "ids_without_vector": len(vocabulary.ids) - found,
+            "missing_vectors": missing,
+            **receipt_of(table, has_vector, stored, vocabulary, traffic),
         },
     )
 
@@ -145,6 +161,17 @@ def reduce_width(vectors: npt.NDArray[np.float32], width: int, where: str) -> Re
         vectors = (centred @ axes).astype(np.float32)
     scale = float(1 / max(np.sqrt(np.mean(np.square(vectors, dtype=np.float64))), np.finfo(np.float32).tiny))
     return Reduction((vectors * np.float32(scale)).astype(np.float32), explained, scale)
+
+
+def _require_known(
+    rows: npt.NDArray[np.int64], ids: pa.Array, vocabulary: Vocabulary, path: Path, id_column: str
+) -> None:
+    if not rows.any():
+        raise DataError(
+            f"None of the {len(ids)} ids in {path} (such as {ids[0].as_py()!r}) is an id of table `{vocabulary.table}` "
+            f"(such as {vocabulary.ids[0].as_py() if len(vocabulary.ids) else 'none at all'!r}). Check that "
+            f"`tower.id_column` ({id_column}) holds the same ids as the data."
+        )
 
 
 def _rows_of(ids: pa.Array, vocabulary: Vocabulary, path: Path) -> npt.NDArray[np.int64]:

@@ -16,6 +16,9 @@ from recsys.errors import DataError
 from recsys.features.plain_arrays import plain_ids
 
 Vectors = npt.NDArray[np.float32]
+StoredVectors = npt.NDArray[np.floating]
+# Vectors are compared with what single precision makes of them so many at a time.
+_AT_ONCE = 65_536
 
 
 def read_vectors(path: Path, id_column: str, vector_column: str) -> tuple[pa.Array, Vectors]:
@@ -33,8 +36,14 @@ def read_vectors(path: Path, id_column: str, vector_column: str) -> tuple[pa.Arr
 
     Raises:
         DataError: the file or a column is missing or torn; vectors of several lengths; a null or repeated id; a number
-            that is not finite; another count of ids than of vectors.
+            that is not finite, or too large for single precision; another count of ids than of vectors.
     """
+    ids, stored = read_stored_vectors(path, id_column, vector_column)
+    return ids, in_single_precision(stored, path)
+
+
+def read_stored_vectors(path: Path, id_column: str, vector_column: str) -> tuple[pa.Array, StoredVectors]:
+    """Read ids and vectors (n, W) in the precision of the file; otherwise as `read_vectors`."""
     readers: dict[str, Callable[[Path, str, str], tuple[pa.Array, npt.NDArray]]] = {
         ".parquet": _read_parquet,
         ".npy": _read_npy,
@@ -47,7 +56,35 @@ def read_vectors(path: Path, id_column: str, vector_column: str) -> tuple[pa.Arr
     except (OSError, ValueError, OverflowError, pa.ArrowException, SafetensorError) as error:
         raise DataError(f"The vectors in {path} cannot be read: {error}. Export them again.") from error
     _check(ids, vectors, path)
-    return ids, vectors.astype(np.float32, copy=False)
+    return ids, vectors
+
+
+def in_single_precision(stored: StoredVectors, path: Path) -> Vectors:
+    """Return vectors (n, W) as float32.
+
+    Raises:
+        DataError: a number is too large for it.
+    """
+    with np.errstate(over="ignore"):
+        kept = stored.astype(np.float32, copy=False)
+    if kept is not stored and not np.isfinite(kept).all():
+        raise DataError(
+            f"The vectors in {path} hold the number {np.abs(stored).max():.3g}; single precision ends at "
+            f"{np.finfo(np.float32).max:.3g}. Scale them, or make them again."
+        )
+    return kept
+
+
+def precision_loss(stored: StoredVectors, kept: Vectors) -> float:
+    """Return the largest error of a number relative to itself, 1 where one was too small to be kept; both (n, W)."""
+    if np.can_cast(stored.dtype, kept.dtype):
+        return 0.0
+    largest = 0.0
+    for start in range(0, len(stored), _AT_ONCE):
+        before, after = (each[start : start + _AT_ONCE].astype(np.float64) for each in (stored, kept))
+        errors = np.divide(np.abs(after - before), np.abs(before), out=np.zeros_like(before), where=before != 0)
+        largest = max(largest, float(errors.max()))
+    return largest
 
 
 def _check(ids: pa.Array, vectors: npt.NDArray, path: Path) -> None:

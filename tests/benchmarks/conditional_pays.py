@@ -59,7 +59,7 @@ from recsys.run.streams import TEST, TRAIN, VALIDATION
 from recsys.sharding.processes import start_processes, stop_processes
 from recsys.streaming.loader import BatchStream
 from recsys.training.loop import LoopState, train_steps
-from recsys.training.objectives.log_loss import log_loss_objective
+from recsys.training.objectives.cross_entropy import log_loss_objective
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS
 

@@ -1,12 +1,14 @@
 """How good the recipes are: each trained for some seeds, beside LightGBM and logistic regressions on the same rows.
 
     python tests/benchmarks/quality.py --task ml100k_temporal --raw <folder> --seeds 3 --json
-    python tests/benchmarks/quality.py --task table --raw <folder> [--schema my.yaml] [training.epochs=2 ...]
+    python tests/benchmarks/quality.py --task table --raw <folder> [--schema my.yaml | --user guest --item room]
 
 A recipe is trained as `recsys train` trains it, on rows as `recsys prepare` encodes them. LightGBM has its defaults and
 those very rows (`quality_features.py` says how they become its matrix); for queries lambdarank too, on the same
-candidate lists. Of a table that nobody has described, `recsys init` drafts the schema. The table shows means over the
-seeds, their deviation, and what the recipe gains, paired by test user. The last line is one JSON object with `--json`:
+candidate lists. Of a table that nobody has described, `recsys init` drafts the schema; where it cannot tell the
+columns, it is told them as that command is. Words such as `training.epochs=2` go to every training. The table shows
+means over the seeds, their deviation, and what the recipe gains, paired by test user. The last line is one JSON object
+with `--json`:
 {task: {model: {auc, log_loss, grouped_auc, ndcg, ndcg_new, seeds, std}}}.
 """
 
@@ -29,6 +31,7 @@ from recsys.run import prepare
 from recsys.run.record import CUTOFF
 
 TABLE = "table"
+_ROLES = ("user", "item", "time", "label", "query")
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def _words(task: str, options: argparse.Namespace, folder: Path) -> list[str]:
     if options.raw:
         words.append(override("data.raw", options.raw))
     if task == TABLE:
-        words.append(override("data.schema_path", options.schema or _drafted(options.raw, folder)))
+        words.append(override("data.schema_path", options.schema or _drafted(options, folder)))
         words.append(override("data.name", Path(options.raw).stem.replace(" ", "_")))
     if renamed := TASKS[task].files:
         schema, other = prepare.schema_file(_config(words, 0).data), folder / f"{task}.yaml"
@@ -126,9 +129,9 @@ def _words(task: str, options: argparse.Namespace, folder: Path) -> list[str]:
     return [*words, *options.words]
 
 
-def _drafted(raw: str, folder: Path) -> Path:
+def _drafted(options: argparse.Namespace, folder: Path) -> Path:
     path = folder / "drafted.yaml"
-    recsys.init(raw, path)
+    recsys.init(options.raw, path, **{role: getattr(options, role) for role in _ROLES})
     return path
 
 
@@ -146,6 +149,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--task", choices=TASKS, nargs="+", required=True)
     parser.add_argument("--raw", help="the folder of the task's rows; the recipe's own where it is not given")
     parser.add_argument("--schema", help=f"of --task {TABLE}; drafted where it is not given")
+    for role in _ROLES:
+        parser.add_argument(f"--{role}", default="", help="a column of the table, where it is not to be guessed")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object, last")
     parser.add_argument("words", nargs="*", help="further words of `recsys train`, such as training.epochs=2")

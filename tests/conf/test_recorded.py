@@ -46,6 +46,14 @@ def test_a_document_with_a_null_for_every_other_kinds_knob_reads_as_the_same(wor
     assert list(again.state_dict()) == list(rebuild_ranker(description, small_contract()).state_dict())
 
 
+def test_ids_without_a_vector_had_the_mean_of_the_others_before_there_was_a_choice() -> None:
+    config = compose_config(["tower=title_vectors"])
+    document = config_document(config)
+    assert document["tower"].pop("missing_vectors") == "mean"
+
+    assert config_from(with_own_knobs(document)) == config
+
+
 @pytest.mark.parametrize("group", sorted(recorded._CAME_LATER))
 def test_a_run_of_before_a_setting_has_the_value_of_what_was_done_then(group: str) -> None:
     config = compose_config([])

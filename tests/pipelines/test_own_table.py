@@ -161,3 +161,10 @@ def test_vectors_made_elsewhere_become_the_tower_of_a_users_own_table(tmp_path: 
     provenance = json.loads(description.read_text())["provenance"]
     assert provenance["ids_with_vector"] == 15
     assert provenance["ids_without_vector"] == 5
+    (attached,) = tmp_path.rglob("import_receipt.json")
+    receipt = json.loads(attached.read_text())
+    assert receipt["digest"] == receipt["digest_after_sharding"]
+    training = receipt["coverage"]["train"]["all"]
+    assert training["rows"] == 14 * 20
+    with_vector = [item < 15 for item in table.columns["item_id"][: 14 * 20]]
+    assert training["rows_with_vector_share"] == pytest.approx(sum(with_vector) / len(with_vector))

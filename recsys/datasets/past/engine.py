@@ -71,8 +71,7 @@ def add_past(
     for step, (group, quantities) in enumerate(wanted.items()):
         progress("counting the past", step, steps)
         if not group.is_out_of_fold and group.by not in lines:
-            alike = [other for other in wanted if other.by == group.by and not other.is_out_of_fold]
-            shared = [one for other in alike for one in wanted[other]]
+            shared = _in_time(wanted, group.by)
             lines[group.by] = store_lines(connection, events, group.by, shared, opening)
         of_past = None if group.is_out_of_fold else lines[group.by]
         numbers = _store_numbers(connection, asked, events, group, quantities, of_past)
@@ -89,9 +88,8 @@ def add_past(
         if feature.kind is PastKind.CO_OCCURRENCE:
             listed = _named(feature.to, features)
             listing = Listing.of_feature(listed)
-            of_points = (
-                lists[listing].rename(listed=list_column(listed.of)).select(POINT, AT, *key_names(listed.by), "listed")
-            )
+            named = lists[listing].rename(listed=list_column(listed.of))
+            of_points = named.select(POINT, AT, *key_names(listed.by), "listed")
             affinity = store_co_occurrence(
                 connection, asked, events, feature, listing.group, of_points, progress, opening
             )
@@ -152,6 +150,11 @@ def _quantities(features: Sequence[PastFeature]) -> dict[Group, list[Quantity]]:
             for part in parts_of(feature):
                 found.setdefault(part.group, {})[part.quantity] = None
     return {group: [*quantities] for group, quantities in found.items()}
+
+
+def _in_time(wanted: Mapping[Group, Sequence[Quantity]], by: tuple[str, ...]) -> list[Quantity]:
+    """All that is wanted by some columns of the events before a time."""
+    return [one for group, found in wanted.items() if group.by == by and not group.is_out_of_fold for one in found]
 
 
 def _listings(features: Sequence[PastFeature]) -> dict[Listing, list[str]]:

@@ -1,0 +1,73 @@
+"""What prepared rows say of each item: how often it is a row's, and which other ids stand beside it there."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from scipy import sparse
+
+from recsys.datasets.encoded import EncodedDataset
+from recsys.features.encoding import SEGMENT
+from recsys.streaming.parquet import encoded_columns, read_row_group, require_columns, row_groups_of_split
+from recsys.streaming.storage import open_folder
+
+
+def rows_of_items(encoded: EncodedDataset, split: str) -> npt.NDArray[np.int64]:
+    """Count the rows of each item in every segment, (S, rows of the item's table).
+
+    Raises:
+        DataError: the split has no rows, or a file is damaged.
+    """
+    schema = encoded.contract.schema
+    shape = len(schema.segments), encoded.contract.table_rows[schema.feature(schema.item).table]
+    counts = np.zeros(shape, np.int64)
+    for item, segment in _columns(encoded, split, [schema.item, SEGMENT]):
+        pairs = _numbers(segment).astype(np.int64) * shape[1] + _numbers(item)
+        counts += np.bincount(pairs, minlength=counts.size).reshape(shape)
+    return counts
+
+
+def ids_beside_items(encoded: EncodedDataset, split: str, features: Sequence[str]) -> sparse.csr_matrix:
+    """Return, of each item's rows, the share that has each id of these sparse features.
+
+    Returns:
+        (rows of the item's table, the features' tables' rows side by side); a list counts each of its ids.
+
+    Raises:
+        DataError: the split has no rows, or a file is damaged.
+    """
+    schema, table_rows = encoded.contract.schema, encoded.contract.table_rows
+    items = table_rows[schema.feature(schema.item).table]
+    counts = [sparse.csr_matrix((items, table_rows[schema.feature(name).table]), dtype=np.float64) for name in features]
+    rows = np.zeros(items)
+    for item, *columns in _columns(encoded, split, [schema.item, *features]):
+        numbers = _numbers(item)
+        rows += np.bincount(numbers, minlength=items)
+        for place, column in enumerate(columns):
+            of_id, ids = numbers, column
+            if isinstance(column, pa.ListArray | pa.LargeListArray):
+                of_id, ids = np.repeat(numbers, _numbers(column.value_lengths())), column.flatten()
+            shape = counts[place].shape
+            counts[place] += sparse.csr_matrix((np.ones(len(of_id)), (of_id, _numbers(ids))), shape=shape)
+    shares: sparse.csr_matrix = sparse.diags(1 / np.maximum(rows, 1)) @ sparse.hstack(counts, format="csr")
+    return shares
+
+
+def _columns(encoded: EncodedDataset, split: str, names: list[str]) -> Iterator[list[pa.Array]]:
+    known = encoded_columns(encoded.contract, ())
+    groups = row_groups_of_split(
+        open_folder(encoded.root),
+        split,
+        [str(path) for path in encoded.files(split)],
+        (),
+        lambda path, found: require_columns(path, found, {name: known[name] for name in names}),
+    )
+    for group in groups:
+        read = read_row_group(group, names)
+        yield [read[name] for name in names]
+
+
+def _numbers(column: pa.Array) -> npt.NDArray[np.integer]:
+    numbers: npt.NDArray[np.integer] = column.to_numpy(zero_copy_only=False)
+    return numbers
