@@ -76,11 +76,11 @@ def add_past(
         of_past = None if group.is_out_of_fold else lines[group.by]
         numbers = _store_numbers(connection, asked, events, group, quantities, of_past)
         found.join(group, numbers, {one.column: Part(group, one) for one in quantities})
-    lists, newest = dict[Listing, ir.Table](), dict[Listing, ir.Table]()
+    lists = dict[Listing, ir.Table]()
     for step, (listing, columns) in enumerate(listings.items(), len(wanted)):
         progress("counting the past", step, steps)
         if listing.group.leave_one_out:
-            newest[listing] = store_newest(connection, events, listing, columns)
+            found.join_others(listing, store_newest(connection, events, listing, columns), columns)
             continue
         lists[listing] = store_lists(connection, asked, events, listing, columns, opening)
         found.join(listing.group, lists[listing], {list_column(of): (listing, of) for of in columns})
@@ -94,10 +94,6 @@ def add_past(
                 connection, asked, events, feature, listing.group, of_points, progress, opening
             )
             found.join_rows(affinity, {"value": feature.name})
-    # Last, as they are long: whatever is joined after them would carry them along.
-    for listing, columns in listings.items():
-        if listing in newest:
-            found.join_others(listing, newest[listing], columns)
     return found.with_features(features)
 
 
@@ -107,6 +103,7 @@ class _Joined:
     def __init__(self, asked: ir.Table) -> None:
         self._asked = self._rows = asked
         self._names = dict[Hashable, str]()
+        self._others = list[tuple[Listing, ir.Table, Sequence[str]]]()
 
     def join(self, group: Group, values: ir.Table, columns: Mapping[str, Hashable]) -> None:
         """Join columns of the points; each goes by what it is."""
@@ -121,10 +118,13 @@ class _Joined:
 
     def join_others(self, listing: Listing, newest: ir.Table, columns: Sequence[str]) -> None:
         """Join lists of all events of a key but the row's own."""
-        self._rows = join_others(self._rows, listing, newest, {of: self._name((listing, of)) for of in columns})
+        self._others.append((listing, newest, columns))
 
     def with_features(self, features: Sequence[PastFeature]) -> ir.Table:
         """The columns of `asked` and the features."""
+        # Last, as they are long: whatever is joined after them would carry them along.
+        for listing, newest, columns in self._others:
+            self._rows = join_others(self._rows, listing, newest, {of: self._name((listing, of)) for of in columns})
         return self._rows.select(*self._asked.columns, **{one.name: self._value(one) for one in features})
 
     def _value(self, feature: PastFeature) -> ir.Value:
