@@ -28,6 +28,7 @@ from recsys.features.contract import FeatureContract
 from recsys.progress import Progress
 from recsys.run.assemble import assemble, begin_ahead, loop_settings, with_budget
 from recsys.run.imported_vectors import SPLITS, attributes_of, require_learning, traffic_of
+from recsys.run.pretrain_history import history_objective
 from recsys.run.pretrain_sequences import SequenceTask, sequence_task
 from recsys.run.record import open_store, run_params, step_metrics
 from recsys.run.result_keys import code_of, rows_of, settings_of
@@ -56,7 +57,6 @@ from recsys.towers.imported import import_tower
 from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_popularity, retrieval_recall
 from recsys.towers.sequence import SequenceTower
 from recsys.towers.sequence_pretraining import NextEventObjective
-from recsys.towers.tower_spec import table_weight
 from recsys.towers.version import version_of, with_version
 from recsys.tracking import names
 from recsys.tracking.run import start_run
@@ -299,7 +299,7 @@ def _task(
     stream = training_stream(config, encoded, context, days)
     if isinstance(tower, HistoryTowerConfig):
         assert isinstance(module, HistoryTower)
-        objective: TwoTowerObjective | HistoryObjective = _history_objective(tower, module, encoded)
+        objective: TwoTowerObjective | HistoryObjective = history_objective(tower, module, encoded)
     else:
         assert isinstance(tower, TwoTowerConfig)
         assert isinstance(module, EmbeddingTower)
@@ -319,28 +319,6 @@ def _two_tower_objective(
         contract.table_rows[schema.feature(schema.item).table],
     )
     return TwoTowerObjective(module, schema.item, log_popularity(counts), tower.temperature)
-
-
-def _history_objective(tower: HistoryTowerConfig, module: HistoryTower, encoded: EncodedDataset) -> HistoryObjective:
-    if tower.vectors is not None:
-        schema = encoded.contract.schema
-        vocabulary = encoded.vocabulary(schema.feature(schema.item).table)
-        made = import_tower(
-            tower.vectors.file,
-            vocabulary,
-            schema,
-            width=tower.vectors.width,
-            id_column=tower.vectors.id_column,
-            vector_column=tower.vectors.vector_column,
-        )
-        module.load_vectors(made.weights[table_weight(vocabulary.table)])
-    return HistoryObjective(
-        module,
-        tower.readout_widths,
-        key_l2=tower.key_l2,
-        factor_l2=tower.factor_l2,
-        projection_pull=0.0 if tower.vectors is None else tower.vectors.projection_pull,
-    )
 
 
 def _mean_loss(wrapped: nn.Module, batches: Iterable[Batch]) -> float:

@@ -1,14 +1,18 @@
 """Pre-training a history tower on the labels of the training split, with a readout that is thrown away."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch
-from recsys.interactions.mlp import Mlp
 from recsys.towers.history import FACTORS, IDS, HistoryTower
-from recsys.training.objectives.label_log_loss import weighted_log_loss
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""The weighted loss of logits, labels and weights, (B,) each: a scalar."""
+
+_DROPOUT = 0.1  # of the readout's layers, which are to learn little that the tower could
 
 
 class Readout(nn.Module):
@@ -24,21 +28,25 @@ class Readout(nn.Module):
         self.linear = nn.Linear(width, 1)
         nn.init.zeros_(self.linear.weight)
         nn.init.ones_(self.linear.weight[:, -tower.factors.output_width // 3 :])
-        self.hidden = Mlp(width, hidden_widths, dropout=0.1) if hidden_widths else None
-        if self.hidden is not None:
-            self.output = nn.Linear(self.hidden.output_width, 1, bias=False)
+        self.layers = nn.Sequential(*(_layer(*each) for each in pairwise([width, *hidden_widths])))
+        self.output = nn.Linear(hidden_widths[-1], 1, bias=False) if hidden_widths else None
+        if self.output is not None:
             nn.init.zeros_(self.output.weight)
 
     def forward(self, read: Tensor) -> Tensor:
         """Map (B, tower's width) to (B,)."""
         logit = self.linear(read)
-        return (logit if self.hidden is None else logit + self.output(self.hidden(read))).squeeze(1)
+        return (logit if self.output is None else logit + self.output(self.layers(read))).squeeze(1)
+
+
+def _layer(before: int, after: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(before, after), nn.ReLU(), nn.Dropout(_DROPOUT))
 
 
 class HistoryObjective(nn.Module):
     """The tower, its readout and their loss as one module, so that pre-training runs through the same loop as all else.
 
-    The loss is the weighted log loss and, while it learns, L2 penalties: of the keys and factors of a row's own ids,
+    The loss is that of the labels and, while it learns, L2 penalties: of the keys and factors of a row's own ids,
     averaged over the batch's rows, so that a frequent id is drawn to zero as often as it is learnt from; and of how far
     the projection is from where it started.
 
@@ -52,6 +60,7 @@ class HistoryObjective(nn.Module):
         self,
         embedding_tower: HistoryTower,
         readout_widths: Sequence[int],
+        loss: Loss,
         *,
         key_l2: float,
         factor_l2: float,
@@ -61,7 +70,7 @@ class HistoryObjective(nn.Module):
         self.embedding_tower = embedding_tower
         self.readout = Readout(embedding_tower, readout_widths)
         self._l2 = {IDS: key_l2, FACTORS: factor_l2}
-        self._pull = projection_pull
+        self._loss, self._pull = loss, projection_pull
 
     def weight_of(self, batch: Batch) -> float:
         """By how much the batch counts in a mean of losses."""
@@ -71,7 +80,7 @@ class HistoryObjective(nn.Module):
         """Return the loss over the batch's rows, a scalar."""
         tower = self.embedding_tower
         vectors = tower.look_up(batch)
-        loss = weighted_log_loss(self.readout(tower(batch, looked_up=vectors)), batch.label, batch.weight)
+        loss = self._loss(self.readout(tower(batch, looked_up=vectors)), batch.label, batch.weight)
         if not self.training:
             return loss
         for source, weight in self._l2.items():

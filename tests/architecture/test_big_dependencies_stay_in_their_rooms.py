@@ -49,6 +49,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "torchrec": (
         "recsys.features.batch",
+        "recsys.features.events",
         "recsys.features.raw",
         "recsys.features.regrouped",
         "recsys.features.tables",

@@ -71,8 +71,7 @@ def add_past(
     for step, (group, quantities) in enumerate(wanted.items()):
         progress("counting the past", step, steps)
         if not group.is_out_of_fold and group.by not in lines:
-            shared = _in_time(wanted, group.by)
-            lines[group.by] = store_lines(connection, events, group.by, shared, opening)
+            lines[group.by] = store_lines(connection, events, group.by, _in_time(wanted, group.by), opening)
         of_past = None if group.is_out_of_fold else lines[group.by]
         numbers = _store_numbers(connection, asked, events, group, quantities, of_past)
         found.join(group, numbers, {one.column: Part(group, one) for one in quantities})
