@@ -120,6 +120,11 @@ class NestedConfig(CompositionConfig):
                 f"`composition.inner.head_hidden` is {list(inner.head_hidden)}, and the head stands behind the "
                 "outermost composition: give its widths as `composition.head_hidden`, and leave the inner one's out"
             )
+        if inner.members > 1:
+            raise ValueError(
+                f"`composition.inner.members` is {inner.members}, and they are of the head behind the outermost "
+                "composition: give their number as `composition.members`, and leave the inner one's out"
+            )
         return inner
 
     @property

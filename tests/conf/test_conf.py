@@ -147,7 +147,7 @@ def test_a_config_that_was_recorded_reads_back_equal():
 def test_an_inner_composition_has_its_own_kinds_knobs_as_its_file_has_them(words: list[str], inner: dict):
     config = compose_config(["composition=epnet", *words])
     found = config_document(config)["composition"]["inner"]
-    assert {name: value for name, value in found.items() if name not in ("head_hidden", "inner")} == inner
+    assert {name: value for name, value in found.items() if name not in ("head_hidden", "inner", "members")} == inner
     assert found["head_hidden"] == []
     assert config_from(config_document(config)) == config
 
@@ -171,10 +171,11 @@ def test_inner_compositions_stand_on_one_another():
         ),
         (
             ["composition=epnet", "composition.inner.wdth=3"],
-            ["`composition.inner.wdth` is no known key", "composition `parallel` has name, head_hidden, width, join"],
+            ["`composition.inner.wdth` is no known key", "composition `parallel` has name, head_hidden, members, width, join"],
         ),
         (["composition=epnet", "composition.inner.width=0"], ["`composition.inner.width` is 0", "greater than 0"]),
         (["composition=epnet", "composition.inner.head_hidden=[3]"], ["behind the outermost composition"]),
+        (["composition=epnet", "composition.inner={name: parallel, members: 2}"], ["`composition.members`"]),
         (
             ["composition=epnet", "composition.inner.name=conditional_route"],
             ["give it as `composition.inner.routes=...`"],

@@ -50,6 +50,7 @@ def test_a_kind_is_chosen_by_its_module_and_its_knobs_are_checked() -> None:
         "degree": 3,
         # What every network has, as in the default choice of conf/.
         "field_width": 16,
+        "field_widths": {},
         "hidden_widths": [128, 64],
         "dropout": 0.0,
         "first_order": True,
