@@ -57,10 +57,12 @@ class Gain:
 
 
 def summary(tested: Sequence[Tested], cutoff: int) -> dict[str, object]:
-    """Each figure's mean over the seeds, None where undefined; "seeds", how many; "std", each figure's over them."""
+    """Each figure's mean over the seeds, None where undefined; "seeds", how many; "std", each figure's, None of one."""
     values = {name: [found for each in tested if (found := each.figure(name, cutoff)) is not None] for name in FIGURES}
     means = {name: float(np.mean(found)) if found else None for name, found in values.items()}
-    spreads = {name: float(np.std(found, ddof=1)) if len(found) > 1 else 0.0 for name, found in values.items() if found}
+    spreads = {
+        name: float(np.std(found, ddof=1)) if len(found) > 1 else None for name, found in values.items() if found
+    }
     return {**means, "seeds": len(tested), "std": spreads}
 
 
@@ -78,7 +80,7 @@ def gains(recipe: Sequence[Tested], other: Sequence[Tested], segments: Sequence[
     found = {}
     for figure in FIGURES:
         key = (_PAIRED.get(figure, figure), ALL)
-        if any(key not in arm.values for arm in (*arms, *others)):
+        if any(key not in arm.values for arm in (*arms, *others)) or other[0].figure(figure, CUTOFF) is None:
             continue
         # One of the others for each seed, again from the first where it has fewer.
         pairs = np.stack([arm.values[key] - others[seed % len(others)].values[key] for seed, arm in enumerate(arms)])

@@ -72,6 +72,10 @@ class _Bench:
         rankers = {**self._regressions(), **self._trees()}
         lists = self._ranked(rankers)
         found = {name: self._tested(ranker, lists.pop(name, None)) for name, ranker in rankers.items()}
+        if LAMBDARANK in found:
+            # Its scores order the rows of a query, and are no logits.
+            scores = {key: value for key, value in found[LAMBDARANK].scores.items() if not key.startswith("log_loss")}
+            found[LAMBDARANK] = replace(found[LAMBDARANK], scores=scores)
         return found | {name: _of_lists(ranked) for name, ranked in lists.items()}
 
     def _regressions(self) -> dict[str, nn.Module]:

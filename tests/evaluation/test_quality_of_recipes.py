@@ -70,14 +70,15 @@ def one_run(measures: ModuleType, logit: list[float], shift: float):
         np.ones(80, np.float32),
         {USER: np.repeat(np.arange(20), 4)},
     )
-    return measures.Tested({"auc/all": 0.5 + shift, "ndcg_10/all": 0.25}, rows)
+    scores = {"auc/all": 0.5 + shift, "log_loss/all": 1.0, "grouped_auc/all": 0.5, "ndcg_10/all": 0.25}
+    return measures.Tested(scores, rows)
 
 
 def test_figures_are_means_over_seeds_with_their_deviation(measures):
     found = measures.summary([one_run(measures, [-1, 1], 0.0), one_run(measures, [-1, 1], 0.2)], cutoff=10)
 
-    assert (found["auc"], found["ndcg"], found["log_loss"], found["seeds"]) == (0.6, 0.25, None, 2)
-    assert found["std"] == {"auc": pytest.approx(0.2 / np.sqrt(2)), "ndcg": 0}
+    assert (found["auc"], found["ndcg"], found["ndcg_new"], found["seeds"]) == (0.6, 0.25, None, 2)
+    assert found["std"] == {"auc": pytest.approx(0.2 / np.sqrt(2)), "log_loss": 0, "grouped_auc": 0, "ndcg": 0}
 
 
 def test_a_gain_is_paired_by_user_and_a_model_of_one_seed_stands_beside_every_seed(measures):
@@ -89,3 +90,5 @@ def test_a_gain_is_paired_by_user_and_a_model_of_one_seed_stands_beside_every_se
     assert str(found["grouped_auc"]) == "+1.0000 (+1.0000 to +1.0000)"
     assert found["log_loss"].value == pytest.approx(-1)
     assert "ndcg" not in found
+    unordered = measures.Tested({"auc/all": 0.5}, worse.predictions)
+    assert list(measures.gains([better], [unordered], ("all of them",))) == ["auc"]
