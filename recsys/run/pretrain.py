@@ -65,6 +65,7 @@ _ROWS_SEEN = 2_000_000
 _NO_EFFECT_ON_TOWER = (
     *("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily"),
     *("training.table_precision", "training.largest_batch", "training.compile"),
+    *("training.objective", "training.listwise_log_loss"),
 )
 # It has no segments, checkpoints or lists to rank either, so its params have "none" there.
 _NOT_RECORDED = (
