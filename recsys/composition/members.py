@@ -38,8 +38,9 @@ class Member(nn.Module):
 class MemberMlp(nn.Module):
     """Layers of linear, ReLU and dropout whose matrices all members share.
 
-    Member m maps x to s_m * (W (r_m * x)) + c + b_m, where W and c are shared and r_m, s_m and b_m are its own. All
-    members of all rows are the rows of one matrix product.
+    Member m maps x to s_m * (W (r_m * x)) + c + b_m, where W and c are shared and r_m, s_m and b_m are its own. Its
+    scales are multiplied into the matrix, which is small beside a batch: the first layer is one product of the batch
+    with the members' matrices side by side, every other one a batched product.
 
     >>> members = [Member([6, 4, 3], outputs=1) for _ in range(5)]
     >>> stacked = [torch.stack(each) for each in zip(*(member() for member in members), strict=True)]
@@ -63,19 +64,22 @@ class MemberMlp(nn.Module):
         Returns:
             (B, M, output_width).
         """
-        count = len(self.layers)
-        hidden = rows.unsqueeze(1)
+        count, hidden = len(self.layers), rows
         for number, layer in enumerate(self.layers):
             assert isinstance(layer, nn.Linear)
-            scale_in, scale_out, shift = (each.to(rows.dtype) for each in own[number::count])
-            mapped = F.linear(hidden * scale_in, layer.weight)  # (B, M, D)
-            hidden = (mapped * scale_out + (layer.bias + shift)).relu()
-            hidden = hidden if self.dropout is None else self.dropout(hidden)
+            scale_in, scale_out, shift = own[number::count]
+            weight = layer.weight * scale_in.unsqueeze(1) * scale_out.unsqueeze(2)  # (M, D, D of the layer before)
+            bias = layer.bias + shift
+            if number == 0:
+                mapped = F.linear(hidden, weight.flatten(0, 1), bias.flatten()).view(len(rows), *bias.shape)
+            else:
+                mapped = member_outputs(hidden, weight, bias)
+            hidden = mapped.relu() if self.dropout is None else self.dropout(mapped.relu())
         return hidden
 
 
 def member_outputs(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return what each member's output layer makes of its own hidden vectors, (B, M, T).
+    """Return what a linear layer of each member makes of its own vectors, (B, M, T).
 
     Args:
         hidden: (B, M, D).

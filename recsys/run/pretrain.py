@@ -74,6 +74,7 @@ _NO_EFFECT_ON_TOWER = (
     *("data", "network", "composition", "training_mode", "evaluation.ranking", "ablation", "daily"),
     *("training.table_precision", "training.largest_batch", "training.compile"),
     *("training.table_l2", "training.id_dropout", "training.embedding_dropout", "training.average_decay"),
+    *("training.objective", "training.listwise_log_loss"),
 )
 # It has no segments, checkpoints or lists to rank either, so its params have "none" there.
 _NOT_RECORDED = (

@@ -39,7 +39,6 @@ from typing import Any
 import numpy as np
 import torch
 from known_worlds import MemoryStream, in_order
-from recsys.training.objectives.cross_entropy import log_loss_objective
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.config import RunConfig
@@ -60,6 +59,7 @@ from recsys.run.streams import TEST, TRAIN, VALIDATION
 from recsys.sharding.processes import start_processes, stop_processes
 from recsys.streaming.loader import BatchStream
 from recsys.training.loop import LoopState, train_steps
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS
 

@@ -171,7 +171,10 @@ def test_inner_compositions_stand_on_one_another():
         ),
         (
             ["composition=epnet", "composition.inner.wdth=3"],
-            ["`composition.inner.wdth` is no known key", "composition `parallel` has name, head_hidden, members, width, join"],
+            [
+                "`composition.inner.wdth` is no known key",
+                "composition `parallel` has name, head_hidden, members, width, join",
+            ],
         ),
         (["composition=epnet", "composition.inner.width=0"], ["`composition.inner.width` is 0", "greater than 0"]),
         (["composition=epnet", "composition.inner.head_hidden=[3]"], ["behind the outermost composition"]),

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from recsys.training.objectives.cross_entropy import log_loss_objective
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
@@ -14,6 +13,7 @@ from recsys.monitoring.gradient_norms import WHOLE
 from recsys.sharding.input_ahead import InputAhead
 from recsys.sharding.whole_state import whole_state
 from recsys.training.modes import FROZEN_TOWER, TOWER_DENSE
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.table_l2 import with_table_l2
 from tests.method import plain_ranker as plain
 from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS, RELATIVE_TOLERANCE

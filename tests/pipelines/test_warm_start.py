@@ -113,6 +113,12 @@ def test_the_rows_know_new_items_beside_those_of_the_model(encoded: EncodedDatas
     assert {*ids[len(known) :].to_pylist()} >= NEW_ITEMS
 
 
+def test_a_model_of_the_label_alone_is_no_start_for_thresholds(config, start, encoded):
+    ordinal = dataclasses.replace(config, training=dataclasses.replace(config.training, objective="ordinal"))
+    with pytest.raises(UsageError, match=r"`training\.objective` is \"not ordinal\" there and \"ordinal\" in this run"):
+        start.require_fit(ordinal, encoded.contract.schema)
+
+
 def test_before_its_first_step_it_answers_every_row_as_the_model_did(config, start, encoded, before):
     ranker = plain_ranker(config, start, encoded)
     folder = before.runtime.runs / "champion" / MODEL / "artifacts" / "ranker"

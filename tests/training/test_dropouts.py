@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from recsys.training.objectives.cross_entropy import log_loss_objective
 
 from recsys.config.compose import compose_config
 from recsys.features.id_dropout import with_unknown_ids
@@ -12,6 +11,7 @@ from recsys.sharding.processes import draw_apart
 from recsys.sharding.whole_state import whole_state
 from recsys.training.loop import LoopState
 from recsys.training.modes import END_TO_END, FROZEN_TOWER
+from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import FIELD_WIDTH, ROWS, batch_of, small_contract
