@@ -23,7 +23,9 @@ from recsys.towers.tower_spec import TowerSpec
 from tests.small_model import spread_out
 from tests.worlds import world_rows, world_schema, write_encoded_world
 
-NETWORK = CrossConfig(name="cross", field_width=4, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2)
+NETWORK = CrossConfig(
+    name="cross", field_width=4, field_widths={}, hidden_widths=(8,), dropout=0.5, first_order=True, layers=2
+)
 COMPOSITION = GatedConfig(name="conditional", width=6, expert_hidden=(5,), head_hidden=(4,), members=1)
 SPEC = TowerSpec.two_tower(world_schema(), width=4, table_dimension=4, hidden_widths=[6])
 
