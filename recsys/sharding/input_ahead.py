@@ -65,11 +65,18 @@ class InputAhead:
         """
         with torch.no_grad():
             begun = [
-                _begin(collection, batch.sparse if features.issubset(batch.sparse.keys()) else batch.sparse_and_segment)
+                _begin(collection, ids)
                 for part, collection, features in self._collections
-                if getattr(part, "cache", None) is None
+                if getattr(part, "cache", None) is None and (ids := _ids_for(features, batch)) is not None
             ]
         return partial(_arrive, batch, begun)
+
+
+def _ids_for(features: frozenset[str], batch: IdsOfABatch) -> KeyedJaggedTensor | None:
+    """What a collection is looked up with; None for ids that a step makes of the batch's: each event by itself."""
+    if features.issubset(batch.sparse.keys()):
+        return batch.sparse
+    return batch.sparse_and_segment if features.issubset(batch.sparse_and_segment.keys()) else None
 
 
 @dataclass

@@ -27,6 +27,7 @@ from tests.sharding.small_rows import open_small_rows
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of
+from tests.towers.eventful_rows import EVENTFUL, eventful_batch, eventful_ranker
 from tests.training.small_run import PARTS, Batches, SmallRun, small_run, staged_run
 
 
@@ -107,6 +108,17 @@ def test_a_tower_that_a_cache_answers_for_is_not_looked_up_ahead(context, whole_
 
     assert whole_look_ups == of_cache  # what the cache itself asks for, and nothing of the rest
     assert all(cache.record()["is_in_use"] for cache in caches)
+    assert_same(*runs)
+
+
+def test_events_that_a_tower_looks_up_one_by_one_are_left_to_the_step(context):
+    runs = [small_run(context, ranker=eventful_ranker()) for _ in range(2)]
+    for run in runs:
+        run.stream = Batches([eventful_batch(), eventful_batch(EVENTFUL[::-1])])
+
+    runs[0].train(3)
+    ahead(runs[1]).train(3)
+
     assert_same(*runs)
 
 
