@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recsys.errors import TrainingError
 from recsys.files import fingerprint_of
+from recsys.monitoring.gradient_flow_trace import tensors_in
 from recsys.sharding.inventory import Inventory, inventory_of, unwrapped
 from recsys.sharding.processes import gathered
 from recsys.sharding.state_digests import digests_of, whole_digests
@@ -177,7 +178,7 @@ def _watch(ranker: nn.Module, part: str) -> list[torch.utils.hooks.RemovableHand
 
     def after(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         # A graph that came in with an input may go through: that of learning tables through frozen layers.
-        came_in = any(isinstance(argument, Tensor) and argument.requires_grad for argument in arguments)
+        came_in = any(tensor.requires_grad for tensor in tensors_in(arguments))
         if isinstance(output, Tensor) and output.requires_grad and not came_in:
             graph = f"`{part}` ran its forward pass with a graph, in which fused tables ignore `requires_grad`"
             raise _changed(part, [graph])

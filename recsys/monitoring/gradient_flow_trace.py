@@ -135,7 +135,7 @@ class Trace:
         return next((call.name for call in makers if any(o is tensor for o in call.outputs for tensor in given)), None)
 
     def _begin(self, name: str, module: nn.Module, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> None:
-        tensors = [*_tensors(arguments), *_tensors(keywords)]
+        tensors = [*tensors_in(arguments), *tensors_in(keywords)]
         call = self._call(name)
         call.inputs = [tensor for tensor in tensors if tensor.requires_grad]
         call.ids = sum(tensor.numel() for tensor in tensors[:1] if not tensor.is_floating_point())
@@ -166,7 +166,7 @@ class Trace:
         return Call(name, self._open[-1] if self._open else None, torch.is_grad_enabled(), next(self._clock))
 
     def _keep(self, call: Call, output: Any) -> None:
-        call.outputs = [tensor for tensor in _tensors(output) if tensor.is_floating_point()]
+        call.outputs = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
         call.is_finite = all(bool(each.isfinite().all()) for each in call.outputs)
         numbers = [each for each in call.outputs if each.numel()]
         call.is_zero = bool(numbers) and not any(bool(each.any()) for each in numbers)
@@ -246,16 +246,16 @@ def forget_gradients(ranker: nn.Module) -> None:
         parameter.grad = None
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in tuples, lists and mappings; what a module was given otherwise is its own business."""
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors, of any shape, in tuples, lists and mappings; what holds them otherwise is not looked into."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
         for each in value.values():
-            yield from _tensors(each)
+            yield from tensors_in(each)
     elif isinstance(value, tuple | list):
         for each in value:
-            yield from _tensors(each)
+            yield from tensors_in(each)
 
 
 def _looked_up_tables(kernel: FusedKernel, offsets: Tensor) -> frozenset[str]:

@@ -46,6 +46,11 @@ class EventHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.output_width = self.kernel.output_width
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The features whose vectors it reads."""
+        return tuple(name for pair in self._pairs for name in pair)
+
     def forward(self, events: Events, values: Tensor, vectors: Mapping[str, Tensor] | None) -> Tensor:
         """Return (B, C + 1); see `EventKernel`.
 

@@ -146,7 +146,8 @@ class HistoryTower(nn.Module):
             residuals[side] = events[side].values - bias.index_select(0, events[side].rows)
             parts += [bias, count]
         for head in self._heads:
-            of_source = None if head.source is None else vectors[head.source]
+            # No more than it reads: to be given what learns and not to depend on it is a fault that the audit names.
+            of_source = None if head.source is None else {name: vectors[head.source][name] for name in head.features}
             parts.append(head(events[head.side], residuals[head.side], of_source))
         parts.append(self.factors(events, residuals, vectors[FACTORS]))
         return torch.cat(parts, dim=1)

@@ -273,7 +273,7 @@ def test_one_segment_for_every_row_is_declared_by_no_bins(tmp_path: Path) -> Non
         ({"missing": {"price": None}}, r"missing: `price` is None; expected a value of the column"),
         ({"columns": {"Price": "cost"}}, r"table`.columns: `Price` \(did you mean `price`\?\) is not a feature"),
         ({"columns": {"bought": "b"}}, r"`bought` is not a feature that the files hold \(the columns of label"),
-        ({"lists": {"price": {"column": "price", "separator": ","}}}, "`price` is not a feature of kind sparse_list"),
+        ({"lists": {"price": {"column": "price", "separator": ","}}}, "`price` is not a list"),
         ({"words": {"title": "title"}}, "`title` is not a feature of kind sparse_list"),
         ({"time": {"colum": "at"}}, r"time: unknown key `colum` \(did you mean `column`\?\)"),
         ({"time": {"column": "at", "unit": "second"}}, r"'second' \(did you mean `seconds`\?\)"),

@@ -32,6 +32,7 @@ from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS
 from tests.method.test_objectives_equal_a_plain_model import OBJECTIVES
 from tests.sharding.small_rows import open_small_rows
 from tests.small_model import SEGMENTS, small_ranker
+from tests.towers.eventful_rows import EVENTFUL, eventful_batch, eventful_ranker
 from tests.training.host_waits import host_waits
 from tests.training.small_run import SmallRun, small_run, staged_run
 
@@ -93,6 +94,13 @@ def test_no_design_makes_the_host_wait(context, batches, composition):
 def test_no_training_mode_makes_the_host_wait(context, batches, mode, composition):
     run = small_run(context, mode, ranker=small(composition, "cross", seed=0))
     assert waits_of(run, batches) == {}
+
+
+@pytest.mark.parametrize("mode", [END_TO_END, FROZEN_TOWER, TOWER_TABLES])
+def test_events_that_are_read_one_by_one_do_not_make_the_host_wait(context, mode):
+    run = small_run(context, mode, ranker=eventful_ranker())
+    rows = [eventful_batch(), eventful_batch(EVENTFUL[::-1]), eventful_batch(EVENTFUL[:3])]
+    assert waits_of(run, rows, with_norms=True) == {}
 
 
 @pytest.mark.parametrize("members", [1, 3])
