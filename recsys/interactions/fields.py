@@ -125,8 +125,9 @@ class InteractionFields(nn.Module):
             (n, F, D): sparse features and dense features in schema order with the segment between them, then the tower.
         """
         values = dense[:, self.dense_columns].unsqueeze(-1)  # (n, F_dense, 1)
+        sparse = self._in_fields(looked_up)
         fields = [
-            self.embedding_dropout(self._in_fields(looked_up)),
+            self.embedding_dropout(sparse) if self.embedding_dropout.p else sparse,
             torch.relu(torch.addcmul(self.dense_bias, values, self.dense_weight)),
         ]
         if tower_field is not None:

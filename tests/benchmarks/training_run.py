@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.batch import Batch
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.loop import LoopSettings, LoopState, train_steps
-from recsys.training.objectives.label_log_loss import log_loss_objective
+from recsys.training.objectives.label_log_loss import weighted_log_loss
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
 from recsys.training.reports import StepReport
 from recsys.training.snapshot import BestWeights
@@ -53,6 +53,11 @@ class Repeated:
 
     def __iter__(self) -> Iterator[Batch]:
         return map(_fresh, self._batches)
+
+
+def _loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The log loss of any model that gives one logit a row."""
+    return weighted_log_loss(model(batch), batch.label, batch.weight)
 
 
 class TrainingRun:
@@ -113,7 +118,7 @@ class TrainingRun:
             self.wrapped,
             self.optimizers,
             stream,
-            log_loss_objective,
+            _loss,
             settings,
             self._context,
             state=self._state,

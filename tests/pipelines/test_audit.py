@@ -111,7 +111,7 @@ def test_rows_of_no_weight_are_no_probe():
     batch = batch_of(ROWS)
     batch.weight.zero_()
 
-    with pytest.raises(TrainingError, match="No row of the training split has a weight above 0"):
+    with pytest.raises(TrainingError, match="No row among the first of the training split has a weight above 0"):
         make_probes(ranker_with("concat"), [batch], SEGMENTS)
 
 
