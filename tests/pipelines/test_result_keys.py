@@ -308,8 +308,8 @@ def test_every_exception_is_met_and_has_its_reason(training: SmallTraining, enco
         ("recsys/run/assemble.py", "batches_per_epoch * training.epochs", "training.epochs", {"tower", "trial", "arm"}),
         (
             "recsys/run/session.py",
-            "self._objective.loss,\n            settings",
-            "self._objective.loss and None,\n settings",
+            "with_table_l2(self._objective.loss,",
+            "with_table_l2(None or self._objective.loss,",
             {"arm"},
         ),
         ("recsys/run/train.py", "Session(identity, encoded", "Session(identity, None or encoded", {"arm"}),
