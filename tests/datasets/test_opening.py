@@ -6,7 +6,7 @@ from pathlib import Path
 import ibis.expr.types as ir
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import load, temporary_database
@@ -25,6 +25,10 @@ _REACH = 3
 def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
     with temporary_database(Path(tmp_path_factory.mktemp("past")), "400MB", 1) as connection:
         yield connection
+
+
+def _named(name: str) -> PastFeature:
+    return next(one for one in FEATURES if one.name == name)
 
 
 def _loaded(connection: Backend, rows: Sequence[Row]) -> ir.Table:
@@ -55,6 +59,8 @@ def _since(events: Sequence[Row], first: int, end: int = 10**6) -> list[Row]:
 
 
 @settings(max_examples=8, deadline=None)
+@example([_named("first of two days"), _named("first")], [], [])
+@example([_named("last items"), _named("affinity")], [], [])
 @given(some_of(FEATURES), EVENTS, EVENTS)
 def test_events_since_an_opening_tell_what_all_events_tell(
     tmp_path_factory: pytest.TempPathFactory,

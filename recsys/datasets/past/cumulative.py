@@ -38,7 +38,9 @@ def store_lines(
         The keys, `moment`, and a column `Quantity.line` per measure; sums as `exact` has them.
     """
     keys = key_names(by)
-    measured = {one.line: one for one in quantities if not one.is_framed}
+    # Of a measure that is asked with and without a window, the one with: it may need a column more.
+    in_spans = sorted(quantities, key=lambda one: one.window)
+    measured = {one.line: one for one in in_spans if not one.is_framed}
     rows = past_events(events)
     values = {_value(one.of): rows[one.of] for one in measured.values() if one.of}
     single = keyed(rows, by, moment=rows[MOMENT], **values)

@@ -81,9 +81,9 @@ class OpenedGroups:
         Args:
             members: at least `MEMBERS`, each value of a group once.
         """
-        groups = load(
-            self._connection, unique_name(), pa.table({"code": range(len(counted.groups)), "groups": counted.groups})
-        )
+        # Typed, since of a past without events there are none.
+        code = pa.array(range(len(counted.groups)), pa.int64())
+        groups = load(self._connection, unique_name(), pa.table({"code": code, "groups": counted.groups}))
         values = store(self._connection, unique_name(), codes.inner_join(groups, "code"))
         pairs = pa.table({"first": counted.first, "second": counted.second, "together": counted.together})
         last = members.group_by("together").aggregate(until=members["last"].max())
