@@ -79,7 +79,8 @@ class HistoryTowerConfig:
 
     `event_dropout`, `history_dropout` and `key_dropout` hide, in a training step, so many of the events, of the users'
     whole histories, and of the numbers of an id's key. `key_l2` and `factor_l2` are the weights in pre-training of the
-    squares of a row's own keys and factors. `frozen` names sources and heads that never learn.
+    squares of a row's own keys and factors; `average_decay` is that of pre-training, as `training.average_decay` is the
+    ranker's. `frozen` names sources and heads that never learn.
     """
 
     kind: Literal["history"]
@@ -94,6 +95,7 @@ class HistoryTowerConfig:
     key_dropout: Share
     key_l2: NonNegativeFloat
     factor_l2: NonNegativeFloat
+    average_decay: Annotated[float, Field(gt=0, lt=1)] | None
     readout_widths: tuple[Width, ...]
     batch_size: PositiveInt | None
     epochs: PositiveInt | None

@@ -55,6 +55,11 @@ class Graded(Declaration):
         return self.thresholds.index(self.answer)
 
     @property
+    def loss_weights(self) -> tuple[float, ...]:
+        """By how much each threshold's log loss counts."""
+        return self.weights or (1.0,) * len(self.thresholds)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """What the ranker's outputs are called, one a threshold."""
         return tuple(f"above_{each:g}" for each in self.thresholds)

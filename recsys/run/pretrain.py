@@ -28,7 +28,7 @@ from recsys.features.contract import FeatureContract
 from recsys.progress import Progress
 from recsys.run.assemble import assemble, begin_ahead, loop_settings, with_budget
 from recsys.run.imported_vectors import SPLITS, attributes_of, require_learning, traffic_of
-from recsys.run.pretrain_history import history_objective
+from recsys.run.pretrain_history import grades_of, history_objective
 from recsys.run.pretrain_sequences import SequenceTask, sequence_task
 from recsys.run.record import open_store, run_params, step_metrics
 from recsys.run.result_keys import code_of, rows_of, settings_of
@@ -213,6 +213,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
             context,
             state=state,
             best=best,
+            average=assembly.average,
             validate=validate,
             checkpoint=lambda _: None,
             should_stop=lambda: False,
@@ -265,7 +266,7 @@ def _training_of(tower: PretrainedTowerConfig, training: TrainingConfig) -> Trai
     return replace(
         training,
         table_precision="float32",
-        average_decay=None,
+        average_decay=tower.average_decay if isinstance(tower, HistoryTowerConfig) else None,
         seed=tower.seed,
         batch_size=tower.batch_size,
         epochs=tower.epochs,
@@ -297,7 +298,8 @@ def _task(
     module = build_tower(build_spec(tower, encoded.contract.schema), encoded.contract)
     if isinstance(module, SequenceTower):
         return sequence_task(config, module, encoded, days, context)
-    stream = training_stream(config, encoded, context, days)
+    extras = grades_of(encoded) if isinstance(tower, HistoryTowerConfig) else ()
+    stream = training_stream(config, encoded, context, days, extras)
     if isinstance(tower, HistoryTowerConfig):
         assert isinstance(module, HistoryTower)
         objective: TwoTowerObjective | HistoryObjective = history_objective(tower, module, encoded)
@@ -305,7 +307,7 @@ def _task(
         assert isinstance(tower, TwoTowerConfig)
         assert isinstance(module, EmbeddingTower)
         objective = _two_tower_objective(tower, module, encoded, days, config)
-    return _RowTask(stream, scoring_stream(config, encoded, VALIDATION, context), objective.to(context.device))
+    return _RowTask(stream, scoring_stream(config, encoded, VALIDATION, context, extras), objective.to(context.device))
 
 
 def _two_tower_objective(

@@ -51,7 +51,6 @@ class OrdinalObjective:
 
     def __call__(self, ranker: nn.Module, batch: Batch) -> Tensor:
         """Return the loss on one batch, ()."""
-        thresholds = self.graded.thresholds
-        weights = self.graded.weights or (1.0,) * len(thresholds)
         outputs: Tensor = ranker(batch, of_members=True)
-        return ordinal_loss(outputs, batch.extra[GRADE], batch.weight, thresholds, weights)
+        graded = self.graded
+        return ordinal_loss(outputs, batch.extra[GRADE], batch.weight, graded.thresholds, graded.loss_weights)
