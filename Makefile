@@ -74,7 +74,7 @@ lock: ## resolve the versions again and write both lock files
 $(READY): $(LOCK)
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
 	if [ ! -e $@ ]; then $(PYTHON) -m venv --clear .venv; fi
-	install="$(BIN)/python -m pip --disable-pip-version-check install --quiet"
+	install="$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile"
 	echo "Setting up .venv from $(LOCK); this takes minutes, once. 1/3: torch"
 	$$install "$$(grep '^torch==' $(LOCK))"
 	if [ -n "$(SHIM)" ]; then $$install --constraint $(LOCK) $(SHIM); fi

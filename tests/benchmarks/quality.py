@@ -36,27 +36,22 @@ _ROLES = ("user", "item", "time", "label", "query")
 
 @dataclass(frozen=True)
 class Task:
-    """A recipe, as words of the command line, and the cutoff that its lists are judged at.
-
-    Attributes:
-        files: text -> text in its place in the schema file: other files of the same columns.
-    """
+    """A recipe, as words of the command line, and the cutoff that its lists are judged at."""
 
     words: tuple[str, ...]
     cutoff: int = CUTOFF
-    files: tuple[str, str] | None = None
 
 
 TASKS = {
-    "ml100k_random": Task(("data=ml_100k", "data.name=ml_100k_random"), files=("temporal/", "random/")),
-    "ml100k_temporal": Task(("data=ml_100k",)),
-    "ml100k_live": Task(("data=ml_100k_live",)),
-    "online_retail": Task(("data=online_retail",)),
-    "beauty": Task(("data=amazon_beauty",), cutoff=10),
-    "toys": Task(("data=amazon_toys",), cutoff=10),
+    "ml100k_random": Task(("experiment=history_random",)),
+    "ml100k_temporal": Task(("experiment=history_train_only",)),
+    "ml100k_live": Task(("experiment=history_live",)),
+    "online_retail": Task(("experiment=history_retail",)),
+    "beauty": Task(("experiment=amazon_sequences", "data=amazon_beauty"), cutoff=10),
+    "toys": Task(("experiment=amazon_sequences", "data=amazon_toys"), cutoff=10),
     TABLE: Task(("data=table",)),
 }
-"""Task -> its recipe: `experiment=<name>` where `conf/experiment/` has a tuned one, the defaults where it has none."""
+"""Task -> its recipe of `conf/experiment/`; of a table that is brought, the defaults."""
 
 
 def main() -> None:
@@ -122,10 +117,6 @@ def _words(task: str, options: argparse.Namespace, folder: Path) -> list[str]:
     if task == TABLE:
         words.append(override("data.schema_path", options.schema or _drafted(options, folder)))
         words.append(override("data.name", Path(options.raw).stem.replace(" ", "_")))
-    if renamed := TASKS[task].files:
-        schema, other = prepare.schema_file(_config(words, 0).data), folder / f"{task}.yaml"
-        other.write_text(schema.read_text(encoding="utf-8").replace(*renamed), encoding="utf-8")
-        words.append(override("data.schema_path", other))
     return [*words, *options.words]
 
 
@@ -136,7 +127,11 @@ def _drafted(options: argparse.Namespace, folder: Path) -> Path:
 
 
 def _config(words: Sequence[str], seed: int) -> RunConfig:
-    return compose_config([*words, f"training.seed={seed}"])
+    """Of a seed, which is the tower's as well where it is made here."""
+    config = compose_config([*words, f"training.seed={seed}"])
+    if not hasattr(config.tower, "seed"):
+        return config
+    return compose_config([*words, f"training.seed={seed}", f"tower.seed={seed}"])
 
 
 def _said(label: str, done: int, total: int) -> None:
