@@ -12,6 +12,7 @@ from recsys.errors import UsageError
 from recsys.progress import silent
 from recsys.run.cluster_plan import StatedTables, plan
 from recsys.sharding.planned_tables import TablePlacement
+from recsys.sharding.processes import CUDA
 from recsys.sharding.table_plan import RankLoad, TablePlan
 
 from .console import console, progress_bars, show_table
@@ -70,32 +71,24 @@ def _entries(text: str, flag: str, form: re.Pattern[str], example: str) -> list[
 
 def _show(found: TablePlan) -> None:
     cluster = found.cluster
+    has_gpus = cluster.device == CUDA
+    devices = f"GPU{'s' * (cluster.devices_per_node > 1)}" if has_gpus else "process on the CPU"
     _say(
-        f"{cluster.nodes} node{'s' * (cluster.nodes > 1)} of {cluster.devices_per_node} x {cluster.device}"
-        + (f" with {_gb(cluster.device_bytes)} GB each" if cluster.device_bytes else "")
-        + f", {_gb(cluster.host_bytes)} GB of host memory a node; {cluster.reserved_share:.0%} of each is held back"
+        f"{cluster.nodes} node{'s' * (cluster.nodes > 1)}, each with {cluster.devices_per_node} {devices}"
+        + (f" of {_gb(cluster.device_bytes)} GB" if has_gpus else "")
+        + f" and {_gb(cluster.host_bytes)} GB of host memory; {cluster.reserved_share:.0%} of each memory is held back"
     )
-    header = (
-        "table",
-        "rows",
-        "width",
-        "GB",
-        "type",
-        "divided",
-        "memory",
-        "rank",
-        "GB on a GPU",
-        "GB on the host",
-        "ms",
-    )
-    show_table("Where each table lies; GB and ms of the process that has most of it", header, _placements(found))
-    _show_ranks(found)
+    of_gpus = ("memory", "GB on a GPU") if has_gpus else ()
+    header = ("table", "rows", "width", "GB", "type", "divided", "rank", *of_gpus, "GB on the host", "ms")
+    rows = [_row(each, has_gpus) for each in found.placements]
+    show_table("Where each table lies; GB and ms of the process that has most of it", header, rows)
+    _show_ranks(found, has_gpus)
     if found.fits:
         _say(f"All tables fit; they take {found.milliseconds:.2f} ms of a step, by the planner's estimate.")
         return
     for table in found.unplaced:
         alone = "not even alone" if table in found.too_large else "not beside the others"
-        _say(f"Does not fit: {table.path} {table.name}, {_gb(table.weight_bytes)} GB, {alone}.")
+        _say(f"Does not fit: {table.part} {table.name}, {_gb(table.weight_bytes)} GB, {alone}.")
     for remedy in found.remedies:
         settings = f": {' '.join(remedy.settings)}" if remedy.settings else ""
         _say(f"{'Would fit with' if remedy.fits else 'Not enough:'} {remedy.change}{settings}")
@@ -103,11 +96,7 @@ def _show(found: TablePlan) -> None:
         _say("Nothing that was tried makes them fit: use fewer rows, or hash ids to fewer.")
 
 
-def _placements(found: TablePlan) -> list[Sequence[str]]:
-    return [_row(each) for each in found.placements]
-
-
-def _row(placement: TablePlacement) -> Sequence[str]:
+def _row(placement: TablePlacement, has_gpus: bool) -> Sequence[str]:
     table, shards = placement.table, placement.shards
     most = max(shards, key=lambda shard: (shard.device_bytes, shard.host_bytes))
     return (
@@ -117,21 +106,18 @@ def _row(placement: TablePlacement) -> Sequence[str]:
         _gb(table.weight_bytes),
         table.precision,
         _SHARDING_WORDS[placement.sharding],
-        _MEMORY_WORDS[placement.kernel],
         _ranks([shard.rank for shard in shards]),
-        _gb(most.device_bytes),
+        *((_MEMORY_WORDS[placement.kernel], _gb(most.device_bytes)) if has_gpus else ()),
         _gb(most.host_bytes),
         f"{max(shard.milliseconds for shard in shards):.2f}",
     )
 
 
-def _show_ranks(found: TablePlan) -> None:
-    header = ("rank", "GB on its GPU", "of", "GB on the host", "of", "ms")
+def _show_ranks(found: TablePlan, has_gpus: bool) -> None:
     alike: list[tuple[list[int], tuple[str, ...]]] = []  # ranks in a row that show the same, and what
     for each in found.ranks:
         cells = (
-            _gb(each.device_bytes),
-            _gb(found.free_device_bytes),
+            *((_gb(each.device_bytes), _gb(found.free_device_bytes)) if has_gpus else ()),
             _gb(each.host_bytes),
             _gb(found.free_host_bytes),
             f"{each.milliseconds:.2f}",
@@ -140,6 +126,7 @@ def _show_ranks(found: TablePlan) -> None:
             alike[-1][0].append(each.rank)
         else:
             alike.append(([each.rank], cells))
+    header = ("rank", *(("GB on its GPU", "of") if has_gpus else ()), "GB on the host", "of", "ms")
     rows = [(_ranks(ranks), *cells) for ranks, cells in alike]
     show_table("What each process holds of the tables, of what it has for them", header, rows)
 

@@ -64,7 +64,7 @@ def find_remedies(
             words = " and ".join(
                 [f"{nodes} nodes in place of {search.cluster.nodes}", *filter(None, [_words(changes)])]
             )
-            yield Remedy(words, (f"sharding.cluster.nodes={nodes}", *_settings(changes, parts)), True)
+            yield Remedy(words, (f"cluster.nodes={nodes}", *_settings(changes, parts)), True)
         if nodes is not None or is_enough:
             break
 
