@@ -17,7 +17,7 @@ from recsys.sharding.table_plan import RankLoad, TablePlan
 
 from .console import console, progress_bars, show_table
 
-_GB = 1e9
+_UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
 _OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd")
 _ROWS = re.compile(r"(?P<name>[^=]+)=(?P<rows>[\d_]+)")
 _TABLE = re.compile(r"(?P<name>[^=]+)=(?P<rows>[\d_]+)x(?P<width>\d+)")
@@ -72,23 +72,22 @@ def _entries(text: str, flag: str, form: re.Pattern[str], example: str) -> list[
 def _show(found: TablePlan) -> None:
     cluster = found.cluster
     has_gpus = cluster.device == CUDA
-    devices = f"GPU{'s' * (cluster.devices_per_node > 1)}" if has_gpus else "process on the CPU"
+    each = f"GPUs of {_size(cluster.device_bytes)}" if has_gpus else "processes on the CPU"
     _say(
-        f"{cluster.nodes} node{'s' * (cluster.nodes > 1)}, each with {cluster.devices_per_node} {devices}"
-        + (f" of {_gb(cluster.device_bytes)} GB" if has_gpus else "")
-        + f" and {_gb(cluster.host_bytes)} GB of host memory; {cluster.reserved_share:.0%} of each memory is held back"
+        f"Nodes: {cluster.nodes}; on each {each}: {cluster.devices_per_node}, and {_size(cluster.host_bytes)} of host "
+        f"memory; {cluster.reserved_share:.0%} of each memory is held back"
     )
-    of_gpus = ("memory", "GB on a GPU") if has_gpus else ()
-    header = ("table", "rows", "width", "GB", "type", "divided", "rank", *of_gpus, "GB on the host", "ms")
+    of_gpus = ("memory", "on a GPU") if has_gpus else ()
+    header = ("table", "rows", "width", "size", "type", "divided", "rank", *of_gpus, "on the host", "ms")
     rows = [_row(each, has_gpus) for each in found.placements]
-    show_table("Where each table lies; GB and ms of the process that has most of it", header, rows)
+    show_table("Where each table lies; memory and ms of the process that has most of it", header, rows)
     _show_ranks(found, has_gpus)
     if found.fits:
         _say(f"All tables fit; they take {found.milliseconds:.2f} ms of a step, by the planner's estimate.")
         return
     for table in found.unplaced:
         alone = "not even alone" if table in found.too_large else "not beside the others"
-        _say(f"Does not fit: {table.part} {table.name}, {_gb(table.weight_bytes)} GB, {alone}.")
+        _say(f"Does not fit: {table.part} {table.name}, {_size(table.weight_bytes)}, {alone}.")
     for remedy in found.remedies:
         settings = f": {' '.join(remedy.settings)}" if remedy.settings else ""
         _say(f"{'Would fit with' if remedy.fits else 'Not enough:'} {remedy.change}{settings}")
@@ -103,12 +102,12 @@ def _row(placement: TablePlacement, has_gpus: bool) -> Sequence[str]:
         f"{table.part} {table.name}",
         f"{table.rows:,}",
         str(table.width),
-        _gb(table.weight_bytes),
+        _size(table.weight_bytes),
         table.precision,
         _SHARDING_WORDS[placement.sharding],
         _ranks([shard.rank for shard in shards]),
-        *((_MEMORY_WORDS[placement.kernel], _gb(most.device_bytes)) if has_gpus else ()),
-        _gb(most.host_bytes),
+        *((_MEMORY_WORDS[placement.kernel], _size(most.device_bytes)) if has_gpus else ()),
+        _size(most.host_bytes),
         f"{max(shard.milliseconds for shard in shards):.2f}",
     )
 
@@ -117,16 +116,16 @@ def _show_ranks(found: TablePlan, has_gpus: bool) -> None:
     alike: list[tuple[list[int], tuple[str, ...]]] = []  # ranks in a row that show the same, and what
     for each in found.ranks:
         cells = (
-            *((_gb(each.device_bytes), _gb(found.free_device_bytes)) if has_gpus else ()),
-            _gb(each.host_bytes),
-            _gb(found.free_host_bytes),
+            *((_size(each.device_bytes), _size(found.free_device_bytes)) if has_gpus else ()),
+            _size(each.host_bytes),
+            _size(found.free_host_bytes),
             f"{each.milliseconds:.2f}",
         )
         if alike and alike[-1][1] == cells:
             alike[-1][0].append(each.rank)
         else:
             alike.append(([each.rank], cells))
-    header = ("rank", *(("GB on its GPU", "of") if has_gpus else ()), "GB on the host", "of", "ms")
+    header = ("rank", *(("on its GPU", "of") if has_gpus else ()), "on the host", "of", "ms")
     rows = [(_ranks(ranks), *cells) for ranks, cells in alike]
     show_table("What each process holds of the tables, of what it has for them", header, rows)
 
@@ -204,8 +203,11 @@ def _rank(load: RankLoad, found: TablePlan) -> Mapping[str, Any]:
     }
 
 
-def _gb(count: int) -> str:
-    return f"{count / _GB:,.1f}" if count >= _GB else f"{count / _GB:.3g}"
+def _size(count: int) -> str:
+    for unit, size in _UNITS.items():
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} B"
 
 
 def _say(text: str) -> None:

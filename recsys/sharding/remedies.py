@@ -29,7 +29,7 @@ class Remedy:
 
 @dataclass(frozen=True)
 class _Change:
-    """What can be done to a table, and the override that does it to all of its part's."""
+    """What can be done to a table, and the override that does it to all of its part's, or to all tables."""
 
     words: str
     setting: str
@@ -91,7 +91,8 @@ def _changed(
 ) -> list[TableToPlace]:
     changed = list(tables)
     for change in changes:
-        changed = [change.apply(table, cluster) if table.part in parts else table for table in changed]
+        is_of_all = "{part}" not in change.setting
+        changed = [change.apply(each, cluster) if is_of_all or each.part in parts else each for each in changed]
     return changed
 
 

@@ -51,6 +51,8 @@ _OPTIMIZERS: dict[str | None, type[torch.optim.Optimizer]] = {
     None: torch.optim.SGD,
 }
 _LARGEST_CACHE = 1 - 1e-6  # the planner takes no cache that holds every row
+# The planner's own, and what its decorators write every call's arguments to.
+_LOGGERS = ("torchrec", "MethodLogger-NullHandler", "Cap01Logger-NullHandler")
 _GRID = 500  # combinations up to which all are tried
 _TABLE_WISE, _ROW_WISE, _DATA_PARALLEL = "table_wise", "row_wise", "data_parallel"
 
@@ -187,9 +189,10 @@ def _constraints(tables: Sequence[TableToPlace], cluster: Cluster) -> dict[str, 
 
 
 def _types(table: TableToPlace, cluster: Cluster) -> list[str]:
-    """What is allowed, where no process would get a piece without rows."""
+    """What is allowed, where rows are divided among several and no process would get none."""
+    others = cluster.world_size - 1
     rows_of_each = -(-table.rows // cluster.world_size)
-    if _ROW_WISE in table.types and rows_of_each * (cluster.world_size - 1) >= table.rows:
+    if _ROW_WISE in table.types and (others == 0 or rows_of_each * others >= table.rows):
         return [each for each in table.types if each != _ROW_WISE] or [_TABLE_WISE]
     return list(table.types)
 
@@ -217,16 +220,18 @@ def _placement(table: TableToPlace, option: ShardingOption) -> TablePlacement:
 @contextmanager
 def _without_noise() -> Iterator[None]:
     """Keep to itself what the planner says of its own estimates."""
-    logger, root = logging.getLogger("torchrec"), logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    root.addFilter(_is_not_of_the_planner)  # some of it goes past the planner's own logger
+    loggers, root = [logging.getLogger(name) for name in _LOGGERS], logging.getLogger()
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    root.addFilter(_is_not_of_the_planner)  # some of it goes past the planner's own loggers
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         root.removeFilter(_is_not_of_the_planner)
 
 

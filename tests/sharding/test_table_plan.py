@@ -14,6 +14,7 @@ GB, ANY_MEMORY, DIVIDED = 10**9, ("fused", "uvm", "uvm_caching"), ("table_wise",
 SPEED = Bandwidths(2e12, 2e11, 3e10, 3e11, 2.5e10)
 CPUS = Cluster("cpu", 1, 2, 0, 2_000_000, SPEED, reserved_share=0.5)  # 500 kB for each of two processes
 GPUS = Cluster("cuda", 1, 8, 80 * GB, 2000 * GB, SPEED, reserved_share=0.15)
+LOUD = ("MethodLogger-NullHandler", "Cap01Logger-NullHandler")  # with every call's arguments
 # The weights of the first four are 2 TB.
 LARGE = {"user": 2 * 10**9, "item": 10**9, "ad": 5 * 10**8, "site": 4 * 10**8, "country": 250}
 
@@ -57,6 +58,8 @@ def test_rows_are_divided_on_cpus_too_and_never_so_that_a_process_gets_none():
     assert places(plan)["divided"] == ("row_wise", "fused", [0, 1])
     assert [shard.rows for shard in plan.placements[0].shards] == [2000, 2000]
     assert places(plan)["tiny"][0] == "table_wise"
+    alone = plan_tables([table("divided", 4000, types=DIVIDED)], replace(CPUS, devices_per_node=1), 1, 0)
+    assert places(alone)["divided"] == ("table_wise", "fused", [0])
 
 
 @pytest.mark.parametrize(
@@ -116,6 +119,18 @@ def test_every_remedy_was_planned_and_says_whether_it_is_enough():
     assert TableSearch(CPUS, 1, 0).place([table("huge", 8000, types=DIVIDED), table("other", 400)]) is not None
 
 
+def test_a_change_of_one_part_is_made_there_and_one_of_all_parts_everywhere():
+    tables = [
+        table("large", 6000, types=DIVIDED),
+        replace(table("wide", 6000, types=DIVIDED), path="embedding_tower.ebc"),
+    ]
+
+    plan = plan_tables([*tables, table("more", 4500, types=DIVIDED)], CPUS, batch_rows=1, dense_bytes=0)
+
+    # 16,500 rows of 68 bytes are 1.1 MB, of 36 bytes 0.6: half of one part's would still be too much.
+    assert {each.change: each.fits for each in plan.remedies}["weights in half precision"]
+
+
 def test_nodes_are_added_until_divided_tables_fit():
     plan = plan_tables([table("huge", 40_000, types=("row_wise",))], CPUS, batch_rows=1, dense_bytes=0)
 
@@ -167,5 +182,6 @@ def test_where_nothing_fits_and_several_changes_do_together_they_are_named_toget
 
 def test_the_planner_says_nothing_beside_its_plan(caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder):
     plan_tables([table("one", 1000, types=("data_parallel",))], CPUS, batch_rows=1, dense_bytes=0)
-    assert [each.message for each in caplog.records if each.levelno >= logging.WARNING] == []
+    assert not plan_tables([table("huge", 9000)], CPUS, batch_rows=1, dense_bytes=0).fits
+    assert [each.message for each in caplog.records if each.name in LOUD or each.levelno >= logging.WARNING] == []
     assert [str(each.message) for each in recwarn] == []
