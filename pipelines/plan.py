@@ -72,10 +72,10 @@ def _entries(text: str, flag: str, form: re.Pattern[str], example: str) -> list[
 def _show(found: TablePlan) -> None:
     cluster = found.cluster
     has_gpus = cluster.device == CUDA
-    each = f"GPUs of {_size(cluster.device_bytes)}" if has_gpus else "processes on the CPU"
+    devices = f"GPUs of {_size(cluster.device_bytes)}" if has_gpus else "CPU processes"
     _say(
-        f"Nodes: {cluster.nodes}; on each {each}: {cluster.devices_per_node}, and {_size(cluster.host_bytes)} of host "
-        f"memory; {cluster.reserved_share:.0%} of each memory is held back"
+        f"Planned for {cluster.nodes} x {cluster.devices_per_node} {devices}, with {_size(cluster.host_bytes)} of host "
+        f"memory on each node; {cluster.reserved_share:.0%} of each memory is held back."
     )
     of_gpus = ("memory", "on a GPU") if has_gpus else ()
     header = ("table", "rows", "width", "size", "type", "divided", "rank", *of_gpus, "on the host", "ms")

@@ -29,7 +29,7 @@ def planned(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
 def test_the_page_places_two_terabytes_on_eight_gpus_and_their_host(capsys):
     assert main(["plan", "--tables", TWO_TERABYTES, EIGHT, AUTO]) == 0
     page = capsys.readouterr().out
-    assert "Nodes: 1; on each GPUs of 80.0 GB: 8, and 2,000.0 GB of host memory; 15% of each" in page
+    assert "Planned for 1 x 8 GPUs of 80.0 GB, with 2,000.0 GB of host memory on each node; 15% of each" in page
     assert "All tables fit; they take" in page
     (row,) = [line for line in page.splitlines() if "user_id" in line]
     assert [word in row for word in ("2,000,000,000", "1,024.0 GB", "by rows", "host", "129.0 GB")] == [True] * 5

@@ -9,12 +9,14 @@ from recsys.errors import UsageError
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.plan_rules import PlanRules, tables_to_place
 from recsys.sharding.replicated import ReplicatedTables
+from recsys.sharding.table_plan import plan_tables
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from tests.sharding.tables import TwoParts
 from tests.sharding.test_wrap import BOTH, CLUSTER, planning
 from tests.sharding.two_processes import run_in_two
 
 ROWWISE = dict.fromkeys(BOTH, TableOptimizer("rowwise_adagrad", 0.1))
+WHOLE = PlanRules(dict.fromkeys(BOTH, ("table_wise",)), {})
 RULES = dict.fromkeys(BOTH, "rowwise_adagrad")
 
 
@@ -31,7 +33,9 @@ def wrapped_in(context, **how):
 def plan_in_two(context):
     found = {}
     for types in ("table_wise", "row_wise"):
-        found[types] = shards_of(wrapped_in(context, planning=planning(types)))
+        wrapped = wrapped_in(context, planning=planning(types))
+        found[types] = shards_of(wrapped)
+        found[f"{types} bytes"] = sum(s.weight.nbytes + s.state.nbytes for s in wrapped.inventory.shards())
     by_table = planning("table_wise", table_types={"item_rows": ("row_wise",)})
     found["by table"] = shards_of(wrapped_in(context, planning=by_table))
     # What a process finds of its machine is its own affair: the first one's plan counts, here a wide one of rows.
@@ -51,7 +55,7 @@ def plan_in_two(context):
     return found
 
 
-def test_each_process_holds_its_share_of_the_first_ones_plan_or_all_refuse_it(tmp_path):
+def test_each_process_holds_its_share_of_the_first_ones_plan_and_its_bytes_or_all_refuse_it(tmp_path):
     first, second = run_in_two(plan_in_two, tmp_path)
 
     whole = {("item_rows", 0, 5), ("brand_rows", 0, 3), ("user_rows", 0, 3)}
@@ -65,6 +69,16 @@ def test_each_process_holds_its_share_of_the_first_ones_plan_or_all_refuse_it(tm
     assert ["item_rows", 3, 5] in second["by table"]
     assert len(first["by table"] + second["by table"]) == 4
     assert first["replicated"] == second["replicated"] == [True, True]
+    planned = plan_tables(tables_to_place(TwoParts(PoolingType.MEAN), RULES, "float32", WHOLE), CLUSTER, 1, 0)
+    for rank, load in enumerate(planned.ranks):
+        on_their_way = sum(
+            2 * len(each.table.ids_per_row) * (8 + 4 * each.table.width)
+            for each in planned.placements
+            if each.shards[0].rank == rank
+        )
+        assert [first, second][rank]["table_wise bytes"] == load.host_bytes - on_their_way
+    whole_bytes = 5 * (8 + 1) * 4 + 3 * (8 + 1) * 4 + 3 * (4 + 1) * 4
+    assert first["row_wise bytes"] + second["row_wise bytes"] == whole_bytes
     for name in ("memory", "columns", "unknown"):
         assert first[name] == second[name]
     assert "of the tables do not fit into 2 processes: `item_rows`" in first["memory"]
