@@ -143,7 +143,7 @@ def assemble(
     memory = {str(part): TableMemory(kernel, training.table_cache_share) for part, kernel in kernels}
     learning = optimizers_in(stages[-1].mode, dense, tables)[1]
     if training.average_decay is not None and context.device.type == "cuda":
-        _require_near(memory, learning)
+        _require_near(memory, learning, planning)
     with out_of_memory_explained("while the tables were placed", widths, context.device):
         precision = training.table_precision
         wrapped = wrap_ranker(model, learning, context, None, precision, memory, planning)
@@ -263,15 +263,23 @@ def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tu
     )
 
 
-def _require_near(memory: Mapping[str, TableMemory], learning: Mapping[str, TableOptimizer | None]) -> None:
+def _require_near(
+    memory: Mapping[str, TableMemory], learning: Mapping[str, TableOptimizer | None], planning: Planning | None
+) -> None:
     """Refuse to average tables that a GPU has in the host's memory: each step would read and write them whole."""
-    for part, table_optimizer in learning.items():
-        if table_optimizer is not None and part in memory and memory[part].kernel != "fused":
-            raise UsageError(
-                f"`training.average_decay` averages whole tables in every step, and those of `{part}` lie in the "
-                f"host's memory (`training.table_kernels.{part}` is {memory[part].kernel}). Set "
-                f"`training.table_kernels.{part}=fused`, or `training.average_decay=null`."
-            )
+    far = {
+        f"training.table_kernels.{part}": memory[part].kernel
+        for part, table_optimizer in learning.items()
+        if table_optimizer is not None and part in memory and memory[part].kernel != "fused"
+    }
+    if planning:
+        kernels = planning.rules.table_kernels.items()
+        far |= {f"sharding.tables.{name}.kernel": " or ".join(each) for name, each in kernels if each != ("fused",)}
+    for key, kernel in far.items():
+        raise UsageError(
+            f"`training.average_decay` averages whole tables in every step, and `{key}` is {kernel}, which puts tables "
+            f"into the host's memory. Let it be fused, or set `training.average_decay=null`."
+        )
 
 
 def _often_enough(every: int, steps: int, points: int) -> int:

@@ -15,12 +15,16 @@ _GB = 1e9
 
 
 def planning_of(config: RunConfig, schema: FeatureSchema, context: ProcessContext) -> Planning | None:
-    """Return how the run's tables are planned; None where one process has every table in a memory that is given.
+    """Return how the run's tables are planned; None where one process has each part's tables in a memory that is given.
 
     Raises:
         UsageError: the configured cluster is another one than the run's processes make.
     """
-    if context.world_size == 1 and (context.device.type != CUDA or AUTO not in config.training.table_kernels.values()):
+    chosen = [
+        AUTO in config.training.table_kernels.values(),
+        *(each.kernel for each in config.sharding.tables.values()),
+    ]
+    if context.world_size == 1 and not (context.device.type == CUDA and any(chosen)):
         return None
     cluster = config.cluster
     stated = {

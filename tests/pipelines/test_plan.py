@@ -148,6 +148,14 @@ def test_one_process_asks_for_no_plan_and_two_are_planned_for_what_they_are(smal
     schema = load_schema(prepare.schema_file(compose_config(small_world).data))
     one, two = (ProcessContext(0, size, torch.device("cpu")) for size in (1, 2))
     assert planning_of(compose_config([*small_world, EIGHT, AUTO]), schema, one) is None
+    # On a GPU one process asks where a table may lie in more than one memory, or in another one than its part's.
+    gpu = ProcessContext(0, 1, torch.device("cuda"))
+    sized = [*small_world, "cluster.device_gb=80", "cluster.device=cuda"]
+    assert planning_of(compose_config(sized), schema, gpu) is None
+    for word in (AUTO, "sharding.tables={network_item_id: {kernel: uvm}}"):
+        of_one = planning_of(compose_config([*sized, word]), schema, gpu)
+        assert of_one is not None
+        assert of_one.cluster.world_size == 1
 
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     words = ["training.batch_size=64", "sharding.types.head=[data_parallel]", AUTO]
