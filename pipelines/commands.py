@@ -21,13 +21,18 @@ WHOLE_RUN = (
     "composition",
     "training_mode",
     "training",
+    "sharding",
+    "cluster",
     "evaluation",
     "tracking",
     "runtime",
 )
 STORE = ("tracking.uri", "runtime.runs")
 # Where things lie and how the machine is used; a stopped run's own folder and store are where they are.
-RESUMED = ("runtime.encoded", "runtime.towers", "runtime.device", "runtime.threads", "runtime.memory_limit")
+RESUMED = (
+    *("runtime.encoded", "runtime.towers", "runtime.device", "runtime.threads", "runtime.memory_limit"),
+    *("sharding", "cluster"),
+)
 # Other rows may be measured too, as long as they have the contract that the ranker was trained under.
 MEASURED = ("data.raw", "data.schema_path", "evaluation", *RESUMED)
 
@@ -132,6 +137,32 @@ COMMANDS = (
         "recsys audit data=online_retail composition=conditional training_mode=frozen_tower",
         WHOLE_RUN,
         (Option("--json", "file to write the report to", is_path=True),),
+    ),
+    Command(
+        "plan",
+        "where tables would lie on a cluster, what they take, what does not fit and what would make it fit",
+        "recsys plan --tables item_id=2_000_000_000x128,user_id=1_000_000_000x64 cluster=gpus_8x80gb",
+        WHOLE_RUN,
+        (
+            Option(
+                "--tables",
+                "tables of a model that is still to be made, name=ROWSxWIDTH with commas between them, with or without "
+                "the part and a dot before the name; a plan of these alone",
+                default="",
+            ),
+            Option(
+                "--rows",
+                "rows of the schema's tables, name=ROWS with commas between them, in place of what the data have; with "
+                "all of them no data are needed",
+                default="",
+            ),
+            Option(
+                "--optimizer",
+                "what tables learn by: rowwise_adagrad, as in `recsys train`, adagrad or sgd",
+                default="rowwise_adagrad",
+            ),
+            AS_JSON,
+        ),
     ),
     Command(
         "train",

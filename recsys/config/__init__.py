@@ -30,6 +30,7 @@ from recsys.config.run_config import (
     config_from,
     register_variant,
 )
+from recsys.config.sharding import ClusterConfig, ShardingConfig, TableShardingConfig
 from recsys.config.tower import (
     HistoryTowerConfig,
     ImportedTowerConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "AblationConfig",
     "CheckLimits",
     "ChecksConfig",
+    "ClusterConfig",
     "CompositionConfig",
     "DailyConfig",
     "DailyStudyConfig",
@@ -61,9 +63,11 @@ __all__ = [
     "RunConfig",
     "RuntimeConfig",
     "SequenceTowerConfig",
+    "ShardingConfig",
     "SimulatedData",
     "StageEndConfig",
     "TableData",
+    "TableShardingConfig",
     "TowerConfig",
     "TrackingConfig",
     "TrainingConfig",

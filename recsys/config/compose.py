@@ -36,7 +36,7 @@ _COMPOSITION, _INNER = COMPOSITIONS.group, "inner"
 _PLAIN = re.compile(r"(\+\+)?(?!hydra)[\w.]+=")
 # Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
 _OWN_KEYS = re.compile(
-    r"(ablation\.grid|ablation\.tune\.ranges|network\.field_widths|training_mode\.stages\.\w+"
+    r"(ablation\.grid|ablation\.tune\.ranges|network\.field_widths|sharding\.tables|training_mode\.stages\.\w+"
     r"|\+\+composition(\.inner)+)=\s*{"
 )
 

@@ -31,6 +31,23 @@ _CAME_LATER: dict[str, dict[str, Any]] = {
     }
 }
 
+# The same of whole groups of a run's, which was of one process: they say nothing to it.
+_GROUPS_THAT_CAME_LATER: dict[str, dict[str, Any]] = {
+    "sharding": {
+        "types": dict.fromkeys(("embedding_tower", "interaction_network", "head"), ("table_wise", "row_wise")),
+        "tables": {},
+    },
+    "cluster": {
+        **dict.fromkeys(("device", "nodes", "devices_per_node", "device_gb", "host_gb")),
+        "device_bandwidth": 963,
+        "host_bandwidth": 55,
+        "host_to_device_bandwidth": 34,
+        "in_node_bandwidth": 644,
+        "between_nodes_bandwidth": 13,
+        "reserved_share": 0.15,
+    },
+}
+
 
 def with_own_knobs(document: Mapping[str, Any]) -> dict[str, Any]:
     """Return a recorded document whose network, composition and data hold the knobs of their kind and no other.
@@ -55,7 +72,14 @@ def with_own_knobs(document: Mapping[str, Any]) -> dict[str, Any]:
     if (tower := document.get("tower", {})).get("kind") == "imported" and "vectors" in tower:
         # Of a run; what a served model says of its tower names no file.
         later["tower"] = {"missing_vectors": "mean", **tower}
-    return {**document, **later, **own, **({"data": _as_table(document["data"])} if "data" in document else {})}
+    groups = _GROUPS_THAT_CAME_LATER if "runtime" in document else {}
+    return {
+        **groups,
+        **document,
+        **later,
+        **own,
+        **({"data": _as_table(document["data"])} if "data" in document else {}),
+    }
 
 
 def _own(recorded: dict[str, Any], kinds: Kinds[Any]) -> dict[str, Any]:

@@ -32,11 +32,10 @@ from recsys.config.knobs import (
     checked_dataclass,
 )
 from recsys.config.networks import NETWORKS, AnyNetworkConfig
+from recsys.config.sharding import ClusterConfig, PartWithTables, ShardingConfig, TableKernel
 from recsys.config.tower import TowerConfig
 from recsys.config.training_mode import TrainingModeConfig
 from recsys.errors import UsageError
-
-PartWithTables = Literal["embedding_tower", "interaction_network", "head"]
 
 
 @checked_dataclass
@@ -53,8 +52,8 @@ class TrainingConfig:
 
     The first-order weights of ids start fitted and learn at `first_order_rate_share` of the tables' rate.
 
-    `table_kernels` says in which memory a GPU has a part's tables, and `table_cache_share` how much of them the cache
-    of `uvm_caching` holds.
+    `table_kernels` says in which memory a GPU has a part's tables, `auto` wherever the planner puts each, and
+    `table_cache_share` how much of them the cache of `uvm_caching` holds.
 
     `tower_day_share` of the training rows, the earliest days, are set apart for pre-training the tower; the ranker
     learns from the days after them, whose labels the tower has not seen. 0 gives every day to both.
@@ -87,7 +86,7 @@ class TrainingConfig:
     learning_rate: PositiveFloat
     table_learning_rate: PositiveFloat
     first_order_rate_share: PositiveFloat
-    table_kernels: dict[PartWithTables, Literal["fused", "uvm", "uvm_caching"]]
+    table_kernels: dict[PartWithTables, TableKernel]
     table_cache_share: Annotated[float, Field(gt=0, le=1)]
     tower_day_share: Annotated[float, Field(ge=0, lt=1)]
     weight_decay: NonNegativeFloat
@@ -163,6 +162,8 @@ class RunConfig:
     composition: AnyCompositionConfig
     training_mode: TrainingModeConfig
     training: TrainingConfig
+    sharding: ShardingConfig
+    cluster: ClusterConfig
     evaluation: EvaluationConfig
     tracking: TrackingConfig
     ablation: AblationConfig

@@ -17,9 +17,11 @@ from recsys.monitoring.out_of_memory import out_of_memory_explained
 from recsys.progress import Progress
 from recsys.run import fitted_baselines
 from recsys.run.batch_size import largest_batch
+from recsys.run.planned_cluster import planning_of
 from recsys.run.streams import TRAIN, divided_days, ranker_stream, started
 from recsys.run.warm_start import WarmStart
 from recsys.sharding.input_ahead import InputAhead
+from recsys.sharding.plan_rules import Planning
 from recsys.sharding.processes import ProcessContext, draw_apart
 from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
@@ -114,15 +116,17 @@ def assemble(
     rates: Mapping[str, float],
     total_steps: int,
     context: ProcessContext,
+    planning: Planning | None,
 ) -> Assembly:
     """Shard the model, put it into its first stage, and give every part that learns its optimizers.
 
     Args:
         model: its children are its parts, one of them the embedding tower.
         rates: shares of the training's rates, by the names of `TrainingModeConfig.rates`.
+        planning: how the tables are divided among several processes, as `planning_of` returned it.
 
     Raises:
-        UsageError: the stages do not fit the tower, or weights are averaged that lie in the host's memory.
+        UsageError: the stages do not fit the tower, averaged weights lie in the host's memory, or see `Planning`.
         TrainingError: a parameter that learns would be stepped by none, or a frozen one by some; or the tables do not
             fit into memory.
     """
@@ -139,15 +143,10 @@ def assemble(
     memory = {str(part): TableMemory(kernel, training.table_cache_share) for part, kernel in kernels}
     learning = optimizers_in(stages[-1].mode, dense, tables)[1]
     if training.average_decay is not None and context.device.type == "cuda":
-        _require_near(memory, learning)
+        _require_near(memory, learning, planning)
     with out_of_memory_explained("while the tables were placed", widths, context.device):
-        wrapped = wrap_ranker(
-            model,
-            learning,
-            context,
-            table_precision=training.table_precision,
-            memory=memory,
-        )
+        precision = training.table_precision
+        wrapped = wrap_ranker(model, learning, context, None, precision, memory, planning)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     average = None if training.average_decay is None else WeightAverage(wrapped, optimizers, training.average_decay)
     return Assembly(wrapped, optimizers, TrainingStages(wrapped, optimizers, stages, dense, tables), average)
@@ -167,8 +166,8 @@ def assemble_ranker(
         start: what its first-order path begins as; or all of it but the tower.
 
     Raises:
-        UsageError: the stages use up the budget or do not fit the tower, or the routes do not fit the data; or the
-            weights to start from do not fit the ranker.
+        UsageError: the stages use up the budget or do not fit the tower, or the routes do not fit the data; the
+            weights to start from do not fit the ranker; or see `planning_of`.
     """
     mode, training = config.training_mode, config.training
     ranker = build_ranker(
@@ -191,7 +190,8 @@ def assemble_ranker(
     steps = loop_settings(training, batches_per_epoch).max_steps
     rates = {str(name): share for name, share in mode.rates.items()}
     stages = build_stages(mode, batches_per_epoch, steps)
-    assembly = assemble(ranker, training, stages, rates, steps, context)
+    planning = planning_of(config, encoded.contract.schema, context)
+    assembly = assemble(ranker, training, stages, rates, steps, context, planning)
     draw_apart(context, training.seed)
     return assembly
 
@@ -263,15 +263,23 @@ def loop_settings(training: TrainingConfig, batches_per_epoch: int, segments: tu
     )
 
 
-def _require_near(memory: Mapping[str, TableMemory], learning: Mapping[str, TableOptimizer | None]) -> None:
+def _require_near(
+    memory: Mapping[str, TableMemory], learning: Mapping[str, TableOptimizer | None], planning: Planning | None
+) -> None:
     """Refuse to average tables that a GPU has in the host's memory: each step would read and write them whole."""
-    for part, table_optimizer in learning.items():
-        if table_optimizer is not None and part in memory and memory[part].kernel != "fused":
-            raise UsageError(
-                f"`training.average_decay` averages whole tables in every step, and those of `{part}` lie in the "
-                f"host's memory (`training.table_kernels.{part}` is {memory[part].kernel}). Set "
-                f"`training.table_kernels.{part}=fused`, or `training.average_decay=null`."
-            )
+    far = {
+        f"training.table_kernels.{part}": memory[part].kernel
+        for part, table_optimizer in learning.items()
+        if table_optimizer is not None and part in memory and memory[part].kernel != "fused"
+    }
+    if planning:
+        kernels = planning.rules.table_kernels.items()
+        far |= {f"sharding.tables.{name}.kernel": " or ".join(each) for name, each in kernels if each != ("fused",)}
+    for key, kernel in far.items():
+        raise UsageError(
+            f"`training.average_decay` averages whole tables in every step, and `{key}` is {kernel}, which puts tables "
+            f"into the host's memory. Let it be fused, or set `training.average_decay=null`."
+        )
 
 
 def _often_enough(every: int, steps: int, points: int) -> int:

@@ -26,8 +26,9 @@ from recsys.evaluation.split_evaluation import evaluation_mode
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.progress import Progress
-from recsys.run.assemble import assemble, begin_ahead, loop_settings, with_budget
+from recsys.run.assemble import Assembly, assemble, begin_ahead, loop_settings, with_budget
 from recsys.run.imported_vectors import SPLITS, attributes_of, require_learning, traffic_of
+from recsys.run.planned_cluster import planning_of
 from recsys.run.pretrain_history import grades_of, history_objective
 from recsys.run.pretrain_sequences import SequenceTask, sequence_task
 from recsys.run.record import open_store, run_params, step_metrics
@@ -188,7 +189,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     context = started(config)
     task = _task(tower_config, encoded, days, config, context)
     settings = loop_settings(config.training, task.stream.num_batches)
-    assembly = assemble(task.objective, config.training, [TrainingStage(END_TO_END)], {}, settings.max_steps, context)
+    assembly = _assembly(task.objective, config, encoded, settings.max_steps, context)
     if isinstance(task.stream, BatchStream):
         begin_ahead(task.stream, assembly.wrapped, context)
     best, state = BestWeights(assembly.wrapped), LoopState()
@@ -256,6 +257,13 @@ def _quality(
     with evaluation_mode(tower):
         recall = retrieval_recall(tower, batches, contract.schema.item, k=_RECALL_AT)
     return {} if recall is None else {f"recall_{_RECALL_AT}": recall}
+
+
+def _assembly(
+    objective: nn.Module, config: RunConfig, encoded: EncodedDataset, steps: int, context: ProcessContext
+) -> Assembly:
+    planning = planning_of(config, encoded.contract.schema, context)
+    return assemble(objective, config.training, [TrainingStage(END_TO_END)], {}, steps, context, planning)
 
 
 def _training_of(tower: PretrainedTowerConfig, training: TrainingConfig) -> TrainingConfig:

@@ -24,6 +24,8 @@ SETTINGS_WITHOUT_EFFECT: Mapping[str, str] = {
     "runtime.threads": "the last digits alone; a study may move to another machine",
     "runtime.memory_limit": "rows are prepared the same in any memory",
     "tracking": "where a run is recorded, and how its machine fared",
+    "sharding": "which process has which rows, not what is in them; the last digits alone",
+    "cluster": "what tables are planned for",
     "training.table_kernels": "in which memory rows lie, not what is in them",
     "training.table_cache_share": "how fast rows are reached",
     "training.report_every": "how often a run is looked at",

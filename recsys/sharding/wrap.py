@@ -17,17 +17,18 @@ from torch import nn
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DataParallelWrapper, DistributedModelParallel
-from torchrec.distributed.types import ShardingEnv
-from torchrec.modules.embedding_configs import DataType
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from recsys.errors import UsageError
 from recsys.sharding.inventory import WrappedRanker, lies_in_staying, take_inventory
 from recsys.sharding.one_process import leave_out_exchange
+from recsys.sharding.plan_rules import Planning, require_whole_rows
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.replicated import ReplicatedTables
-from recsys.sharding.sharding_plan import TableMemory, sharding_plan
+from recsys.sharding.sharding_plan import TableMemory, planned_sharding, sharding_plan
+from recsys.sharding.torchrec_planner import TABLE_TYPES
 from recsys.sharding.weighted_mean import DividedWeights, as_weighted_sums
 from recsys.sharding.whole_state import load_table_weights, table_weights
 
@@ -39,8 +40,6 @@ _UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
 }
 RULE_NAMES = {"rowwise_adagrad": "exact_row_wise_adagrad", "adagrad": "exact_adagrad", "sgd": "exact_sgd"}
 """What the fused kernels call these rules."""
-# Those that the fused kernels train in, on CPUs and GPUs.
-_TABLE_TYPES = {"float32": DataType.FP32, "float16": DataType.FP16}
 _SHARDINGS = ("table_wise", "row_wise", "column_wise", "data_parallel")
 
 
@@ -84,6 +83,7 @@ def wrap_ranker(
     sharding: Mapping[str, str] | None = None,
     table_precision: str = "float32",
     memory: Mapping[str, TableMemory] | None = None,
+    planning: Planning | None = None,
 ) -> WrappedRanker:
     """Shard the ranker's tables, replicate the rest, and keep every weight as it was, or in half as many bits.
 
@@ -96,13 +96,13 @@ def wrap_ranker(
         table_precision: of the sharded tables that learn, "float32" or "float16"; what is looked up, its gradient and
             the accumulators are float32. A frozen table keeps every bit that it came with.
         memory: by name of the part, in which memory its sharded tables lie; a GPU's own where it has no entry.
+        planning: TorchRec's planner decides on both, in place of `sharding` and `memory`; every process passes one.
 
     Raises:
-        UsageError: a part with tables has no entry, a table's width is no multiple of 4, or row-wise Adagrad meets
-            column-wise sharding (every piece would have accumulators of its own: another optimizer, and one that
-            depends on the number of processes).
+        UsageError: a part with tables has no entry, a table's width is no multiple of 4, row-wise Adagrad meets
+            column-wise sharding (see `require_whole_rows`), or, planned, the tables do not fit.
     """
-    kinds = sharding or {}
+    kinds = planning.rules.replicated if planning else sharding or {}
     collections = _collections_by_part(ranker)
     means_of: dict[str, frozenset[str]] = {}  # by path, the features whose weighted ids are averaged
     for path, collection in collections.items():
@@ -114,7 +114,10 @@ def wrap_ranker(
             _replicate(ranker, path, collection, optimizer, context)
         else:
             _attach(collection, optimizer, "float32" if optimizer is _FROZEN else table_precision)
-    plan = sharding_plan(_collections_by_part(ranker), kinds, memory or {}, context)
+    if planning:
+        plan = _planned(ranker, table_optimizers, table_precision, planning, context)
+    else:
+        plan = sharding_plan(_collections_by_part(ranker), kinds, memory or {}, context)
     # TorchRec fills sharded tables with fresh random numbers unless they came from another device than the CPU.
     weights = table_weights(ranker)
     wrapped = WrappedRanker(
@@ -128,14 +131,21 @@ def wrap_ranker(
     wrapped.inventory = take_inventory(wrapped.module)
     load_table_weights(wrapped, weights)
     for path, collection in collections.items():
-        wrapped_collection = wrapped.module.get_submodule(path)
-        _take_after(wrapped_collection, collection)
-        if means_of[path]:
-            wrapped_collection.register_forward_pre_hook(DividedWeights(means_of[path]))
-        if context.world_size == 1:
-            leave_out_exchange(wrapped_collection)
+        _take_after(wrapped.module.get_submodule(path), collection, means_of[path], context)
     _broadcast_replicated(wrapped, context)
     return wrapped
+
+
+def _planned(
+    ranker: nn.Module,
+    table_optimizers: Mapping[str, TableOptimizer | None],
+    table_precision: str,
+    planning: Planning,
+    context: ProcessContext,
+) -> ShardingPlan:
+    learning = {part: rule.name if rule else None for part, rule in table_optimizers.items()}
+    placements = planning.placements(ranker, learning, table_precision, context)
+    return planned_sharding(_collections_by_part(ranker), placements, context)
 
 
 def average_dense_gradients(parameters: Sequence[nn.Parameter], context: ProcessContext) -> None:
@@ -157,11 +167,21 @@ def average_dense_gradients(parameters: Sequence[nn.Parameter], context: Process
         parameter.grad = (mean / context.world_size).view_as(parameter) if count else None
 
 
-def _take_after(sharded: nn.Module, collection: EmbeddingBagCollection) -> None:
-    """Put the sharded collection, a new module, into the mode of the one whose place it took; freeze it likewise."""
+def _take_after(
+    sharded: nn.Module, collection: EmbeddingBagCollection, means: frozenset[str], context: ProcessContext
+) -> None:
+    """Put the sharded collection, a new module, into the mode of the one whose place it took; freeze it likewise.
+
+    Args:
+        means: the features whose weighted ids it averages.
+    """
     sharded.train(collection.training)
     if hasattr(collection, "is_frozen"):
         setattr(sharded, "is_frozen", collection.is_frozen)  # noqa: B010 - no attribute of every module
+    if means:
+        sharded.register_forward_pre_hook(DividedWeights(means))
+    if context.world_size == 1:
+        leave_out_exchange(sharded)
 
 
 class _Replicated(DataParallelWrapper):
@@ -201,11 +221,7 @@ def _optimizer_of(path: str, table_optimizers: Mapping[str, TableOptimizer | Non
 def _check_tables(path: str, collection: EmbeddingBagCollection, optimizer: TableOptimizer, sharding: str) -> None:
     if sharding not in _SHARDINGS:
         raise UsageError(f"`{path}` cannot be sharded `{sharding}`; expected one of {', '.join(_SHARDINGS)}.")
-    if sharding == "column_wise" and optimizer.name == "rowwise_adagrad":
-        raise UsageError(
-            f"`{path}` is sharded column_wise and learns by rowwise_adagrad: every piece of a row would have its own "
-            "accumulator. Shard it row_wise, or use adagrad."
-        )
+    require_whole_rows(f"`{path}`", (sharding,), optimizer.name)
     for config in collection.embedding_bag_configs():
         if config.embedding_dim % 4:
             raise UsageError(
@@ -216,7 +232,7 @@ def _check_tables(path: str, collection: EmbeddingBagCollection, optimizer: Tabl
 
 def _attach(collection: EmbeddingBagCollection, optimizer: TableOptimizer, precision: str) -> None:
     for config in collection.embedding_bag_configs():
-        config.data_type = _TABLE_TYPES[precision]
+        config.data_type = TABLE_TYPES[precision]
         # Called once more on the sharded tables, also on the empty piece of a process that holds none; the weights
         # that the tables have now are loaded afterwards anyway.
         config.init_fn = _leave_as_it_is

@@ -62,6 +62,13 @@ def test_a_run_of_before_a_setting_has_the_value_of_what_was_done_then(group: st
     assert config_from(with_own_knobs(document)) == config
 
 
+def test_a_run_of_before_tables_were_planned_reads_with_the_groups_that_it_lacks() -> None:
+    config = compose_config([])
+    document = config_document(config)
+    del document["sharding"], document["cluster"]
+    assert config_from(with_own_knobs(document)) == config
+
+
 def test_a_served_model_of_before_the_first_order_path_has_none() -> None:
     config = compose_config([])
     description = describe_ranker(config.network, config.composition, two_tower_spec())

@@ -36,6 +36,8 @@ OTHER_VALUES = {
     "runtime.threads": "1",
     "runtime.memory_limit": "2GB",
     "tracking": "server",
+    "sharding": "default",  # the one choice; its keys have other values by `OTHER_SHARDING`
+    "cluster": "gpus_8x80gb",
     "training.table_kernels": "{{embedding_tower: uvm_caching}}",
     "training.table_cache_share": "0.5",
     "training.report_every": "7",
@@ -48,6 +50,7 @@ OTHER_VALUES = {
     "training.tower_cache": "if_faster",
     "training_mode.cache_megabytes": "null",
 }
+OTHER_SHARDING = ("sharding.types.head=[row_wise]", "sharding.tables={network_item_id: {kernel: uvm}}")
 FROZEN = "training_mode=frozen_tower"
 
 
@@ -179,6 +182,7 @@ def test_settings_that_do_not_count_leave_every_bit_of_a_result_as_it_is(
 ) -> None:
     assert set(OTHER_VALUES) == set(SETTINGS_WITHOUT_EFFECT)
     others = [f"{key}={value.format(root=training.root)}" for key, value in OTHER_VALUES.items()]
+    others += OTHER_SHARDING
     plain = replace(training, overrides=(*training.overrides, FROZEN, "training.epochs=1"))
     other = replace(plain, overrides=(*plain.overrides, *others, "tracking.uri=null", "tracking.experiment=other"))
     towers = [each.pretrain() for each in (plain, other)]

@@ -8,7 +8,9 @@ import torch
 from torchrec.modules.embedding_configs import PoolingType
 
 from recsys.errors import UsageError
+from recsys.sharding.cluster import Bandwidths, Cluster
 from recsys.sharding.inventory import inventory_of
+from recsys.sharding.plan_rules import Planning, PlanRules
 from recsys.sharding.whole_state import load_whole_state, whole_state
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
 from tests.sharding.tables import BAGS, FEATURES, TwoParts, keyed_ids, loss_of
@@ -19,6 +21,8 @@ BOTH = {"embedding_tower": SGD, "interaction_network": SGD}
 # Remembers, so that the second step sees what the first one left.
 ADAGRAD = TableOptimizer("adagrad", 0.5)
 KINDS = list(product(["SUM", "MEAN"], ["table_wise", "row_wise", "column_wise"]))
+PLANNED = list(product(["MEAN"], ["table_wise", "row_wise", "column_wise", "table_wise or row_wise"]))
+CLUSTER = Cluster("cpu", 1, 2, 0, 10**6, Bandwidths(1e12, 1e11, 1e10, 1e11, 1e10), reserved_share=0.1)
 
 
 def test_the_wrapped_module_is_the_ranker_with_its_named_children(context):
@@ -66,15 +70,27 @@ def test_each_part_learns_at_its_own_rate(context):
             assert torch.allclose(whole_state(wrapped)[name], by_hand, atol=1e-7)
 
 
+def planning(types, cluster=CLUSTER, **rules):
+    kinds = tuple(types.split(" or "))
+    return Planning(cluster, PlanRules(dict.fromkeys(BOTH, kinds), {}, **rules), batch_rows=4)
+
+
 def train_in_two(context):
-    return {f"{pooling} {sharding}": trained(context, pooling, sharding) for pooling, sharding in KINDS}
+    by_hand = {
+        f"{pooling} {sharding}": trained(context, pooling, sharding=dict.fromkeys(BOTH, sharding))
+        for pooling, sharding in KINDS
+    }
+    planned = {
+        f"{pooling} planned {types}": trained(context, pooling, planning=planning(types)) for pooling, types in PLANNED
+    }
+    return by_hand | planned
 
 
-def trained(context, pooling, sharding):
+def trained(context, pooling, **how):
     # Each process draws its own dense weights: wrapping must give all of them the first one's.
     ranker = TwoParts(PoolingType[pooling], seed=context.rank)
     load_whole_state(ranker, {**whole_state(TwoParts(PoolingType[pooling])), **drawn_dense(ranker)})
-    wrapped = wrap_ranker(ranker, dict.fromkeys(BOTH, ADAGRAD), context, dict.fromkeys(BOTH, sharding))
+    wrapped = wrap_ranker(ranker, dict.fromkeys(BOTH, ADAGRAD), context, **how)
     for step in range(2):
         take_step(wrapped, BAGS[(step + context.rank) % 2], context)
     return {name: tensor.flatten().tolist() for name, tensor in whole_state(wrapped).items()}
@@ -101,7 +117,7 @@ def test_two_processes_train_as_one_on_the_joined_batch_however_tables_are_shard
     first, second = run_in_two(train_in_two, tmp_path)
 
     assert first == second
-    for pooling, sharding in KINDS:
+    for pooling, sharding in [*KINDS, *((pooling, f"planned {types}") for pooling, types in PLANNED)]:
         alone = wrap_ranker(TwoParts(PoolingType[pooling]), dict.fromkeys(BOTH, ADAGRAD), context)
         for _ in range(2):
             take_step(alone, joined, context)

@@ -10,6 +10,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from recsys.composition.conditional import SegmentGatedComposition
 from recsys.features.batch import Batch
+from recsys.sharding.plan_rules import Planning
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
@@ -134,6 +135,7 @@ def small_run(
     weight_decay: float = 0.1,
     table_precision: str = "float32",
     memory: Mapping[str, TableMemory] | None = None,
+    planning: Planning | None = None,
 ) -> SmallRun:
     """Build a run in one mode; every row-wise Adagrad and AdamW learns at `rate`."""
     stages = [TrainingStage(mode)]
@@ -146,6 +148,7 @@ def small_run(
         weight_decay=weight_decay,
         table_precision=table_precision,
         memory=memory,
+        planning=planning,
     )
     assert run.stages is not None
     run.stages.proof.close()  # whoever wants a proof makes one
@@ -163,6 +166,7 @@ def staged_run(
     weight_decay: float = 0.1,
     table_precision: str = "float32",
     memory: Mapping[str, TableMemory] | None = None,
+    planning: Planning | None = None,
 ) -> SmallRun:
     """Build a run that goes from stage to stage."""
     torch.manual_seed(0)
@@ -173,6 +177,6 @@ def staged_run(
     }
     dense = {part: DenseOptimizer(rate, weight_decay) for part in PARTS}
     learning = optimizers_in(stages[-1].mode, dense, tables)[1]
-    wrapped = wrap_ranker(module, learning, context, table_precision=table_precision, memory=memory)
+    wrapped = wrap_ranker(module, learning, context, table_precision=table_precision, memory=memory, planning=planning)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
     return SmallRun(wrapped, optimizers, context, TrainingStages(wrapped, optimizers, stages, dense, tables))

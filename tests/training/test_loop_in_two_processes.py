@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from recsys.monitoring.frozen_proof import FrozenProof
+from recsys.sharding.cluster import Bandwidths, Cluster
+from recsys.sharding.plan_rules import Planning, PlanRules
 from recsys.sharding.whole_state import whole_state
 from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.snapshot import load_state_dict, state_dict
@@ -17,8 +19,18 @@ from tests.training.small_run import Batches, small_run
 HALVES = [[ROWS[:3], ROWS[3:]], [ROWS[:2], (ROWS[2], ROWS[4])]]
 
 
-def train_together(context):
-    run = small_run(context)
+# Each table whole in one of the processes, or divided between both.
+CLUSTER = Cluster("cpu", 1, 2, 0, 10**7, Bandwidths(1e12, 1e11, 1e10, 1e11, 1e10), reserved_share=0.1)
+TABLES = ("embedding_tower", "interaction_network", "head")
+
+
+def train_by_plans(context):
+    return [train_together(context, types) for types in ("table_wise", "row_wise")]
+
+
+def train_together(context, types):
+    rules = PlanRules(dict.fromkeys(TABLES, (types,)), {})
+    run = small_run(context, planning=Planning(CLUSTER, rules, batch_rows=3))
     run.stream = Batches([batch_of(step[context.rank]) for step in HALVES])
     absent = []
 
@@ -46,15 +58,20 @@ def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tmp_path, conte
     alone.stream = Batches([batch_of(first + second) for first, second in HALVES])
     reports = alone.train(3)
 
-    first, second = run_in_two(train_together, tmp_path)
+    ours, theirs = run_in_two(train_by_plans, tmp_path)
 
-    assert first == second
+    assert ours == theirs
+    for found in ours:
+        require_the_same(found, reports, everything(alone))
+
+
+def require_the_same(first, reports, weights):
     # Two halves are summed in another order than one whole, and AdamW's first steps divide by gradients near 0.
     assert first["loss"] == pytest.approx([report.loss for report in reports], rel=1e-4)
     assert first["rows_seen"] == [report.rows_seen for report in reports] == [6, 10, 16]
     for found, report in zip(first["norms"], reports, strict=True):
         assert found == pytest.approx(report.gradient_norms, rel=1e-3)
-    for name, tensor in everything(alone).items():
+    for name, tensor in weights.items():
         assert torch.allclose(torch.tensor(first["weights"][name]), tensor.flatten(), atol=1e-4), name
     assert first["moved_in_the_first_step"]
     assert first["is_unchanged_in_the_second_step"]

@@ -5,6 +5,8 @@ import torch
 
 from recsys.errors import DataError, UsageError
 from recsys.run.assemble import _require_near
+from recsys.sharding.cluster import Bandwidths, Cluster
+from recsys.sharding.plan_rules import Planning, PlanRules
 from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer
@@ -172,9 +174,13 @@ def test_tables_in_half_precision_have_an_average_in_single(context):
 def test_tables_of_a_gpu_that_lie_in_the_hosts_memory_are_not_averaged_where_they_learn():
     memory = {"embedding_tower": TableMemory("uvm"), "head": TableMemory("fused")}
     learns = TableOptimizer("sgd", 0.1)
-    _require_near(memory, {"embedding_tower": None, "head": learns})
-    with pytest.raises(UsageError, match=r"`training.table_kernels.embedding_tower` is uvm\). Set `training"):
-        _require_near(memory, {"embedding_tower": learns, "head": learns})
+    _require_near(memory, {"embedding_tower": None, "head": learns}, None)
+    with pytest.raises(UsageError, match=r"`training.table_kernels.embedding_tower` is uvm, which .* Let it be fused"):
+        _require_near(memory, {"embedding_tower": learns, "head": learns}, None)
+    rules = PlanRules({}, {}, table_kernels={"near": ("fused",), "far": ("uvm_caching",)})
+    cluster = Cluster("cuda", 1, 1, 10**9, 10**9, Bandwidths(1, 1, 1, 1, 1), reserved_share=0.1)
+    with pytest.raises(UsageError, match=r"`sharding.tables.far.kernel` is uvm_caching"):
+        _require_near({}, {"head": learns}, Planning(cluster, rules, batch_rows=1))
 
 
 HALVES = [[ROWS[:3], ROWS[3:]], [ROWS[:2], (ROWS[2], ROWS[4])]]
