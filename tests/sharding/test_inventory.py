@@ -8,17 +8,11 @@ from torchrec.modules.embedding_configs import PoolingType
 
 from recsys.errors import DataError
 from recsys.sharding.inventory import inventory_of
-from recsys.sharding.whole_state import (
-    load_table_optimizer_state,
-    load_table_weights,
-    load_whole_state,
-    table_optimizer_state,
-    table_weights,
-    whole_state,
-)
+from recsys.sharding.whole_state import load_table_weights, table_weights, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of
 from tests.sharding.two_processes import run_in_two
+from tests.sharding.whole_loads import load_table_optimizer_state, load_whole_state, table_optimizer_state
 
 ROWWISE = TableOptimizer("rowwise_adagrad", 0.1)
 OPTIMIZERS = {"embedding_tower": ROWWISE, "interaction_network": ROWWISE}
