@@ -14,6 +14,7 @@ from recsys.features.contract import FeatureContract
 from recsys.sharding.processes import ProcessContext
 from recsys.training.snapshot import Snapshot
 
+_PATIENCE_SECONDS = 20  # less than torchrun leaves its processes, of which one has failed, before it kills them
 logger = logging.getLogger("recsys.artifacts")
 
 
@@ -42,9 +43,10 @@ class CheckpointWriter:
         if error is None:
             self.wait()
         elif isinstance(error, Exception):
-            # What was under way may be the only checkpoint that the run can go on from.
+            # What was under way may be the only checkpoint that the run can go on from; the others of several processes
+            # may not be there any more, though.
             try:
-                self.wait()
+                self.wait(None if self._group is None else _PATIENCE_SECONDS)
             except Exception as second:
                 logger.warning("The last checkpoint was not written: %s", second)
 
@@ -68,10 +70,10 @@ class CheckpointWriter:
             raise failure
         return True
 
-    def wait(self) -> None:
-        """Wait until nothing is under way, and raise what went wrong with it."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Wait until nothing is under way, or for so long, and raise what went wrong with it."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
             self._thread = None
         self.went_well()
 

@@ -112,36 +112,42 @@ class Session:
 
     def train(self, tracked: TrackedRun, request: StopRequest, progress: Progress) -> Cost:
         """Take the steps; return what they cost, those before the checkpoint that this run goes on from included."""
+        folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
+        with CheckpointWriter(folder, self._encoded.contract, keep, self._context) as writer:
+            return self._take_steps(writer, tracked, request, progress)
+
+    def _take_steps(
+        self, writer: CheckpointWriter, tracked: TrackedRun, request: StopRequest, progress: Progress
+    ) -> Cost:
         segments = self._encoded.contract.schema.segments
         settings = loop_settings(self._config.training, self._stream.num_batches, segments)
         stages = self._assembly.stages
         self._meter = CostMeter(self._context.device, self._spent)
         curves = CurveFile(self._identity.folder, self._state.step)
         label = f"training {self._identity.name}"
-        folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
-        with CheckpointWriter(folder, self._encoded.contract, keep, self._context) as writer:
-            for report in train_steps(
-                self._wrapped,
-                self._assembly.optimizers,
-                self._watched,
-                with_table_l2(self._objective.loss, build_table_l2(self._config.training)),
-                settings,
-                self._context,
-                state=self._state,
-                best=self._best,
-                validate=self._validate,
-                checkpoint=lambda state: self._save_checkpoint(writer, state),
-                should_stop=lambda: writer.went_well() and request(),
-                stages=stages,
-                average=self._average,
-            ):
-                progress(label, report.step, settings.max_steps)
-                self._contracts.attach(tracked)
-                metrics = step_metrics(report) | {names.STAGE: float(report.stage)}
-                tracked.log_step(report.step, metrics)
-                curves.add(report.step, metrics)
+        for report in train_steps(
+            self._wrapped,
+            self._assembly.optimizers,
+            self._watched,
+            with_table_l2(self._objective.loss, build_table_l2(self._config.training)),
+            settings,
+            self._context,
+            state=self._state,
+            best=self._best,
+            validate=self._validate,
+            checkpoint=lambda state: self._save_checkpoint(writer, state),
+            should_stop=lambda: writer.went_well() and request(),
+            stages=stages,
+            average=self._average,
+        ):
+            progress(label, report.step, settings.max_steps)
+            self._contracts.attach(tracked)
+            metrics = step_metrics(report) | {names.STAGE: float(report.stage)}
+            tracked.log_step(report.step, metrics)
+            curves.add(report.step, metrics)
         if self._state.ended != "asked":
             progress(label, settings.max_steps, settings.max_steps)
+        writer.wait()  # its time is the run's as well
         return self._meter.read()
 
     def finish(self, tracked: TrackedRun, cost: Cost, progress: Progress) -> RunResult:

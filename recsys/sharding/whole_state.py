@@ -2,7 +2,8 @@
 
 The names are those of the plain, unwrapped module (`inventory.py`), so what is read here from a sharded ranker loads
 into a plain one, and the other way round. Every function takes a module, wrapped or not, or an inventory that was taken
-of it already. Whole tables need a host that holds them: checkpoints do without (`divided_state.py`).
+of it already. Whole tables need a host that holds them: checkpoints do without (`divided_state.py`), and what is served
+is put together in the first process alone.
 """
 
 from collections.abc import Mapping
@@ -15,11 +16,13 @@ from recsys.errors import DataError
 from recsys.sharding.divided_state import (
     DividedState,
     DividedTensor,
+    Piece,
     dense_tensors,
     divided_state,
     divided_tables,
 )
 from recsys.sharding.inventory import Inventory, TableShard, inventory_of
+from recsys.sharding.processes import gathered
 
 # Integers to sum a number of so many bytes as; of two bytes neither gloo nor NCCL has any.
 _BIT_VIEWS = {1: torch.int8, 2: torch.int8, 4: torch.int32, 8: torch.int64}
@@ -31,6 +34,29 @@ def whole(state: DividedState) -> dict[str, Tensor]:
     With several processes every one must call it, and every one receives the whole tensors.
     """
     return {name: _joined(each) for name, each in state.items()}
+
+
+def whole_in_first(state: DividedState) -> dict[str, Tensor]:
+    """Return a copy of every tensor, of its own shape, on the CPU in the first process, and {} in the others.
+
+    Every process calls it. The others send one piece at a time, so that they need no room for a whole table.
+    """
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    held = gathered({name: [(p.offsets, tuple(p.tensor.shape)) for p in each.pieces] for name, each in state.items()})
+    found: dict[str, Tensor] = {}
+    for name, each in state.items():
+        if rank == 0:
+            found[name] = _filled(each)
+        for sender in range(1, len(held) if each.is_sharded else 1):
+            if rank == sender:
+                for piece in each.pieces:
+                    dist.send(piece.tensor.detach().cpu().contiguous(), dst=0)
+            elif rank == 0:
+                for offsets, shape in held[sender][name]:
+                    received = torch.empty(shape, dtype=each.dtype)
+                    dist.recv(received, src=sender)
+                    _put(Piece(offsets, received), found[name])
+    return found
 
 
 def table_weights(module: nn.Module | Inventory) -> dict[str, Tensor]:
@@ -97,15 +123,25 @@ def require_shapes(own: DividedState, saved: Mapping[str, tuple[int, ...]]) -> N
 
 
 def _joined(divided: DividedTensor) -> Tensor:
-    joined = torch.zeros(divided.shape, dtype=divided.dtype)
-    for piece in divided.pieces:
-        bounds = zip(piece.offsets, piece.tensor.shape, strict=True)
-        joined[tuple(slice(start, start + length) for start, length in bounds)] = piece.tensor.detach()
+    joined = _filled(divided)
     if divided.is_sharded and dist.is_initialized() and dist.get_world_size() > 1:
         # Summed as integers: where one process has the bits and all others have zeros, the sum is those very bits,
         # a negative zero's too.
         dist.all_reduce(joined.view(_BIT_VIEWS[joined.element_size()]))
     return joined
+
+
+def _filled(divided: DividedTensor) -> Tensor:
+    """The whole, with zeros where this process holds nothing."""
+    filled = torch.zeros(divided.shape, dtype=divided.dtype)
+    for piece in divided.pieces:
+        _put(piece, filled)
+    return filled
+
+
+def _put(piece: Piece, into: Tensor) -> None:
+    bounds = zip(piece.offsets, piece.tensor.shape, strict=True)
+    into[tuple(slice(start, start + length) for start, length in bounds)] = piece.tensor.detach()
 
 
 def _own_part(whole_tensor: Tensor, shard: TableShard) -> Tensor:

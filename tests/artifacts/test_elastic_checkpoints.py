@@ -1,8 +1,10 @@
 """What N processes saved, M go on with: to the bit where N is M, else as an unbroken run; each reads what it holds."""
 
 import json
+import os
 import shutil
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,12 @@ from recsys.artifacts.checkpoint import newest_checkpoint, save_checkpoint
 from recsys.artifacts.checkpoint_writer import CheckpointWriter
 from recsys.errors import CannotWriteError, DataError
 from recsys.files import fingerprint_of
-from recsys.sharding.divided_state import divided_accumulators, divided_state
+from recsys.sharding.divided_state import divided_accumulators, divided_state, undivided
 from recsys.sharding.whole_state import whole
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.snapshot import state_dict
 from recsys.training.weight_average import WeightAverage
+from tests.sharding.small_rows import open_small_rows
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of
 from tests.sharding.two_processes import run_in
 from tests.small_model import ROWS, batch_of, small_contract
@@ -104,6 +107,18 @@ def named_lists(tensors):
     return {name: tensor.flatten().tolist() for name, tensor in tensors.items()}
 
 
+def ages_read(context, root, saved, steps):
+    """Go on with the rows from a checkpoint, if any, for so many steps, and keep one; return what was read."""
+    stream = open_small_rows(root / "rows", context.device, context.rank, context.world_size)
+    if saved:
+        stream.load_state_dict(newest_checkpoint(root / saved, CONTRACT, pytest.fail).process["stream"])
+    ages = [age for batch in islice(stream, steps) for age in batch.dense[:, 0].tolist()]
+    place, position = root / f"rows-by-{context.world_size}", {"stream": stream.state_dict()}
+    stream.close()
+    save_checkpoint(place, 1, undivided({"step": torch.ones(())}), {}, position, CONTRACT, keep_last=1)
+    return ages
+
+
 def in_two(context, root):
     root = Path(root)
     expected = save_cuts(context, root / "two")
@@ -115,6 +130,7 @@ def in_two(context, root):
         writer.save(BREAK_AT, partial(state_dict, *parts), {"stages": None})
         train(run, LAST)  # the steps go on meanwhile
     return {
+        "ages": ages_read(context, root, "rows-by-1", 1),
         "from_one": wrongly_read(context, root / "one", torch.load(root / "one" / "whole.pt")),
         "from_two": wrongly_read(context, root / "two", expected),
         "resumed": differing(everything(resumed(context, root / "two" / "run")), everything(run)),
@@ -123,7 +139,7 @@ def in_two(context, root):
     }
 
 
-def passed_on_by_four(context, root):
+def in_four(context, root):
     for kind in CUTS_OF_FOUR:
         saved = newest_checkpoint(Path(root) / "two" / kind, CONTRACT, pytest.fail)
         # Of a table of three rows one process has none, where fbgemm's kernels can read and not learn.
@@ -131,6 +147,7 @@ def passed_on_by_four(context, root):
         with wrapped.inventory.writing():
             saved.read(parts_of(wrapped))
         save_checkpoint(Path(root) / "four" / kind, 1, parts_of(wrapped), {}, {}, CONTRACT, keep_last=1)
+    return ages_read(context, Path(root), "rows-by-2", None)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +160,7 @@ def alone(context, root):
     """An unbroken run of one process, which kept a checkpoint on the way."""
     expected = save_cuts(context, root / "one")
     torch.save(expected, root / "one" / "whole.pt")
+    torch.save(ages_read(context, root, None, 1), root / "ages.pt")
     run = train(new_run(context), BREAK_AT)
     save_run(run, root / "one" / "run")
     return train(run, LAST)
@@ -153,7 +171,13 @@ def two(alone, root):
     (root / "by-two").mkdir()
     first, second = run_in(2, in_two, root / "by-two", str(root))
     assert first["whole"] == second["whole"]
-    return first
+    return first | {"ages": first["ages"] + second["ages"]}
+
+
+@pytest.fixture(scope="module")
+def four(two, root):
+    (root / "by-four").mkdir()
+    return run_in(4, in_four, root / "by-four", str(root))
 
 
 def saved_by_two(two, kind, context):
@@ -174,9 +198,7 @@ def test_what_two_processes_saved_one_reads_to_the_bit(context, two, root):
     assert wrongly_read(context, root / "two", expected) == []
 
 
-def test_what_two_processes_saved_four_read_and_what_four_saved_one_reads(context, two, root):
-    (root / "by-four").mkdir()
-    run_in(4, passed_on_by_four, root / "by-four", str(root))
+def test_what_two_processes_saved_four_read_and_what_four_saved_one_reads(context, two, four, root):
     for kind in CUTS_OF_FOUR:
         wrapped, saved = cut(context, kind, seed=1), newest_checkpoint(root / "four" / kind, CONTRACT, pytest.fail)
         with wrapped.inventory.writing():
@@ -195,6 +217,14 @@ def test_a_run_of_one_process_goes_on_in_two_and_a_run_of_two_in_one_as_if_unbro
     for name, tensor in everything(back).items():
         assert torch.allclose(tensor, expected[name], atol=1e-4), name
         assert torch.allclose(torch.tensor(two["from_one_run"][name]), expected[name].flatten(), atol=1e-4), name
+
+
+def test_every_row_of_an_epoch_is_read_once_whoever_goes_on(context, two, four, root):
+    before = torch.load(root / "ages.pt") + two["ages"]
+    by_four, by_one = [age for ages in four for age in ages], ages_read(context, root, "rows-by-2", None)
+    assert (len(before), len(by_four)) == (5 + 2 * 5, 9)
+    expected = sorted(torch.tensor([row.age for row in ROWS] * 4).tolist())
+    assert sorted(before + by_four) == sorted(before + by_one) == expected
 
 
 def test_each_process_writes_its_own_rows_and_no_tensor_is_written_twice(two, root):
@@ -246,3 +276,19 @@ def one_cannot_write(context, folder):
 def test_where_one_process_cannot_write_all_say_so_and_nothing_is_left(tmp_path):
     (tmp_path / "by-two").mkdir()
     assert run_in(2, one_cannot_write, tmp_path / "by-two", str(tmp_path / "run"))[0] == []
+
+
+def one_dies(context, folder):
+    if context.rank == 1:
+        pytest.MonkeyPatch().setattr("recsys.artifacts.checkpoint_storage.flush_file", lambda path: os._exit(9))
+    save_checkpoint(Path(folder), 2, parts_of(cut(context, "row_wise")), {}, {}, CONTRACT, keep_last=1)
+
+
+def test_where_one_process_dies_while_it_writes_the_checkpoint_before_is_gone_on_with(context, two, root, tmp_path):
+    shutil.copytree(root / "two" / "row_wise", tmp_path / "run")
+    (tmp_path / "by-two").mkdir()
+    with pytest.raises(Exception, match="terminated with"):
+        run_in(2, one_dies, tmp_path / "by-two", str(tmp_path / "run"))
+
+    assert newest_checkpoint(tmp_path / "run", CONTRACT, pytest.fail).step == 1
+    assert [path.name for path in (tmp_path / "run").glob("step-*")] == ["step-00000001"]
