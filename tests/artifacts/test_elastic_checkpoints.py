@@ -22,7 +22,7 @@ from recsys.training.snapshot import state_dict
 from recsys.training.weight_average import WeightAverage
 from tests.sharding.small_rows import open_small_rows
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of
-from tests.sharding.two_processes import run_in
+from tests.sharding.two_processes import run_in_several
 from tests.small_model import ROWS, batch_of, small_contract
 from tests.training.saved_runs import differing, everything, resume_run, save_run
 from tests.training.small_run import Batches, small_run
@@ -169,7 +169,7 @@ def alone(context, root):
 @pytest.fixture(scope="module")
 def two(alone, root):
     (root / "by-two").mkdir()
-    first, second = run_in(2, in_two, root / "by-two", str(root))
+    first, second = run_in_several(2, in_two, root / "by-two", str(root))
     assert first["whole"] == second["whole"]
     return first | {"ages": first["ages"] + second["ages"]}
 
@@ -177,7 +177,7 @@ def two(alone, root):
 @pytest.fixture(scope="module")
 def four(two, root):
     (root / "by-four").mkdir()
-    return run_in(4, in_four, root / "by-four", str(root))
+    return run_in_several(4, in_four, root / "by-four", str(root))
 
 
 def saved_by_two(two, kind, context):
@@ -275,7 +275,7 @@ def one_cannot_write(context, folder):
 
 def test_where_one_process_cannot_write_all_say_so_and_nothing_is_left(tmp_path):
     (tmp_path / "by-two").mkdir()
-    assert run_in(2, one_cannot_write, tmp_path / "by-two", str(tmp_path / "run"))[0] == []
+    assert run_in_several(2, one_cannot_write, tmp_path / "by-two", str(tmp_path / "run"))[0] == []
 
 
 def one_dies(context, folder):
@@ -288,7 +288,7 @@ def test_where_one_process_dies_while_it_writes_the_checkpoint_before_is_gone_on
     shutil.copytree(root / "two" / "row_wise", tmp_path / "run")
     (tmp_path / "by-two").mkdir()
     with pytest.raises(Exception, match="terminated with"):
-        run_in(2, one_dies, tmp_path / "by-two", str(tmp_path / "run"))
+        run_in_several(2, one_dies, tmp_path / "by-two", str(tmp_path / "run"))
 
     assert newest_checkpoint(tmp_path / "run", CONTRACT, pytest.fail).step == 1
     assert [path.name for path in (tmp_path / "run").glob("step-*")] == ["step-00000001"]
