@@ -232,6 +232,12 @@ def writing(path: Path) -> Iterator[None]:
         raise CannotWriteError(f"Cannot write {path}: {reason}. Free some space, and repeat.") from error
 
 
+def flush_file(path: Path) -> None:
+    """Wait until what was written to a file is on the disk."""
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
 def _unused_name(final: Path, ending: str) -> Path:
     # Beside the final name, as a rename works within one file system; not by `tempfile`, whose files nobody else reads.
     return final.with_name(f".{final.name}.{secrets.token_hex(6)}.{ending}")
@@ -279,8 +285,7 @@ def _flush_tree(root: Path) -> None:
     for folder, _, names in os.walk(root):
         # A link has no bytes of its own to flush, and what it points at may not exist.
         for name in (name for name in names if not Path(folder, name).is_symlink()):
-            with open(Path(folder, name), "rb") as stream:
-                os.fsync(stream.fileno())
+            flush_file(Path(folder, name))
         _flush_folder(Path(folder))
 
 

@@ -14,7 +14,9 @@ from recsys.config import RunConfig
 from recsys.datasets.decode import example_rows
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.table_layout import load_table_layout
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.divided_state import divided_state
+from recsys.sharding.processes import gathered
+from recsys.sharding.whole_state import whole_in_first
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.version import TowerVersion, version_of
 from recsys.training.modes import TOWER
@@ -40,10 +42,13 @@ def export_run(
     contract = encoded.contract
     vocabularies = {table: encoded.vocabulary(table) for table in contract.table_rows}
     # Whatever its tables learned in, a served model is float32, to which float16 goes without a change.
-    weights = {name: each.float() if each.is_floating_point() else each for name, each in whole_state(wrapped).items()}
+    held = whole_in_first(divided_state(wrapped))
+    weights = {name: each.float() if each.is_floating_point() else each for name, each in held.items()}
     prefix = f"{TOWER}."
     tower = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
-    version = version_of(artifact).after(tower)
+    version: TowerVersion = gathered(version_of(artifact).after(tower) if weights else None)[0]
+    if not weights:
+        return folder / MODEL, version  # the first process, which has them, writes
     description = describe_ranker(
         config.network,
         config.composition,

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import nn
 
-from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
+from recsys.artifacts.checkpoint import newest_checkpoint
+from recsys.artifacts.checkpoint_writer import CheckpointWriter
 from recsys.build import build_table_l2
 from recsys.config import config_document
 from recsys.datasets.encoded import EncodedDataset
@@ -84,16 +85,15 @@ class Session:
             DataError: there is none, and the run is no arm.
         """
         folder = self._identity.folder / CHECKPOINTS
-        saved = load_latest_complete(folder, self._encoded.contract, logger.warning)
+        saved = newest_checkpoint(folder, self._encoded.contract, logger.warning)
         if saved is None:
             if self._identity.kind == ARM:
                 return ""
             raise DataError(f"{folder} holds no checkpoint to resume from. Start the run afresh without --resume.")
         stages = self._assembly.stages
         stages.go_to(saved.facts["stages"])  # first, since it says which optimizer state there is
-        held = snapshot.Snapshot(saved.tensors, saved.facts["snapshot"])
         optimizers = self._assembly.optimizers
-        state = snapshot.load_state_dict(held, self._wrapped, optimizers, self._watched, self._best, self._average)
+        state = snapshot.load_state_dict(saved, self._wrapped, optimizers, self._watched, self._best, self._average)
         stages.confirm()  # a checkpoint that holds another tower is found out before the first step
         self._state = LoopState.from_document(state)
         self._spent = Cost(**saved.facts["cost"])
@@ -112,6 +112,13 @@ class Session:
 
     def train(self, tracked: TrackedRun, request: StopRequest, progress: Progress) -> Cost:
         """Take the steps; return what they cost, those before the checkpoint that this run goes on from included."""
+        folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
+        with CheckpointWriter(folder, self._encoded.contract, keep, self._context) as writer:
+            return self._take_steps(writer, tracked, request, progress)
+
+    def _take_steps(
+        self, writer: CheckpointWriter, tracked: TrackedRun, request: StopRequest, progress: Progress
+    ) -> Cost:
         segments = self._encoded.contract.schema.segments
         settings = loop_settings(self._config.training, self._stream.num_batches, segments)
         stages = self._assembly.stages
@@ -128,8 +135,8 @@ class Session:
             state=self._state,
             best=self._best,
             validate=self._validate,
-            checkpoint=self._save_checkpoint,
-            should_stop=request,
+            checkpoint=lambda state: self._save_checkpoint(writer, state),
+            should_stop=lambda: writer.went_well() and request(),
             stages=stages,
             average=self._average,
         ):
@@ -140,6 +147,7 @@ class Session:
             curves.add(report.step, metrics)
         if self._state.ended != "asked":
             progress(label, settings.max_steps, settings.max_steps)
+        writer.wait()  # its time is the run's as well
         return self._meter.read()
 
     def finish(self, tracked: TrackedRun, cost: Cost, progress: Progress) -> RunResult:
@@ -212,11 +220,8 @@ class Session:
         attach_gates(tracked, curves)
         attach_calibration(tracked, self._identity.name, evaluation)
 
-    def _save_checkpoint(self, state: LoopState) -> None:
-        optimizers, loop = self._assembly.optimizers, state.to_document()
-        held = snapshot.state_dict(self._wrapped, optimizers, self._watched, self._best, loop, self._average)
-        facts: dict[str, Any] = {"snapshot": held.facts, "stages": self._assembly.stages.to_document()}
-        facts |= {"spool": self._spool, "cost": self._meter.read().to_document()}
-        folder, keep = self._identity.folder / CHECKPOINTS, self._config.training.keep_checkpoints
-        if self._context.is_first:
-            save_checkpoint(folder, state.step, held.tensors, facts, self._encoded.contract, keep)
+    def _save_checkpoint(self, writer: CheckpointWriter, state: LoopState) -> None:
+        parts = self._wrapped, self._assembly.optimizers, self._watched, self._best
+        facts: dict[str, Any] = {"stages": self._assembly.stages.to_document(), "spool": self._spool}
+        facts |= {"cost": self._meter.read().to_document()}
+        writer.save(state.step, lambda: snapshot.state_dict(*parts, state.to_document(), self._average), facts)

@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
+from recsys.sharding.divided_state import DividedTensor, dense_tensors, divided_tables, undivided
 from recsys.sharding.inventory import Inventory, TableShard, inventory_of
-from recsys.sharding.whole_state import own_part, require_fitting, whole_tables
+from recsys.sharding.whole_state import require_fitting
 
 # Of the memory that is free at the first copy, when the steps before it have taken what steps need.
 _SHARE_OF_FREE_MEMORY = 0.5
 
 
 class StateCopy:
-    """One copy of a module's dense parameters, persistent buffers and tables; there is none until `take` or `load`."""
+    """One copy of a module's dense parameters, persistent buffers and tables; there is none until `take` or `room`."""
 
     def __init__(self, module: nn.Module | Inventory) -> None:
         self._inventory = inventory_of(module)
@@ -28,58 +28,50 @@ class StateCopy:
 
     def take(self) -> None:
         """Copy the state as it is now over the copy before."""
-        self._fill(self._inventory.shards(), self._dense())
+        tensors = self._own()
+        self._make_room(tensors)
+        for name, tensor in tensors.items():
+            self._copies[name].copy_(tensor.detach(), non_blocking=True)
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Copy a whole state instead, as `whole` returned it, tables as (rows, D); of {} the copy is none.
+    def parts(self) -> dict[str, DividedTensor]:
+        """Return the copy as `divided_state` returns a state, {} where there is none; the next copy changes it."""
+        if not self._copies:
+            return {}
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # the host did not wait for what was copied to it
+        dense = {name: self._copies[name] for name in dense_tensors(self._inventory)}
+        held = [replace(shard, weight=self._copies[shard.name]) for shard in self._inventory.shards()]
+        return undivided(dense) | divided_tables(self._inventory, held)
+
+    def room(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, DividedTensor]:
+        """Return `parts` of a copy that the caller fills, with what was saved of another; of {} the copy is none.
+
+        Args:
+            shapes: of the saved copy's whole tensors, by name.
 
         Raises:
             DataError: it belongs to another model.
         """
-        if not state:
+        if not shapes:
             self._copies = {}
-            return
-        require_fitting(self._inventory, state)
-        shards = self._inventory.shards()
-        parts = [replace(shard, weight=own_part(state[shard.table], shard)) for shard in shards]
-        # On the module's devices, so that the copy lies where `take` would have put it.
-        self._make_room(_named(shards) | self._dense())
-        self._fill(parts, {name: state[name] for name in self._dense()})
+            return {}
+        require_fitting(self._inventory, shapes)
+        self._make_room(self._own())
+        return self.parts()
 
     def put_back(self) -> None:
         """Write the copy into the module, or leave all as it is where there is none."""
         if not self._copies:
             return
         with self._inventory.writing() as shards, torch.no_grad():
-            for name, tensor in (_named(shards) | self._dense()).items():
+            for name, tensor in (_named(shards) | dense_tensors(self._inventory)).items():
                 tensor.copy_(self._copies[name], non_blocking=True)
 
-    def whole(self) -> dict[str, Tensor]:
-        """Return the copy on the CPU as `whole_state` returns a state, tables as (rows, D); {} where there is none.
-
-        Every process calls it. What lies on the CPU as a whole is returned as it lies, and the next copy changes it.
-        """
-        if not self._copies:
-            return {}
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()  # the host did not wait for what was copied to it
-        dense = {name: self._copies[name].cpu() for name in self._dense()}
-        held = [replace(shard, weight=self._copies[shard.name]) for shard in self._inventory.shards()]
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            return dense | whole_tables(self._inventory, held)
-        return dense | {shard.table: shard.weight.cpu() for shard in held}  # one process holds whole tables
-
-    def _dense(self) -> dict[str, Tensor]:
-        return {**self._inventory.dense_parameters(), **self._inventory.dense_buffers(only_persistent=True)}
-
-    def _fill(self, shards: Sequence[TableShard], dense: Mapping[str, Tensor]) -> None:
-        tensors = {**_named(shards), **dense}
-        self._make_room(tensors)
-        for name, tensor in tensors.items():
-            self._copies[name].copy_(tensor.detach(), non_blocking=True)
+    def _own(self) -> dict[str, Tensor]:
+        return _named(self._inventory.shards()) | dense_tensors(self._inventory)
 
     def _make_room(self, tensors: Mapping[str, Tensor]) -> None:
-        """Allocate what there is no place for yet."""
+        """Allocate what there is no place for yet, on the devices where the tensors lie."""
         missing = {name: tensor for name, tensor in tensors.items() if name not in self._copies}
         room: dict[torch.device, float] = {}  # bytes
         for name, tensor in missing.items():

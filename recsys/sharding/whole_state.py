@@ -2,20 +2,61 @@
 
 The names are those of the plain, unwrapped module (`inventory.py`), so what is read here from a sharded ranker loads
 into a plain one, and the other way round. Every function takes a module, wrapped or not, or an inventory that was taken
-of it already.
+of it already. Whole tables need a host that holds them: checkpoints do without (`divided_state.py`), and what is served
+is put together in the first process alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.errors import DataError
-from recsys.sharding.inventory import Inventory, TableEntry, TableShard, inventory_of
+from recsys.sharding.divided_state import (
+    DividedState,
+    DividedTensor,
+    Piece,
+    dense_tensors,
+    divided_state,
+    divided_tables,
+)
+from recsys.sharding.inventory import Inventory, TableShard, inventory_of
+from recsys.sharding.processes import gathered
 
 # Integers to sum a number of so many bytes as; of two bytes neither gloo nor NCCL has any.
 _BIT_VIEWS = {1: torch.int8, 2: torch.int8, 4: torch.int32, 8: torch.int64}
+
+
+def whole(state: DividedState) -> dict[str, Tensor]:
+    """Return a copy of every tensor, of its own shape, on the CPU.
+
+    With several processes every one must call it, and every one receives the whole tensors.
+    """
+    return {name: _joined(each) for name, each in state.items()}
+
+
+def whole_in_first(state: DividedState) -> dict[str, Tensor]:
+    """Return a copy of every tensor, of its own shape, on the CPU in the first process, and {} in the others.
+
+    Every process calls it. The others send one piece at a time, so that they need no room for a whole table.
+    """
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    held = gathered({name: [(p.offsets, tuple(p.tensor.shape)) for p in each.pieces] for name, each in state.items()})
+    found: dict[str, Tensor] = {}
+    for name, each in state.items():
+        if rank == 0:
+            found[name] = _filled(each)
+        for sender in range(1, len(held) if each.is_sharded else 1):
+            if rank == sender:
+                for piece in each.pieces:
+                    dist.send(piece.tensor.detach().cpu().contiguous(), dst=0)
+            elif rank == 0:
+                for offsets, shape in held[sender][name]:
+                    received = torch.empty(shape, dtype=each.dtype)
+                    dist.recv(received, src=sender)
+                    _put(Piece(offsets, received), found[name])
+    return found
 
 
 def table_weights(module: nn.Module | Inventory) -> dict[str, Tensor]:
@@ -24,17 +65,7 @@ def table_weights(module: nn.Module | Inventory) -> dict[str, Tensor]:
     With several processes every one must call it, and every one receives the whole tables.
     """
     inventory = inventory_of(module)
-    return whole_tables(inventory, inventory.shards())
-
-
-def whole_tables(inventory: Inventory, shards: Sequence[TableShard]) -> dict[str, Tensor]:
-    """Put every table together, (rows, columns) each, on the CPU, out of the shards that the processes pass."""
-    whole = {name: torch.zeros(entry.shape, dtype=entry.dtype) for name, entry in inventory.tables.items()}
-    for shard in shards:
-        own_part(whole[shard.table], shard).copy_(shard.weight)
-    for name, entry in inventory.tables.items():
-        _join(whole[name], entry)
-    return whole
+    return whole(divided_tables(inventory, inventory.shards()))
 
 
 def load_table_weights(module: nn.Module | Inventory, weights: Mapping[str, Tensor]) -> None:
@@ -43,46 +74,12 @@ def load_table_weights(module: nn.Module | Inventory, weights: Mapping[str, Tens
     Raises:
         DataError: a table is missing from `weights` or has another shape.
     """
-    inventory = inventory_of(module)
+    inventory, shapes = inventory_of(module), _shapes(weights)
     for name, table in inventory.tables.items():
-        _require_shape(weights, name, table.shape)
+        _require_shape(shapes, name, table.shape)
     with inventory.writing() as shards:
         for shard in shards:
-            shard.weight.copy_(own_part(weights[shard.table], shard))
-
-
-def table_optimizer_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
-    """Return a whole copy of the fused optimizers' accumulators, on the CPU: `<table>.sum`.
-
-    (rows,) under row-wise Adagrad, the table's shape under Adagrad, absent under SGD. As with `table_weights`, every
-    process calls it and receives all.
-    """
-    inventory = inventory_of(module)
-    with_state = {f"{name}.sum": entry for name, entry in inventory.tables.items() if _state_shape(entry) is not None}
-    whole = {name: torch.zeros(_state_shape(entry) or (), dtype=torch.float32) for name, entry in with_state.items()}
-    for shard in inventory.shards():
-        if shard.state is not None:
-            own_part(whole[f"{shard.table}.sum"], shard).copy_(shard.state)
-    for name, entry in with_state.items():
-        _join(whole[name], entry)
-    return whole
-
-
-def load_table_optimizer_state(module: nn.Module | Inventory, state: Mapping[str, Tensor]) -> None:
-    """Write what `table_optimizer_state` returned, shaped as it says, back into the kernels.
-
-    Raises:
-        DataError: a table's accumulator is missing or has another shape, as after a change of the optimizer.
-    """
-    inventory = inventory_of(module)
-    for name, table in inventory.tables.items():
-        shape = _state_shape(table)
-        if shape is not None:
-            _require_shape(state, f"{name}.sum", shape)
-    with inventory.writing() as shards:
-        for shard in shards:
-            if shard.state is not None:
-                shard.state.copy_(own_part(state[f"{shard.table}.sum"], shard))
+            shard.weight.copy_(_own_part(weights[shard.table], shard))
 
 
 def whole_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
@@ -91,75 +88,79 @@ def whole_state(module: nn.Module | Inventory) -> dict[str, Tensor]:
 
     Every process calls it and receives all.
     """
-    inventory = inventory_of(module)
-    dense = _dense(inventory)
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in dense.items()} | table_weights(inventory)
+    return whole(divided_state(module))
 
 
-def load_whole_state(module: nn.Module | Inventory, state: Mapping[str, Tensor]) -> None:
-    """Write what `whole_state`, or a plain module's `state_dict()`, returned into `module`, whole tables as (rows, D).
+def require_fitting(inventory: Inventory, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Let pass a saved state of the very entries, shaped as they are, that the inventory's module has.
 
-    Raises:
-        DataError: an entry is missing, has another shape, or belongs to nothing here.
-    """
-    inventory = inventory_of(module)
-    require_fitting(inventory, state)
-    load_table_weights(inventory, state)
-    with torch.no_grad():
-        for name, tensor in _dense(inventory).items():
-            tensor.copy_(state[name])
-
-
-def require_fitting(inventory: Inventory, state: Mapping[str, Tensor]) -> None:
-    """Let pass a whole state of the very entries, shaped as they are, that the inventory's module has.
+    Args:
+        shapes: of the saved state's whole tensors.
 
     Raises:
         DataError: an entry is missing, has another shape, or belongs to nothing here.
     """
-    dense = _dense(inventory)
-    unknown = sorted(set(state) - set(dense) - set(inventory.tables))
+    dense = {name: tuple(tensor.shape) for name, tensor in dense_tensors(inventory).items()}
+    own = dense | {name: table.shape for name, table in inventory.tables.items()}
+    unknown = sorted(set(shapes) - set(own))
     if unknown:
         raise DataError(
             f"The saved state holds `{unknown[0]}` ({len(unknown)} such), which this model has not. It belongs to a "
             "model of another configuration: build the model that the state was saved from."
         )
-    shapes = {name: tuple(tensor.shape) for name, tensor in dense.items()}
-    shapes |= {name: table.shape for name, table in inventory.tables.items()}
-    for name, shape in shapes.items():
-        _require_shape(state, name, shape)
+    for name, shape in own.items():
+        _require_shape(shapes, name, shape)
 
 
-def own_part(whole: Tensor, shard: TableShard) -> Tensor:
-    """Return the shard's view of a whole table, (rows, columns), or of its accumulator, which may be (rows,)."""
-    return whole[shard.rows] if whole.dim() == 1 else whole[shard.rows, shard.columns]
+def require_shapes(own: DividedState, saved: Mapping[str, tuple[int, ...]]) -> None:
+    """Let pass a saved state that has all of our tensors, shaped as they are, and may have more.
+
+    Raises:
+        DataError: one is missing or has another shape.
+    """
+    for name, each in own.items():
+        _require_shape(saved, name, each.shape)
 
 
-def _dense(inventory: Inventory) -> dict[str, Tensor]:
-    return {**inventory.dense_parameters(), **inventory.dense_buffers(only_persistent=True)}
-
-
-def _state_shape(table: TableEntry) -> tuple[int, ...] | None:
-    if table.optimizer is None or table.optimizer == "exact_sgd":
-        return None
-    return table.shape[:1] if table.optimizer == "exact_row_wise_adagrad" else table.shape
-
-
-def _join(whole: Tensor, entry: TableEntry) -> None:
-    """Fill in, in place, what other processes hold of it."""
-    if entry.is_sharded and dist.is_initialized() and dist.get_world_size() > 1:
+def _joined(divided: DividedTensor) -> Tensor:
+    joined = _filled(divided)
+    if divided.is_sharded and dist.is_initialized() and dist.get_world_size() > 1:
         # Summed as integers: where one process has the bits and all others have zeros, the sum is those very bits,
         # a negative zero's too.
-        dist.all_reduce(whole.view(_BIT_VIEWS[whole.element_size()]))
+        dist.all_reduce(joined.view(_BIT_VIEWS[joined.element_size()]))
+    return joined
 
 
-def _require_shape(state: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> None:
-    if name not in state:
+def _filled(divided: DividedTensor) -> Tensor:
+    """The whole, with zeros where this process holds nothing."""
+    filled = torch.zeros(divided.shape, dtype=divided.dtype)
+    for piece in divided.pieces:
+        _put(piece, filled)
+    return filled
+
+
+def _put(piece: Piece, into: Tensor) -> None:
+    bounds = zip(piece.offsets, piece.tensor.shape, strict=True)
+    into[tuple(slice(start, start + length) for start, length in bounds)] = piece.tensor.detach()
+
+
+def _own_part(whole_tensor: Tensor, shard: TableShard) -> Tensor:
+    """The shard's view of a whole table, (rows, columns), or of its accumulator, which may be (rows,)."""
+    return whole_tensor[shard.rows] if whole_tensor.dim() == 1 else whole_tensor[shard.rows, shard.columns]
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def _require_shape(saved: Mapping[str, tuple[int, ...]], name: str, shape: tuple[int, ...]) -> None:
+    if name not in saved:
         raise DataError(
             f"The saved state has no `{name}`, which this model needs. It belongs to a model of another configuration: "
             "build the model that the state was saved from."
         )
-    if tuple(state[name].shape) != shape:
+    if saved[name] != shape:
         raise DataError(
-            f"`{name}` has shape {tuple(state[name].shape)} in the saved state and {shape} in this model: the "
+            f"`{name}` has shape {saved[name]} in the saved state and {shape} in this model: the "
             "vocabulary or a width differs. Build the model that the state was saved from."
         )

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import DataError, UsageError
+from recsys.sharding.divided_state import DividedTensor, divided_accumulators, undivided
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import reads_without_waiting
-from recsys.sharding.whole_state import load_table_optimizer_state, table_optimizer_state
+from recsys.sharding.whole_state import require_shapes
 from recsys.sharding.wrap import TableOptimizer
 from recsys.training.optimizer_contract import ParameterContract, optimizer_contract
 
@@ -184,45 +185,48 @@ class RankerOptimizers:
             self._inventory, {} if self._adamw is None else {"adamw": self._adamw}, self._table_optimizers
         )
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return a copy of all optimizer state on the CPU, whole tables' included, by parameter name.
+    def parts(self) -> dict[str, DividedTensor]:
+        """Return all optimizer state that this process holds, by parameter name; the next step changes it.
 
-        Moments have the shape of their parameter, accumulators that of `table_optimizer_state`, step counts ().
-
-        Every process calls it and receives all.
+        Moments have the shape of their parameter, accumulators that of `divided_accumulators`, step counts ().
         """
-        return {name: value.to("cpu", copy=True) for name, value in self.dense_state().items()} | table_optimizer_state(
-            self._inventory
-        )
+        return undivided(self.dense_state()) | divided_accumulators(self._inventory)
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Write what `state_dict` returned back, in the same shapes. What had no state has none afterwards.
+    def room(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, DividedTensor]:
+        """Return `parts` for the caller to fill, within `Inventory.writing`, with what was saved of others.
+
+        What had no state then has none now.
+
+        Args:
+            shapes: of the saved state's whole tensors, by name.
 
         Raises:
             DataError: the state belongs to other parameters or another optimizer.
         """
-        load_table_optimizer_state(self._inventory, state)
+        accumulators = divided_accumulators(self._inventory)
+        require_shapes(accumulators, shapes)
         known = {f"{self._names[id(parameter)]}.{key}" for parameter in self.dense_parameters for key in _ADAMW_STATE}
-        unknown = sorted(set(state) - known - set(table_optimizer_state(self._inventory)))
+        unknown = sorted(set(shapes) - known - set(accumulators))
         if unknown:
             raise DataError(
                 f"The saved optimizer state holds `{unknown[0]}`, which no optimizer here keeps: it was saved in "
                 "another training mode or of another model. Resume with the configuration of the saved run."
             )
-        if self._adamw is None:
-            return
-        self._adamw.state.clear()
-        for parameter in self.dense_parameters:
-            name = self._names[id(parameter)]
-            if f"{name}.step" in state:
-                self._adamw.state[parameter] = {
-                    key: state[f"{name}.{key}"].to(parameter.device, copy=True) for key in _ADAMW_STATE
-                }
+        if self._adamw is not None:
+            self._adamw.state.clear()
+            for parameter in self.dense_parameters:
+                if f"{self._names[id(parameter)]}.step" in shapes:
+                    step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                    moments = {key: torch.zeros_like(parameter.detach()) for key in _ADAMW_STATE[1:]}
+                    self._adamw.state[parameter] = {_ADAMW_STATE[0]: step, **moments}
+        dense = undivided(self.dense_state())
+        require_shapes(dense, shapes)
+        return dense | accumulators
 
     def local_state(self) -> dict[str, Tensor]:
         """Return the state that this process holds, as it lies in memory, by parameter name: what a digest reads.
 
-        Shaped as `state_dict` says, a sharded table's as its shard.
+        Shaped as `parts` says, a sharded table's as its shard.
         """
         pieces = {
             f"{shard.table}.sum ({shard.rows.start}, {shard.columns.start})": shard.state

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys.errors import DataError
+from recsys.sharding.divided_state import DividedTensor, divided_tables, undivided
 from recsys.sharding.inventory import TableShard, inventory_of
-from recsys.sharding.whole_state import own_part, whole_tables
 from recsys.training.optimizer import RankerOptimizers
 
 
@@ -57,28 +57,24 @@ class WeightAverage:
         self._averages: dict[str, Tensor] = {}  # by a dense parameter's name or a shard's
         self._followed: dict[int, _Followed] = {}  # by the step at which the weights began to learn
 
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """A copy of the averages on the CPU, shaped as in the plain model, tables whole; {} before the first step.
+    def parts(self) -> dict[str, DividedTensor]:
+        """Return the averages that this process holds, shaped as in the plain model; {} before the first step.
 
-        Every process calls it and receives all.
+        The next step changes them.
         """
         dense = self._inventory.dense_parameters().keys() & self._since.keys()
-        tables = {
-            name: replace(entry, dtype=torch.float32)
-            for name, entry in self._inventory.tables.items()
-            if name in self._since
-        }
+        tables = {name: entry for name, entry in self._inventory.tables.items() if name in self._since}
         shards = [replace(shard, weight=self._averages[shard.name]) for shard in self._shards()]
-        return {name: self._averages[name].to("cpu", copy=True) for name in sorted(dense)} | whole_tables(
-            replace(self._inventory, tables=tables), shards
+        return undivided({name: self._averages[name] for name in sorted(dense)}) | divided_tables(
+            replace(self._inventory, tables=tables), shards, torch.float32
         )
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights that a step, counted from 0, has left. One that was skipped left those before it."""
         if self._since != self._optimizers.learning_since:
-            self._follow()
+            self._since = dict(self._optimizers.learning_since)
+            self._pair()
         for since, each in self._followed.items():
             rate = (1 - self._decay) / (1 - self._decay ** (step + 1 - since))
             single = [weight.float() for weight in each.weights]  # the same tensor, but of a table in half precision
@@ -96,34 +92,33 @@ class WeightAverage:
         finally:
             _copy(own, weights)
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` returned, in the same shapes, with the optimizers already in the stage that it is of.
+    def room(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, DividedTensor]:
+        """Return `parts` of an average that the caller fills with a saved one, to go on from it.
+
+        The optimizers must be in the stage that it is of already.
+
+        Args:
+            shapes: of the saved average's whole tensors, by name.
 
         Raises:
             DataError: it belongs to other parameters.
         """
         learning, dense = self._optimizers.learning_since, self._inventory.dense_parameters()
-        shapes = {name: tuple(parameter.shape) for name, parameter in dense.items()}
-        shapes |= {name: entry.shape for name, entry in self._inventory.tables.items()}
-        for name, average in state.items():
-            if name not in learning or shapes[name] != tuple(average.shape):
-                found = f"`{name}` of shape {tuple(average.shape)}"
+        own = {name: tuple(parameter.shape) for name, parameter in dense.items()}
+        own |= {name: entry.shape for name, entry in self._inventory.tables.items()}
+        for name, shape in shapes.items():
+            if name not in learning or own[name] != shape:
                 raise DataError(
-                    f"The saved average has {found}, which does not learn here, or in another shape. Resume with the "
-                    "configuration of the saved run."
+                    f"The saved average has `{name}` of shape {shape}, which does not learn here, or in another shape. "
+                    "Resume with the configuration of the saved run."
                 )
-        self._since = {name: learning[name] for name in state}
-        shards = self._shards()
-        self._averages = {name: _single(state[name], dense[name].device) for name in dense if name in state}
-        self._averages |= {
-            shard.name: _single(own_part(state[shard.table], shard), shard.weight.device) for shard in shards
-        }
-        if state:
-            self._follow()
+        self._since = {name: learning[name] for name in shapes}
+        self._averages = {}
+        self._pair()
+        return self.parts()
 
-    def _follow(self) -> None:
-        """Pair all that learns now with its average, which begins with the weight where it is new."""
-        self._since = dict(self._optimizers.learning_since)
+    def _pair(self) -> None:
+        """Pair all that is averaged with its average, which begins with the weight where it is new."""
         dense = self._inventory.dense_parameters()
         learning = [(name, name, dense[name].detach()) for name in dense if name in self._since]
         learning += [(shard.table, shard.name, shard.weight.detach()) for shard in self._shards()]

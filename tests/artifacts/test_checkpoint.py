@@ -6,23 +6,26 @@ from dataclasses import replace
 import pytest
 import torch
 
-from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
+from recsys.artifacts.checkpoint import _other_format, newest_checkpoint, save_checkpoint
 from recsys.errors import CannotWriteError, DataError
+from recsys.sharding.divided_state import undivided
 from tests.small_model import small_contract
 
 CONTRACT = small_contract()
-FILES = ["tensors.safetensors", "facts.json", "manifest.json"]
+pytestmark = pytest.mark.usefixtures("context")
+FILES = ["rank-0.safetensors", "rank-0.json", "manifest.json"]
 
 
 def save(folder, *steps, keep_last=10):
     for step in steps:
-        tensors = {"model/weight": torch.full((40, 5), float(step)), "random/0/cuda": torch.empty(0, dtype=torch.uint8)}
-        save_checkpoint(folder, step, tensors, {"loop": {"step": step, "loss": 0.1 + 0.2}}, CONTRACT, keep_last)
+        tensors = undivided({"model/weight": torch.full((40, 5), float(step))})
+        facts, process = {"loop": {"step": step, "loss": 0.1 + 0.2}}, {"stream": step}
+        save_checkpoint(folder, step, tensors, facts, process, CONTRACT, keep_last)
 
 
 def load(folder, contract=CONTRACT):
     notices = []
-    return load_latest_complete(folder, contract, notices.append), notices
+    return newest_checkpoint(folder, contract, notices.append), notices
 
 
 def test_what_was_saved_last_comes_back(tmp_path):
@@ -31,7 +34,11 @@ def test_what_was_saved_last_comes_back(tmp_path):
     checkpoint, notices = load(tmp_path)
 
     assert checkpoint.step == 200
-    assert torch.equal(checkpoint.tensors["model/weight"], torch.full((40, 5), 200.0))
+    assert checkpoint.shapes == {"model/weight": (40, 5)}
+    weight = torch.zeros(40, 5)
+    checkpoint.read(undivided({"model/weight": weight}))
+    assert torch.equal(weight, torch.full((40, 5), 200.0))
+    assert checkpoint.process == {"stream": 200}
     assert checkpoint.facts == {"loop": {"step": 200, "loss": 0.1 + 0.2}}
     assert notices == []
 
@@ -77,15 +84,36 @@ def test_a_truncated_file_is_found_and_the_checkpoint_before_is_used(tmp_path, n
 def test_a_missing_file_is_named(tmp_path):
     save(tmp_path, 100, 200, 300)
     (tmp_path / "step-00000300" / "manifest.json").unlink()
-    (tmp_path / "step-00000200" / "facts.json").unlink()
+    (tmp_path / "step-00000200" / "rank-0.json").unlink()
 
     checkpoint, notices = load(tmp_path)
 
     assert checkpoint.step == 100
     assert notices == [
         "checkpoint step 300 incomplete (no manifest), using 200",
-        "checkpoint step 200 incomplete (no facts.json), using 100",
+        "checkpoint step 200 incomplete (no rank-0.json), using 100",
     ]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+def test_of_a_damaged_checkpoint_no_file_is_opened_by_a_parser(tmp_path, monkeypatch, name, damage):
+    save(tmp_path, 100, 200)
+    file = tmp_path / "step-00000200" / name
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes(content[:-1] if damage == "truncated" else content[:-1] + bytes([content[-1] ^ 1]))
+    parsed = []
+
+    def watched(path, tensors):
+        parsed.append(path.parent.name)
+        return _other_format(path, tensors)
+
+    monkeypatch.setattr("recsys.artifacts.checkpoint._other_format", watched)
+
+    assert load(tmp_path)[0].step == 100
+    assert parsed == ["step-00000100"] * 2
 
 
 def test_a_run_whose_checkpoints_are_all_broken_does_not_start_over_in_silence(tmp_path):
@@ -131,11 +159,13 @@ def test_a_format_of_another_version_is_refused(tmp_path):
 
     save(tmp_path, 100)
     manifest = tmp_path / "step-00000100" / "manifest.json"
-    document = json.loads(manifest.read_text()) | {"format": 3}
+    document = json.loads(manifest.read_text()) | {"format": 2}
     del document["fingerprint"]
     manifest.write_text(json.dumps(document | {"fingerprint": fingerprint_of(document)}))
 
-    with pytest.raises(DataError, match="has format 3, and this version reads 2"):
+    with pytest.raises(
+        DataError, match=r"has format 2, and this version reads 3.* Resume it with the version that wrote it"
+    ):
         load(tmp_path)
 
 
@@ -145,7 +175,7 @@ def test_a_write_that_fails_half_way_leaves_the_checkpoint_before_and_nothing_el
         raise OSError(28, "No space left on device")
 
     save(tmp_path, 100)
-    monkeypatch.setattr("recsys.artifacts.checkpoint.save_file", half_written)
+    monkeypatch.setattr("recsys.artifacts.checkpoint_storage.save_file", half_written)
 
     with pytest.raises(CannotWriteError, match=r"Cannot write .*step-00000200: No space left on device"):
         save(tmp_path, 200)

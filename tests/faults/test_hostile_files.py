@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
+from recsys.artifacts.checkpoint import newest_checkpoint, save_checkpoint
 from recsys.artifacts.export import load_scorer
 from recsys.artifacts.pretrained_tower import load_tower, save_tower
 from recsys.artifacts.scorer import read_scorer, write_ranker
@@ -25,11 +25,13 @@ from recsys.errors import DataError
 from recsys.evaluation.stored_predictions import load_predictions
 from recsys.features.vocabulary import Vocabulary
 from recsys.files import fingerprint_of, sha256_of_file
+from recsys.sharding.divided_state import undivided
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import EmbeddingTower
 from tests.small_model import small_contract, two_tower_spec
 
 CONTRACT = small_contract()
+pytestmark = pytest.mark.usefixtures("context")
 IDS: dict[str, list[Any]] = {
     "user_id": ["ann", "bob", "eve", "joe"],
     "item_id": [11, 12, 13, 14, 15],
@@ -82,12 +84,13 @@ def code(request: pytest.FixtureRequest, marker: Path) -> bytes:
     return content
 
 
-@pytest.mark.parametrize("name", ["tensors.safetensors", "facts.json"])
+@pytest.mark.parametrize("name", ["rank-0.safetensors", "rank-0.json"])
 def test_a_checkpoint_that_holds_code_under_a_right_digest_is_passed_over(
     name: str, code: bytes, marker: Path, tmp_path: Path
 ):
     for step in (100, 200):
-        save_checkpoint(tmp_path / "run", step, {"weight": torch.ones(2)}, {"loop": {}}, CONTRACT, keep_last=5)
+        weight = undivided({"weight": torch.ones(2)})
+        save_checkpoint(tmp_path / "run", step, weight, {"loop": {}}, {}, CONTRACT, keep_last=5)
     folder, notices = tmp_path / "run" / "step-00000200", []
     (folder / name).write_bytes(code)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -98,10 +101,11 @@ def test_a_checkpoint_that_holds_code_under_a_right_digest_is_passed_over(
     for other in (".metadata", "__0_0.distcp", "model.pt", "model.pt2"):
         (folder / other).write_bytes(code)
 
-    found = load_latest_complete(tmp_path / "run", CONTRACT, notices.append)
+    found = newest_checkpoint(tmp_path / "run", CONTRACT, notices.append)
 
     assert found is not None
     assert found.step == 100
+    found.read(undivided({"weight": torch.zeros(2)}))
     (notice,) = notices
     assert notice.startswith("checkpoint step 200 incomplete (files of another format: ")
     assert not marker.exists()

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from safetensors import SafetensorError
 
 from pipelines.cli import main
-from recsys.artifacts import checkpoint, pretrained_tower
+from recsys.artifacts import checkpoint_storage, pretrained_tower
 from recsys.datasets import database
 from recsys.evaluation import stored_predictions
 from recsys.features.vocabulary import Vocabulary
@@ -162,7 +162,7 @@ def test_preparing_on_a_full_disk_ends_with_73_and_leaves_nothing(
 TRAINING = {
     "a picture": (Figure, "savefig", "learning_curves"),
     "the predictions": (stored_predictions, "save_file", "/predictions"),
-    "a checkpoint": (checkpoint, "save_file", "/step-"),
+    "a checkpoint": (checkpoint_storage, "save_file", "/step-"),
     "a copy of the code": (shutil, "copytree", "/model"),
 }
 

@@ -25,6 +25,8 @@ PROMISES: dict[str, list[str]] = {
         "artifacts/test_checkpoint.py::test_a_flipped_bit_is_found_and_the_checkpoint_before_is_used",
         "artifacts/test_checkpoint.py::test_a_truncated_file_is_found_and_the_checkpoint_before_is_used",
         "artifacts/test_checkpoint.py::test_a_missing_file_is_named",
+        "artifacts/test_checkpoint.py::test_of_a_damaged_checkpoint_no_file_is_opened_by_a_parser",
+        "artifacts/test_elastic_checkpoints.py::test_a_file_of_any_process_that_is_torn_is_named",
     ],
     "malicious checkpoint, tower or model": [
         "faults/test_hostile_files.py::test_a_checkpoint_that_holds_code_under_a_right_digest_is_passed_over",

@@ -10,7 +10,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.whole_state import whole, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.gpu.conftest import EITHER
@@ -46,7 +46,7 @@ def test_a_bad_batch_moves_no_bit_of_them(context: ProcessContext):
     run.stream = Batches([batch.to(context.device) for batch in run.stream.batches])
 
     def objective(ranker, batch):
-        states.append({**whole_state(run.ranker), **run.optimizers.state_dict()})
+        states.append({**whole_state(run.ranker), **whole(run.optimizers.parts())})
         return log_loss_objective(ranker, batch) * (math.nan if len(states) == 3 else 1.0)
 
     run.train(4, objective)

@@ -8,7 +8,7 @@ import torch
 from recsys.errors import TrainingError
 from recsys.features.column_names import SEGMENT_KEY
 from recsys.sharding.processes import ProcessContext
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.whole_state import whole, whole_state
 from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.small_model import ROWS, ROWS_WITHOUT_LIGHT, batch_of
 from tests.training.small_run import Batches, gated_ranker, small_run
@@ -37,7 +37,7 @@ def test_a_bad_batch_moves_nothing(context):
     run, states = run_on(context), []
 
     def objective(ranker, batch):
-        states.append({**whole_state(run.ranker), **run.optimizers.state_dict()})
+        states.append({**whole_state(run.ranker), **whole(run.optimizers.parts())})
         loss = log_loss_objective(ranker, batch)
         return loss * math.nan if len(states) == 3 else loss
 
@@ -63,11 +63,11 @@ def test_an_absent_segment_keeps_every_bit(context):
     run = run_on(context)
     run.train(3)
     run.stream = Batches([batch_of(ROWS_WITHOUT_LIGHT).to(context.device)])
-    before = {**whole_state(run.ranker), **run.optimizers.state_dict()}
+    before = {**whole_state(run.ranker), **whole(run.optimizers.parts())}
 
     run.train(6)
 
-    after = {**whole_state(run.ranker), **run.optimizers.state_dict()}
+    after = {**whole_state(run.ranker), **whole(run.optimizers.parts())}
     moved = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert not [name for name in moved if name.startswith("composition.segments.1.")]
     assert [name for name in moved if name.startswith("composition.segments.0.")]

@@ -16,12 +16,12 @@ from recsys.sharding import state_copy
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.sharding_plan import TableMemory
 from recsys.sharding.state_digests import digests_of, whole_digests
-from recsys.sharding.whole_state import load_whole_state, table_optimizer_state, whole_state
+from recsys.sharding.whole_state import whole, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
-from recsys.training.loop import LoopState
-from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.tables import Part
+from tests.sharding.whole_loads import load_whole_state, table_optimizer_state
 from tests.small_model import JOINED_WIDTH, small_ranker
+from tests.training.saved_runs import resume_run, save_run
 from tests.training.small_run import Batches, SmallRun, small_run
 
 pytestmark = pytest.mark.gpu
@@ -38,7 +38,7 @@ def run_in(memory: TableMemory | None, context, mode: str = "end_to_end") -> Sma
 
 
 def everything(run: SmallRun) -> dict[str, Tensor]:
-    return {**whole_state(run.ranker), **run.optimizers.state_dict()}
+    return {**whole_state(run.ranker), **whole(run.optimizers.parts())}
 
 
 def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -94,15 +94,14 @@ def test_a_loss_goes_down_as_in_the_gpus_own_memory(context, memory):
 
 
 @pytest.mark.parametrize("memory", MEMORIES, ids=lambda memory: memory.kernel)
-def test_a_resumed_run_goes_on_as_the_unbroken_one(context, memory):
+def test_a_resumed_run_goes_on_as_the_unbroken_one(context, memory, tmp_path):
     unbroken, first, second = (run_in(memory, context) for _ in range(3))
     unbroken.train(12)
     first.train(5)
-    held = state_dict(first.ranker, first.optimizers, first.stream, first.best, first.state.to_document())
+    save_run(first, tmp_path)
     second.train(3)  # its cache holds rows that the load must replace
 
-    loop = load_state_dict(held, second.ranker, second.optimizers, second.stream, second.best)
-    second.state = LoopState.from_document(loop)
+    resume_run(second, tmp_path)
     assert all(torch.equal(tensor, everything(first)[name]) for name, tensor in everything(second).items())
     second.train(12)
 
@@ -124,7 +123,7 @@ def test_best_weights_come_back_into_what_the_next_step_reads(context, memory, s
     run.best.restore()
 
     assert all(torch.equal(tensor, kept[name]) for name, tensor in whole_state(run.ranker).items())
-    assert all(torch.equal(tensor, kept[name]) for name, tensor in run.best.state.items())
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in whole(run.best.parts()).items())
     with torch.no_grad():
         torch.testing.assert_close(run.ranker(batch), logits, atol=1e-6, rtol=1e-5)
 

@@ -23,7 +23,7 @@ from recsys.composition.parallel import ConcatJoin
 from recsys.features.column_names import SEGMENT_KEY
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import ProcessContext
-from recsys.sharding.whole_state import table_optimizer_state, table_weights
+from recsys.sharding.whole_state import table_weights, whole
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
 from recsys.training.objectives.label_log_loss import log_loss_objective
 from tests.method.absent_designs import (
@@ -41,6 +41,7 @@ from tests.method.absent_designs import (
     row_table,
 )
 from tests.sharding.two_processes import run_in_two
+from tests.sharding.whole_loads import table_optimizer_state
 from tests.small_model import JOINED_WIDTH, ROWS, SEGMENTS, Row, batch_of, small_ranker
 from tests.training.small_run import Batches, gated_ranker, small_run
 
@@ -180,13 +181,13 @@ def test_the_projects_loop_leaves_an_absent_segment_out_of_every_step(precision,
     run = small_run(context, weight_decay=0.5)
     run.train(3)
     run.stream = Batches([batch_of(WITHOUT_LIGHT)] * 3)
-    weights, state = dict(inventory_of(run.ranker).dense_parameters()), run.optimizers.state_dict()
+    weights, state = dict(inventory_of(run.ranker).dense_parameters()), whole(run.optimizers.parts())
     before = {**{name: p.detach().clone() for name, p in weights.items()}, **state}
 
     every_step = {"norms_every": 1, "segment_view_every": 1, "segments": SEGMENTS}
     run.train(9, validate_every=2, max_gradient_norm=0.1, precision=precision, **every_step)
 
-    after = {**{name: p.detach().clone() for name, p in weights.items()}, **run.optimizers.state_dict()}
+    after = {**{name: p.detach().clone() for name, p in weights.items()}, **whole(run.optimizers.parts())}
     changed = moved(before, after)
     assert not [name for name in changed if name.startswith("composition.segments.1.")]
     assert [name for name in changed if name.startswith("composition.segments.0.")]

@@ -13,6 +13,7 @@ from recsys.composition.conditional import SegmentRoutedComposition
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.composition.sequential import SequentialComposition
 from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import whole
 from recsys.towers.tower_spec import TowerSpec
 from recsys.training.cache import TowerCache
 from recsys.training.objectives.label_log_loss import log_loss_objective
@@ -101,7 +102,7 @@ def state_held_for_the_tower(run: SmallRun) -> dict[str, int]:
     shards = inventory_of(run.ranker.module.embedding_tower).shards()
     kernels = inventory_of(run.ranker.module.embedding_tower).fused
     return {
-        "dense": sum(state.numel() for name, state in run.optimizers.state_dict().items() if name.startswith(TOWER)),
+        "dense": sum(state.numel() for name, state in whole(run.optimizers.parts()).items() if name.startswith(TOWER)),
         "tables": sum(shard.state.numel() for shard in shards if shard.state is not None),
         "in the kernels": sum(each.numel() for kernel in kernels for each in kernel_state(kernel.module)),
     }

@@ -8,16 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
 from recsys.composition.conditional import SegmentGatedComposition
 from recsys.composition.ranker import Head
 from recsys.sharding.whole_state import whole_state
-from recsys.training.loop import LoopState
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES
 from recsys.training.optimizer import RateSchedule
-from recsys.training.snapshot import Snapshot, load_state_dict, state_dict
 from recsys.training.stages import TrainingStage
-from tests.small_model import SEGMENTS, small_contract, small_ranker
+from tests.small_model import SEGMENTS, small_ranker
+from tests.training.saved_runs import KilledError, die_at_checkpoint, differing, everything, resume_run
 from tests.training.small_run import SmallRun, staged_run
 
 STEPS, VALIDATE_EVERY = 14, 2
@@ -28,10 +26,6 @@ LOG_LOSSES = {2: 0.6, 4: 0.61, 6: 0.5, 8: 0.52, 10: 0.51, 12: 0.4, 14: 0.3}
 BY_STEPS = [TrainingStage(FROZEN_TOWER, steps=4), TrainingStage(TOWER_TABLES, steps=4), TrainingStage(END_TO_END)]
 BY_STALL = [TrainingStage(FROZEN_TOWER, patience=1), TrainingStage(TOWER_DENSE, patience=1), TrainingStage(END_TO_END)]
 SWITCHES = (4, 8)
-
-
-class KilledError(Exception):
-    """The process died."""
 
 
 def ranker_with_dropout() -> nn.Module:
@@ -54,34 +48,16 @@ def train(run, checkpoint_every=1000) -> None:
 def broken_at(step, context, stages, folder) -> SmallRun:
     """A run that keeps a checkpoint after the given step, and dies."""
     run = new_run(context, stages)
-
-    def save_and_die(state: LoopState) -> None:
-        snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, state.to_document())
-        facts = {"snapshot": snapshot.facts, "stages": run.stages.to_document()}
-        save_checkpoint(folder, state.step, snapshot.tensors, facts, small_contract(), keep_last=1)
-        raise KilledError
-
-    run.on_checkpoint = save_and_die
+    die_at_checkpoint(run, folder)
     with pytest.raises(KilledError):
         train(run, checkpoint_every=step)
     return run
 
 
 def resumed_from(folder, context, stages) -> SmallRun:
-    run, saved = new_run(context, stages), load_latest_complete(folder, small_contract(), notice=pytest.fail)
-    run.stages.go_to(saved.facts["stages"])
-    held = Snapshot(saved.tensors, saved.facts["snapshot"])
-    run.state = LoopState.from_document(load_state_dict(held, run.ranker, run.optimizers, run.stream, run.best))
-    run.stages.confirm()
+    run = new_run(context, stages)
+    resume_run(run, folder)
     return run
-
-
-def everything(run) -> dict[str, torch.Tensor]:
-    return {
-        **whole_state(run.ranker),
-        **run.optimizers.state_dict(),
-        **{f"best/{n}": t for n, t in run.best.state.items()},
-    }
 
 
 def what_was_said(run) -> dict[int, tuple]:
@@ -115,9 +91,7 @@ def test_a_run_resumed_around_a_thaw_ends_with_the_bits_of_an_unbroken_one(
 
     assert resumed.state == unbroken.state
     assert resumed.stages.to_document() | {"proofs": {}} == unbroken.stages.to_document() | {"proofs": {}}
-    assert everything(resumed).keys() == everything(unbroken).keys()
-    for name, tensor in everything(unbroken).items():
-        assert torch.equal(tensor, everything(resumed)[name]), name
+    assert differing(everything(resumed), everything(unbroken)) == []
     assert what_was_said(broken) | what_was_said(resumed) == what_was_said(unbroken)
 
 

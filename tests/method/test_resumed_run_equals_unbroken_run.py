@@ -12,16 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-from recsys.artifacts.checkpoint import load_latest_complete, save_checkpoint
+from recsys.artifacts.checkpoint import save_checkpoint
 from recsys.composition.conditional import SegmentGatedComposition
 from recsys.composition.ranker import Head
 from recsys.errors import DataError
-from recsys.sharding.whole_state import whole_state
-from recsys.training.loop import LoopState
 from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.optimizer import RateSchedule
-from recsys.training.snapshot import Snapshot, load_state_dict, state_dict
+from recsys.training.snapshot import state_dict
 from tests.small_model import SEGMENTS, small_contract, small_ranker
+from tests.training.saved_runs import KilledError, die_at_checkpoint, differing, everything, resume_run, save_run
 from tests.training.small_run import small_run
 
 SCHEDULE = RateSchedule(warmup_steps=3, total_steps=20, final_share=0.1)
@@ -41,10 +40,6 @@ def new_run(context, mode):
     return run
 
 
-class KilledError(Exception):
-    """The process died."""
-
-
 def train(run, checkpoint_every=1000):
     """Train to the end; every loss also draws from Python's and NumPy's generators."""
 
@@ -54,31 +49,6 @@ def train(run, checkpoint_every=1000):
 
     run.log_losses = [loss for step, loss in LOG_LOSSES.items() if step > run.state.step]
     run.train(STEPS, objective, validate_every=4, report_every=3, patience=3, checkpoint_every=checkpoint_every)
-
-
-def saved_run(run, folder):
-    """Keep a checkpoint and die."""
-
-    def save_and_die(state):
-        snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, state.to_document())
-        save_checkpoint(folder, state.step, snapshot.tensors, snapshot.facts, small_contract(), keep_last=1)
-        raise KilledError
-
-    return save_and_die
-
-
-def resume(run, folder):
-    saved = load_latest_complete(folder, small_contract(), notice=pytest.fail)
-    held = Snapshot(saved.tensors, saved.facts)
-    run.state = LoopState.from_document(load_state_dict(held, run.ranker, run.optimizers, run.stream, run.best))
-
-
-def everything(run):
-    return {
-        **whole_state(run.ranker),
-        **run.optimizers.state_dict(),
-        **{f"best/{n}": t for n, t in run.best.state.items()},
-    }
 
 
 def seed_generators():
@@ -109,50 +79,49 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(context, tmp_path, 
 
     seed_generators()
     broken = new_run(context, mode)
-    broken.on_checkpoint = saved_run(broken, tmp_path)
+    die_at_checkpoint(broken, tmp_path)
     with pytest.raises(KilledError):
         train(broken, checkpoint_every=break_at)
     random.seed(99)
     np.random.seed(99)
     resumed = new_run(context, mode)
-    resume(resumed, tmp_path)
+    resume_run(resumed, tmp_path)
     assert resumed.state.step == break_at
     train(resumed)
 
     assert resumed.state == unbroken.state
-    assert everything(resumed).keys() == everything(unbroken).keys()
-    for name, tensor in everything(unbroken).items():
-        assert torch.equal(tensor, everything(resumed)[name]), name
+    assert differing(everything(resumed), everything(unbroken)) == []
     assert what_was_said(broken.reports) | what_was_said(resumed.reports) == what_was_said(unbroken.reports)
 
 
 def test_a_run_that_was_asked_to_stop_goes_on_and_ends_with_the_same_bits(context, tmp_path, unbroken_runs):
     seed_generators()
     stopped = new_run(context, "end_to_end")
-    stopped.asked_at, stopped.on_checkpoint = 6, saved_run(stopped, tmp_path)
+    stopped.asked_at = 6
+    die_at_checkpoint(stopped, tmp_path)
     with pytest.raises(KilledError):
         train(stopped)
     resumed = new_run(context, "end_to_end")
-    resume(resumed, tmp_path)
+    resume_run(resumed, tmp_path)
     assert resumed.state.ended == "asked"
     train(resumed)
 
     assert resumed.state.ended == "budget"
-    for name, tensor in everything(unbroken_runs["end_to_end"]).items():
-        assert torch.equal(tensor, everything(resumed)[name]), name
+    assert differing(everything(resumed), everything(unbroken_runs["end_to_end"])) == []
 
 
-def test_a_snapshot_of_another_model_is_refused_and_says_so(context):
+def test_a_run_of_another_model_is_refused_and_says_so(context, tmp_path):
     run, other = new_run(context, "end_to_end"), small_run(context)
-    snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    save_run(run, tmp_path)
 
     with pytest.raises(DataError, match=r"`head\.\S+` has shape .* in the saved state and .* in this model"):
-        load_state_dict(snapshot, other.ranker, other.optimizers, other.stream, other.best)
+        resume_run(other, tmp_path)
 
 
-def test_a_snapshot_of_another_version_is_refused(context):
+def test_a_run_saved_by_another_version_is_refused(context, tmp_path):
     run = new_run(context, "end_to_end")
-    snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    held = state_dict(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    save_checkpoint(tmp_path, 1, held.tensors, {"loop": held.loop}, {}, small_contract(), keep_last=1)
 
-    with pytest.raises(DataError, match="lacks 'processes': it was written by another version"):
-        load_state_dict(Snapshot(snapshot.tensors, {"loop": {}}), run.ranker, run.optimizers, run.stream, run.best)
+    with pytest.raises(DataError, match="lacks 'stream': it was written by another version"):
+        resume_run(run, tmp_path)

@@ -11,7 +11,7 @@ from recsys.errors import TrainingError
 from recsys.monitoring.gradient_flow import audit_flow
 from recsys.run.audit import make_probes
 from recsys.sharding.inventory import inventory_of
-from recsys.sharding.whole_state import table_optimizer_state, table_weights
+from recsys.sharding.whole_state import table_weights, whole
 from recsys.training.modes import END_TO_END, FROZEN_TOWER, TOWER_DENSE, TOWER_TABLES, apply_training_mode
 from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.objectives.listwise import QUERY
@@ -20,6 +20,7 @@ from tests.method.test_objectives_equal_a_plain_model import OBJECTIVES, ranker_
 from tests.method.test_objectives_equal_a_plain_model import batch as graded_batch
 from tests.monitoring.audited import audited, probes_of, set_number, stray_detach, wrapped
 from tests.sharding.two_processes import run_in_two
+from tests.sharding.whole_loads import table_optimizer_state
 from tests.small_model import SEGMENTS
 from tests.training.small_run import small_run
 
@@ -99,7 +100,7 @@ def test_the_audit_leaves_every_bit_as_it_was(context, fault):
         parameter.grad = torch.ones_like(parameter)
     if fault:
         nn.init.zeros_(ranker.get_submodule(fault).weight)
-    before, moments = state_of(ranker), copy.deepcopy(run.optimizers.state_dict())
+    before, moments = state_of(ranker), copy.deepcopy(whole(run.optimizers.parts()))
 
     report = audit_flow(run.ranker, log_loss_objective, [probes_of(ranker)[0], probes_of(ranker)[2]], frozen=())
 
@@ -109,8 +110,8 @@ def test_the_audit_leaves_every_bit_as_it_was(context, fault):
     assert bool(fault) == any("head.hidden.layers.0.weight" in finding.parameters for finding in report.findings)
     assert before.keys() == after.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
-    assert moments.keys() == run.optimizers.state_dict().keys()
-    assert all(torch.equal(value, moments[name]) for name, value in run.optimizers.state_dict().items())
+    assert moments.keys() == whole(run.optimizers.parts()).keys()
+    assert all(torch.equal(value, moments[name]) for name, value in whole(run.optimizers.parts()).items())
 
 
 def test_a_training_step_after_the_audit_is_the_step_without_it(context):

@@ -21,8 +21,8 @@ COLUMNS = {
 }
 
 
-def open_small_rows(root: Path, device: torch.device) -> BatchStream:
-    """Write the rows four times over, where they are not yet, and open them in shuffled batches of five."""
+def open_small_rows(root: Path, device: torch.device, rank: int = 0, world_size: int = 1) -> BatchStream:
+    """Write the rows four times over, where they are not yet, and open them in shuffled batches of five a process."""
     path = root / "split=train" / "day=2011-01-01" / "part-0.parquet"
     if not path.exists():
         rows = ROWS * 4
@@ -40,4 +40,6 @@ def open_small_rows(root: Path, device: torch.device) -> BatchStream:
         shuffle_buffer_rows=16,
         decode_threads=1,
         device=device,
+        rank=rank,
+        world_size=world_size,
     )

@@ -9,14 +9,10 @@ from torchrec.modules.embedding_configs import PoolingType
 from recsys.errors import UsageError
 from recsys.sharding.inventory import inventory_of, take_inventory
 from recsys.sharding.sharding_plan import TableMemory, sharding_plan
-from recsys.sharding.whole_state import (
-    load_whole_state,
-    table_optimizer_state,
-    table_weights,
-    whole_state,
-)
+from recsys.sharding.whole_state import table_weights, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of
+from tests.sharding.whole_loads import load_whole_state, table_optimizer_state
 from tests.sharding.write_back import with_caches
 
 OPTIMIZERS = dict.fromkeys(("embedding_tower", "interaction_network"), TableOptimizer("rowwise_adagrad", 0.1))

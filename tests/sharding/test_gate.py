@@ -7,9 +7,10 @@ import torch
 from torchrec.modules.embedding_configs import PoolingType
 
 from recsys.sharding.gate import TableGate
-from recsys.sharding.whole_state import table_optimizer_state, table_weights
+from recsys.sharding.whole_state import table_weights
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of
+from tests.sharding.whole_loads import table_optimizer_state
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 SGD = TableOptimizer("sgd", 0.5)

@@ -9,16 +9,11 @@ from torchrec.modules.embedding_configs import PoolingType
 from recsys.monitoring.gradient_norms import gradient_norms
 from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
-from recsys.sharding.whole_state import (
-    load_table_optimizer_state,
-    load_whole_state,
-    table_optimizer_state,
-    table_weights,
-    whole_state,
-)
+from recsys.sharding.whole_state import table_weights, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of, norms_by_hand
 from tests.sharding.two_processes import run_in_two
+from tests.sharding.whole_loads import load_table_optimizer_state, load_whole_state, table_optimizer_state
 from tests.training.small_run import small_run
 
 ROWWISE = TableOptimizer("rowwise_adagrad", 0.1)

@@ -13,13 +13,11 @@ from torchrec.modules.embedding_configs import PoolingType
 from recsys.features.batch import Batch
 from recsys.run.assemble import begin_ahead
 from recsys.sharding.input_ahead import InputAhead
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.whole_state import whole, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.streaming.device import DeviceCopy, SentBatch, one_ahead
 from recsys.training.cache import TowerCache
-from recsys.training.loop import LoopState
 from recsys.training.objectives.label_log_loss import log_loss_objective
-from recsys.training.snapshot import load_state_dict, state_dict
 from recsys.training.stages import TrainingStage
 from tests.method.lower_precision import small
 from tests.method.test_gradients_equal_a_plain_model import COMPOSITIONS
@@ -28,6 +26,7 @@ from tests.sharding.tables import BAGS, TwoParts, keyed_ids
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of
 from tests.towers.eventful_rows import EVENTFUL, eventful_batch, eventful_ranker
+from tests.training.saved_runs import KilledError, die_at_checkpoint, resume_run
 from tests.training.small_run import PARTS, Batches, SmallRun, small_run, staged_run
 
 
@@ -50,7 +49,7 @@ def ahead(run: SmallRun) -> SmallRun:
 
 
 def everything(run):
-    return {**whole_state(run.ranker), **run.optimizers.state_dict()}
+    return {**whole_state(run.ranker), **whole(run.optimizers.parts())}
 
 
 def assert_same(one, other):
@@ -137,32 +136,21 @@ def test_a_batch_for_evaluation_is_looked_up_as_a_whole_while_another_one_is_ahe
     assert_same(*runs)
 
 
-class StoppedError(Exception):
-    """The process died."""
-
-
 def test_a_run_that_goes_on_from_a_checkpoint_ends_with_the_bits_of_one_that_looked_nothing_up_ahead(context, tmp_path):
-    held = []
-
     def new_run(*, is_ahead: bool) -> SmallRun:
         run = small_run(context)
         run.stream = open_small_rows(tmp_path, torch.device("cpu"))
         run.stream.prepare = InputAhead(run.ranker) if is_ahead else None
         return run
 
-    def keep_and_stop(state):
-        held.append(state_dict(run.ranker, run.optimizers, run.stream, run.best, state.to_document()))
-        raise StoppedError
-
     unbroken = new_run(is_ahead=False)
     unbroken.train(12)
     run = new_run(is_ahead=True)
-    run.on_checkpoint = keep_and_stop
-    with pytest.raises(StoppedError):
+    die_at_checkpoint(run, tmp_path / "run")
+    with pytest.raises(KilledError):
         run.train(12, checkpoint_every=7)  # in the second epoch
     resumed = new_run(is_ahead=True)
-    document = load_state_dict(held[0], resumed.ranker, resumed.optimizers, resumed.stream, resumed.best)
-    resumed.state = LoopState.from_document(document)
+    resume_run(resumed, tmp_path / "run")
     resumed.train(12)
 
     assert_same(unbroken, resumed)

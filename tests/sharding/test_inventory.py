@@ -7,18 +7,13 @@ import torch
 from torchrec.modules.embedding_configs import PoolingType
 
 from recsys.errors import DataError
+from recsys.sharding.divided_state import divided_state
 from recsys.sharding.inventory import inventory_of
-from recsys.sharding.whole_state import (
-    load_table_optimizer_state,
-    load_table_weights,
-    load_whole_state,
-    table_optimizer_state,
-    table_weights,
-    whole_state,
-)
+from recsys.sharding.whole_state import load_table_weights, table_weights, whole_in_first, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of
 from tests.sharding.two_processes import run_in_two
+from tests.sharding.whole_loads import load_table_optimizer_state, load_whole_state, table_optimizer_state
 
 ROWWISE = TableOptimizer("rowwise_adagrad", 0.1)
 OPTIMIZERS = {"embedding_tower": ROWWISE, "interaction_network": ROWWISE}
@@ -156,6 +151,9 @@ def there_and_back(context, sharding):
     )
     kept = all(torch.equal(tensor, plain.state_dict()[name]) for name, tensor in whole_state(wrapped).items())
     loss_of(wrapped, keyed_ids(BAGS[context.rank])).backward()
+    in_first, learnt = whole_in_first(divided_state(wrapped)), whole_state(wrapped)
+    kept = kept and in_first.keys() == (learnt.keys() if context.is_first else set())
+    kept = kept and all(torch.equal(tensor, learnt[name]) for name, tensor in in_first.items())
     weights, state = table_weights(wrapped), table_optimizer_state(wrapped)
     fresh = wrap_ranker(TwoParts(PoolingType.MEAN, seed=3), dict.fromkeys(OPTIMIZERS, optimizer), context)
     load_table_weights(fresh, weights)

@@ -8,10 +8,11 @@ from torchrec.modules.embedding_configs import PoolingType
 
 from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
-from recsys.sharding.whole_state import load_table_optimizer_state, table_optimizer_state, table_weights
+from recsys.sharding.whole_state import table_weights
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
 from tests.sharding.tables import BAGS, FEATURES, TwoParts, keyed_ids, loss_of
 from tests.sharding.two_processes import run_in_two
+from tests.sharding.whole_loads import load_table_optimizer_state, table_optimizer_state
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 PARTS = ("embedding_tower", "interaction_network")

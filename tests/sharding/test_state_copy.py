@@ -6,10 +6,11 @@ from torchrec.modules.embedding_configs import PoolingType
 
 from recsys.errors import DataError
 from recsys.sharding.state_copy import StateCopy
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.whole_state import whole, whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of
 from tests.sharding.two_processes import run_in_two
+from tests.sharding.whole_loads import fill, shapes_of
 from tests.sharding.write_back import with_caches
 
 PARTS = ("embedding_tower", "interaction_network")
@@ -24,22 +25,26 @@ def is_same(one, other):
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
 
+def places_of(copy):
+    return {name: [piece.tensor.data_ptr() for piece in part.pieces] for name, part in copy.parts().items()}
+
+
 def test_a_copy_comes_back_and_the_next_one_takes_its_memory(context):
     wrapped = wrapped_parts(context)
     copy, started = StateCopy(wrapped), whole_state(wrapped)
     copy.take()
-    places = {name: tensor.data_ptr() for name, tensor in copy.whole().items()}
+    places = places_of(copy)
     loss_of(wrapped, keyed_ids(BAGS[0])).backward()
     learnt = whole_state(wrapped)
 
     copy.put_back()
     assert is_same(whole_state(wrapped), started)
-    copy.load(learnt)
+    fill(copy.room(shapes_of(learnt)), learnt)
     copy.put_back()
 
     assert is_same(whole_state(wrapped), learnt)
     assert not is_same(learnt, started)
-    assert {name: tensor.data_ptr() for name, tensor in copy.whole().items()} == places
+    assert places_of(copy) == places
 
 
 def test_a_copy_of_cached_rows_is_of_what_the_steps_left_and_goes_back_to_what_they_read(context):
@@ -61,7 +66,7 @@ def test_a_state_of_another_model_is_refused_by_name(context):
     wrapped = wrapped_parts(context)
 
     with pytest.raises(DataError, match=r"holds `head\.bias`"):
-        StateCopy(wrapped).load({**whole_state(wrapped), "head.bias": torch.zeros(1)})
+        StateCopy(wrapped).room({**shapes_of(whole_state(wrapped)), "head.bias": (1,)})
 
 
 def there_and_back_in_two(context):
@@ -71,9 +76,9 @@ def there_and_back_in_two(context):
         copy, started = StateCopy(wrapped), whole_state(wrapped)
         copy.take()
         passed_on = StateCopy(other)
-        passed_on.load(copy.whole())
+        fill(passed_on.room(shapes_of(started)), started)
         passed_on.put_back()
-        found.append(is_same(copy.whole(), started) and is_same(whole_state(other), started))
+        found.append(is_same(whole(copy.parts()), started) and is_same(whole_state(other), started))
     return found
 
 

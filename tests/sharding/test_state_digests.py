@@ -11,10 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchrec.modules.embedding_configs import PoolingType
 
 from recsys.sharding.state_digests import digests_of, tensor_sums, whole_digests
-from recsys.sharding.whole_state import table_optimizer_state, whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from tests.sharding.tables import BAGS, TwoParts, keyed_ids, loss_of
 from tests.sharding.two_processes import run_in_two
+from tests.sharding.whole_loads import table_optimizer_state
 
 MASK = 2**64 - 1
 

@@ -11,10 +11,11 @@ from recsys.errors import UsageError
 from recsys.sharding.cluster import Bandwidths, Cluster
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.plan_rules import Planning, PlanRules
-from recsys.sharding.whole_state import load_whole_state, whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.sharding.wrap import TableOptimizer, average_dense_gradients, wrap_ranker
 from tests.sharding.tables import BAGS, FEATURES, TwoParts, keyed_ids, loss_of
 from tests.sharding.two_processes import run_in_two
+from tests.sharding.whole_loads import load_whole_state
 
 SGD = TableOptimizer("sgd", 0.5)
 BOTH = {"embedding_tower": SGD, "interaction_network": SGD}

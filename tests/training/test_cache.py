@@ -11,12 +11,13 @@ from recsys.composition.conditional import SegmentRoutedComposition
 from recsys.composition.parallel import ConcatJoin, ParallelComposition
 from recsys.errors import TrainingError, UsageError
 from recsys.sharding.inventory import inventory_of
-from recsys.sharding.whole_state import load_whole_state, whole_state
+from recsys.sharding.whole_state import whole_state
 from recsys.towers.tower_spec import TowerKind, TowerSpec
 from recsys.training.cache import TowerCache
-from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
+from tests.sharding.whole_loads import load_whole_state
 from tests.small_model import JOINED_WIDTH, ROWS, Row, batch_of, small_ranker, small_schema
+from tests.training.saved_runs import resume_run, save_run
 from tests.training.small_run import Batches, SmallRun, small_run
 
 STEPS = 12
@@ -134,18 +135,16 @@ def test_a_full_cache_answers_for_what_it_has_and_computes_the_rest(context, mon
     assert 0 < cache.record()["answered_share"] < 1
 
 
-def test_a_resumed_run_with_a_cold_cache_equals_the_unbroken_one_bit_for_bit(context):
+def test_a_resumed_run_with_a_cold_cache_equals_the_unbroken_one_bit_for_bit(context, tmp_path):
     unbroken, first, second = (frozen_run(context) for _ in range(3))
     cached(unbroken)
     unbroken.train(STEPS)
     cached(first)
     first.train(5)
-    held = state_dict(first.ranker, first.optimizers, first.stream, first.best, first.state.to_document())
+    save_run(first, tmp_path)
 
     cached(second)
-    second.state = second.state.from_document(
-        load_state_dict(held, second.ranker, second.optimizers, second.stream, second.best)
-    )
+    resume_run(second, tmp_path)
     second.train(STEPS)
 
     expected, found = whole_state(unbroken.ranker), whole_state(second.ranker)

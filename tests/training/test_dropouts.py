@@ -9,12 +9,11 @@ from recsys.features.vocabulary import UNKNOWN_ROW
 from recsys.interactions.fields import InteractionFields
 from recsys.sharding.processes import draw_apart
 from recsys.sharding.whole_state import whole_state
-from recsys.training.loop import LoopState
 from recsys.training.modes import END_TO_END, FROZEN_TOWER
 from recsys.training.objectives.label_log_loss import log_loss_objective
-from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import FIELD_WIDTH, ROWS, batch_of, small_contract
+from tests.training.saved_runs import KilledError, die_at_checkpoint, resume_run
 from tests.training.small_run import SmallRun, gated_ranker, small_run
 
 
@@ -120,22 +119,16 @@ def test_both_off_draw_nothing_and_change_no_bit(context):
     assert (training.id_dropout, training.embedding_dropout, training.average_decay) == (0.0, 0.0, None)
 
 
-def test_a_resumed_run_drops_what_an_unbroken_one_drops(context):
+def test_a_resumed_run_drops_what_an_unbroken_one_drops(context, tmp_path):
     unbroken, broken = dropping_run(context), dropping_run(context)
     unbroken.train(5)
-    held = []
-
-    def save(state):
-        run = broken
-        held[:] = [state_dict(run.ranker, run.optimizers, run.stream, run.best, state.to_document())]
-
     torch.manual_seed(3)
-    broken.on_checkpoint, broken.asked_at = save, 2
-    broken.train(5)
+    die_at_checkpoint(broken, tmp_path)
+    with pytest.raises(KilledError):
+        broken.train(5, checkpoint_every=2)
     resumed = dropping_run(context)
     torch.manual_seed(99)
-    parts = resumed.ranker, resumed.optimizers, resumed.stream, resumed.best
-    resumed.state = LoopState.from_document(load_state_dict(held[0], *parts))
+    resume_run(resumed, tmp_path)
     resumed.train(5)
     assert_same_weights(unbroken, resumed)
 

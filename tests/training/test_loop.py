@@ -9,7 +9,7 @@ import torch
 from recsys.errors import DataError, TrainingError
 from recsys.monitoring.segment_gradients import SegmentGradients
 from recsys.sharding.gate import TableGate
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.whole_state import whole, whole_state
 from recsys.training import step
 from recsys.training.loop import LoopState
 from recsys.training.objectives.label_log_loss import log_loss_objective
@@ -35,7 +35,7 @@ def infinite_gradient(loss):
 
 
 def everything(run):
-    return {**whole_state(run.ranker), **run.optimizers.state_dict()}
+    return {**whole_state(run.ranker), **whole(run.optimizers.parts())}
 
 
 def test_training_lowers_the_loss(context):
@@ -193,7 +193,7 @@ def test_clipping_scales_the_whole_gradient_tables_included(context):
     report = run.train(1, max_gradient_norm=limit)[0]
 
     assert report.gradient_norms["whole"] == pytest.approx(reported, rel=1e-6)  # before clipping
-    state = run.optimizers.state_dict()
+    state = whole(run.optimizers.parts())
     for name, parameter in plain.named_parameters():
         if f"{name}.sum" in state:  # the first step's accumulator shows the gradient that the table was given
             by_hand, found = parameter.grad.square().mean(dim=1), state[f"{name}.sum"]

@@ -1,6 +1,7 @@
 """Two processes train, skip and stop together, and as one process on the joined batch."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,11 +9,10 @@ import torch
 from recsys.monitoring.frozen_proof import FrozenProof
 from recsys.sharding.cluster import Bandwidths, Cluster
 from recsys.sharding.plan_rules import Planning, PlanRules
-from recsys.sharding.whole_state import whole_state
 from recsys.training.objectives.label_log_loss import log_loss_objective
-from recsys.training.snapshot import load_state_dict, state_dict
 from tests.sharding.two_processes import run_in_two
 from tests.small_model import ROWS, batch_of
+from tests.training.saved_runs import everything, resume_run, save_run
 from tests.training.small_run import Batches, small_run
 
 # Equal halves. Segment 1 is in the second process's half alone in the first step, and in neither in the second.
@@ -49,10 +49,6 @@ def train_together(context, types):
     }
 
 
-def everything(run):
-    return {**whole_state(run.ranker), **run.optimizers.state_dict()}
-
-
 def test_two_processes_take_the_steps_of_one_on_the_joined_batch(tmp_path, context):
     alone = small_run(context)
     alone.stream = Batches([batch_of(first + second) for first, second in HALVES])
@@ -77,7 +73,7 @@ def require_the_same(first, reports, weights):
     assert first["is_unchanged_in_the_second_step"]
 
 
-def skip_and_stop(context):
+def skip_and_stop(context, folder):
     run = small_run(context, "frozen_tower")
     run.stream = Batches([batch_of(step[context.rank]) for step in HALVES])
     run.asked_at = 4 if context.rank == 0 else None  # one process alone is asked to stop
@@ -91,9 +87,9 @@ def skip_and_stop(context):
         return loss * math.nan if bad else loss
 
     run.train(100, objective)
-    snapshot = state_dict(run.ranker, run.optimizers, run.stream, run.best, run.state.to_document())
+    save_run(run, Path(folder))
     fresh = small_run(context, "frozen_tower")
-    load_state_dict(snapshot, fresh.ranker, fresh.optimizers, fresh.stream, fresh.best)
+    resume_run(fresh, Path(folder))
     after = everything(fresh)
     return {
         "step": run.state.step,
@@ -105,6 +101,6 @@ def skip_and_stop(context):
 
 
 def test_a_bad_batch_or_a_request_in_one_process_is_one_in_both(tmp_path):
-    results = run_in_two(skip_and_stop, tmp_path)
+    results = run_in_two(skip_and_stop, tmp_path, str(tmp_path / "run"))
 
     assert results == [{"step": 4, "skipped": True, "bad": 1, "resumed": True, "proof": True}] * 2

@@ -5,9 +5,11 @@ import torch
 
 from recsys.errors import DataError, TrainingError, UsageError
 from recsys.sharding.inventory import inventory_of
+from recsys.sharding.whole_state import whole
 from recsys.sharding.wrap import TableOptimizer, wrap_ranker
 from recsys.training.modes import apply_training_mode
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers, RateSchedule
+from tests.sharding.whole_loads import fill, shapes_of
 from tests.training.small_run import CONSTANT, PARTS, gated_ranker, small_run
 
 ROWWISE = TableOptimizer("rowwise_adagrad", 0.1)
@@ -97,11 +99,11 @@ def test_one_schedule_moves_the_rates_of_dense_parameters_and_tables(context):
 def test_state_comes_back_as_it_was(context):
     trained, fresh = small_run(context), small_run(context)
     trained.train(3)
-    saved = trained.optimizers.state_dict()
+    saved = whole(trained.optimizers.parts())
 
-    fresh.optimizers.load_state_dict(saved)
+    fill(fresh.optimizers.room(shapes_of(saved)), saved)
 
-    again = fresh.optimizers.state_dict()
+    again = whole(fresh.optimizers.parts())
     assert set(again) == set(saved)
     assert all(torch.equal(again[name], saved[name]) for name in saved)
     assert any(name.endswith("exp_avg_sq") for name in saved)
@@ -115,4 +117,4 @@ def test_state_of_another_mode_is_refused_by_name(context):
     trained.train(1)
 
     with pytest.raises(DataError, match=r"holds `embedding_tower\.\S+`, which no optimizer here keeps"):
-        small_run(context, "frozen_tower").optimizers.load_state_dict(trained.optimizers.state_dict())
+        small_run(context, "frozen_tower").optimizers.room(shapes_of(whole(trained.optimizers.parts())))

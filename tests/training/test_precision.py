@@ -13,7 +13,7 @@ from recsys.interactions.first_order import FirstOrder
 from recsys.monitoring.gradient_norms import gradient_norms
 from recsys.sharding.gate import TableGate
 from recsys.sharding.inventory import inventory_of
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.whole_state import whole, whole_state
 from recsys.sharding.wrap import average_dense_gradients
 from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.precision import START_SCALE, Precision, set_single_products, uses_tf32
@@ -83,7 +83,7 @@ def test_a_clipped_half_precision_step_moves_by_the_clipped_unscaled_gradient(co
 
     # AdamW's first moment is a tenth of the gradient that it was given; a row's accumulator is the mean square of its
     # gradient's numbers, 4 in every table.
-    state = run.optimizers.state_dict()
+    state = whole(run.optimizers.parts())
     dense = sum(100 * tensor.square().sum().item() for name, tensor in state.items() if name.endswith("exp_avg"))
     tables = sum(4 * tensor.sum().item() for name, tensor in state.items() if name.endswith("weight.sum"))
     assert math.sqrt(dense + tables) == pytest.approx(limit, rel=1e-4)  # torch's clipping divides by the norm + 1e-6
@@ -95,7 +95,7 @@ def test_a_scale_that_overflows_halves_until_it_fits_and_no_skipped_step_moves_a
     run.stream = Batches([batch_of(ROWS)])
 
     def objective(ranker, batch):
-        states.append({**whole_state(run.ranker), **run.optimizers.state_dict()})
+        states.append({**whole_state(run.ranker), **whole(run.optimizers.parts())})
         # A gradient of thousands at the logits: times 65536 it is past float16's largest number, 65504.
         return 3000 * log_loss_objective(ranker, batch)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recsys.errors import TrainingError
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.whole_state import whole, whole_state
 from recsys.training import loop
 from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.stages import TrainingStage
@@ -23,7 +23,7 @@ def trained(context, **settings) -> SmallRun:
 
 
 def everything(run):
-    return {**whole_state(run.ranker), **run.optimizers.state_dict()}
+    return {**whole_state(run.ranker), **whole(run.optimizers.parts())}
 
 
 @pytest.mark.parametrize(("seconds", "steps"), [(ALWAYS, [1, 2, 3, 4, 5, 6, 7]), (NEVER, [3, 4, 5, 6, 7])])
