@@ -23,6 +23,7 @@ SETTINGS_WITHOUT_EFFECT: Mapping[str, str] = {
     "runtime.towers": "where towers are kept",
     "runtime.threads": "the last digits alone; a study may move to another machine",
     "runtime.memory_limit": "rows are prepared the same in any memory",
+    "runtime.exchange_seconds": "how long processes wait for one another",
     "tracking": "where a run is recorded, and how its machine fared",
     "training.table_kernels": "in which memory rows lie, not what is in them",
     "training.table_cache_share": "how fast rows are reached",
@@ -41,7 +42,10 @@ SETTINGS_WITHOUT_EFFECT: Mapping[str, str] = {
 CODE_WITHOUT_EFFECT: Mapping[str, str] = {
     "recsys.config": "settings count by their values",
     "recsys.run.result_keys": "when work is done, not what",
+    "recsys.run.together": "which process does the work",
     "recsys.scheduling.stage": "when work is done, not what",
+    "recsys.sharding.first_process": "which process does the work",
+    "recsys.sharding.meeting_point": "how processes find one another",
     "recsys.progress": "printed, not kept",
     "recsys.errors": "said where there is no result",
     "recsys.run.raw_archive": "the files that it leaves count by their bytes",

@@ -14,6 +14,7 @@ from recsys.config import RunConfig
 from recsys.datasets.decode import example_rows
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.table_layout import load_table_layout
+from recsys.sharding.first_process import is_first
 from recsys.sharding.whole_state import whole_state
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.version import TowerVersion, version_of
@@ -51,6 +52,8 @@ def export_run(
         adapter_rank=config.training_mode.adapter_rank,
         is_ordinal=config.training.objective == ORDINAL,
     )
+    if not is_first():
+        return folder / MODEL, version
     with prepared_schema_file(encoded) as table:
         layout = load_table_layout(table, contract.schema) if table else None
         export_ranker(
