@@ -4,7 +4,6 @@ An error is recorded for torchrun, which shows the first one of the job. What a 
 gone is not recorded, and it waits a moment before it ends: the one that went is what has to be shown.
 """
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from recsys.run.streams import started
 from recsys.sharding.processes import stop_processes
 
 from . import output
+from .console import be_silent
 
 # torchrun looks ten times a second which of its processes has ended.
 _SECONDS_FOR_THE_CAUSE = 3.0
@@ -37,7 +37,7 @@ def together(config: RunConfig, work: Callable[[bool], int], name: str) -> int:
     def joined() -> int:
         context = started(config)
         if not context.is_first:
-            _be_silent()
+            be_silent()
         try:
             code = work(context.is_first)
         except Exception as error:
@@ -55,9 +55,3 @@ def together(config: RunConfig, work: Callable[[bool], int], name: str) -> int:
         return code
 
     return record(joined)() or 0
-
-
-def _be_silent() -> None:
-    # By the file's number, so that what libraries print is left out as well.
-    sys.stdout.flush()
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

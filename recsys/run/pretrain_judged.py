@@ -1,4 +1,4 @@
-"""How well a tower learns and retrieves while, and after, it is pre-trained: on the validation rows of all processes."""
+"""How well a tower learns and retrieves, while it is pre-trained and after: on the validation rows of all processes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -71,7 +71,7 @@ def retrieval_quality(
     def measured() -> dict[str, float]:
         validation = scoring_stream(config, encoded, VALIDATION, alone)
         batches: Iterable[Batch] = validation
-        whole = tower
+        whole: Tower = tower
         # A sequence tower's weights are not those that it learnt with: its items' attributes are in them.
         if isinstance(tower, SequenceTower) or context.world_size > 1:
             whole = build_tower(tower.spec, encoded.contract)
@@ -80,6 +80,7 @@ def retrieval_quality(
         if isinstance(tower, SequenceTower):
             # It reads every row's list, of which those of negatives would be most.
             batches = (batch.take(batch.label.nonzero().squeeze(1)) for batch in validation)
+        assert not isinstance(whole, HistoryTower)
         with evaluation_mode(whole):
             recall = retrieval_recall(whole, batches, encoded.contract.schema.item, k=_RECALL_AT)
         return {} if recall is None else {f"recall_{_RECALL_AT}": recall}

@@ -23,9 +23,14 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Which of them this one is, from 0."""
+    return 0 if processes() == 1 else dist.get_rank()
+
+
 def is_first() -> bool:
     """Whether this process is the one that writes files and reports."""
-    return processes() == 1 or dist.get_rank() == 0
+    return rank() == 0
 
 
 def by_first(work: Callable[[], _Told]) -> _Told:
@@ -84,10 +89,10 @@ def wait_for_all() -> None:
         return
     store, key = _get_default_store(), _key()
     if is_first():
-        others = [f"{key}/{rank}" for rank in range(1, processes())]
+        others = [f"{key}/{other}" for other in range(1, processes())]
         wait_until(lambda: all(store.check([other]) for other in others))
     else:
-        store.set(f"{key}/{dist.get_rank()}", "1")
+        store.set(f"{key}/{rank()}", "1")
 
 
 def _key() -> str:
