@@ -87,7 +87,8 @@ def main() -> None:
             place.mkdir()
             each = run_in_several(size, all_curves, place, jobs, str(place), options.steps, options.batch)
             assert all(
-                {name: one["loss"] for name, one in other.items()} == {name: one["loss"] for name, one in each[0].items()}
+                {name: one["loss"] for name, one in other.items()}
+                == {name: one["loss"] for name, one in each[0].items()}
                 for other in each
             ), "processes of one run report other losses"
             results[size] = each[0]

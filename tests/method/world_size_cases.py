@@ -101,7 +101,9 @@ def _cases() -> dict[str, WorldSizeCase]:
 CASES: Mapping[str, WorldSizeCase] = _cases()
 
 
-def curves_of(context: ProcessContext, name: str, words: list[str], root: str, steps: int, batch: int) -> dict[str, Any]:
+def curves_of(
+    context: ProcessContext, name: str, words: list[str], root: str, steps: int, batch: int
+) -> dict[str, Any]:
     """Train one case and return its numbers; with several processes each returns the same.
 
     Args:

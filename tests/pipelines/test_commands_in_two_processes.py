@@ -1,8 +1,6 @@
 """What the commands do in two processes is what they do in one: towers, runs, scores and lists, each written once."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +132,9 @@ def test_a_model_is_measured_and_used_by_two_processes_as_by_one(shop, one, tmp_
     np.testing.assert_allclose(together["probability"], alone["probability"], rtol=1e-6)
     assert [path.name for path in (tmp_path / "together").iterdir() if "scores" in path.name] == ["scores.parquet"]
     assert first["lists"][1:] == mine["lists"][1:]
-    lists = [pa.concat_tables(map(pq.read_table, sorted(Path(each["lists"][0]).glob("part-*")))) for each in (first, mine)]
+    lists = [
+        pa.concat_tables(map(pq.read_table, sorted(Path(each["lists"][0]).glob("part-*")))) for each in (first, mine)
+    ]
     assert lists[0].drop(["score", "probability"]) == lists[1].drop(["score", "probability"])
     np.testing.assert_allclose(lists[0]["score"], lists[1]["score"], rtol=1e-5)
 
