@@ -86,11 +86,8 @@ def main() -> None:
             place, began = root / f"of-{size}", time.perf_counter()
             place.mkdir()
             each = run_in_several(size, all_curves, place, jobs, str(place), options.steps, options.batch)
-            assert all(
-                {name: one["loss"] for name, one in other.items()}
-                == {name: one["loss"] for name, one in each[0].items()}
-                for other in each
-            ), "processes of one run report other losses"
+            losses = [{name: one["loss"] for name, one in of_process.items()} for of_process in each]
+            assert losses == [losses[0]] * size, "processes of one run report different losses"
             results[size] = each[0]
             print(f"{size} processes: {time.perf_counter() - began:.0f} s", flush=True)
     table = {
@@ -98,10 +95,9 @@ def main() -> None:
     }
     for name, by_size in table.items():
         for size, numbers in by_size.items():
-            print(
-                f"{name:<44} {size}  loss {numbers['loss']:.1e}  norm {numbers['norm']:.1e}  valid {numbers['valid']:.1e}"
-                f"  counts {'equal' if numbers['counts'] else 'DIFFER'}  {numbers['milliseconds']:.1f} ms"
-            )
+            differences = "  ".join(f"{what} {numbers[what]:.1e}" for what in ("loss", "norm", "valid"))
+            counts = "equal" if numbers["counts"] else "DIFFER"
+            print(f"{name:<44} {size}  {differences}  counts {counts}  {numbers['milliseconds']:.1f} ms", flush=True)
     if options.json:
         print(json.dumps(table))
 

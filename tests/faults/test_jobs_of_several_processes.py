@@ -1,4 +1,4 @@
-"""A command on several processes that torchrun starts: whole, killed, preempted, and on two launchers as on two nodes."""
+"""A command on several processes that torchrun starts: whole, killed, preempted, and of two launchers, as on nodes."""
 
 import json
 import os

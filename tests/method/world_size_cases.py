@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from recsys.config import RunConfig
@@ -17,7 +16,7 @@ from recsys.progress import silent
 from recsys.run import prepare, pretrain
 from recsys.run.assemble import loop_settings, ready_ranker
 from recsys.run.fitted_baselines import evaluated, validation_of
-from recsys.run.streams import TEST, started
+from recsys.run.streams import TEST
 from recsys.sharding.processes import ProcessContext
 from recsys.training.loop import LoopState, train_steps
 from recsys.training.snapshot import BestWeights
@@ -183,10 +182,3 @@ def _weighted(batch: Batch, schema: Any) -> Batch:
     """The batch with weights from 0 to 3, the same for a row wherever it lies."""
     user, item = (batch.sparse[name].values() for name in (schema.user, schema.item))
     return replace(batch, weight=((user + 3 * item) % 4).float())
-
-
-def joined(config: RunConfig) -> ProcessContext:
-    """This process, with the configured threads."""
-    context = started(config)
-    torch.set_num_threads(1)
-    return context
