@@ -58,6 +58,7 @@ CODE_WITHOUT_EFFECT: Mapping[str, str] = {
     "recsys.run.record.attach_learning_curves": "recorded for people",
     "recsys.run.record.cost_metrics": "recorded for people",
     "recsys.run.record.open_store": "recorded for people",
+    "recsys.run.record.recorded_by_first": "recorded for people",
     "recsys.run.record.run_params": "recorded for people",
     "recsys.run.record.step_metrics": "recorded for people",
     "recsys.tracking.figures": "recorded for people",

@@ -35,6 +35,7 @@ OTHER_VALUES = {
     "runtime.towers": "{root}/other_towers",
     "runtime.threads": "1",
     "runtime.memory_limit": "2GB",
+    "runtime.exchange_seconds": "60",
     "tracking": "server",
     "training.table_kernels": "{{embedding_tower: uvm_caching}}",
     "training.table_cache_share": "0.5",
