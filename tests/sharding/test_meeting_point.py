@@ -1,7 +1,6 @@
 """Processes meet at the launcher's store whatever an earlier start left there, and say who did not come."""
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -13,14 +12,14 @@ from recsys.sharding.meeting_point import leave_for_later_starts, left_by_earlie
 
 
 @pytest.fixture
-def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[TCPStore]:
+def kept(monkeypatch: pytest.MonkeyPatch) -> TCPStore:
     """The launcher's store, which outlives the processes of a start."""
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     monkeypatch.setattr(meeting_point, "_job", None)
-    yield store
+    return store
 
 
 def start(size: int) -> list[Store]:
