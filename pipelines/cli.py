@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from recsys.errors import CannotWriteError, RecsysError, UsageError
 from recsys.files import home_expanded
@@ -23,6 +24,9 @@ from recsys.machine_faults import machine_fault
 
 from . import output
 from .commands import COMMANDS, Command
+
+if TYPE_CHECKING:
+    from recsys.config import RunConfig
 
 _OVERRIDES_HELP = "configuration overrides: a group's choice (data=online_retail) or a value (training.epochs=2)"
 _BY_NAME = {command.name: command for command in COMMANDS}
@@ -101,20 +105,15 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from recsys.config import config_document
-    from recsys.config.compose import compose_config
-    from recsys.config.overrides import on_top_of
-    from recsys.run.folder import load_config
 
-    _require_one_process()
-    _require_working_folder()
     command = _BY_NAME[arguments.command]
-    if folder := getattr(arguments, command.run_option, ""):
-        what = f"`recsys {command.name} --{command.run_option} {folder}`"
-        config = on_top_of(load_config(Path(folder)), arguments.overrides, command.may_differ, what)
-    else:
-        config = compose_config(arguments.overrides)
-        _require_effect(command, arguments.overrides)
+    _require_processes(command)
+    _require_working_folder()
+    config = _configured(command, arguments)
+    rank = int(os.environ.get("RANK", "0"))
     if arguments.dry_run:
+        if rank:
+            return 0
         print(json.dumps(config_document(config), indent=2))
         print(
             f"Dry run: the configuration above is sound; `recsys {arguments.command}` would use it. Nothing was done."
@@ -123,9 +122,31 @@ def _run(arguments: argparse.Namespace) -> int:
             importlib.import_module(command.module).plan(config, arguments)
         return 0
     module = importlib.import_module(command.module)
-    importlib.import_module(".console", __package__).show_notices()
-    result: int | None = module.main(config, arguments)
-    return result or 0
+
+    def work(is_first: bool) -> int:
+        if is_first:
+            importlib.import_module(".console", __package__).show_notices()
+        result: int | None = module.main(config, arguments)
+        return result or 0
+
+    if "RANK" not in os.environ:
+        return work(True)
+    together = importlib.import_module(".torchrun", __package__).together
+    code: int = together(config, work, f"recsys {command.name}")
+    return code
+
+
+def _configured(command: Command, arguments: argparse.Namespace) -> "RunConfig":
+    from recsys.config.compose import compose_config
+    from recsys.config.overrides import on_top_of
+    from recsys.run.folder import load_config
+
+    if folder := getattr(arguments, command.run_option, ""):
+        what = f"`recsys {command.name} --{command.run_option} {folder}`"
+        return on_top_of(load_config(Path(folder)), arguments.overrides, command.may_differ, what)
+    config = compose_config(arguments.overrides)
+    _require_effect(command, arguments.overrides)
+    return config
 
 
 def _require_effect(command: Command, overrides: Sequence[str]) -> None:
@@ -148,15 +169,21 @@ def _require_effect(command: Command, overrides: Sequence[str]) -> None:
         )
 
 
-def _require_one_process() -> None:
-    """Refuse torchrun: the library trains in several processes, the commands do not divide their other work yet.
-
-    Every process would prepare the same data and record a run of its own.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+def _require_processes(command: Command) -> None:
+    """Refuse several processes where a command has no work for them, and half of a launcher's variables."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    if size == "1":
+        return
+    if not command.is_spread:
+        spread = ", ".join(f"`recsys {each.name}`" for each in COMMANDS if each.is_spread)
         raise UsageError(
-            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}: the commands run in one process so far. Start this one without "
-            "torchrun; `recsys.sharding` and `recsys.training` are what a script of your own can run on several."
+            f"WORLD_SIZE is {size}, but `recsys {command.name}` {command.why_alone}. Start it without torchrun; "
+            f"{spread} run in several processes."
+        )
+    if "RANK" not in os.environ:
+        raise UsageError(
+            f"WORLD_SIZE is {size}, but RANK is not set. Start several processes with `torchrun --nproc-per-node "
+            f"{size} -m recsys {command.name} ...`, or unset WORLD_SIZE to run one."
         )
 
 

@@ -31,13 +31,13 @@ STORE = ("tracking.uri", "runtime.runs")
 # Where things lie and how the machine is used; a stopped run's own folder and store are where they are.
 RESUMED = (
     *("runtime.encoded", "runtime.towers", "runtime.device", "runtime.threads", "runtime.memory_limit"),
-    *("sharding", "cluster"),
+    *("sharding", "cluster", "runtime.exchange_seconds"),
 )
 # Other rows may be measured too, as long as they have the contract that the ranker was trained under.
 MEASURED = ("data.raw", "data.schema_path", "evaluation", *RESUMED)
 
 # The events may have grown since the run was trained.
-RECOMMENDED = ("data.raw", "runtime.encoded", "runtime.threads", "runtime.memory_limit")
+RECOMMENDED = (*("data.raw", "runtime.encoded", "runtime.threads", "runtime.memory_limit", "runtime.exchange_seconds"),)
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Command:
         run_option: the option that names a run whose own configuration the command works with.
         may_differ: like `takes`, with that option given.
         plans: whether the module has `plan(config, arguments)`, which says what would be done.
+        is_spread: whether the processes that torchrun starts share its work.
+        why_alone: why not, for the message.
     """
 
     name: str
@@ -73,6 +75,8 @@ class Command:
     run_option: str = ""
     may_differ: tuple[str, ...] = ()
     plans: bool = False
+    is_spread: bool = False
+    why_alone: str = "does all its work in one process, and the others would only do it again"
 
     @property
     def module(self) -> str:
@@ -129,8 +133,15 @@ COMMANDS = (
         "recsys prepare data=online_retail data.raw=path/to/folder",
         WHOLE_RUN,
         (AS_JSON,),
+        why_alone="prepares rows in one process, on all cores of its machine",
     ),
-    Command("pretrain", "pre-train or import the embedding tower", "recsys pretrain data=online_retail", WHOLE_RUN),
+    Command(
+        "pretrain",
+        "pre-train or import the embedding tower",
+        "recsys pretrain data=online_retail",
+        WHOLE_RUN,
+        is_spread=True,
+    ),
     Command(
         "audit",
         "does every segment's loss reach every part that it should, and no other? Before a run, in a second",
@@ -178,6 +189,7 @@ COMMANDS = (
         ),
         run_option="resume",
         may_differ=RESUMED,
+        is_spread=True,
     ),
     Command(
         "evaluate",
@@ -187,6 +199,7 @@ COMMANDS = (
         (OF_RUN, Option("--split", "split to measure on", default="test")),
         run_option="run",
         may_differ=MEASURED,
+        is_spread=True,
     ),
     Command(
         "ablate",
@@ -194,6 +207,7 @@ COMMANDS = (
         "recsys ablate experiment=frozen_vs_finetuned data=online_retail data.raw=path/to/folder",
         (*WHOLE_RUN, "ablation"),
         plans=True,
+        why_alone="starts a process for each of its arms by itself, as many as `ablation.processes` says",
     ),
     Command(
         "compare",
@@ -217,7 +231,7 @@ COMMANDS = (
         "score",
         "probabilities for rows in a Parquet file",
         "recsys score --run runs/simulated/20260101-120000-e2e --input rows.parquet --output scores.parquet",
-        ("runtime.threads", "runtime.memory_limit", "runtime.encoded"),
+        ("runtime.threads", "runtime.memory_limit", "runtime.encoded", "runtime.exchange_seconds"),
         (
             OF_RUN,
             Option(
@@ -234,6 +248,7 @@ COMMANDS = (
             ),
             Option("--output", "Parquet file to write: the rows and their `probability`", required=True, is_path=True),
         ),
+        is_spread=True,
     ),
     Command(
         "recommend",
@@ -261,6 +276,7 @@ COMMANDS = (
         ),
         run_option="run",
         may_differ=RECOMMENDED,
+        is_spread=True,
     ),
     Command(
         "daily",

@@ -1,6 +1,7 @@
 """What the user sees while a command works: one bar per slow stage, notices, and tables."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from recsys.progress import Progress
 
 _FINISHED_IN_SIGHT = 8
 _WIDEST = 10_000
+_is_silent = False
 
 
 class _Console(Console):
@@ -101,8 +103,19 @@ def show_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
     _Console(highlight=False, width=full).print(table)
 
 
+def be_silent() -> None:
+    """Let nothing be printed from now on but what ends the command: another process of the run speaks."""
+    global _is_silent
+    _is_silent = True
+    sys.stdout.flush()
+    # By the file's number, so that what libraries print is left out as well.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def warn(message: str) -> None:
     """Print a notice to standard error."""
+    if _is_silent:
+        return
     Console(file=sys.stderr, highlight=False).print(message, style="yellow", markup=False, soft_wrap=True)
 
 

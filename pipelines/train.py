@@ -5,23 +5,45 @@ from dataclasses import replace
 from pathlib import Path
 
 from recsys.config import RunConfig
+from recsys.config.overrides import on_top_of
 from recsys.run import train
-from recsys.run.folder import load_result, new_run
+from recsys.run.folder import has_checkpoint, load_config, load_result, new_run
 from recsys.run.record import final_metrics
+from recsys.sharding.first_process import by_first
+from recsys.sharding.meeting_point import leave_for_later_starts, left_by_earlier_start
 
+from .commands import RESUMED
 from .console import console, progress_bars, show_table
 from .result_tables import show_optimizers, show_with_baselines
+
+_RUN = "run"
+
+
+def begun_by_earlier_start() -> str:
+    """The folder of the run that this job began before torchrun restarted it, once that can be gone on with."""
+
+    def folder_left() -> str:
+        left = left_by_earlier_start(_RUN)
+        return left if left and (load_result(Path(left)) or has_checkpoint(Path(left))) else ""
+
+    return by_first(folder_left)
 
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Train, and print the scores and where everything is."""
+    resume = arguments.resume
+    if not resume and (resume := begun_by_earlier_start()):
+        what = f"the run {resume}, which an earlier start of this job began"
+        config = on_top_of(load_config(Path(resume)), arguments.overrides, RESUMED, what)
+        console.print(f"Going on with {what}.", soft_wrap=True, markup=False)
     identity = new_run(config)
-    if arguments.resume:
-        identity = replace(identity, folder=Path(arguments.resume))
+    if resume:
+        identity = replace(identity, folder=Path(resume))
         if load_result(identity.folder):
             console.print("This run has finished already: nothing is trained, and its record is unchanged.")
     with progress_bars() as progress:
-        result = train.run(config, identity, progress, resume=bool(arguments.resume))
+        leave_for_later_starts(_RUN, str(identity.folder.absolute()))
+        result = train.run(config, identity, progress, resume=bool(resume))
     show_optimizers(result.optimizers)
     scored = [entry for metrics in final_metrics(result.scores).values() for entry in metrics.items()]
     rows = [(metric, f"{value:.4f}") for metric, value in scored if "support" not in metric]

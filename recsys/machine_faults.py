@@ -30,6 +30,17 @@ _NO_MEMORY_WORDS = (
     "array is too big",
 )
 _NO_DATABASE_WORDS = ("file is not a database", "database disk image is malformed")
+_LOST_PROCESS_WORDS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "Socket closed",
+    "Application timeout caused pair closure",
+    "NCCL error",
+    "ncclRemoteError",
+    "Watchdog caught collective operation timeout",
+)
 _PACKAGE = Path(__file__).resolve().parent
 
 
@@ -58,6 +69,14 @@ def machine_fault(error: BaseException) -> RecsysError | None:
         if isinstance(each, OSError) and (found := _of_a_file(each)):
             return found
     return None
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether another process of the run went, or did not answer in time, as gloo and NCCL say it."""
+    return any(
+        isinstance(each, RuntimeError) and any(words in str(each) for words in _LOST_PROCESS_WORDS)
+        for each in _chain(error)
+    )
 
 
 def unwritable_reason(error: BaseException) -> str | None:

@@ -137,6 +137,9 @@ class RuntimeConfig:
     """Folders and machine limits; `threads` null takes every core, or one for each arm of a study.
 
     `device` is what computes: `auto` a GPU where there is one, `cpu` none in any case, `cuda` a GPU or nothing.
+
+    `threads` and `memory_limit` are a machine's. Several processes of one run divide them where all of them work, and
+    wait for one another up to `exchange_seconds`.
     """
 
     runs: Path
@@ -145,6 +148,7 @@ class RuntimeConfig:
     device: Literal["auto", "cpu", "cuda"]
     threads: Processes | None
     memory_limit: MemoryLimit
+    exchange_seconds: PositiveInt
 
     @property
     def cores(self) -> int:

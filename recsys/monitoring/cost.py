@@ -1,12 +1,15 @@
 """What a piece of work costs: time, processor time, memory and, on NVIDIA GPUs, energy."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pynvml
 import torch
+
+from recsys.sharding.processes import gathered, local_rank
 
 _PROCESS = Path("/proc/self")
 _BYTES_PER_KIBIBYTE = 1024
@@ -17,10 +20,10 @@ class Cost:
     """What was spent.
 
     Attributes:
-        cpu_seconds: of all threads of this process; next to others on one machine it is the figure to trust, as they
-            slow the wall's clock and not this one.
-        peak_memory_bytes: most that was resident at one time, libraries included.
-        peak_gpu_memory_bytes: most that tensors took on the GPU; None without one.
+        cpu_seconds: of all threads of the run's processes; next to others on one machine it is the figure to trust, as
+            they slow the wall's clock and not this one.
+        peak_memory_bytes: most that was resident at one time, libraries included; of several processes the sum.
+        peak_gpu_memory_bytes: most that tensors took on a GPU; None without one.
         energy_joules: None where nothing can be read.
         energy_source: "NVML", or why it was not read.
     """
@@ -52,6 +55,30 @@ class Cost:
             energy_source=later.energy_source if self.energy_joules is not None else self.energy_source,
         )
 
+    @classmethod
+    def of_all(cls, costs: Sequence["Cost"], machines: Sequence["Cost"]) -> "Cost":
+        """What processes spent that worked at the same time: each its own processor time and memory.
+
+        Args:
+            costs: of every process.
+            machines: of one process of each machine, as a meter of energy reads all that its machine's GPUs drew.
+
+        >>> one, other = Cost(10.0, 20.0, 500, None, 30.0, "NVML"), Cost(11.0, 2.0, 700, None, 31.0, "NVML")
+        >>> both = Cost.of_all([one, other], machines=[other])
+        >>> both.wall_seconds, both.cpu_seconds, both.peak_memory_bytes, both.energy_joules
+        (11.0, 22.0, 1200, 31.0)
+        """
+        gpu = [cost.peak_gpu_memory_bytes for cost in costs if cost.peak_gpu_memory_bytes is not None]
+        joules = [cost.energy_joules for cost in machines if cost.energy_joules is not None]
+        return cls(
+            wall_seconds=max(cost.wall_seconds for cost in costs),
+            cpu_seconds=sum(cost.cpu_seconds for cost in costs),
+            peak_memory_bytes=sum(cost.peak_memory_bytes for cost in costs),
+            peak_gpu_memory_bytes=max(gpu, default=None),
+            energy_joules=sum(joules) if len(joules) == len(machines) else None,
+            energy_source=machines[0].energy_source,
+        )
+
     def to_document(self) -> dict[str, Any]:
         """Return plain JSON values that `Cost(**document)` reads back."""
         return asdict(self)
@@ -67,8 +94,8 @@ class CostMeter:
     Making one lets the peaks of memory begin anew, so of two at one time only the later one's peaks are its own.
 
     Args:
-        earlier: what earlier parts of the same work cost; it is added to every reading.
         device: the one that is computed on.
+        earlier: what earlier parts of the same work cost, in all processes; it is added to every reading.
     """
 
     def __init__(self, device: torch.device, earlier: Cost | None = None) -> None:
@@ -80,7 +107,7 @@ class CostMeter:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
 
     def read(self) -> Cost:
-        """Return what was spent so far, earlier parts included."""
+        """Return what was spent so far in all processes, earlier parts included. Every process calls it."""
         joules, source = self._energy.read()
         spent = Cost(
             wall_seconds=time.perf_counter() - self._wall,
@@ -92,7 +119,9 @@ class CostMeter:
             energy_joules=joules,
             energy_source=source,
         )
-        return spent if self._earlier is None else self._earlier + spent
+        everyone = gathered((spent, local_rank() == 0))
+        whole = Cost.of_all([cost for cost, _ in everyone], [cost for cost, is_one in everyone if is_one])
+        return whole if self._earlier is None else self._earlier + whole
 
 
 def peak_memory_bytes() -> int:

@@ -23,6 +23,7 @@ from recsys.features.batch import Batch
 from recsys.monitoring.device_memory import memory_bytes
 from recsys.run.streams import TRAIN
 from recsys.sharding.inventory import inventory_of
+from recsys.sharding.processes import gathered
 from recsys.streaming.loader import BatchStream
 from recsys.training.modes import apply_training_mode
 from recsys.training.precision import Precision
@@ -46,7 +47,7 @@ def largest_batch(config: RunConfig, encoded: EncodedDataset) -> int:
     """Return how many rows the largest batch has: `training.largest_batch`, or as many as memory holds.
 
     The latter is a power of two between `SMALLEST` and `LARGEST`, the same for one configuration, data and machine;
-    random state is unchanged.
+    random state is unchanged. Every process calls it.
 
     Raises:
         UsageError: see `memory_bytes`.
@@ -57,7 +58,8 @@ def largest_batch(config: RunConfig, encoded: EncodedDataset) -> int:
     with torch.random.fork_rng(devices=[]):
         ranker = _small_ranker(config, encoded)
         rows = (free - _model_bytes(ranker, config, encoded)) / _row_bytes(ranker, config, encoded)
-    return min(LARGEST, max(SMALLEST, 2 ** math.floor(math.log2(max(1.0, rows)))))
+    found = min(LARGEST, max(SMALLEST, 2 ** math.floor(math.log2(max(1.0, rows)))))
+    return min(gathered(found))  # machines may differ, and their processes take the same steps
 
 
 def _small_ranker(config: RunConfig, encoded: EncodedDataset) -> Ranker:

@@ -23,6 +23,7 @@ from recsys.run.serving import MODEL
 from recsys.run.session import RANKING_EXTRAS, TEST_EXTRAS
 from recsys.run.streams import RANKING_TEST, TEST, scoring_memory, scoring_stream, started
 from recsys.run.two_stages import tower_score
+from recsys.sharding.first_process import by_first
 from recsys.sharding.processes import ProcessContext
 from recsys.towers.two_sided import TwoSidedTower
 
@@ -37,6 +38,8 @@ class Scores:
 
 def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> Scores:
     """Measure the run's ranker on `split`, and the baselines of the training rows beside it.
+
+    Several processes share the rows, and all return the same.
 
     On the test split whole candidate lists are ranked too, where the data have them.
 
@@ -65,7 +68,10 @@ def _ranking(
 ) -> dict[str, float]:
     """The metrics of whole lists, by the ranker and by its tower alone; {} where the data have none."""
     if layout := nearest_layout(encoded):
-        return rank_nearest(config, encoded, layout, ranker, context, TEST, CUTOFF, progress).flat_metrics()
+        # By one process: the model is whole in each, and the events are read by one database.
+        return by_first(
+            lambda: rank_nearest(config, encoded, layout, ranker, context, TEST, CUTOFF, progress).flat_metrics()
+        )
     if not encoded.rows(RANKING_TEST):
         return {}
     stream = scoring_stream(config, encoded, RANKING_TEST, context, RANKING_EXTRAS)

@@ -1,6 +1,7 @@
 """The constant and the logistic regression that every ranker is compared with: fitted once per data set, and kept."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,7 @@ from recsys.run.record import validation_figures
 from recsys.run.result_keys import code_of, rows_of
 from recsys.run.streams import TRAIN, VALIDATION, scoring_stream, started
 from recsys.scheduling.stage import Stage, run_stage
+from recsys.sharding.first_process import by_first
 from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import ProcessContext
 from recsys.tracking.gate_names import gate
@@ -53,8 +55,8 @@ def run(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> dict[
         for name, ranker in _fit(config, encoded).items():
             save_file(ranker.state_dict(), folder / f"{name}.safetensors")
 
-    place = run_stage(stage, config.runtime.encoded / f"{config.data.name}-baselines-{stage.key}", work).path
-    return dict(_loaded(encoded, place))
+    final = config.runtime.encoded / f"{config.data.name}-baselines-{stage.key}"
+    return dict(_loaded(encoded, Path(by_first(lambda: str(run_stage(stage, final, work).path)))))
 
 
 def validation_of(
@@ -142,7 +144,7 @@ def newest_days(days: Mapping[str, int], most_rows: int) -> list[str]:
 
 
 def _fit(config: RunConfig, encoded: EncodedDataset) -> dict[str, LogisticRanker]:
-    context = started(config)
+    context = replace(started(config), rank=0, world_size=1)  # one process fits them, on rows of all
     days = newest_days(encoded.days(TRAIN), _MOST_ROWS)
     train = _first_rows(scoring_stream(config, encoded, TRAIN, context, days=days))
     validation = _first_rows(scoring_stream(config, encoded, VALIDATION, context))

@@ -13,6 +13,7 @@ from recsys.config import RunConfig, config_from, with_own_knobs
 from recsys.config.kinds import UnknownKindError
 from recsys.errors import DataError, UsageError
 from recsys.monitoring.cost import Cost
+from recsys.sharding.first_process import by_first
 from recsys.tracking import names
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
@@ -58,8 +59,8 @@ def new_run(config: RunConfig) -> RunIdentity:
     """Return the name and the folder, which does not exist yet, of a run outside of any study that begins now."""
     arm = f"{config.training_mode.name}/{config.composition.name}"
     name = names.run_name(arm, seed=config.training.seed)
-    # Two that start within one second must not write into one folder.
-    stamp = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    # Two that start within one second must not write into one folder; the processes of one run must.
+    stamp = by_first(lambda: f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}")
     folder = config.runtime.runs / config.data.name / f"{stamp}-{name.replace('/', '-')}"
     return RunIdentity(folder, name, arm, TRAIN)
 
@@ -103,6 +104,11 @@ def load_result(folder: Path) -> RunResult | None:
     """
     path = folder / RESULT
     return read_record(path, _result_of) if path.is_file() else None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the run in a folder came as far as a checkpoint, whole or not."""
+    return any((folder / CHECKPOINTS).glob("step-*"))
 
 
 def _result_of(text: str) -> RunResult:

@@ -24,6 +24,7 @@ from recsys.run.raw_archive import holds_archive, unpacked_archive, unpacked_bef
 from recsys.run.raw_copy import local_copy, uri_of
 from recsys.run.result_keys import code_of
 from recsys.scheduling.stage import Stage, input_fingerprint, is_up_to_date, run_stage
+from recsys.sharding.first_process import by_first
 
 _ROWS, _WORLD = "rows", "world"
 # Of files the content counts, and not the path; rules to rank by are read later.
@@ -38,6 +39,8 @@ _INTACT: set[tuple[tuple[str, int, int, int], ...]] = set()
 def run(config: RunConfig, progress: Progress, known: KnownFit | None = None) -> EncodedDataset:
     """Prepare the configured data, or find them prepared already; go on where a killed preparation was.
 
+    Of several processes the first does it, and the others open what it has made, in a folder that all of them see.
+
     Args:
         known: of the model that a run on these rows starts from; its ids keep their rows, its features their scaling.
 
@@ -46,6 +49,10 @@ def run(config: RunConfig, progress: Progress, known: KnownFit | None = None) ->
         CannotWriteError: `runtime.encoded` cannot be written.
         BusyError: another process prepares the same data now.
     """
+    return open_encoded(Path(by_first(lambda: str(_made(config, progress, known)))))
+
+
+def _made(config: RunConfig, progress: Progress, known: KnownFit | None) -> Path:
     schema = load_schema(schema_file(config.data))
     raw = raw_folder(config, progress)
     stage = stage_of(config, raw, known)
@@ -67,9 +74,8 @@ def run(config: RunConfig, progress: Progress, known: KnownFit | None = None) ->
 
     final = config.runtime.encoded / f"{config.data.name}-{stage.key}"
     result = run_stage(stage, final, work, is_resumable=True)
-    encoded = open_encoded(result.path / _ROWS)
-    require_intact(encoded, result.was_run, progress)
-    return encoded
+    require_intact(open_encoded(result.path / _ROWS), result.was_run, progress)
+    return result.path / _ROWS
 
 
 def prepared(config: RunConfig, known: KnownFit | None = None) -> EncodedDataset | None:

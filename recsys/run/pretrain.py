@@ -1,12 +1,12 @@
 """The embedding tower: pre-trained here on the training split's positives, or imported; kept once made."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from recsys.artifacts.pretrained_tower import load_tower, save_tower
 from recsys.build import build_spec
@@ -22,16 +22,14 @@ from recsys.config import (
 )
 from recsys.datasets.encoded import EncodedDataset
 from recsys.errors import DataError
-from recsys.evaluation.split_evaluation import evaluation_mode
-from recsys.features.batch import Batch
-from recsys.features.contract import FeatureContract
 from recsys.progress import Progress
 from recsys.run.assemble import Assembly, assemble, begin_ahead, loop_settings, with_budget
 from recsys.run.imported_vectors import SPLITS, attributes_of, require_learning, traffic_of
 from recsys.run.planned_cluster import planning_of
 from recsys.run.pretrain_history import grades_of, history_objective
+from recsys.run.pretrain_judged import retrieval_quality, validation_loss
 from recsys.run.pretrain_sequences import SequenceTask, sequence_task
-from recsys.run.record import open_store, run_params, step_metrics
+from recsys.run.record import open_store, recorded_by_first, run_params, step_metrics
 from recsys.run.result_keys import code_of, rows_of, settings_of
 from recsys.run.streams import (
     TRAIN,
@@ -43,31 +41,30 @@ from recsys.run.streams import (
     started,
     training_stream,
 )
+from recsys.run.together import run_stage_together
 from recsys.run.warm_start import WarmStart
-from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
-from recsys.sharding.inventory import unwrapped
+from recsys.scheduling.stage import Stage, input_fingerprint
+from recsys.sharding.first_process import is_first
 from recsys.sharding.processes import ProcessContext, device_name
 from recsys.sharding.whole_state import whole_state
 from recsys.streaming.loader import BatchStream
-from recsys.towers.any_tower import Tower, build_tower
+from recsys.towers.any_tower import build_tower
 from recsys.towers.artifact import TowerArtifact
 from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.history import HistoryTower
 from recsys.towers.history_pretraining import HistoryObjective
 from recsys.towers.imported import import_tower
-from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_popularity, retrieval_recall
+from recsys.towers.pretraining import TwoTowerObjective, count_positives, log_popularity
 from recsys.towers.sequence import SequenceTower
-from recsys.towers.sequence_pretraining import NextEventObjective
 from recsys.towers.version import version_of, with_version
 from recsys.tracking import names
-from recsys.tracking.run import start_run
+from recsys.tracking.run import TrackedRun, start_run
 from recsys.training.loop import LoopState, train_steps
 from recsys.training.modes import END_TO_END
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS, TrainingStage
 
 _TOWER = "tower"
-_RECALL_AT = 20
 _LARGEST_BATCH = 4096  # every row of a batch is a negative for the others, so more help
 _ROWS_SEEN = 2_000_000
 # A tower is made before the ranker is, and not measured on the test split.
@@ -105,6 +102,11 @@ def run(
     stage = stage_of(config, encoded, start)
 
     def work(folder: Path) -> None:
+        if not is_first():
+            # What is learnt is learnt in all processes; the rest is the first one's.
+            if start is None and not isinstance(config.tower, ImportedTowerConfig):
+                _pretrain(config, encoded, progress)
+            return
         if start is not None:
             artifact = start.tower(config, encoded)
         elif isinstance(config.tower, ImportedTowerConfig):
@@ -116,7 +118,7 @@ def run(
         save_tower(folder / _TOWER, versioned, encoded.contract, vocabularies)
 
     final = config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
-    return load_tower(run_stage(stage, final, work).path / _TOWER, encoded.contract)
+    return load_tower(run_stage_together(stage, final, work).path / _TOWER, encoded.contract)
 
 
 def stage_of(config: RunConfig, encoded: EncodedDataset, start: WarmStart | None = None) -> Stage:
@@ -195,16 +197,9 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
     best, state = BestWeights(assembly.wrapped), LoopState()
 
     def validate() -> dict[str, float]:
-        return {LOG_LOSS: _mean_loss(assembly.wrapped, task.validation)}
+        return {LOG_LOSS: validation_loss(assembly.wrapped, task.validation)}
 
-    with start_run(
-        open_store(config),
-        f"pretrain/{tower_config.name}",
-        run_params(config, PRETRAIN, device_name(context.device), _NOT_RECORDED),
-        {names.TAG_KIND: PRETRAIN, names.TAG_CONTRACT: encoded.contract.fingerprint},
-        dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION), days),
-        system_metrics=config.tracking.system_metrics,
-    ) as tracked:
+    with recorded_by_first(lambda: _record_of(config, encoded, days, context)) as tracked:
         for report in train_steps(
             assembly.wrapped,
             assembly.optimizers,
@@ -227,7 +222,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
         weights = whole_state(tower)
         if isinstance(task, SequenceTask):
             weights = task.with_attributes(weights, context.device)
-        quality = _quality(tower, weights, scoring_stream(config, encoded, VALIDATION, context), encoded.contract)
+        quality = retrieval_quality(config, encoded, tower, weights, context)
         tracked.log_final({f"pretrain/{name}": value for name, value in quality.items()})
     provenance = {
         "made_by": "pre-training on the training split",
@@ -238,25 +233,6 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
         "data": encoded.contract.fingerprint,
     }
     return TowerArtifact(tower.spec, weights, provenance)
-
-
-def _quality(
-    tower: Tower, weights: Mapping[str, Tensor], validation: BatchStream, contract: FeatureContract
-) -> dict[str, float]:
-    """How well a tower with two sides retrieves; of a history tower the validation loss says all."""
-    if isinstance(tower, HistoryTower):
-        return {}
-    batches: Iterable[Batch] = validation
-    if isinstance(tower, SequenceTower):
-        # Its weights are not those that it learnt with: its items' attributes are in them.
-        learnt, tower = tower, SequenceTower(tower.spec, contract)
-        tower.load_state_dict(dict(weights))
-        tower.to(learnt.no_columns.device)
-        # It reads every row's list, of which those of negatives would be most.
-        batches = (batch.take(batch.label.nonzero().squeeze(1)) for batch in validation)
-    with evaluation_mode(tower):
-        recall = retrieval_recall(tower, batches, contract.schema.item, k=_RECALL_AT)
-    return {} if recall is None else {f"recall_{_RECALL_AT}": recall}
 
 
 def _assembly(
@@ -295,6 +271,17 @@ class _RowTask:
     objective: TwoTowerObjective | HistoryObjective
 
 
+def _record_of(config: RunConfig, encoded: EncodedDataset, days: Sequence[str], context: ProcessContext) -> TrackedRun:
+    return start_run(
+        open_store(config),
+        f"pretrain/{config.tower.name}",
+        run_params(config, PRETRAIN, device_name(context.device), _NOT_RECORDED),
+        {names.TAG_KIND: PRETRAIN, names.TAG_CONTRACT: encoded.contract.fingerprint},
+        dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION), days),
+        system_metrics=config.tracking.system_metrics,
+    )
+
+
 def _task(
     tower: PretrainedTowerConfig,
     encoded: EncodedDataset,
@@ -315,7 +302,9 @@ def _task(
         assert isinstance(tower, TwoTowerConfig)
         assert isinstance(module, EmbeddingTower)
         objective = _two_tower_objective(tower, module, encoded, days, config)
-    return _RowTask(stream, scoring_stream(config, encoded, VALIDATION, context, extras), objective.to(context.device))
+    # The items of a batch are one another's negatives, so the processes share the batches that one would read.
+    validation = scoring_stream(config, encoded, VALIDATION, context, extras, in_step=context.world_size > 1)
+    return _RowTask(stream, validation, objective.to(context.device))
 
 
 def _two_tower_objective(
@@ -330,16 +319,3 @@ def _two_tower_objective(
         contract.table_rows[schema.feature(schema.item).table],
     )
     return TwoTowerObjective(module, schema.item, log_popularity(counts), tower.temperature)
-
-
-def _mean_loss(wrapped: nn.Module, batches: Iterable[Batch]) -> float:
-    """The objective's mean over batches, weighted as it says."""
-    module = unwrapped(wrapped)
-    assert isinstance(module, TwoTowerObjective | HistoryObjective | NextEventObjective)
-    total, weight = 0.0, 0.0
-    with evaluation_mode(module):
-        for batch in batches:
-            of_batch = module.weight_of(batch)
-            total += float(module(batch)) * of_batch
-            weight += of_batch
-    return total / max(weight, 1.0)

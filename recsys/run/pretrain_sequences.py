@@ -44,7 +44,7 @@ class SequenceTask:
 def sequence_task(
     config: RunConfig, module: SequenceTower, encoded: EncodedDataset, days: Sequence[str], context: ProcessContext
 ) -> SequenceTask:
-    """Gather the sequences. Every process reads all rows, so that all agree on who is whose, and keeps its share.
+    """Gather the sequences. Every process reads all rows, so that all agree on who is whose.
 
     Args:
         days: of the training split.
@@ -69,7 +69,7 @@ def sequence_task(
 
     def stream(sequences: Jagged, *, only_last: bool) -> SequenceStream:
         return SequenceStream(
-            sequences=sequences.share(context.rank, context.world_size),
+            sequences=sequences,
             rate=negative_rate(train.counts, tower.negative_power),
             item=module.item,
             attributes=train.attributes,
@@ -77,8 +77,10 @@ def sequence_task(
             batch_size=tower.batch_size,
             num_negatives=tower.negatives,
             only_last=only_last,
-            seed=tower.seed + context.rank,
+            seed=tower.seed,
             device=context.device,
+            rank=context.rank,
+            world_size=context.world_size,
         )
 
     of_items = ItemAttributes(contract, attributes, tower.width) if attributes else None

@@ -37,6 +37,7 @@ from recsys.metrics.ranked_lists import CANDIDATES_RECALL, SCOPES, TOWER
 from recsys.progress import Progress
 from recsys.run.prepare import raw_folder
 from recsys.run.serving import prepared_schema_file
+from recsys.run.streams import own_share
 from recsys.run.two_stages import Side, TwoStages, in_blocks
 from recsys.sharding.processes import ProcessContext
 
@@ -82,7 +83,7 @@ def rank_nearest(
     cutoff: int,
     progress: Progress,
 ) -> RankedNearest:
-    """Rank the queries of a split.
+    """Rank the queries of a split. Several processes that share a ranker's tables all rank all of them, in step.
 
     Raises:
         UsageError: the tower has no user side, or a side of it reads what is not its own.
@@ -93,7 +94,7 @@ def rank_nearest(
     vocabularies = {table: encoded.vocabulary(table) for table in contract.table_rows}
     with (
         TemporaryDirectory(dir=config.runtime.encoded, prefix=".ranking.") as folder,
-        temporary_database(Path(folder), config.runtime.memory_limit, config.runtime.cores) as connection,
+        temporary_database(Path(folder), *own_share(config)) as connection,
     ):
         read = labelled_choices if layout.label else read_queries
         log = read(connection, read_events(connection, raw, layout, contract.schema, progress), progress)

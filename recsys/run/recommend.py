@@ -9,9 +9,12 @@ takes its name when all of them are there.
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -41,8 +44,11 @@ from recsys.progress import Progress
 from recsys.run.prepare import raw_folder
 from recsys.run.result_keys import code_of
 from recsys.run.serving import MODEL
+from recsys.run.streams import own_share
+from recsys.run.together import run_stage_together
 from recsys.run.two_stages import Side, TwoStages, in_blocks
-from recsys.scheduling.stage import Stage, input_fingerprint, run_stage
+from recsys.scheduling.stage import Stage, input_fingerprint
+from recsys.sharding.first_process import by_first, is_first, processes, rank
 
 _PAIRS_AT_ONCE = 2_000_000
 
@@ -78,7 +84,7 @@ class Recommended:
 
 
 def run(config: RunConfig, folder: Path, request: Request, output: Path, progress: Progress) -> Recommended:
-    """Write the lists that the run in `folder` recommends.
+    """Write the lists that the run in `folder` recommends. Several processes write a share of the parts each.
 
     Raises:
         UsageError: the run's data is no declared table, or the request cannot be meant for it.
@@ -86,7 +92,7 @@ def run(config: RunConfig, folder: Path, request: Request, output: Path, progres
         BusyError: another process writes the same lists now.
         CannotWriteError: `output` cannot be written.
     """
-    torch.set_num_threads(config.runtime.cores)
+    torch.set_num_threads(own_share(config)[1])
     scorer = load_scorer(folder / MODEL)
     if not isinstance(scorer.reader, RowReader):
         raise UsageError(
@@ -95,26 +101,28 @@ def run(config: RunConfig, folder: Path, request: Request, output: Path, progres
         )
     layout = scorer.reader.layout
     at = _moment(request, layout)
-    raw = raw_folder(config, progress)
-    digest = input_fingerprint(folder / MODEL / "artifacts")
+    raw = Path(by_first(lambda: str(raw_folder(config, progress))))
+    digest, rows = by_first(lambda: (input_fingerprint(folder / MODEL / "artifacts"), input_fingerprint(raw)))
     stage = Stage(
         "recommend",
-        inputs={"raw": input_fingerprint(raw), "model": digest},
+        inputs={"raw": rows, "model": digest},
         parameters=asdict(request) | {"run": folder.name},
         code_version=code_of(_write, load_scorer),
     )
     final = output / f"date={request.date or 'latest'}" / f"model={digest}"
-    ensure_writable(final.parent)
+    by_first(partial(ensure_writable, final.parent))
 
     def work(place: Path) -> None:
-        limit, threads = config.runtime.memory_limit, config.runtime.cores
-        with temporary_database(place, limit, threads) as connection:
+        # Each process reads the events into a database of its own, and writes its turns of the blocks.
+        with ExitStack() as stack:
+            beside = "" if is_first() else stack.enter_context(TemporaryDirectory(dir=config.runtime.encoded))
+            connection = stack.enter_context(temporary_database(Path(beside or place), *own_share(config)))
             progress("reading the events", 0, 0)
             events = read_events(connection, raw, layout.open_ended, scorer.contract.schema, progress, before=at)
             log = (read_queries if layout.label is None else labelled_queries)(connection, events, progress)
             _write(connection, log, scorer, request, at, place, progress)
 
-    result = run_stage(stage, final, work, is_resumable=True)
+    result = run_stage_together(stage, final, work, is_resumable=True)
     files = sorted(result.path.glob("part-*.parquet"))
     users = sum(int(pq.read_metadata(file).metadata[b"recsys.users"]) for file in files)
     return Recommended(result.path, users, sum(pq.read_metadata(file).num_rows for file in files), result.was_run)
@@ -163,7 +171,7 @@ def _write(
     for number, block in enumerate(blocks):
         part = folder / f"part-{number:05d}.parquet"
         progress("recommending", number, len(blocks))
-        if not part.exists():
+        if number % processes() == rank() and not part.exists():
             rows = _block(stages, items, lists, np.arange(block.start, block.stop), request)
             _write_part(part, rows, ids, lists, block.stop - block.start, log)
     progress("recommending", len(blocks), len(blocks))

@@ -1,7 +1,7 @@
 """How runs are recorded: the store, the params, the tracked names of what is measured, and the plots."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,10 +16,12 @@ from recsys.metrics.ranked_lists import CANDIDATES_RECALL, COVERAGE, SCOPES, SHO
 from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
 from recsys.run.streams import RANKING_TEST, TEST
+from recsys.sharding.first_process import by_first
 from recsys.tracking import figures, names
 from recsys.tracking.gate_names import branch_and_segment
 from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore
+from recsys.tracking.untracked import UntrackedRun
 from recsys.training.reports import StepReport
 
 CUTOFF = 20
@@ -49,6 +51,17 @@ def recorded_store(config: RunConfig) -> TrackingStore:
             "`recsys demo`, or name the place with runtime.runs=<folder> or tracking.uri=<address>."
         )
     return store
+
+
+def recorded_by_first(start: Callable[[], TrackedRun]) -> TrackedRun:
+    """Return the run that `start` starts, in the first process; in the others one that records nothing.
+
+    Raises:
+        RecsysError: the first process could not start it.
+    """
+    runs: list[TrackedRun] = []
+    by_first(lambda: runs.append(start()))
+    return runs[0] if runs else UntrackedRun()
 
 
 def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] = ()) -> dict[str, str | int | float]:

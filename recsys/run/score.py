@@ -13,7 +13,7 @@ import torch
 
 from recsys.artifacts.export import load_scorer
 from recsys.artifacts.scorer import Scorer
-from recsys.artifacts.scoring import opened, score_file
+from recsys.artifacts.scoring import join_files, opened, partial_file, score_file
 from recsys.config import RunConfig, TableData
 from recsys.datasets.event_rows import events_opened
 from recsys.datasets.table_rows import RowReader
@@ -25,6 +25,8 @@ from recsys.run.frames import arrow_table
 from recsys.run.prepare import raw_folder
 from recsys.run.raw_copy import uri_of
 from recsys.run.serving import MODEL
+from recsys.run.streams import own_share
+from recsys.sharding.first_process import by_first, processes, rank, wait_for_all
 
 # Every block of rows goes through all events once.
 _ROWS_PER_READ_WITH_EVENTS = 500_000
@@ -35,6 +37,8 @@ def run(
 ) -> int:
     """Score the rows of a Parquet file by the run in `folder`; write them with a `probability`; return how many.
 
+    Several processes score a share of the rows each, and the first one joins what they wrote.
+
     Args:
         events: the folder, or URI, of the events of which is counted what the rows lack; None: that which the run was
             trained on, if it is still there.
@@ -43,10 +47,16 @@ def run(
         UsageError, DataError, CannotWriteError: there is no finished run in `folder`; and see `score_file` and
             `EventRowReader.read`.
     """
-    torch.set_num_threads(config.runtime.cores)
+    torch.set_num_threads(own_share(config)[1])
     scorer = load_scorer(folder / MODEL)
     with _with_events(scorer, opened(input_file).schema_arrow.names, config, folder, events, progress) as ready:
-        return score_file(ready, input_file, output_file, progress)
+        if processes() == 1:
+            return score_file(ready, input_file, output_file, progress)
+        part = partial_file(output_file, number := rank())
+        score_file(ready, input_file, part, progress, share=(number, processes()))
+    wait_for_all()
+    parts = [partial_file(output_file, number) for number in range(processes())]
+    return by_first(lambda: join_files(parts, output_file))
 
 
 def score_frame(folder: Path, frame: Any, events: Path | None, progress: Progress) -> npt.NDArray[np.float64]:
@@ -74,11 +84,11 @@ def _with_events(
     if raw is None:
         yield scorer
         return
-    runtime = config.runtime
-    ensure_writable(runtime.encoded)
+    encoded = config.runtime.encoded
+    ensure_writable(encoded)
     with (
-        TemporaryDirectory(dir=runtime.encoded, prefix=".scoring-") as work,
-        events_opened(reader, raw, Path(work), runtime.memory_limit, runtime.cores, progress) as event_reader,
+        TemporaryDirectory(dir=encoded, prefix=".scoring-") as work,
+        events_opened(reader, raw, Path(work), *own_share(config), progress) as event_reader,
     ):
         yield replace(scorer, reader=event_reader, rows_per_read=_ROWS_PER_READ_WITH_EVENTS)
 

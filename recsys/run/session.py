@@ -25,7 +25,7 @@ from recsys.run.curves import CurveFile, load_curves
 from recsys.run.evidence import StageContracts, restore_proven
 from recsys.run.fitted_baselines import evaluated, validation_of
 from recsys.run.folder import ARM, CHECKPOINTS, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
-from recsys.run.provenance import StartOfRun, WatchedStream
+from recsys.run.provenance import StartOfRun, WatchedStream, counts_of_all
 from recsys.run.rank_nearest import RankedNearest, nearest_layout, rank_nearest
 from recsys.run.record import (
     CUTOFF,
@@ -123,7 +123,7 @@ class Session:
         settings = loop_settings(self._config.training, self._stream.num_batches, segments)
         stages = self._assembly.stages
         self._meter = CostMeter(self._context.device, self._spent)
-        curves = CurveFile(self._identity.folder, self._state.step)
+        curves = CurveFile(self._identity.folder, self._state.step) if self._context.is_first else None
         label = f"training {self._identity.name}"
         for report in train_steps(
             self._wrapped,
@@ -144,7 +144,8 @@ class Session:
             self._contracts.attach(tracked)
             metrics = step_metrics(report) | {names.STAGE: float(report.stage)}
             tracked.log_step(report.step, metrics)
-            curves.add(report.step, metrics)
+            if curves is not None:
+                curves.add(report.step, metrics)
         if self._state.ended != "asked":
             progress(label, settings.max_steps, settings.max_steps)
         writer.wait()  # its time is the run's as well
@@ -160,7 +161,8 @@ class Session:
         evaluation = evaluate(predictions, encoded.contract.schema.segments)
         scores = evaluation.flat_metrics("")
         if ranking := self._rank(progress):
-            save_ranking(ranking.ranker if isinstance(ranking, RankedNearest) else ranking, folder / QUERIES)
+            if self._context.is_first:
+                save_ranking(ranking.ranker if isinstance(ranking, RankedNearest) else ranking, folder / QUERIES)
             scores |= ranking.flat_metrics() if isinstance(ranking, RankedNearest) else ranking.flat_metrics("")
         lines = self._assembly.optimizers.contract()
         budget = loop_settings(config.training, self._stream.num_batches).max_steps
@@ -176,12 +178,15 @@ class Session:
             optimizers=self._contracts.summaries,
             baselines=evaluated(self._baselines, config, encoded, TEST, self._context),
         )
-        save_predictions(predictions, folder / PREDICTIONS)
-        write_text_atomically(folder / "evaluation.json", evaluation.to_json())
         progress(f"exporting {self._identity.name}", 0, 0)
         model, version = export_run(folder, config, self._artifact, self._wrapped, encoded)
+        counts = counts_of_all(self._stream)
+        if not self._context.is_first:
+            return result
+        save_predictions(predictions, folder / PREDICTIONS)
+        write_text_atomically(folder / "evaluation.json", evaluation.to_json())
         tracked.set_tags({names.TAG_TOWER_VERSION: version.version, names.TAG_TOWER_DIGEST: version.digest})
-        self._record(tracked, result, evaluation, model)
+        self._record(tracked, result, evaluation, model, counts)
         write_text_atomically(folder / RESULT, result.to_json())
         return result
 
@@ -199,7 +204,9 @@ class Session:
         scores = {"ranker": ranker_score(self._wrapped)}
         return evaluate_ranking(scores, stream, schema.segments, CUTOFF, progress, schema.item)["ranker"]
 
-    def _record(self, tracked: TrackedRun, result: RunResult, evaluation: Evaluation, model: Path) -> None:
+    def _record(
+        self, tracked: TrackedRun, result: RunResult, evaluation: Evaluation, model: Path, counts: dict[str, int]
+    ) -> None:
         tracked.log_model(_MODEL_NAME, model)
         for split, metrics in final_metrics(result.scores).items():
             # Lists that were made of test queries after training have no rows of their own.
@@ -209,7 +216,7 @@ class Session:
             tracked.log_final(metrics, dataset=use, model=_MODEL_NAME)
         tracked.log_final(cost_metrics(result.cost))
         tracked.log_final(names.baseline_metrics(result.baselines))
-        if counts := self._stream.counts:
+        if counts:
             tracked.log_final(names.stream_metrics(counts))
             tracked.attach("data_counts.json", canonical_json(counts))
         tracked.attach("evaluation.json", evaluation.to_json())

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
+from recsys.sharding.processes import gathered
+
 
 class StopRequest:
     """Whether the process was asked to stop; calling it answers, `raise_if_asked` passes the question on."""
@@ -16,6 +18,11 @@ class StopRequest:
 
     def __call__(self) -> bool:
         return self._signal is not None
+
+    def agree(self) -> None:
+        """Take the signal that any process of the run was sent for one of this process. Every process calls it."""
+        sent = [number for number in gathered(self._signal) if number is not None]
+        self._signal = sent[0] if sent else None
 
     def raise_if_asked(self) -> None:
         """End the command with the code of the signal that came, once what must be finished is."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from datetime import timedelta
 
 import torch
 
@@ -41,6 +42,8 @@ def training_stream(
 ) -> BatchStream:
     """Some days of the training split: shuffled by the run's seed, or by time, several processes in step.
 
+    A step takes `training.batch_size` rows, which the processes share: an experiment is the same on any number of them.
+
     Args:
         extras, together: see `BatchStream`.
     """
@@ -50,7 +53,7 @@ def training_stream(
         encoded.root,
         TRAIN,
         encoded.contract,
-        batch_size=training.batch_size,
+        batch_size=-(-training.batch_size // context.world_size),
         seed=training.seed,
         shuffle=training.row_order == "shuffled",
         in_step=training.row_order == "time",
@@ -97,15 +100,23 @@ def scoring_stream(
     context: ProcessContext,
     extras: Sequence[str] = (),
     days: Sequence[str] = (),
+    *,
+    in_step: bool = False,
 ) -> BatchStream:
-    """A split, or some of its days, in the order of its files, with those of `extras` that the data have."""
+    """A split, or some of its days, in the order of its files, with those of `extras` that the data have.
+
+    Args:
+        in_step: whether the processes share every batch of `evaluation.batch_size`, in place of one each.
+    """
+    size = config.evaluation.batch_size
     return BatchStream(
         encoded.root,
         split,
         encoded.contract,
-        batch_size=config.evaluation.batch_size,
+        batch_size=-(-size // context.world_size) if in_step else size,
         seed=0,
         shuffle=False,
+        in_step=in_step,
         shuffle_buffer_rows=config.training.shuffle_buffer_rows,
         decode_threads=decode_threads(config),
         device=context.device,
@@ -116,14 +127,22 @@ def scoring_stream(
     )
 
 
+def own_share(config: RunConfig) -> tuple[str, int]:
+    """This process's share of the machine where every process works: what DuckDB may hold, and how many threads."""
+    limit, number = config.runtime.memory_limit, local_processes()
+    # DuckDB reads a fraction as well; a group of one is told what was configured.
+    memory = limit if number == 1 else f"{float(limit[:-2]) * (1000 if limit.endswith('GB') else 1) / number:.0f}MB"
+    return memory, max(1, config.runtime.cores // number)
+
+
 def started(config: RunConfig) -> ProcessContext:
     """Join the process group and keep to the configured device, kind of products and number of threads.
 
     Raises:
         UsageError: see `start_processes`.
     """
-    torch.set_num_threads(config.runtime.cores)
-    context = start_processes(config.runtime.device)
+    torch.set_num_threads(max(1, config.runtime.cores // local_processes()))
+    context = start_processes(config.runtime.device, timedelta(seconds=config.runtime.exchange_seconds))
     set_single_products(config.training.matmul, context.device)
     return context
 

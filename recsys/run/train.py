@@ -1,6 +1,7 @@
 """One run: one composition, one training mode, one seed; trained, proven, measured, recorded."""
 
 import json
+from functools import partial
 
 from recsys.build_objective import build_objective
 from recsys.config import RunConfig, config_document
@@ -13,7 +14,7 @@ from recsys.run.audit import audited, probes_of, require_flow
 from recsys.run.cached_tower import cached_tower
 from recsys.run.folder import CHECKPOINTS, CONFIG, RunIdentity, RunResult, load_result
 from recsys.run.imported_vectors import attach_receipt
-from recsys.run.record import open_store, run_params
+from recsys.run.record import open_store, recorded_by_first, run_params
 from recsys.run.session import Session
 from recsys.run.stopping import stoppable
 from recsys.run.streams import (
@@ -25,10 +26,11 @@ from recsys.run.streams import (
     require_rows,
 )
 from recsys.run.warm_start import WarmStart
+from recsys.sharding.first_process import by_first
 from recsys.sharding.processes import device_kind, device_name
 from recsys.towers.artifact import TowerArtifact
 from recsys.tracking import names
-from recsys.tracking.run import start_run
+from recsys.tracking.run import TrackedRun, start_run
 from recsys.tracking.store import TrackingStore
 from recsys.training.compiled_layers import CompiledLayers, require_compiler
 
@@ -47,7 +49,7 @@ def run(config: RunConfig, identity: RunIdentity, progress: Progress, *, resume:
         return finished
     # The run's own folder is made later, by the first file in it: a start that fails leaves none.
     for folder in (identity.folder.parent, config.runtime.towers):
-        ensure_writable(folder)
+        by_first(partial(ensure_writable, folder))
     device_kind(config.runtime.device)
     if config.training.compile:
         require_compiler()
@@ -81,23 +83,24 @@ def fit_and_measure(
     _, days = divided_days(encoded, config.training.tower_day_share)
     session = Session(identity, encoded, artifact, ready)
     spool = session.load_checkpoint() if resume else ""
-    write_text_atomically(identity.folder / CONFIG, json.dumps(config_document(config), indent=2) + "\n")
-    with (
-        stoppable() as request,
-        start_run(
+    document = json.dumps(config_document(config), indent=2) + "\n"
+    by_first(lambda: write_text_atomically(identity.folder / CONFIG, document))
+    about = {names.TAG_CONTRACT: encoded.contract.fingerprint} | ({names.TAG_START: start.digest} if start else {})
+
+    def record() -> TrackedRun:
+        return start_run(
             store,
             identity.name,
             run_params(config, identity.arm, device_name(context.device), identity.unused),
-            identity.tags()
-            | {names.TAG_CONTRACT: encoded.contract.fingerprint}
-            | ({names.TAG_START: start.digest} if start else {}),
+            identity.tags() | about,
             dataset_uses(encoded, config.data.name, (TRAIN, VALIDATION), days),
             system_metrics=config.tracking.system_metrics,
             resume=spool,
-        ) as tracked,
-    ):
+        )
+
+    with stoppable() as request, recorded_by_first(record) as tracked:
         # The run is ours alone by now: what a killed one had under way here is nobody's.
-        clear_leftovers(identity.folder, identity.folder / CHECKPOINTS)
+        by_first(lambda: clear_leftovers(identity.folder, identity.folder / CHECKPOINTS))
         session.describe(tracked)
         probes = probes_of(config, encoded, assembly, context)
         require_flow(tracked, audited(assembly, probes, build_objective(config.training, encoded.contract).loss))
@@ -107,6 +110,7 @@ def fit_and_measure(
             cost = session.train(tracked, request, progress)
         # The last checkpoint holds all that was learnt, and a pass over the test split may take longer than a scheduler
         # waits before it kills.
+        request.agree()
         request.obey_at_once()
         result = session.finish(tracked, cost, progress)
         if layers is not None:

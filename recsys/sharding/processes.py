@@ -7,8 +7,9 @@ memory: it opens no port, and any number of runs can start on one machine at the
 import ctypes
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,9 +17,11 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from recsys.errors import UsageError
+from recsys.sharding.meeting_point import meet
 
 # glibc's malloc.h: options of mallopt.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_TIMEOUT = timedelta(minutes=10)
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 AUTO, CPU, CUDA = "auto", "cpu", "cuda"
@@ -43,25 +46,29 @@ class ProcessContext:
         return self.rank == 0
 
 
-def start_processes(wished: str) -> ProcessContext:
+def start_processes(wished: str, timeout: timedelta = _TIMEOUT) -> ProcessContext:
     """Join torchrun's process group, or start a group of one; a group that there is already is used as it is.
 
     NCCL where a GPU computes, gloo otherwise.
 
     Args:
         wished: the device: "auto", "cpu" or "cuda".
+        timeout: how long processes wait for one another, to begin and in every exchange.
 
     Raises:
         UsageError: torchrun's variables are half set, or name more processes than the machine has GPUs, or a GPU is
             wished for where there is none.
+        ServiceError: the other processes cannot be reached.
     """
     kind = device_kind(wished)
     # TorchRec trips a deprecation line of torch.fx's on every first forward pass; it means nothing to our users.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     _keep_freed_memory()
     if not dist.is_initialized():
-        if _is_started_by_torchrun(os.environ):
-            dist.init_process_group(_backend(kind), init_method="env://")
+        if is_started_by_torchrun(os.environ):
+            rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            store = meet(rank, size, timeout)
+            dist.init_process_group(_backend(kind), store=store, rank=rank, world_size=size, timeout=timeout)
         else:
             dist.init_process_group(_backend(kind), store=HashStore(), rank=0, world_size=1)
     device = _device(kind)
@@ -90,6 +97,11 @@ def device_kind(wished: str) -> str:
 def local_processes() -> int:
     """How many processes of the run share this machine: as torchrun says, or one."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    """Which of the run's processes on this machine this one is, from 0: as torchrun says."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def why_no_gpu() -> str:
@@ -142,16 +154,11 @@ def gathered(mine: Any) -> list[Any]:
 
 def any_process(is_so: bool, context: ProcessContext) -> bool:
     """Return whether it is so in any process. Every process calls it."""
-    return each_in_any_process((is_so,), context)[0]
-
-
-def each_in_any_process(facts: Sequence[bool], context: ProcessContext) -> list[bool]:
-    """Return of each fact whether it is so in any process, all in one exchange. Every process calls it with as many."""
     if context.world_size == 1:
-        return list(facts)
-    flags = torch.tensor(facts, dtype=torch.int32)  # on the CPU: the host knows, and the device need not be waited for
-    dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-    return [bool(flag) for flag in flags]
+        return is_so
+    flag = torch.tensor(int(is_so))  # on the CPU: the host knows, and the device need not be waited for
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
 
 
 def reads_without_waiting(device: torch.device) -> bool:
@@ -177,7 +184,7 @@ def _keep_freed_memory() -> None:
         library.mallopt(_TRIM_THRESHOLD, 256 * 2**20)
 
 
-def _is_started_by_torchrun(environment: Mapping[str, str]) -> bool:
+def is_started_by_torchrun(environment: Mapping[str, str]) -> bool:
     """Whether torchrun's five variables are set.
 
     Raises:
@@ -200,10 +207,9 @@ def _backend(kind: str) -> str:
 def _device(kind: str) -> torch.device:
     if kind == CPU:
         return torch.device(CPU)
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    if local_rank >= torch.cuda.device_count():
+    if local_rank() >= torch.cuda.device_count():
         raise UsageError(
-            f"Process {local_rank} of this machine has no GPU of its own: {torch.cuda.device_count()} found. Start "
+            f"Process {local_rank()} of this machine has no GPU of its own: {torch.cuda.device_count()} found. Start "
             f"torchrun with --nproc-per-node {torch.cuda.device_count()}."
         )
-    return torch.device(CUDA, local_rank)
+    return torch.device(CUDA, local_rank())

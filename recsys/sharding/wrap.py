@@ -148,23 +148,56 @@ def _planned(
     return planned_sharding(_collections_by_part(ranker), placements, context)
 
 
-def average_dense_gradients(parameters: Sequence[nn.Parameter], context: ProcessContext) -> None:
-    """Replace each gradient, of any shape, by its mean over the processes; a no-op in a run of one.
+@dataclass(frozen=True)
+class Agreed:
+    """What the processes know together after the exchange of a step.
+
+    Attributes:
+        faults: (F,) bool, on the device, of each whether it is in any process.
+        sums: over the processes, of what their hosts know.
+    """
+
+    faults: torch.Tensor
+    sums: list[float]
+
+
+def average_dense_gradients(
+    parameters: Sequence[nn.Parameter],
+    context: ProcessContext,
+    faults: torch.Tensor | None = None,
+    known: Sequence[float] = (),
+) -> Agreed:
+    """Replace each gradient, of any shape, by its mean over the processes, and exchange some facts along with it.
 
     A parameter that some process did not reach counts as a gradient of zero there. One that no process reached keeps
     None, so that no optimizer touches it. Every process passes the same parameters in the same order.
+
+    Args:
+        faults: (F,) bool, on the device; () where none are given.
+        known: whole numbers that the host knows, in all below 2 ** 24.
     """
-    if context.world_size == 1 or not parameters:
-        return
-    # One exchange for all gradients and for who had one, as each has a latency of its own.
-    flat = torch.cat(
-        [_flat_gradient(parameter) for parameter in parameters]
-        + [torch.tensor([float(parameter.grad is not None) for parameter in parameters], device=context.device)]
-    )
-    dist.all_reduce(flat)
-    *means, reached = flat.split([*(parameter.numel() for parameter in parameters), len(parameters)])
-    for parameter, mean, count in zip(parameters, means, reached.tolist(), strict=True):
+    own = torch.zeros(0, dtype=torch.bool, device=context.device) if faults is None else faults
+    if context.world_size == 1:
+        return Agreed(own, list(known))
+    # One exchange for everything that is on the device, and one for what the host knows, as each has a latency of its
+    # own; on a CPU they are the same. On a GPU the second goes by gloo meanwhile, and neither waits for the device.
+    on_host = torch.tensor([float(parameter.grad is not None) for parameter in parameters] + [*map(float, known)])
+    parts = [*(_flat_gradient(parameter) for parameter in parameters), own.float()]
+    if context.device.type == "cpu":
+        flat = torch.cat([*parts, on_host])
+        dist.all_reduce(flat)
+        on_host = flat[len(flat) - len(on_host) :]
+    else:
+        pending = dist.all_reduce(on_host, async_op=True)
+        flat = torch.cat(parts)
+        dist.all_reduce(flat)
+        pending.wait()
+    counts = on_host.tolist()
+    sizes = [parameter.numel() for parameter in parameters]
+    *means, found = flat[: sum(sizes) + len(own)].split([*sizes, len(own)])
+    for parameter, mean, count in zip(parameters, means, counts, strict=False):
         parameter.grad = (mean / context.world_size).view_as(parameter) if count else None
+    return Agreed(found > 0, counts[len(parameters) :])
 
 
 def _take_after(

@@ -148,6 +148,11 @@ class BatchStream:
         return self._rows.counts
 
     @property
+    def counts_by_group(self) -> dict[str, dict[str, int]]:
+        """The same by row group: ranks read some of them in common, so that their counts do not add up."""
+        return self._rows.counts_by_group
+
+    @property
     def most_rows(self) -> int:
         """The bound on rows in memory, besides a few batches; the settings and the largest row group set it.
 

@@ -81,7 +81,7 @@ class SplitRows:
         self._most_dropped = schema.most_dropped * sum(group.rows for group in self.groups)
         self._shown_cap = f"{schema.most_dropped:g} of the split's rows (`most_dropped` of the schema)"
         self._counts: Counter[str] = Counter()
-        self._counted: set[RowGroup] = set()
+        self._counts_of: dict[RowGroup, Counter[str]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -89,6 +89,12 @@ class SplitRows:
         """What was corrected, dropped or unknown in the row groups read so far, each counted once; by name."""
         with self._lock:
             return dict(self._counts)
+
+    @property
+    def counts_by_group(self) -> dict[str, dict[str, int]]:
+        """The same by row group, for processes that read some of them in common."""
+        with self._lock:
+            return {str(group): dict(counts) for group, counts in self._counts_of.items()}
 
     @contextmanager
     def reading(self, plan: Iterable[RowGroup]) -> Generator[ReadRows, None, None]:
@@ -133,12 +139,12 @@ class SplitRows:
     def _add(self, group: RowGroup, account: Account) -> None:
         with self._lock:
             # Every epoch reads it again.
-            if group in self._counted:
+            if group in self._counts_of:
                 return
-            self._counted.add(group)
-            self._counts.update(account.counts)
+            counts = self._counts_of[group] = Counter(account.counts)
             if account.dropped is not None:
-                self._counts[ROWS_DROPPED] += int(np.count_nonzero(account.dropped))
+                counts[ROWS_DROPPED] += int(np.count_nonzero(account.dropped))
+            self._counts.update(counts)
             number = self._counts[ROWS_DROPPED]
         if number > self._most_dropped:
             raise DataError(

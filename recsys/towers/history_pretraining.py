@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch
+from recsys.features.joint_rows import joint_row_count, joint_total
 from recsys.towers.history import FACTORS, IDS, HistoryTower
 
 Loss = Callable[[Tensor, Batch], Tensor]
@@ -75,8 +76,8 @@ class HistoryObjective(nn.Module):
         self.says = f"log loss of the labels{' at every threshold' if outputs > 1 else ''}, through a readout"
 
     def weight_of(self, batch: Batch) -> float:
-        """By how much the batch counts in a mean of losses."""
-        return float(batch.weight.sum())
+        """By how much the batch counts in a mean of losses, as the mean over the processes. Every process calls it."""
+        return float(joint_total(batch.weight.sum()))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss over the batch's rows, a scalar."""
@@ -85,7 +86,8 @@ class HistoryObjective(nn.Module):
         loss = self._loss(self.readout(tower(batch, looked_up=vectors)), batch)
         if not self.training:
             return loss
+        rows = joint_row_count(len(batch), loss.device)
         for source, weight in self._l2.items():
             own = [vectors[source][name].float() for name in tower.own_features]
-            loss = loss + weight * torch.stack([each.square().sum(dim=1).mean() for each in own]).sum()
+            loss = loss + weight * torch.stack([each.square().sum(dim=1).sum() / rows for each in own]).sum()
         return loss + self._pull * tower.projection_drift()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch
+from recsys.features.joint_rows import joint_rows, joint_total
 from recsys.features.vocabulary import UNKNOWN_ROW
 from recsys.towers.embedding import EmbeddingTower
 from recsys.towers.nearest import nearest
@@ -24,6 +25,8 @@ def in_batch_softmax_loss(
     that stands in the batch twice is no negative of itself, so the other copy is left out of the softmax; the paper
     leaves open what it does with those.
 
+    The batch is that of all processes (`joint_rows.py`): each user's item stands among the items of all of them.
+
     Args:
         user: (P, D), of unit length, one per positive row.
         item: (P, D), of unit length.
@@ -33,16 +36,18 @@ def in_batch_softmax_loss(
         temperature: divides the scores.
 
     Returns:
-        A scalar; 0 where P is 0.
+        A scalar; 0 where no process has a positive row.
     """
-    if not len(user):
+    first, (items, rows, popularity) = joint_rows(item, item_rows, log_popularity)
+    total = joint_total(weight.sum())
+    if not len(items):
         # The loss of a batch without positives is 0, but its graph must still reach the tables.
-        return user.sum() + item.sum()
-    scores = user @ item.T / temperature - log_popularity  # (P, P), row i scored by user i
-    is_copy = item_rows.unsqueeze(0) == item_rows.unsqueeze(1)
-    is_copy.fill_diagonal_(False)
-    log_shares = scores.masked_fill(is_copy, -torch.inf).log_softmax(dim=1).diagonal()
-    return -(weight * log_shares).sum() / weight.sum()
+        return user.sum() + items.sum()
+    scores = user @ items.T / temperature - popularity  # (P, items of all), row i scored by user i
+    own = (first + torch.arange(len(user), device=user.device)).unsqueeze(1)
+    is_copy = (item_rows.unsqueeze(1) == rows.unsqueeze(0)).scatter(1, own, False)
+    log_shares = scores.masked_fill(is_copy, -torch.inf).log_softmax(dim=1).gather(1, own).squeeze(1)
+    return -(weight * log_shares).sum() / total
 
 
 def log_popularity(counts: Tensor) -> Tensor:
@@ -91,8 +96,11 @@ class TwoTowerObjective(nn.Module):
         self.register_buffer("log_popularity", log_popularity, persistent=False)
 
     def weight_of(self, batch: Batch) -> float:
-        """By how much the batch counts in a mean of losses: its positives."""
-        return float(batch.label.sum())
+        """By how much the batch counts in a mean of losses: its positives.
+
+        It is the mean over the processes, each of which calls it.
+        """
+        return float(joint_total(batch.label.sum()))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return the loss over the batch's positive rows, a scalar."""

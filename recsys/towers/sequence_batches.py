@@ -36,11 +36,6 @@ class Jagged:
         within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return Jagged(self.values[np.repeat(first, lengths) + within], lengths)
 
-    def share(self, rank: int, of: int) -> "Jagged":
-        """Return every `of`-th list; the shares have equally many, the first lists standing in where some are short."""
-        number = len(self.lengths)
-        return self if of == 1 else self.take((rank + of * np.arange(-(-number // of))) % number)
-
     @classmethod
     def joined(cls, parts: Sequence["Jagged"]) -> "Jagged":
         """Return the lists of all parts."""
@@ -185,11 +180,12 @@ class SequenceStream:
     Negatives are drawn on the host, beside what they bring: so the sizes of a batch are known without asking a device.
 
     Attributes:
-        sequences: of this process.
+        sequences: of all processes.
         rate: (rows of the item's table,), the probability by which an item is drawn as a negative.
         attributes: by feature, of each row of the item's table.
         most: the longest list of the schema: what a longer sequence begins with had others before it, and is not to be
             foretold.
+        rank, world_size: this process, and how many share each batch's sequences, all with one order and negatives.
         only_last: whether the last item of each sequence alone is to be foretold; then the order and the negatives are
             the same in every epoch.
     """
@@ -204,6 +200,8 @@ class SequenceStream:
     only_last: bool
     seed: int
     device: torch.device
+    rank: int = 0
+    world_size: int = 1
     epoch: int = 0
     wait_seconds: float = 0.0
 
@@ -220,12 +218,15 @@ class SequenceStream:
         borders = np.cumsum(self.rate)
         for start in range(0, len(rows), self.batch_size):
             began = time.perf_counter()
-            batch = self._batch(self.sequences.take(rows[start : start + self.batch_size]), borders, draw)
+            batch = self._batch(rows[start : start + self.batch_size], borders, draw)
             self.wait_seconds += time.perf_counter() - began
             yield batch
         self.epoch += 1
 
-    def _batch(self, sequences: Jagged, borders: npt.NDArray[np.float64], draw: np.random.Generator) -> SequenceBatch:
+    def _batch(self, rows: Ints, borders: npt.NDArray[np.float64], draw: np.random.Generator) -> SequenceBatch:
+        own = rows[self.rank :: self.world_size]
+        # Where there are fewer sequences than processes, one stands in that nothing is to be foretold of.
+        sequences = self.sequences.take(own if len(own) else rows[:1])
         drawn = np.searchsorted(borders, draw.random(self.num_negatives) * borders[-1], side="right")
         negatives = np.minimum(drawn, len(borders) - 1)
         items = np.concatenate([sequences.values, negatives])
@@ -237,6 +238,7 @@ class SequenceStream:
             label[: len(sequences.values)] = 1
             label[(ends - sequences.lengths)[sequences.lengths > self.most]] = 0
         label[items == UNKNOWN_ROW] = 0
+        label *= len(own) > 0
         sparse = rows_of_items(items, self.item, self.attributes)
         log_rate = np.log(self.num_negatives * self.rate[negatives])
 

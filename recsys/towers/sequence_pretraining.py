@@ -17,6 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from recsys.features.batch import Batch
 from recsys.features.contract import FeatureContract
 from recsys.features.events import row_of_each
+from recsys.features.joint_rows import joint_processes, joint_total
 from recsys.features.regrouped import Regrouping
 from recsys.features.tables import table_configs
 from recsys.towers.sequence import SequenceTower
@@ -83,8 +84,11 @@ class NextEventObjective(nn.Module):
         self._id_dropout = id_dropout
 
     def weight_of(self, batch: Batch) -> float:
-        """By how much the batch counts in a mean of losses: the items that are to be foretold."""
-        return float(batch.label.sum())
+        """By how much the batch counts in a mean of losses: the items that are to be foretold.
+
+        It is the mean over the processes, each of which calls it.
+        """
+        return float(joint_total(batch.label.sum()))
 
     def forward(self, batch: SequenceBatch) -> Tensor:
         """Return the mean loss over the items that are to be foretold, a scalar."""
@@ -105,4 +109,5 @@ class NextEventObjective(nn.Module):
         with torch.autocast(said.device.type, enabled=False):
             losses = sampled_softmax_losses(said.float(), items.float(), negative.float(), batch.log_rate, is_target)
         wanted = batch.label[:total]
-        return (losses * wanted).sum() / wanted.sum().clamp(min=1)
+        # At least one in all processes together.
+        return (losses * wanted).sum() / joint_total(wanted.sum()).clamp(min=1 / joint_processes())

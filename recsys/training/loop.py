@@ -4,7 +4,7 @@ What one step does is in `step.py`. Here is the order of the run: when to report
 checkpoint, and when to end.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -17,7 +17,7 @@ from recsys.monitoring.device_idle import device_idle
 from recsys.monitoring.out_of_memory import raise_explained
 from recsys.monitoring.throughput import Throughput
 from recsys.sharding.inventory import unwrapped
-from recsys.sharding.processes import ProcessContext, each_in_any_process, wait_for_device
+from recsys.sharding.processes import ProcessContext, gathered, wait_for_device
 from recsys.training.optimizer import RankerOptimizers
 from recsys.training.reports import Reporter, StepReport
 from recsys.training.snapshot import BestWeights
@@ -149,8 +149,8 @@ def train_steps(
         state.ended = _end(state, settings, stages, asked=False)
         while state.ended is None:
             for batch in _epoch(stream, state):
-                loop.train_on(batch)
-                due, validation = loop.due(throughput, should_stop()), None
+                asks = loop.train_on(batch, throughput, should_stop)
+                due, validation = loop.due(asks), None
                 if due.validation:
                     with throughput.paused():
                         validation = loop.validate(validate, best)
@@ -209,26 +209,38 @@ class _Loop:
         if self._settings.validates_start and self._state.step == 0:
             self.validate(validate, best)
 
-    def train_on(self, batch: Batch) -> None:
-        """Take one step."""
+    def train_on(self, batch: Batch, throughput: Throughput, should_stop: Callable[[], bool]) -> list[bool]:
+        """Take one step, and return whether any process was asked to stop, and whether a report is late.
+
+        Several processes tell one another in the step's own exchange, so what comes during a step counts after the
+        next; alone it counts at once.
+        """
+        by_seconds = self._settings.report_seconds
+
+        def asks() -> list[bool]:
+            return [should_stop(), by_seconds is not None and throughput.seconds() >= by_seconds]
+
+        is_alone = self._context.world_size == 1
         with_norms, with_segments = self._readings(self._state.step + 1)
         with self.idle.step():
-            self.stepper.take_step(self._state.step, batch, with_norms=with_norms, with_segments=with_segments)
+            rows, *asked = self.stepper.take_step(
+                self._state.step,
+                batch,
+                with_norms=with_norms,
+                with_segments=with_segments,
+                known=[len(batch), *([] if is_alone else asks())],
+            )
             if self._average is not None:
                 self._average.update(self._state.step)
         self._state.step += 1
-        self._state.rows_seen += len(batch) * self._context.world_size
+        self._state.rows_seen += int(rows)
+        return asks() if is_alone else [number > 0 for number in asked]
 
-    def due(self, throughput: Throughput, asked: bool) -> _Due:
-        """Agree with all processes on what follows the step just taken.
-
-        Waits for the device where that settles what is due; every process calls it.
-        """
+    def due(self, asks: Sequence[bool]) -> _Due:
+        """Return what follows the step just taken, the same in every process; waits for the device to settle it."""
         step, settings = self._state.step, self._settings
         by_seconds = settings.report_seconds
-        is_late = by_seconds is not None and throughput.seconds() >= by_seconds
-        # In one exchange: after each step there is this one alone.
-        asked, is_late = each_in_any_process((asked, is_late), self._context)
+        asked, is_late = asks
         is_validating = step >= settings.max_steps or step % settings.validate_every == 0
         is_saving = step % settings.checkpoint_every == 0
         is_in_turn = is_late if by_seconds is not None else step % settings.report_every == 0
@@ -256,7 +268,8 @@ class _Loop:
             checkpoint(self._state)
 
     def _validated(self, validate: Callable[[], Mapping[str, float]], best: BestWeights) -> dict[str, float]:
-        figures = dict(validate())
+        # The first process's: another machine may round differently, and all must judge alike.
+        figures = dict(gathered(dict(validate()))[0])
         self._module.train()
         state = self._state
         loss, least_gain = figures[LOG_LOSS], figures.pop(LEAST_GAIN, 0.0)

@@ -7,12 +7,11 @@ for the verdict; it reads the count of bad batches, like everything else, when a
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from recsys.errors import TrainingError
@@ -126,8 +125,10 @@ class Stepper:
         self._has_view = False
         self._products: Tensor | None = None
 
-    def take_step(self, step: int, batch: Batch, *, with_norms: bool, with_segments: bool) -> None:
-        """Take one step.
+    def take_step(
+        self, step: int, batch: Batch, *, with_norms: bool, with_segments: bool, known: Sequence[float] = ()
+    ) -> list[float]:
+        """Take one step, and return the sums over all processes of what each knows: the step's exchange carries them.
 
         Args:
             step: counted from 0.
@@ -141,7 +142,7 @@ class Stepper:
         # Forward and backward are not all: the first step makes AdamW's state, and norms and the tables' update take
         # memory by what a batch looks up.
         with out_of_memory_explained(where, "`training.batch_size`", self._context.device):
-            self._take(step, batch, with_norms=with_norms, with_segments=with_segments)
+            return self._take(step, batch, known, with_norms=with_norms, with_segments=with_segments)
 
     def read(self) -> None:
         """Bring the counts up to date; waits for the device.
@@ -190,16 +191,24 @@ class Stepper:
         self._gate.close()
         self._optimizers.zero_grad()
 
-    def _take(self, step: int, batch: Batch, *, with_norms: bool, with_segments: bool) -> None:
+    def _take(
+        self, step: int, batch: Batch, known: Sequence[float], *, with_norms: bool, with_segments: bool
+    ) -> list[float]:
         optimizers, limit = self._optimizers, self._settings.max_gradient_norm
         optimizers.set_rates(step)  # before the backward pass, whose second half updates the tables
         optimizers.zero_grad()
         loss = self._backward(batch, with_segments=with_segments)
-        average_dense_gradients([*optimizers.dense_parameters, *self._replicated], self._context)
-        dense = [parameter.grad for parameter in optimizers.dense_parameters if parameter.grad is not None]
         # Before judging: what overflows under the scale alone is still infinite, and what is finite is seen as it is.
-        self._precision.unscale([*dense, *self._gate.gradients()])
-        keep, may_be_scale = self._judge(loss, dense)
+        tables = self._gate.gradients()
+        self._precision.unscale(tables)
+        # A table's gradient is seen by the processes that hold it alone.
+        faults = ~torch.stack([loss.detach().isfinite(), _are_finite(tables, loss)])
+        averaged = [*optimizers.dense_parameters, *self._replicated]
+        agreed = average_dense_gradients(averaged, self._context, faults, known)
+        dense = [parameter.grad for parameter in optimizers.dense_parameters if parameter.grad is not None]
+        self._precision.unscale(dense)
+        keep = ~agreed.faults.any() & _are_finite(dense, loss)
+        may_be_scale = ~agreed.faults[0] & self._precision.can_lower_scale()
         scale, squared = None, {}
         if with_norms or limit is not None:
             # Before clipping: afterwards every part's norm is scaled by the same factor, and a part whose gradient
@@ -219,6 +228,7 @@ class Stepper:
         self._count(step + 1, loss.detach(), keep, may_be_scale)
         if reads_without_waiting(self._context.device):  # so that divergence is reported at once
             self.read()
+        return agreed.sums
 
     def _backward(self, batch: Batch, *, with_segments: bool) -> Tensor:
         if self._by_segment is not None and with_segments:
@@ -229,22 +239,6 @@ class Stepper:
         self._precision.scaled(loss).backward(retain_graph=with_segments)
         return loss
 
-    def _judge(self, loss: Tensor, dense: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Judge the step alike in every process.
-
-        Returns:
-            () bool: whether the loss and every gradient is finite, and whether, if not, a lower loss scale may mend it.
-        """
-        gradients = [*dense, *self._gate.gradients()]
-        norms = torch._foreach_norm(gradients) if gradients else [loss.detach()]
-        finite = torch.stack([loss.detach().isfinite(), torch.stack([norm.float() for norm in norms]).isfinite().all()])
-        if self._context.world_size > 1:
-            # A table's gradient is seen by the processes that hold it alone.
-            agreed = finite.to(torch.int32)
-            dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-            finite = agreed.bool()
-        return finite.all(), finite[0] & self._precision.can_lower_scale()
-
     def _count(self, step: int, loss: Tensor, keep: Tensor, may_be_scale: Tensor) -> None:
         self._loss_sum += torch.where(keep, loss, 0.0)  # a product with `keep` would let a NaN through
         losses, non_finite, in_a_row, third_step = self._counts.unbind()
@@ -252,6 +246,12 @@ class Stepper:
         in_a_row = (in_a_row + (is_bad & ~may_be_scale)) * is_bad
         third_step = third_step + (in_a_row == _BAD_BATCHES_IN_A_ROW) * (third_step == 0) * step
         self._counts = torch.stack([losses + keep, non_finite + is_bad, in_a_row, third_step])
+
+
+def _are_finite(gradients: list[Tensor], loss: Tensor) -> Tensor:
+    """Whether every number of the gradients is finite, () bool, and true where there are none."""
+    norms = torch._foreach_norm(gradients) if gradients else [torch.zeros_like(loss.detach())]
+    return torch.stack([norm.float() for norm in norms]).isfinite().all()
 
 
 def _refuse_divergence(third_step: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch, LookUps
+from recsys.features.joint_rows import joint_row_count
 from recsys.training.step import Objective
 
 
@@ -41,6 +42,7 @@ class _TableL2:
             loss = self._objective(ranker, batch)
         finally:
             batch.looked_up = None  # else the batch would keep the step's graph
+        rows = joint_row_count(len(batch), loss.device)
         for tables, pooled in looked_up:
             if tables not in self._strength_of:
                 self._strength_of = {
@@ -50,5 +52,5 @@ class _TableL2:
                 }
             vectors, strength = pooled.values(), self._strength_of[tables]
             if strength and vectors.requires_grad:
-                loss = loss + strength / len(batch) * vectors.float().square().sum()
+                loss = loss + strength / rows * vectors.float().square().sum()
         return loss

@@ -96,6 +96,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "results": (*BELOW_BUILD, "recsys.build", "recsys.inspection", "recsys.run", "recsys.study"),
     "api": (*BELOW_BUILD, "recsys.build", "recsys.run", "recsys.study", "recsys.results"),
     "pipelines": ("recsys",),
+    # `python -m recsys`, which finds the command line wherever it lies.
+    "__main__": (),
 }
 
 

@@ -40,8 +40,8 @@ class Moment:
 
     Attributes:
         function: "module:name", as the calling module knows it.
-        then: before the call comes SIGKILL ("kill"), SIGTERM ("end") or SIGSTOP ("stop"); or files may not grow from
-            there ("full").
+        then: before the call comes SIGKILL ("kill"), SIGTERM ("end") or SIGSTOP ("stop"), or SIGTERM to the process
+            that started this one ("preempt"); or files may not grow from there ("full").
     """
 
     function: str
@@ -281,6 +281,8 @@ def _happen(then: str) -> None:
     if then == "full":
         # Python ignores the signal that comes with it, so a write fails as it does on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+    elif then == "preempt":
+        os.kill(os.getppid(), signal.SIGTERM)
     else:
         os.kill(os.getpid(), {"kill": signal.SIGKILL, "end": signal.SIGTERM, "stop": signal.SIGSTOP}[then])
 

@@ -97,7 +97,13 @@ PROMISES: dict[str, list[str]] = {
         "faults/test_training_is_killed.py::test_a_run_asked_to_end_keeps_a_checkpoint_ends_with_143_as_killed_and_is_resumed_to_the_same_result",
         "faults/test_training_is_killed.py::test_a_command_asked_to_end_before_there_is_a_run_ends_at_once_with_143",
         "faults/test_training_is_killed.py::test_a_second_signal_does_not_wait_for_the_step_in_hand",
+        "faults/test_jobs_of_several_processes.py::test_a_job_asked_to_end_keeps_a_checkpoint_from_which_it_goes_on_as_an_unbroken_one",
         "faults/test_study_is_broken_off.py::test_a_study_that_is_stopped_stops_its_arms_leaves_no_process_and_lets_no_second_one_in_before",
+    ],
+    "a process of several is killed": [
+        "faults/test_jobs_of_several_processes.py::test_a_killed_process_takes_the_job_down_and_the_restarted_one_ends_as_an_unbroken_one",
+        "faults/test_jobs_of_several_processes.py::test_a_killed_process_is_named_as_the_first_that_failed",
+        "sharding/test_meeting_point.py::test_a_restarted_job_sees_nothing_of_the_start_before_but_what_was_left_for_it",
     ],
     "two starters": [
         "faults/test_training_is_killed.py::test_of_two_starters_the_second_ends_with_75_and_names_the_first",

@@ -115,12 +115,23 @@ def test_an_output_that_cannot_be_written_ends_with_73_before_any_work(
     assert not (tmp_path / "raw").exists()
 
 
-def test_several_processes_are_refused_before_each_does_the_same_work(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["prepare"], "`recsys prepare` prepares rows in one process"),
+        (["ablate"], "`recsys ablate` starts a process for each of its arms by itself"),
+        (["daily"], "`recsys daily` does all its work in one process"),
+        (["train"], "RANK is not set. Start several processes with `torchrun --nproc-per-node 2 -m recsys train"),
+    ],
+)
+def test_several_processes_are_refused_where_each_would_do_the_same_work(
+    words: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(["train"]) == 2
-    assert "WORLD_SIZE is 2" in capsys.readouterr().err
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "WORLD_SIZE is 2" in error
+    assert says in error
 
 
 def test_a_run_that_is_not_there_ends_with_65(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

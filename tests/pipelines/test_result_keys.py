@@ -35,6 +35,7 @@ OTHER_VALUES = {
     "runtime.towers": "{root}/other_towers",
     "runtime.threads": "1",
     "runtime.memory_limit": "2GB",
+    "runtime.exchange_seconds": "60",
     "tracking": "server",
     "sharding": "default",  # the one choice; its keys have other values by `OTHER_SHARDING`
     "cluster": "gpus_8x80gb",

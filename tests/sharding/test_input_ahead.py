@@ -194,7 +194,7 @@ def learn_together(context):
 
 
 def test_two_processes_learn_the_same_with_look_ups_begun_ahead(tmp_path):
-    assert run_in_two(learn_together, tmp_path) == [{"steps": 5, "is_same": True}] * 2
+    assert run_in_two(learn_together, tmp_path) == [{"steps": 6, "is_same": True}] * 2
 
 
 @pytest.mark.parametrize("kind", ["cuda", "cpu"])

@@ -124,11 +124,25 @@ def test_what_cannot_be_foretold_is_no_target():
     assert last.label.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 0]
 
 
-def test_shares_of_processes_cover_all_and_are_equally_many():
-    whole = stream([[1], [2], [3, 3], [4], [5]]).sequences
-    shares = [lists(whole.share(rank, 2)) for rank in range(2)]
-    assert shares == [[[1], [3, 3], [5]], [[2], [4], [1]]]
-    assert whole.share(0, 1) is whole
+def test_processes_share_the_sequences_of_each_batch_and_have_its_negatives_in_common():
+    sequences = [[1, 2], [3, 1], [3, 3, 2], [4, 1], [5, 2]]
+    whole, *shares = (
+        list(stream(sequences, batch_size=4, rank=rank, world_size=of)) for rank, of in [(0, 1), (0, 2), (1, 2)]
+    )
+    assert [len(batches) for batches in shares] == [2, 2]
+    for all_of_them, *own in zip(whole, *shares, strict=True):
+        wanted = [one for each in own for one in of_batch(each) if each.label.any()]
+        assert sorted(wanted) == sorted(of_batch(all_of_them))
+        for each in own:
+            negatives = [one.sparse["item_id"].values()[-one.num_negatives :] for one in (each, all_of_them)]
+            assert torch.equal(*negatives)
+    # Of the fifth sequence the second process has none; one stands in, of which nothing is to be foretold.
+    assert shares[1][1].label.sum() == 0
+
+
+def of_batch(batch):
+    ids = batch.sparse["item_id"].values()[: -batch.num_negatives].split(batch.lengths.tolist())
+    return [each.tolist() for each in ids]
 
 
 def test_the_loss_is_a_softmax_over_the_target_and_the_negatives_each_for_those_that_it_stands_for():

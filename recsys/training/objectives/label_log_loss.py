@@ -5,10 +5,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch
+from recsys.features.joint_rows import joint_total
 
 
 def weighted_log_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     """Return sum(weight * cross-entropy) / sum(weight), a scalar, in nats.
+
+    Several processes share the weights' sum (`joint_rows.py`): the mean of their losses is that over all their rows.
 
     Args:
         logit: (B,), or (B, M) of M members, of any precision.
@@ -22,7 +25,7 @@ def weighted_log_loss(logit: Tensor, label: Tensor, weight: Tensor) -> Tensor:
     """
     losses = F.binary_cross_entropy_with_logits(logit.float(), label, weight=weight, reduction="sum")
     # A split has rows that count, and a batch of it may happen to have none.
-    return losses / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    return losses / joint_total(weight.sum()).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def log_loss_objective(ranker: nn.Module, batch: Batch) -> Tensor:

@@ -19,6 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch
+from recsys.features.joint_rows import joint_total
 from recsys.training.objectives.label_log_loss import weighted_log_loss
 
 QUERY = "query"
@@ -60,7 +61,7 @@ def listwise_loss(logit: Tensor, label: Tensor, weight: Tensor, query: Tensor) -
     counts = (label > 0) & (sums.detach().gather(0, place)[:, 0] > 0)
     losses = F.softplus(rivals - scores).mean(dim=1)  # (B,)
     kept = weight * counts
-    return (losses * kept).sum() / kept.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    return (losses * kept).sum() / joint_total(kept.sum()).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 @dataclass(frozen=True)

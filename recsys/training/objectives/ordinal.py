@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from recsys.features.batch import Batch
 from recsys.features.graded import GRADE, Graded
+from recsys.features.joint_rows import joint_total
 
 
 def ordinal_loss(
@@ -40,7 +41,7 @@ def ordinal_loss(
     )
     of_rows = (losses.mean(dim=1) * weight.unsqueeze(1)).sum(dim=0)  # (T,)
     whole = torch.stack([one * each for one, each in zip(of_rows.unbind(), threshold_weights, strict=True)]).sum()
-    return whole / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    return whole / joint_total(weight.sum()).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 @dataclass(frozen=True)

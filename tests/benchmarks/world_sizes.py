@@ -1,0 +1,106 @@
+"""Whether a training is the same on 1, 2 and 4 processes: its losses step by step, and what is measured of it.
+
+    python -m tests.benchmarks.world_sizes [--sizes 1 2 4] [--steps 200] [--batch 84] [--only SUBSTRING] [--json]
+
+Every case of `tests/method/world_size_cases.py` (every composition and mode, every kind of tower, weighted rows, an
+uneven last step of each epoch) is trained on the same rows in the same steps, by gloo on the CPU. A line a case: the
+largest relative difference of the loss in any step, of the gradient's norm, and of the validation's figures, each
+against one process; and milliseconds a step. With --json one JSON object comes last, with the same numbers.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from recsys.sharding.processes import ProcessContext
+from tests.method.world_size_cases import CASES, PURCHASES, RATINGS, SIMULATED, curves_of
+from tests.pipelines.conftest import small_overrides
+from tests.pipelines.own_table import PRETRAIN, OwnTable
+from tests.pipelines.test_history_tower import with_events
+from tests.pipelines.test_objectives_of_a_run import rated
+from tests.purchases import Purchases
+from tests.sharding.two_processes import run_in_several
+
+
+def worlds(root: Path) -> dict[str, list[str]]:
+    """Overrides of each world, whose rows are written below `root`."""
+    ratings = OwnTable(root / RATINGS)
+    with_events(ratings)
+    for feature in ratings.schema["table"]["history"]["features"].values():
+        feature |= {"of": "rating"} if feature.get("of") == "clicked" else {}
+    return {
+        # An epoch whose last step has rows that four processes cannot share evenly.
+        SIMULATED: [*small_overrides(root / SIMULATED), "data.rows=4002"],
+        RATINGS: [*rated(ratings).words, *PRETRAIN],
+        PURCHASES: Purchases(root / PURCHASES).overrides,
+    }
+
+
+def all_curves(context: ProcessContext, jobs: list[tuple[str, list[str]]], root: str, steps: int, batch: int) -> dict:
+    """Every case's numbers, one case after the other in one group of processes."""
+    return {name: curves_of(context, name, words, root, steps, batch) for name, words in jobs}
+
+
+def difference(found: Any, expected: Any) -> float:
+    """The largest relative difference of two lists, or of two objects' values; infinite where one lacks something."""
+    if isinstance(found, dict):
+        if found.keys() != expected.keys():
+            return float("inf")
+        found, expected = list(found.values()), list(expected.values())
+    if len(found) != len(expected):
+        return float("inf")
+    # A gain's standard error is 0 before the first step.
+    pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a != b]
+    return max((abs(a - b) / max(abs(b), 1e-9) for a, b in pairs), default=0.0)
+
+
+def compared(found: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
+    """What a case's numbers are against those of one process."""
+    counted = ("rows", "stage", "proof")
+    return {
+        **{name: difference(found[name], alone[name]) for name in ("loss", "norm", "valid")},
+        "counts": all(found.get(name) == alone.get(name) for name in counted),
+        "steps": len(found["loss"]),
+        "milliseconds": found.get("milliseconds", 0.0),
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=84)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    names = [name for name in CASES if options.only in name]
+    with tempfile.TemporaryDirectory() as folder:
+        root, results = Path(folder), dict[int, Any]()
+        made = worlds(root)
+        jobs = [(name, made[CASES[name].world]) for name in names]
+        for size in (1, *(each for each in options.sizes if each > 1)):
+            place, began = root / f"of-{size}", time.perf_counter()
+            place.mkdir()
+            each = run_in_several(size, all_curves, place, jobs, str(place), options.steps, options.batch)
+            losses = [{name: one["loss"] for name, one in of_process.items()} for of_process in each]
+            assert losses == [losses[0]] * size, "processes of one run report different losses"
+            results[size] = each[0]
+            print(f"{size} processes: {time.perf_counter() - began:.0f} s", flush=True)
+    table = {
+        name: {size: compared(of_size[name], results[1][name]) for size, of_size in results.items()} for name in names
+    }
+    for name, by_size in table.items():
+        for size, numbers in by_size.items():
+            differences = "  ".join(f"{what} {numbers[what]:.1e}" for what in ("loss", "norm", "valid"))
+            counts = "equal" if numbers["counts"] else "DIFFER"
+            print(f"{name:<44} {size}  {differences}  counts {counts}  {numbers['milliseconds']:.1f} ms", flush=True)
+    if options.json:
+        print(json.dumps(table))
+
+
+if __name__ == "__main__":
+    main()
