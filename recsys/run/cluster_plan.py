@@ -58,11 +58,12 @@ def plan(config: RunConfig, stated: StatedTables, progress: Progress) -> TablePl
         tables, dense = _stated(config, stated), 0
     else:
         tables, dense = _of_ranker(config, stated, progress)
-    return plan_tables(tables, cluster_of(config), batch_rows_of(config), dense)
+    cluster = cluster_of(config)
+    return plan_tables(tables, cluster, batch_rows_of(config, cluster), dense)
 
 
 def _stated(config: RunConfig, stated: StatedTables) -> list[TableToPlace]:
-    rules = rules_of(config)
+    rules = rules_of(config, cluster_of(config))
     tables = []
     for name, (rows, width) in stated.tables.items():
         part, _, own = name.rpartition(".")
@@ -126,6 +127,8 @@ def _tables_and_rest(
     dense, tables = build_rates(config.training, {}, [name for name, _ in ranker.named_children()])
     learning = optimizers_in(mode.stages_in_order()[-1][0], dense, tables)[1]
     rules = {part: optimizer if rule else None for part, rule in learning.items()}
-    placed = tables_to_place(ranker, rules, config.training.table_precision, rules_of(config, schema))
+    placed = tables_to_place(
+        ranker, rules, config.training.table_precision, rules_of(config, cluster_of(config), schema)
+    )
     of_number = {number[name]: count for name, count in rows.items()}
     return [replace(each, rows=of_number.get(each.rows, each.rows)) for each in placed], dense_bytes(ranker)

@@ -1,5 +1,7 @@
 """The configured cluster and sharding as the planner takes them: for `recsys plan`, and for runs of several."""
 
+from collections.abc import Sequence
+
 from recsys.config import ClusterConfig, RunConfig
 from recsys.errors import UsageError
 from recsys.features.schema import FeatureSchema
@@ -12,6 +14,7 @@ from recsys.sharding.processes import CUDA, ProcessContext, device_kind, gpus, l
 from recsys.sharding.sharding_plan import AUTO
 
 _GB = 1e9
+_ROW_WISE = "row_wise"
 
 
 def planning_of(config: RunConfig, schema: FeatureSchema, context: ProcessContext) -> Planning | None:
@@ -39,7 +42,8 @@ def planning_of(config: RunConfig, schema: FeatureSchema, context: ProcessContex
                 f"{context.device.type}. A run is planned for its own processes; leave `{key}` null "
                 "(cluster=this_machine), or start it on the cluster that is configured."
             )
-    return Planning(cluster_of(config, context), rules_of(config, schema), batch_rows_of(config))
+    of_run = cluster_of(config, context)
+    return Planning(of_run, rules_of(config, of_run, schema), batch_rows_of(config, of_run))
 
 
 def cluster_of(config: RunConfig, context: ProcessContext | None = None) -> Cluster:
@@ -69,26 +73,51 @@ def cluster_of(config: RunConfig, context: ProcessContext | None = None) -> Clus
     )
 
 
-def rules_of(config: RunConfig, schema: FeatureSchema | None = None) -> PlanRules:
+def rules_of(config: RunConfig, cluster: Cluster, schema: FeatureSchema | None = None) -> PlanRules:
     """Return what the planner may choose from.
 
     Args:
         schema: says how many ids a row has at most; one of each feature where there is none.
+
+    Raises:
+        UsageError: rows of a table are to be divided where they cannot be.
     """
     training, sharding = config.training, config.sharding
     return PlanRules(
-        types={str(part): tuple(types) for part, types in sharding.types.items()},
+        types={
+            str(part): _divisible(types, f"sharding.types.{part}", cluster) for part, types in sharding.types.items()
+        },
         kernels={str(part): _kernels(kernel) for part, kernel in training.table_kernels.items()},
-        table_types={name: tuple(each.types) for name, each in sharding.tables.items() if each.types},
+        table_types={
+            name: _divisible(each.types, f"sharding.tables.{name}.types", cluster)
+            for name, each in sharding.tables.items()
+            if each.types
+        },
         table_kernels={name: _kernels(each.kernel) for name, each in sharding.tables.items() if each.kernel},
         cache_share=training.table_cache_share,
         ids_per_row={feature.name: float(feature.max_length or 1) for feature in schema.sparse} if schema else {},
     )
 
 
-def batch_rows_of(config: RunConfig) -> int:
+def batch_rows_of(config: RunConfig, cluster: Cluster) -> int:
     """How many rows one process takes in a step, at most."""
-    return config.training.batch_size or config.training.largest_batch or LARGEST
+    together = config.training.batch_size or config.training.largest_batch or LARGEST
+    return -(-together // cluster.world_size)
+
+
+def _divisible(types: Sequence[str], key: str, cluster: Cluster) -> tuple[str, ...]:
+    """Rows are divided on GPUs alone: the last batch of an epoch is rarely of one size in all processes, and gloo
+    gathers what the pieces of a row-wise table found only where it is.
+    """
+    if cluster.device == CUDA or cluster.world_size == 1:
+        return tuple(types)
+    left = tuple(each for each in types if each != _ROW_WISE)
+    if not left:
+        raise UsageError(
+            f"`{key}` is [{_ROW_WISE}], and {cluster.world_size} processes on CPUs exchange row-wise pieces only for "
+            "batches of one size, which the last of an epoch is not. Allow table_wise, or train on GPUs."
+        )
+    return left
 
 
 def _kernels(kernel: str) -> tuple[str, ...]:

@@ -163,7 +163,11 @@ def test_one_process_asks_for_no_plan_and_two_are_planned_for_what_they_are(smal
 
     assert planning is not None
     assert (planning.cluster.device, planning.cluster.nodes, planning.cluster.devices_per_node) == ("cpu", 1, 2)
-    assert planning.batch_rows == 64
+    assert planning.batch_rows == 32
+    # Of a last batch processes on CPUs have different shares, which pieces of rows cannot be gathered for.
+    assert planning.rules.types["embedding_tower"] == ("table_wise",)
+    with pytest.raises(UsageError, match=r"`sharding.types.head` is \[row_wise\], and 2 processes on CPUs"):
+        planning_of(compose_config([*small_world, "sharding.types.head=[row_wise]"]), schema, two)
     assert planning.rules.replicated == {"head": "data_parallel"}
     assert planning.rules.kernels["embedding_tower"] == ("fused", "uvm", "uvm_caching")
     assert planning.rules.ids_per_row["tags"] > planning.rules.ids_per_row["item_id"] == 1
