@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from recsys.errors import UsageError
+from recsys.features.graded import GRADE
 from tests.datasets.small_table import feature, read_rows, read_table
 
 SCHEMAS = Path(__file__).parents[2] / "data" / "schemas"
@@ -47,13 +48,13 @@ def write_ratings(folder: Path, flipped: Collection[int]) -> None:
 
 
 def features_of(folder: Path, name: str, flipped: Collection[int] = ()) -> pd.DataFrame:
-    """The features of all rows in the order of time; `place` says which row is which."""
+    """The features of all rows, without label and grade, in the order of time; `place` says which row is which."""
     write_ratings(folder, flipped)
     declared = (SCHEMAS / f"{name}.yaml").read_text()
     place = "\n  - {name: place, kind: dense, fill: 0, used_by: [interaction_network]}\ntable:\n"
     (folder / "schema.yaml").write_text(declared.replace("\ntable:\n", place))
     rows, _ = read_rows(folder, folder / "schema.yaml")
-    return rows.sort_values("place", ignore_index=True).drop(columns="label").map(plain)
+    return rows.sort_values("place", ignore_index=True).drop(columns=["label", GRADE]).map(plain)
 
 
 def plain(value: Any) -> Any:
