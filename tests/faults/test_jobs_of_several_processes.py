@@ -22,8 +22,9 @@ STEPS = 13
 
 
 def words_in(root: Path) -> list[str]:
-    # Rows in step: those of one process.
-    return [*small_overrides(root), *SMALL, "training.tower_day_share=0", "training.row_order=time"]
+    # Rows in step: those of one process. Tables are planned alike for one node and for two, to have the same bits.
+    near = [f"cluster.{which}_bandwidth=10" for which in ("in_node", "between_nodes")]
+    return [*small_overrides(root), *SMALL, "training.tower_day_share=0", "training.row_order=time", *near]
 
 
 @pytest.fixture(scope="module")
