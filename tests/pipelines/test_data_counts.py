@@ -19,7 +19,8 @@ COUNTS = {"rows dropped: price": 3, "rows dropped: clicked": 2, "rows dropped": 
 def test_counts_of_the_stream_reach_the_run(
     small_world: list[str], monkeypatch: pytest.MonkeyPatch, counts: dict[str, int]
 ) -> None:
-    monkeypatch.setattr(BatchStream, "counts", property(lambda stream: counts))
+    by_group = {"part-0.parquet, row group 0": counts} if counts else {}
+    monkeypatch.setattr(BatchStream, "counts_by_group", property(lambda stream: by_group))
 
     assert main(["train", *small_world]) == 0
 
