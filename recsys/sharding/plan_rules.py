@@ -162,7 +162,7 @@ def require_whole_rows(what: str, types: tuple[str, ...], rule: str | None) -> N
         raise UsageError(
             f"{what} is sharded column_wise and learns by rowwise_adagrad: every piece of a row would have its own "
             "accumulator, which is another optimizer for every number of processes, and no checkpoint of it could be "
-            "resumed with another one. Shard it row_wise, or use adagrad."
+            "resumed with another one. Shard it table_wise or row_wise, or use adagrad."
         )
 
 

@@ -111,7 +111,8 @@ def _in_any_memory(table: TableToPlace, cluster: Cluster) -> TableToPlace:
 
 
 def _divided(table: TableToPlace, cluster: Cluster) -> TableToPlace:
-    if _ROW_WISE in table.types or cluster.world_size == 1:
+    # A run on CPUs refuses it: gloo gathers pieces of one size alone.
+    if _ROW_WISE in table.types or cluster.world_size == 1 or cluster.device == "cpu":
         return table
     return replace(table, types=("table_wise", _ROW_WISE))
 

@@ -112,10 +112,9 @@ def test_every_remedy_was_planned_and_says_whether_it_is_enough():
     plan = plan_tables([table("huge", 8000), table("other", 400)], CPUS, batch_rows=1, dense_bytes=0)
 
     assert {each.change: (each.settings, each.fits) for each in plan.remedies} == {
-        "rows divided over all processes": (("sharding.types.head=[table_wise,row_wise]",), True),
         "weights in half precision": (("training.table_precision=float16",), True),
         "vectors of huge 1/2 as wide": ((), True),
-    }, "more nodes do not help a table that may not be divided"
+    }, "neither more nodes help a table that may not be divided, nor a division that a run on CPUs refuses"
     assert TableSearch(CPUS, 1, 0).place([table("huge", 8000, types=DIVIDED), table("other", 400)]) is not None
 
 

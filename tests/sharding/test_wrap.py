@@ -53,7 +53,7 @@ def test_a_table_width_that_the_kernels_cannot_take_is_refused_with_one_that_the
 def test_rowwise_adagrad_is_refused_for_tables_split_by_columns(context):
     rowwise = {part: TableOptimizer("rowwise_adagrad", 0.1) for part in BOTH}
 
-    with pytest.raises(UsageError, match="Shard it row_wise, or use adagrad"):
+    with pytest.raises(UsageError, match="Shard it table_wise or row_wise, or use adagrad"):
         wrap_ranker(TwoParts(PoolingType.SUM), rowwise, context, {"embedding_tower": "column_wise"})
 
 
