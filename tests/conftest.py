@@ -2,15 +2,20 @@
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
-import pytest
-import torch
+# Half a million objects are made while tests are imported and found, and all stay: to look again and again for some
+# that do not takes a sixth of that time. The garbage collector begins when the tests do.
+gc.disable()
 
-from recsys.sharding.processes import ProcessContext, start_processes, stop_processes
-from tests.faults.commands import Commands
-from tests.fresh_stores import copy_fresh_stores
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from _pytest.doctest import DoctestModule  # noqa: E402
+
+from recsys.sharding.processes import ProcessContext, start_processes, stop_processes  # noqa: E402
+from tests.faults.commands import Commands  # noqa: E402
+from tests.fresh_stores import copy_fresh_stores  # noqa: E402
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -61,6 +66,12 @@ def _fresh_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     undo()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Look for examples in the docstrings of the library alone: no test has one, and to look takes seconds."""
+    return [each for each in (yield) if not isinstance(each, DoctestModule)]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests marked `gpu` where there is none."""
     if torch.cuda.is_available():
@@ -74,6 +85,7 @@ def pytest_collection_finish() -> None:
     """Leave what is imported by now out of every garbage collection: half a million objects, which all stay."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:
