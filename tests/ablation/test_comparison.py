@@ -7,10 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from recsys.ablation import bootstrap
 from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.comparison import Rules, Verdict, compare, compare_fixed
 from recsys.all_segments import ALL
 from recsys.errors import DataError, UsageError
+from recsys.metrics.auc import AUC
+from recsys.metrics.log_loss import LOG_LOSS
 from recsys.metrics.metric import Support
 from recsys.metrics.predictions import predictions_of
 from tests.ablation.simulated_studies import QUESTION, World, measured, simulate, study
@@ -197,6 +200,12 @@ def test_a_missing_partner_is_refused_by_name():
         compare(QUESTION, [], RULES)
 
 
+@pytest.fixture
+def two_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arms are measured by two metrics of four: the verdicts of one depend on no other, and the studies are many."""
+    monkeypatch.setattr(bootstrap, "row_metrics", lambda: [AUC, LOG_LOSS])
+
+
 def _verdicts(world: World, studies: int, samples: int) -> tuple[Counter, Counter]:
     overall, segments = Counter(), Counter()
     for seed in range(studies):
@@ -206,6 +215,7 @@ def _verdicts(world: World, studies: int, samples: int) -> tuple[Counter, Counte
     return overall, segments
 
 
+@pytest.mark.usefixtures("two_metrics")
 def test_arms_that_differ_in_luck_alone_get_at_most_five_false_verdicts_in_a_hundred():
     """Three seeds, users shared by all arms. Overall and, counted as one, over the segments.
 
@@ -217,6 +227,7 @@ def test_arms_that_differ_in_luck_alone_get_at_most_five_false_verdicts_in_a_hun
     assert segments[Verdict.BETTER] + segments[Verdict.WORSE] <= 5
 
 
+@pytest.mark.usefixtures("two_metrics")
 @pytest.mark.parametrize("users", [8, 24])
 def test_a_handful_of_users_who_prefer_one_condition_or_the_other_make_no_false_verdicts_either(users):
     """Seeds agree here, and each user is served better by one of the conditions: only other users would tell.
@@ -229,6 +240,7 @@ def test_a_handful_of_users_who_prefer_one_condition_or_the_other_make_no_false_
     assert overall[Verdict.BETTER] + overall[Verdict.WORSE] <= 6  # 2.5 are expected at 5 %, more than 6 in 1 of 80 runs
 
 
+@pytest.mark.usefixtures("two_metrics")
 def test_a_planted_difference_is_found_and_never_the_opposite():
     overall, _ = _verdicts(
         World(users=150, luck=0.05, user_error=0.1, handicap=(1.5, 1.5, 1.5)), studies=40, samples=40
@@ -237,6 +249,7 @@ def test_a_planted_difference_is_found_and_never_the_opposite():
     assert overall[Verdict.WORSE] == 0
 
 
+@pytest.mark.usefixtures("two_metrics")
 def test_a_difference_that_is_planted_in_one_segment_is_found_there():
     world = World(users=400, luck=0.02, user_error=0.1, handicap=(2.0, 0.0, 0.0))
     found = [study(world, seed, samples=40) for seed in range(20)]
@@ -244,6 +257,7 @@ def test_a_difference_that_is_planted_in_one_segment_is_found_there():
     assert sum(f.find("auc", name).verdict is Verdict.BETTER for f in found for name in ("light", "heavy")) <= 2
 
 
+@pytest.mark.usefixtures("two_metrics")
 def test_bootstrapping_seeds_as_well_would_raise_false_verdicts_far_above_five_in_a_hundred():
     """The naive hierarchical bootstrap on the same null studies: why seeds get Student's t instead."""
     world, naive_false, ours_false = World(users=300, luck=0.4), 0, 0
