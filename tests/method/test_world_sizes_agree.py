@@ -10,8 +10,8 @@ from tests.method.world_size_cases import SIMULATED, curves_of
 from tests.pipelines.conftest import small_overrides
 from tests.sharding.two_processes import run_in_two
 
-# An epoch has 39 steps, the last of an odd number of rows; `tests/benchmarks/world_sizes.py` has every case.
-CASES, STEPS, BATCH = ("staged_tables_first, conditional", "weighted rows, conditional"), 45, 84
+# An epoch has 12 steps, the last of an odd number of rows; `tests/benchmarks/world_sizes.py` has every case.
+CASES, STEPS, BATCH = ("staged_tables_first, conditional", "weighted rows, conditional"), 16, 84
 
 
 def curves(context: ProcessContext, words: list[str], root: str) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def curves(context: ProcessContext, words: list[str], root: str) -> dict[str, An
 
 
 def test_losses_norms_and_counts_are_those_of_one_process_in_every_step(tmp_path: Path, context: ProcessContext):
-    words = [*small_overrides(tmp_path / SIMULATED), "data.rows=4002"]
+    words = [*small_overrides(tmp_path / SIMULATED), "data.rows=1202"]
     alone = curves(context, words, str(tmp_path))
 
     first, second = run_in_two(curves, tmp_path, words, str(tmp_path))
