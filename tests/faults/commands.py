@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing import forkserver, util
@@ -26,6 +26,7 @@ from typing import Any
 from recsys.files import fingerprint_of, write_text_atomically
 from tests.faults.disk_watch import let_watch
 from tests.fresh_stores import copy_fresh_stores
+from tests.pictures import draw_no_pictures
 
 ROOT = Path(__file__).parents[2]
 # What the tests' commands choose; a fork that composed them itself would read twenty files, twice for a study.
@@ -237,26 +238,6 @@ def fork_the_process_of_golden_rows() -> None:
     golden_rows.subprocess = SimpleNamespace(  # type: ignore[assignment]
         run=run, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
     )
-
-
-def draw_no_pictures() -> Callable[[], None]:
-    """Leave the files of pictures empty, which else take a third of a small training; the result undoes it."""
-    from matplotlib.figure import Figure
-
-    draw = Figure.savefig
-
-    def save(figure: Figure, place: Any, **options: Any) -> None:
-        # A page's own pictures are read again, as text.
-        if isinstance(place, Path):
-            place.write_bytes(b"")
-        else:
-            draw(figure, place, **options)
-
-    def undo() -> None:
-        Figure.savefig = draw  # type: ignore[method-assign]
-
-    Figure.savefig = save  # type: ignore[method-assign]
-    return undo
 
 
 def _set(moment: Moment) -> None:

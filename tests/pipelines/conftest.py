@@ -1,22 +1,12 @@
 """A world that is prepared, pre-trained on and trained on in seconds; made once for all tests of this room."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.faults.commands import draw_no_pictures
+from tests.pictures import no_pictures
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _pictures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Runs in this process draw their pictures in the modules that say `DRAWS_PICTURES`, and nowhere else."""
-    if getattr(request.module, "DRAWS_PICTURES", False):
-        yield
-        return
-    undo = draw_no_pictures()
-    yield
-    undo()
+__all__ = ["no_pictures"]
 
 
 @pytest.fixture(scope="session")
