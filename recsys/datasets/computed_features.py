@@ -27,6 +27,12 @@ def own_name(column: str) -> str:
     return f"{OWN_PREFIX}of_{column.encode().hex()}" if column else ""
 
 
+def name_of_own(name: str) -> str:
+    """The column of which `own_name` made a name; any other name as it is."""
+    begin = f"{OWN_PREFIX}of_"
+    return bytes.fromhex(name.removeprefix(begin)).decode() if name.startswith(begin) else name
+
+
 @dataclass(frozen=True)
 class ComputedFeatures:
     """What a layout computes, by `own_name`.

@@ -56,6 +56,7 @@ def run(config: RunConfig, progress: Progress, known: KnownFit | None = None) ->
 
 def _made(config: RunConfig, progress: Progress, known: KnownFit | None) -> Path:
     schema = load_schema(schema_file(config.data))
+    _require_engine(config.data)
     raw = raw_folder(config, progress)
     stage = stage_of(config, raw, known)
 
@@ -78,6 +79,12 @@ def _made(config: RunConfig, progress: Progress, known: KnownFit | None) -> Path
     result = run_stage(stage, final, work, is_resumable=True)
     require_intact(open_encoded(result.path / _ROWS), result.was_run, progress)
     return result.path / _ROWS
+
+
+def _require_engine(data: DataConfig) -> None:
+    """Refuse an engine that cannot do what the schema asks for, before an archive is unpacked or a file is read."""
+    if isinstance(data, TableData) and data.engine == "spark":
+        require_countable(table_layout(data), f"Schema file {schema_file(data)}")
 
 
 def prepared(config: RunConfig, known: KnownFit | None = None) -> EncodedDataset | None:
@@ -206,10 +213,8 @@ def _world(data: SimulatedData) -> tuple[Stage, Path, World]:
 def _table(config: RunConfig, raw: Path) -> Source:
     data = cast(TableData, config.data)
     layout = table_layout(data)
-    if data.engine == "duckdb":
-        return TableSource(raw, layout)
-    require_countable(layout, f"Schema file {schema_file(data)}")
-    return TableSource(raw, layout, SparkSettings(data.spark_master, config.runtime.memory_limit))
+    spark = SparkSettings(data.spark_master, config.runtime.memory_limit) if data.engine == "spark" else None
+    return TableSource(raw, layout, spark)
 
 
 def _simulated(_: RunConfig, raw: Path) -> Source:

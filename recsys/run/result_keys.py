@@ -24,8 +24,6 @@ SETTINGS_WITHOUT_EFFECT: Mapping[str, str] = {
     "runtime.threads": "the last digits alone; a study may move to another machine",
     "runtime.memory_limit": "rows are prepared the same in any memory",
     "runtime.exchange_seconds": "how long processes wait for one another",
-    "data.engine": "rows are the same on either engine",
-    "data.spark_master": "where the past is counted, not what is counted",
     "tracking": "where a run is recorded, and how its machine fared",
     "sharding": "which process has which rows, not what is in them; the last digits alone",
     "cluster": "what tables are planned for",

@@ -9,6 +9,7 @@ from typing import Any
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
+from recsys.datasets.computed_features import name_of_own
 from recsys.datasets.on_spark.exchange import hand_over, take_up
 from recsys.datasets.on_spark.session import SparkEngine, SparkSettings, spark_session
 from recsys.datasets.past import (
@@ -59,18 +60,21 @@ class _SparkCounter:
         opening: Opening = NOTHING_BEFORE,
     ) -> ir.Table:
         """See `add_past`."""
-        assert not opening.known and not opening.is_continued, "days that go on are counted on DuckDB"
+        # Days that go on from others are refused where they are asked for.
+        assert opening is NOTHING_BEFORE
         summed = summed_columns(features)
         require_summable(connection, events, summed)
         name = unique_name()
         folder = self._folder / name
         folder.mkdir()
         progress("handing over to Spark", 0, 0)
-        hand_over(connection, _asked(asked, features), folder / "asked.parquet", {})
-        hand_over(connection, _events(events, features, summed), folder / "events.parquet", {})
+        tables = {"asked": _asked(asked, features), "events": _events(events, features, summed)}
+        for each, rows in tables.items():
+            shown = {column: name_of_own(column) for column in rows.columns}
+            hand_over(connection, rows, folder / f"{each}.parquet", shown)
         engine = SparkEngine(self._session, folder)
-        rows, happened = (engine.read(unique_name(), folder / f"{each}.parquet") for each in ("asked", "events"))
-        past = joined_past(engine, rows, happened, features, progress)
+        there = [engine.read(unique_name(), folder / f"{each}.parquet") for each in tables]
+        past = joined_past(engine, *there, features, progress)
         found = self._folder / f"{name}_found"
         engine.write(past.found, found)
         shutil.rmtree(folder)

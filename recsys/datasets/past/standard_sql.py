@@ -9,7 +9,7 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-_AT, _LINE, _POINT, _LISTED, _PLACE = "both_at", "both_line", "both_point", "listed", "place"
+_AT, _NEWEST, _POINT, _LISTED, _PLACE = "both_at", "both_newest", "both_point", "listed", "place"
 
 
 @ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
@@ -39,26 +39,26 @@ def last_before(
         same: the points' key -> the lines' key of the same meaning.
         moment: the lines' column of times, each once per key.
     """
-    line, point = (ibis.struct({name: rows[name] for name in rows.columns}) for rows in (lines, points))
     keys = {f"both_{number}": pair for number, pair in enumerate(same.items())}
+    point = ibis.struct({name: points[name] for name in points.columns})
     happened = lines.select(
         **{name: lines[theirs] for name, (_, theirs) in keys.items()},
-        **{_AT: lines[moment], _LINE: line, _POINT: ibis.null(point.type())},
+        **{_AT: lines[moment], _NEWEST: lines[moment], _POINT: ibis.null(point.type())},
     )
     asking = points.select(
         **{name: points[ours] for name, (ours, _) in keys.items()},
-        **{_AT: at, _LINE: ibis.null(line.type()), _POINT: point},
+        **{_AT: at, _NEWEST: ibis.null(lines[moment].type()), _POINT: point},
     )
     both = ibis.union(happened, asking, distinct=False)
     # At one moment the points come first, as a line of that moment is not before them.
     order = [both[_AT], both[_POINT].isnull()]
     so_far = ibis.window(group_by=[*keys], order_by=order, preceding=None, following=0)
-    found = both.mutate(**{_LINE: both[_LINE].last().over(so_far)})
+    found = both.mutate(**{_NEWEST: both[_NEWEST].max().over(so_far)})
     found = found.filter(found[_POINT].notnull())
-    return found.select(
-        **{name: found[_POINT][name] for name in points.columns},
-        **{name: found[_LINE][name] for name in lines.columns},
-    )
+    found = found.select(_NEWEST, **{name: found[_POINT][name] for name in points.columns})
+    is_same = [found[ours] == lines[theirs] for ours, theirs in same.items()]
+    joined = found.left_join(lines, [*is_same, found[_NEWEST] == lines[moment]])
+    return joined.select(*points.columns, *lines.columns)
 
 
 def distinct_in_frame(values: ir.Value, frame: object) -> ir.IntegerValue:
