@@ -69,12 +69,12 @@ class _SparkCounter:
         folder.mkdir()
         progress("handing over to Spark", 0, 0)
         tables = {"asked": _asked(asked, features), "events": _events(events, features, summed)}
-        for each, rows in tables.items():
-            shown = {column: name_of_own(column) for column in rows.columns}
-            hand_over(connection, rows, folder / f"{each}.parquet", shown)
+        for each, table in tables.items():
+            shown = {column: name_of_own(column) for column in table.columns}
+            hand_over(connection, table, folder / f"{each}.parquet", shown)
         engine = SparkEngine(self._session, folder)
-        there = [engine.read(unique_name(), folder / f"{each}.parquet") for each in tables]
-        past = joined_past(engine, *there, features, progress)
+        rows, happened = (engine.read(unique_name(), folder / f"{each}.parquet") for each in tables)
+        past = joined_past(engine, rows, happened, features, progress)
         found = self._folder / f"{name}_found"
         engine.write(past.found, found)
         shutil.rmtree(folder)

@@ -78,6 +78,7 @@ def spark_session(settings: SparkSettings, folder: Path) -> Iterator[Any]:
             f"Spark takes the folder {folder} for a pattern, as it holds one of `*?[]{{}}\\,`. Set runtime.encoded to "
             "another folder, or data.engine=duckdb."
         )
+    from py4j.protocol import Py4JError
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -85,10 +86,10 @@ def spark_session(settings: SparkSettings, folder: Path) -> Iterator[Any]:
     try:
         session = _configured(active.newSession() if active else _started(settings, folder))
         yield session
-    except PySparkException as error:
+    except (PySparkException, Py4JError) as error:
         raise ServiceError(
-            f"Spark ({settings.master}) gave up: {str(error).splitlines()[0]}. Each of its machines must see {folder} "
-            "under that name, and have memory and disk enough (spark-defaults.conf; of a Spark on this machine, "
+            f"Spark ({settings.master}) gave up: {' '.join(str(error).splitlines()[:2])}. Each of its machines must see "
+            f"{folder} under that name, and have memory and disk enough (spark-defaults.conf; of a Spark on this machine, "
             "runtime.memory_limit). Mend that, or set data.engine=duckdb."
         ) from error
     finally:
