@@ -87,10 +87,11 @@ def spark_session(settings: SparkSettings, folder: Path) -> Iterator[Any]:
         session = _configured(active.newSession() if active else _started(settings, folder))
         yield session
     except (PySparkException, Py4JError) as error:
+        what = " ".join(str(error).splitlines()[:2])
         raise ServiceError(
-            f"Spark ({settings.master}) gave up: {' '.join(str(error).splitlines()[:2])}. Each of its machines must see "
-            f"{folder} under that name, and have memory and disk enough (spark-defaults.conf; of a Spark on this machine, "
-            "runtime.memory_limit). Mend that, or set data.engine=duckdb."
+            f"Spark ({settings.master}) gave up: {what}. Each of its machines must see {folder} under that name, and "
+            "have memory and disk enough (spark-defaults.conf; of a Spark on this machine, runtime.memory_limit). Mend "
+            "that, or set data.engine=duckdb."
         ) from error
     finally:
         if active is None and (started := SparkSession.getActiveSession()):
