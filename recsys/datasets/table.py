@@ -13,7 +13,7 @@ from recsys.datasets.database import epoch_us, fetch_one, folder_of, store
 from recsys.datasets.event_log import IS_PAST, TIME, EventLog, event_columns, user_key
 from recsys.datasets.event_tables import RawEvents, read_events
 from recsys.datasets.on_spark.counting import past_on_spark
-from recsys.datasets.on_spark.session import SparkSettings
+from recsys.datasets.on_spark.spark_engine import SparkSettings
 from recsys.datasets.past import ROW, PastCounter, add_past
 from recsys.datasets.sampled_examples import sampled_rows
 from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows

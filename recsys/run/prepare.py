@@ -9,7 +9,7 @@ from recsys.config import DataConfig, RunConfig, SimulatedData, TableData, confi
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
 from recsys.datasets.on_spark.refusals import require_countable
-from recsys.datasets.on_spark.session import SparkSettings
+from recsys.datasets.on_spark.spark_engine import SparkSettings
 from recsys.datasets.simulator import SimulatorSource, simulate
 from recsys.datasets.source import Source
 from recsys.datasets.table import TableSource

@@ -23,7 +23,7 @@ from recsys.datasets.encoded import open_encoded
 from recsys.datasets.on_spark.counting import past_on_spark
 from recsys.datasets.on_spark.exchange import hand_over
 from recsys.datasets.on_spark.refusals import require_countable
-from recsys.datasets.on_spark.session import SparkSettings, spark_session
+from recsys.datasets.on_spark.spark_engine import SparkSettings, spark_session
 from recsys.datasets.past import (
     LABEL,
     MOMENT,
@@ -243,7 +243,7 @@ def test_either_engine_finds_the_rows_that_the_other_prepared(tmp_path: Path) ->
 
 
 def test_without_pyspark_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recsys.datasets.on_spark.session.find_spec", lambda _: None)
+    monkeypatch.setattr("recsys.datasets.on_spark.spark_engine.find_spec", lambda _: None)
 
     expected = r"PySpark, which is not installed.*pip install 'recsys\[spark\]'"
     with pytest.raises(UsageError, match=expected), spark_session(LOCAL, tmp_path):
@@ -263,7 +263,7 @@ def test_without_java_the_message_says_what_to_install(tmp_path: Path, monkeypat
 def test_a_folder_that_spark_would_take_for_a_pattern_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recsys.datasets.on_spark.session.find_spec", lambda _: True)
+    monkeypatch.setattr("recsys.datasets.on_spark.spark_engine.find_spec", lambda _: True)
 
     with pytest.raises(UsageError, match=r"takes the folder .*a pattern"), spark_session(LOCAL, tmp_path / "all[1]"):
         pass

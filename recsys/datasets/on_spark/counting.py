@@ -11,7 +11,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.computed_features import name_of_own
 from recsys.datasets.on_spark.exchange import hand_over, take_up
-from recsys.datasets.on_spark.session import SparkEngine, SparkSettings, spark_session
+from recsys.datasets.on_spark.spark_engine import SparkEngine, SparkSettings, spark_session
 from recsys.datasets.past import (
     AGE,
     AGE_DAYS,
