@@ -68,13 +68,15 @@ def is_countable(one: PastFeature) -> bool:
 
 
 COUNTABLE = [one for one in [*FEATURES, *OF_FOLDS, *LEFT_OUT] if is_countable(one)]
-# Every kind once over the whole past and once out of fold; of spans, those that are made in another way.
+# Every kind over the whole past; of spans and folds, those that are made in another way. Each group of keys costs Spark
+# a second.
+OF_SPANS = ("first of two days", "last of two days", "smoothed mean out of fold", "distinct of genres out of fold")
 ON_SPARK = [
     one
     for one in COUNTABLE
-    if not (one.window or one.ago or one.leave_one_out)
-    or ("30 hours" in one.name and one.kind in (PastKind.DISTINCT, PastKind.MAXIMUM, PastKind.RECENT, PastKind.SUM))
-    or ("of two days" in one.name and one.kind in (PastKind.DAYS_SINCE_FIRST, PastKind.DAYS_SINCE_LAST))
+    if not (one.window or one.ago or one.folds or one.leave_one_out)
+    or one.name in OF_SPANS
+    or ("30 hours" in one.name and one.by == ("User",))
 ]
 
 # One for each form that DuckDB has a word of its own for.
