@@ -14,7 +14,8 @@ class TableData:
 
     Dates, where they are given, take the place of those that the block splits the rows by: half-open boundaries (UTC
     days). `ranking_baselines` are rules to rank candidates by without a model: name -> columns, the first one decides,
-    the next breaks its ties.
+    the next breaks its ties. `engine` is what counts the past of the rows for `recsys prepare`, on DuckDB or on the
+    Spark that `spark_master` names; the rows are the same.
     """
 
     source: Literal["table"]
@@ -26,6 +27,8 @@ class TableData:
     test_start: Day | None
     test_end: Day | None
     ranking_baselines: dict[str, tuple[str, ...]]
+    engine: Literal["duckdb", "spark"]
+    spark_master: Annotated[str, Field(min_length=1)]
 
 
 @checked_dataclass

@@ -101,4 +101,5 @@ def _as_table(recorded: Mapping[str, Any]) -> dict[str, Any]:
         )
     known = {key: value for key, value in recorded.items() if key not in _DECLARED_NOW}
     dates = dict.fromkeys(("train_start", "validation_start", "test_start", "test_end"))
-    return {**dates, "ranking_baselines": {}, **known, "source": "table"}
+    engine = {"engine": "duckdb", "spark_master": "local[*]"}
+    return {**dates, "ranking_baselines": {}, **engine, **known, "source": "table"}

@@ -13,7 +13,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import store
-from recsys.datasets.past import AGE, AGE_DAYS, NOTHING_BEFORE, Opening, PastFeature, add_past
+from recsys.datasets.past import AGE, AGE_DAYS, NOTHING_BEFORE, Opening, PastCounter, PastFeature, add_past
 from recsys.datasets.table_layout import TableLayout
 from recsys.errors import UsageError
 from recsys.features.column_names import OWN_PREFIX
@@ -27,13 +27,24 @@ def own_name(column: str) -> str:
     return f"{OWN_PREFIX}of_{column.encode().hex()}" if column else ""
 
 
+def name_of_own(name: str) -> str:
+    """The column of which `own_name` made a name; any other name as it is."""
+    begin = f"{OWN_PREFIX}of_"
+    return bytes.fromhex(name.removeprefix(begin)).decode() if name.startswith(begin) else name
+
+
 @dataclass(frozen=True)
 class ComputedFeatures:
-    """What a layout computes, by `own_name`."""
+    """What a layout computes, by `own_name`.
+
+    Attributes:
+        add_past: what counts the past, on DuckDB unless another engine was asked for.
+    """
 
     layout: TableLayout
     schema: FeatureSchema
     opening: Opening = NOTHING_BEFORE
+    add_past: PastCounter = add_past
 
     @cached_property
     def asked(self) -> list[str]:
@@ -150,7 +161,8 @@ class ComputedFeatures:
             ready = [name for name in waiting if name in past and self._is_ready(name, known, done)]
             counted = [*(self._feature(name) for name in ready), *extra]
             if counted:
-                rows = add_past(connection, rows, rows if not is_final else events, counted, progress, self.opening)
+                happened = rows if not is_final else events
+                rows = self.add_past(connection, rows, happened, counted, progress, self.opening)
             done |= {*ready}
             derived = [name for name in waiting if name not in past and {*self._parts(name)} <= done]
             while derived:

@@ -7,6 +7,7 @@ memory limit are no special case. All times are UTC: the session's zone is set, 
 import re
 import shutil
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,8 +151,18 @@ def temporary_database(folder: Path, memory_limit: str, threads: int) -> Iterato
             connection.disconnect()
 
 
-def store(connection: Backend, name: str, rows: ir.Table) -> ir.Table:
+class OtherEngine(ABC):
+    """An engine beside DuckDB, which keeps tables in its own way; what stores them takes it for a connection."""
+
+    @abstractmethod
+    def store(self, name: str, rows: ir.Table) -> ir.Table:
+        """See `store`."""
+
+
+def store(connection: Backend | OtherEngine, name: str, rows: ir.Table) -> ir.Table:
     """Run `rows` once, keep the result as the table `name`, and return that table."""
+    if isinstance(connection, OtherEngine):
+        return connection.store(name, rows)
     connection.raw_sql(f'CREATE TABLE "{name}" AS {connection.compile(rows)}')
     return connection.table(name)
 

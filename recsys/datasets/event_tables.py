@@ -10,7 +10,7 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import fetch_one, store
 from recsys.datasets.declared_tables import Keep
-from recsys.datasets.past import NOTHING_BEFORE, Opening
+from recsys.datasets.past import NOTHING_BEFORE, Opening, PastCounter, add_past
 from recsys.datasets.segment_clusters import clustered_segments
 from recsys.datasets.side_tables import StoredSide, read_sides, side_of_events
 from recsys.datasets.table_files import FILE_SPLIT, TableFile, find_files, shown_files
@@ -37,6 +37,7 @@ class RawEvents:
         digests: of every file that was read, by its path below the raw folder.
         counts: what was left out or merged, by a readable name.
         opening: what the past had come to before these events.
+        add_past: what counts their past.
     """
 
     rows: ir.Table
@@ -47,6 +48,7 @@ class RawEvents:
     digests: dict[str, str]
     counts: dict[str, int]
     opening: Opening = NOTHING_BEFORE
+    add_past: PastCounter = add_past
 
     def shape(self, rows: ir.Table) -> TableShape:
         """The reading of rows that have the columns of the files and the side tables."""

@@ -72,7 +72,7 @@ def read_queries(connection: Backend, raw: RawEvents, progress: Progress) -> Que
     Raises:
         DataError: a column is missing or of the wrong type, or there is no event.
     """
-    computed = ComputedFeatures(raw.layout, raw.schema, raw.opening)
+    computed = ComputedFeatures(raw.layout, raw.schema, raw.opening, raw.add_past)
     events = chosen_events(connection, raw, computed)
     queries = numbered_queries(connection, events, raw)
     if raw.layout.query and raw.layout.query.column:

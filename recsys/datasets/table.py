@@ -1,6 +1,7 @@
 """Rows that a user already has: Parquet or CSV files, described by the `table:` block of a schema file."""
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -8,10 +9,12 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.computed_features import ComputedFeatures, own_name
-from recsys.datasets.database import epoch_us, fetch_one, store
+from recsys.datasets.database import epoch_us, fetch_one, folder_of, store
 from recsys.datasets.event_log import IS_PAST, TIME, EventLog, event_columns, user_key
 from recsys.datasets.event_tables import RawEvents, read_events
-from recsys.datasets.past import ROW
+from recsys.datasets.on_spark.counting import past_on_spark
+from recsys.datasets.on_spark.spark_engine import SparkSettings
+from recsys.datasets.past import ROW, PastCounter, add_past
 from recsys.datasets.sampled_examples import sampled_rows
 from recsys.datasets.source import DAY, SPLIT, TEST, TRAIN, VALIDATION, SourceRows
 from recsys.datasets.table_files import ROW_HASH
@@ -26,15 +29,32 @@ from recsys.progress import Progress
 
 @dataclass(frozen=True)
 class TableSource:
-    """Reads the files below `raw` as `layout` says; see `load_table_layout`."""
+    """Reads the files below `raw` as `layout` says; see `load_table_layout`.
+
+    Attributes:
+        spark: where the past is counted that the layout declares; None: in DuckDB.
+    """
 
     raw: Path
     layout: TableLayout
+    spark: SparkSettings | None = None
 
     def read(self, connection: Backend, schema: FeatureSchema, progress: Progress) -> SourceRows:
         """Return the rows of the files; see `Source.read`."""
+        with self._counter(connection) as add_past:
+            return self._read(connection, schema, progress, add_past)
+
+    def _counter(self, connection: Backend) -> AbstractContextManager[PastCounter]:
+        # Labelled events without a history ask nothing of the past.
+        if self.spark is None or not (self.layout.history.features or self.layout.label is None):
+            return nullcontext(add_past)
+        return past_on_spark(self.spark, folder_of(connection))
+
+    def _read(
+        self, connection: Backend, schema: FeatureSchema, progress: Progress, add_past: PastCounter
+    ) -> SourceRows:
         layout = self.layout
-        raw = read_events(connection, self.raw, layout, schema, progress)
+        raw = replace(read_events(connection, self.raw, layout, schema, progress), add_past=add_past)
         description = {
             "source": "table",
             "files": raw.digests,
@@ -61,7 +81,7 @@ def labelled_log(connection: Backend, raw: RawEvents, progress: Progress) -> tup
     has_dates = any(side.rule.time for side in raw.sides)
     moment = epoch_us(raw.shape(raw.rows).time()) if has_dates else None
     shape = raw.shape(raw.joined(raw.rows, moment))
-    computed = ComputedFeatures(layout, schema, raw.opening)
+    computed = ComputedFeatures(layout, schema, raw.opening, raw.add_past)
     columns = event_columns(raw, computed, shape) | _example_columns(shape)
     if not layout.history.features:
         columns = {name: column for name, column in columns.items() if name not in _OF_THE_PAST}

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from recsys.config import DataConfig, RunConfig, SimulatedData, TableData, config_document
 from recsys.datasets.encode import encode
 from recsys.datasets.encoded import EncodedDataset, open_encoded
+from recsys.datasets.on_spark.refusals import require_countable
+from recsys.datasets.on_spark.spark_engine import SparkSettings
 from recsys.datasets.simulator import SimulatorSource, simulate
 from recsys.datasets.source import Source
 from recsys.datasets.table import TableSource
@@ -27,8 +29,8 @@ from recsys.scheduling.stage import Stage, input_fingerprint, is_up_to_date, run
 from recsys.sharding.first_process import by_first
 
 _ROWS, _WORLD = "rows", "world"
-# Of files the content counts, and not the path; rules to rank by are read later.
-NO_EFFECT_ON_ROWS = ("raw", "schema_path", "ranking_baselines")
+# Of files the content counts, and not the path; rules to rank by are read later; either engine counts the same.
+NO_EFFECT_ON_ROWS = ("raw", "schema_path", "ranking_baselines", "engine", "spark_master")
 """Settings of the data that rows do not follow from."""
 SPLIT_DATES = ("train_start", "validation_start", "test_start", "test_end")
 """Settings of a table that take the place of the schema's own dates."""
@@ -54,6 +56,7 @@ def run(config: RunConfig, progress: Progress, known: KnownFit | None = None) ->
 
 def _made(config: RunConfig, progress: Progress, known: KnownFit | None) -> Path:
     schema = load_schema(schema_file(config.data))
+    _require_engine(config.data)
     raw = raw_folder(config, progress)
     stage = stage_of(config, raw, known)
 
@@ -62,7 +65,7 @@ def _made(config: RunConfig, progress: Progress, known: KnownFit | None) -> Path
             # A preparation that was killed here had only its receipt left to write.
             return
         encode(
-            _SOURCE_OF[type(config.data)](config.data, raw),
+            _SOURCE_OF[type(config.data)](config, raw),
             schema,
             folder / _ROWS,
             memory_limit=config.runtime.memory_limit,
@@ -76,6 +79,12 @@ def _made(config: RunConfig, progress: Progress, known: KnownFit | None) -> Path
     result = run_stage(stage, final, work, is_resumable=True)
     require_intact(open_encoded(result.path / _ROWS), result.was_run, progress)
     return result.path / _ROWS
+
+
+def _require_engine(data: DataConfig) -> None:
+    """Refuse an engine that cannot do what the schema asks for, before an archive is unpacked or a file is read."""
+    if isinstance(data, TableData) and data.engine == "spark":
+        require_countable(table_layout(data), f"Schema file {schema_file(data)}")
 
 
 def prepared(config: RunConfig, known: KnownFit | None = None) -> EncodedDataset | None:
@@ -201,16 +210,19 @@ def _world(data: SimulatedData) -> tuple[Stage, Path, World]:
     return stage, data.raw / f"{data.name}-{stage.key}", world
 
 
-def _table(data: TableData, raw: Path) -> Source:
-    return TableSource(raw, table_layout(data))
+def _table(config: RunConfig, raw: Path) -> Source:
+    data = cast(TableData, config.data)
+    layout = table_layout(data)
+    spark = SparkSettings(data.spark_master, config.runtime.memory_limit) if data.engine == "spark" else None
+    return TableSource(raw, layout, spark)
 
 
-def _simulated(data: SimulatedData, raw: Path) -> Source:
+def _simulated(_: RunConfig, raw: Path) -> Source:
     return SimulatorSource(raw)
 
 
 # One function each, so that rows of one kind are not prepared again where the reader of another has changed.
-_SOURCE_OF: Mapping[type, Callable[[Any, Path], Source]] = {
+_SOURCE_OF: Mapping[type, Callable[[RunConfig, Path], Source]] = {
     TableData: _table,
     SimulatedData: _simulated,
 }

@@ -85,6 +85,11 @@ def _table(config: RunConfig) -> TableData:
             f"The data set `{config.data.name}` is made up whole, and no day is added to it. Choose a table of events "
             "with times, such as data=online_retail."
         )
+    if config.data.engine != "duckdb":
+        raise UsageError(
+            f"data.engine={config.data.engine} counts whole tables, and days that go on from where the last ones ended "
+            "are counted on DuckDB. Set data.engine=duckdb."
+        )
     return config.data
 
 

@@ -83,8 +83,10 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
 LIBRARIES_WITHOUT_EFFECT: Mapping[str, str] = {
     "fsspec": "carries bytes",
     "mlflow": "holds what is served",
+    "py4j": "how Python speaks to Spark",
     "pynvml": "reads the counters of a GPU",
     "pydantic": "checks settings",
+    "pyspark": "counts and orders exactly, as DuckDB does; mostly not installed",
     "pydantic_core": "checks settings",
     "safetensors": "carries bytes",
     "threadpoolctl": "the last digits alone",

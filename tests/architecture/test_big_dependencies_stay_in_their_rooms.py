@@ -15,6 +15,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "ibis": ("recsys.datasets",),
     "duckdb": ("recsys.datasets",),
     "openpyxl": ("recsys.datasets",),
+    "pyspark": ("recsys.datasets.on_spark",),
+    "py4j": ("recsys.datasets.on_spark",),
     "pyarrow": (
         "recsys.datasets",
         "recsys.streaming",

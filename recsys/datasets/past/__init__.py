@@ -5,9 +5,10 @@ must share) and `points` (the distinct keys and times of the rows asked about); 
 time), `range_frames` (what sums cannot tell of a window) and `out_of_fold` (rows without a usable time) give numbers
 per point, of which `formulas` makes features; `recent_lists`, `last_distinct` and `lists_of_others` list the last
 values, `co_occurrence` compares with them what is bought together. `opening` carries all of it on from day to day.
+`standard_sql` says in other words what only DuckDB has words for.
 """
 
-from recsys.datasets.past.engine import add_past
+from recsys.datasets.past.engine import PastCounter, add_past
 from recsys.datasets.past.opening import NOTHING_BEFORE, Opening, OpeningOutgrownError
 from recsys.datasets.past.past_feature import (
     AGE,
@@ -38,6 +39,7 @@ __all__ = [
     "ListedRows",
     "Opening",
     "OpeningOutgrownError",
+    "PastCounter",
     "PastFeature",
     "PastKind",
     "add_past",

@@ -16,7 +16,8 @@ from recsys.datasets.past.keys import key_names, keyed, past_events
 from recsys.datasets.past.opening import NOTHING_BEFORE, Opening, last_of, opening_name
 from recsys.datasets.past.past_feature import MOMENT
 from recsys.datasets.past.points import AT, unique_name
-from recsys.datasets.past.quantities import Measure, Quantity, exact, whole
+from recsys.datasets.past.quantities import Measure, Quantity, exact_of, whole
+from recsys.datasets.past.standard_sql import has_duckdb_words, last_before
 
 _SO_FAR = {"preceding": None, "following": 0}
 _NEXT, _COUNT = "next_moment", "lines_rows"
@@ -43,6 +44,7 @@ def store_lines(
     measured = {one.line: one for one in in_spans if not one.is_framed}
     rows = past_events(events)
     values = {_value(one.of): rows[one.of] for one in measured.values() if one.of}
+    values |= {_exact(one.of): exact_of(rows, one.of) for one in measured.values() if one.measure is Measure.SUM}
     single = keyed(rows, by, moment=rows[MOMENT], **values)
     lines = single.group_by([*keys, "moment"]).aggregate(
         **{_COUNT: single.count()},
@@ -114,18 +116,26 @@ def at_edges(points: ir.Table, lines: ir.Table, keys: Sequence[str], quantities:
             *(lines[key].name(f"{_at(edge, key)}") for key in keys),
             *(lines[name].name(_at(edge, name)) for name in names),
         )
-        known = joined.columns
-        both = joined.asof_join(
-            part,
-            on=joined[AT] - edge > part[_at(edge, "moment")],
-            predicates=[joined[key] == part[_at(edge, key)] for key in keys],
-        )
+        known, same = joined.columns, {key: _at(edge, key) for key in keys}
+        at, moment = joined[AT] - edge, _at(edge, "moment")
+        if has_duckdb_words(points):
+            both = joined.asof_join(
+                part,
+                on=at > part[moment],
+                predicates=[joined[ours] == part[theirs] for ours, theirs in same.items()],
+            )
+        else:
+            both = last_before(joined, part, same, at, moment)
         joined = both.select(*known, *(_at(edge, name) for name in names))
     return joined.select(*points.columns, **{one.column: _in_span(joined, one) for one in quantities})
 
 
 def _value(of: str) -> str:
     return f"of_{of.encode().hex()}"
+
+
+def _exact(of: str) -> str:
+    return f"exact_of_{of.encode().hex()}"
 
 
 def _at(edge: int, name: str) -> str:
@@ -137,11 +147,11 @@ def _of_one_moment(single: ir.Table, one: Quantity) -> ir.Value:
         return single.count()
     if one.measure in (Measure.FIRST, Measure.LAST):
         return single.moment.min()
+    if one.measure is Measure.SUM:
+        return single[_exact(one.of)].sum()
     values = single[_value(one.of)]
     if one.measure is Measure.COUNTED:
         return values.count()
-    if one.measure is Measure.SUM:
-        return exact(values).sum()
     numbers = values.cast("float64")
     return numbers.min() if one.measure is Measure.MINIMUM else numbers.max()
 

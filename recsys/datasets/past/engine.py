@@ -5,12 +5,14 @@ A row alone has the same bits as the row among others.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Protocol, cast
 
 import ibis
+import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from recsys.datasets.database import store
+from recsys.datasets.database import OtherEngine, store
 from recsys.datasets.past.co_occurrence import store_co_occurrence
 from recsys.datasets.past.cumulative import at_edges, store_lines
 from recsys.datasets.past.formulas import Part, parts_of, value_of
@@ -18,7 +20,7 @@ from recsys.datasets.past.keys import key_names, keyed
 from recsys.datasets.past.lists_of_others import join_others, store_newest
 from recsys.datasets.past.opening import NOTHING_BEFORE, Opening
 from recsys.datasets.past.out_of_fold import of_other_folds
-from recsys.datasets.past.past_feature import CONTRIBUTES, MOMENT, ROW, PastFeature, PastKind
+from recsys.datasets.past.past_feature import AGE, AGE_DAYS, CONTRIBUTES, MOMENT, ROW, PastFeature, PastKind
 from recsys.datasets.past.points import (
     AT,
     POINT,
@@ -29,7 +31,16 @@ from recsys.datasets.past.points import (
     store_points,
     unique_name,
 )
-from recsys.datasets.past.quantities import ADDED, Measure, Quantity, from_exact, over_points, require_summable, whole
+from recsys.datasets.past.quantities import (
+    ADDED,
+    Measure,
+    Quantity,
+    exact_name,
+    from_exact,
+    over_points,
+    require_summable,
+    whole,
+)
 from recsys.datasets.past.range_frames import in_frames
 from recsys.datasets.past.recent_lists import Listing, list_column, or_empty, store_lists
 from recsys.features.column_names import OWN_PREFIX
@@ -63,10 +74,27 @@ def add_past(
     Raises:
         DataError: a column's numbers are too large to be summed up; too many values for their co-occurrence.
     """
+    require_summable(connection, events, summed_columns(features))
+    return joined_past(connection, asked, events, features, progress, opening).with_features(features)
+
+
+def summed_columns(features: Sequence[PastFeature]) -> set[str]:
+    """The events' columns whose numbers are summed up."""
+    return {one.of for one in features if one.kind in (PastKind.SUM, PastKind.MEAN)}
+
+
+def joined_past(
+    connection: Backend | OtherEngine,
+    asked: ir.Table,
+    events: ir.Table,
+    features: Sequence[PastFeature],
+    progress: Progress,
+    opening: Opening = NOTHING_BEFORE,
+) -> "JoinedPast":
+    """Count and list all that the features are made of, and join it to the rows; arguments as of `add_past`."""
     wanted, listings = _quantities(features), _listings(features)
-    require_summable(connection, events, {one.of for one in features if one.kind in (PastKind.SUM, PastKind.MEAN)})
     steps = len(wanted) + len(listings)
-    found = _Joined(asked)
+    found = JoinedPast(asked)
     lines = dict[tuple[str, ...], ir.Table]()
     for step, (group, quantities) in enumerate(wanted.items()):
         progress("counting the past", step, steps)
@@ -93,10 +121,26 @@ def add_past(
                 connection, asked, events, feature, listing.group, of_points, progress, opening
             )
             found.join_rows(affinity, {"value": feature.name})
-    return found.with_features(features)
+    return found
 
 
-class _Joined:
+class PastCounter(Protocol):
+    """What counts features of the past: `add_past`, or another engine in its place."""
+
+    def __call__(
+        self,
+        connection: Backend,
+        asked: ir.Table,
+        events: ir.Table,
+        features: Sequence[PastFeature],
+        progress: Progress,
+        opening: Opening = NOTHING_BEFORE,
+    ) -> ir.Table:
+        """See `add_past`."""
+        ...
+
+
+class JoinedPast:
     """The rows with what was found, under names that no column of theirs has."""
 
     def __init__(self, asked: ir.Table) -> None:
@@ -118,6 +162,24 @@ class _Joined:
     def join_others(self, listing: Listing, newest: ir.Table, columns: Sequence[str]) -> None:
         """Join lists of all events of a key but the row's own."""
         self._others.append((listing, newest, columns))
+
+    @property
+    def found(self) -> ir.Table:
+        """ROW and what was joined to it."""
+        return self._rows.select(ROW, *self._names.values())
+
+    def of_other_engine(self, asked: ir.Table, found: ir.Table, events: ir.Table) -> "JoinedPast":
+        """The same in DuckDB, of what another engine found.
+
+        Args:
+            asked: the rows, in DuckDB, as are the other two.
+            found: what `found` was.
+            events: with the columns' own types.
+        """
+        moved = JoinedPast(asked)
+        columns = {name: _as_here(found[name], what, events) for what, name in self._names.items()}
+        moved.join_rows(found.select(ROW, **columns), {name: what for what, name in self._names.items()})
+        return moved
 
     def with_features(self, features: Sequence[PastFeature]) -> ir.Table:
         """The columns of `asked` and the features."""
@@ -168,8 +230,19 @@ def _named(name: str, features: Sequence[PastFeature]) -> PastFeature:
     return next(feature for feature in features if feature.name == name)
 
 
+def _as_here(values: ir.Value, what: Hashable, events: ir.Table) -> ir.Value:
+    """What another engine found, as DuckDB itself would have it."""
+    if isinstance(what, Part):
+        one = what.quantity
+        return from_exact(values, events[one.of]) if one.measure is Measure.SUM else values
+    _, of = cast(tuple[Listing, str], what)
+    if of in (AGE, AGE_DAYS) or events[of].type().is_string():
+        return values
+    return values.cast(dt.Array(events[of].type()))
+
+
 def _store_numbers(
-    connection: Backend,
+    connection: Backend | OtherEngine,
     asked: ir.Table,
     events: ir.Table,
     group: Group,
@@ -202,5 +275,6 @@ def _store_numbers(
 def _number(values: ir.Value, one: Quantity, events: ir.Table) -> ir.Value:
     """As it goes into formulas."""
     if one.measure is Measure.SUM:
-        return from_exact(values, events[one.of])
+        # Another engine would round on the way back; see `of_other_engine`.
+        return values if exact_name(one.of) in events.columns else from_exact(values, events[one.of])
     return values if one.measure in (Measure.MINIMUM, Measure.MAXIMUM) else whole(values)

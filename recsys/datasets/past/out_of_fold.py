@@ -13,7 +13,7 @@ import ibis.expr.types as ir
 from recsys.datasets.past.keys import key_names, keyed
 from recsys.datasets.past.past_feature import CONTRIBUTES
 from recsys.datasets.past.points import AT, Group
-from recsys.datasets.past.quantities import Measure, Quantity, exact
+from recsys.datasets.past.quantities import Measure, Quantity, exact_of
 
 
 def of_other_folds(points: ir.Table, events: ir.Table, group: Group, quantities: Collection[Quantity]) -> ir.Table:
@@ -26,7 +26,11 @@ def of_other_folds(points: ir.Table, events: ir.Table, group: Group, quantities:
     """
     keys = key_names(group.by)
     rows = events.filter(events[CONTRIBUTES])
-    values = {one.column: rows[one.of] for one in quantities if one.of}
+    values = {
+        one.column: exact_of(rows, one.of) if one.measure is Measure.SUM else rows[one.of]
+        for one in quantities
+        if one.of
+    }
     single = keyed(rows, group.by, **{AT: group.fold_of(rows)}, **values)
     joined = points
     for one in quantities:
@@ -46,7 +50,7 @@ def _added(single: ir.Table, keys: Sequence[str], one: Quantity) -> tuple[ir.Tab
         value = single.count()
     else:
         values = single[one.column]
-        value = values.count() if one.measure is Measure.COUNTED else exact(values).sum()
+        value = values.count() if one.measure is Measure.COUNTED else values.sum()
     own = single.group_by([*keys, AT]).aggregate(value=value)
     return own, own.aggregate(value=own["value"].sum(), by=keys)
 

@@ -12,6 +12,13 @@ ROW, MOMENT, CONTRIBUTES, UNIT, LABEL = (
 belongs to the past of rows, or a row asked about is itself such an event; a number per user, never null, by which folds
 are made; the label, 0 or 1."""
 
+FOLD_HASH = f"{OWN_PREFIX}past_fold_hash"
+"""Beside `UNIT`, what DuckDB's hash makes of it, where another engine counts that has a hash of its own."""
+
+EXACT = f"{OWN_PREFIX}past_exact_"
+"""What begins the name of a column that holds another one's numbers as `exact` makes them, in DuckDB, for an engine
+that would round them."""
+
 AGE_DAYS = f"{OWN_PREFIX}past_age_days"
 """In place of a column in `of` of a list: how many whole days (int64) before the row the event was."""
 

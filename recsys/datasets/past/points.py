@@ -9,7 +9,8 @@ from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import store
 from recsys.datasets.past.keys import key_names, keyed, moment_before
-from recsys.datasets.past.past_feature import CONTRIBUTES, MOMENT, ROW, UNIT, Before
+from recsys.datasets.past.past_feature import CONTRIBUTES, FOLD_HASH, MOMENT, ROW, UNIT, Before
+from recsys.datasets.past.standard_sql import unique_number
 from recsys.features.column_names import OWN_PREFIX
 
 AT = "at"
@@ -45,14 +46,19 @@ class Group:
         """The fold of each row: its user's, or its own."""
         if self.leave_one_out:
             return rows[ROW].cast("int64")
-        # By hash, so that a user's fold depends on no other user, and users who arrived together lie apart.
-        return (rows[UNIT].cast("int64").hash() & ibis.literal(2**62 - 1)) % self.folds
+        return (rows[FOLD_HASH] if FOLD_HASH in rows.columns else fold_hash(rows)) % self.folds
 
     def place(self, asked: ir.Table) -> ir.IntegerValue:
         """Each row's place: null where it has no time."""
         if self.is_out_of_fold:
             return asked[CONTRIBUTES].ifelse(self.fold_of(asked), NO_FOLD)
         return moment_before(asked[MOMENT], self.before)
+
+
+def fold_hash(rows: ir.Table) -> ir.IntegerValue:
+    """A number per user, at least 0, that DuckDB makes of `UNIT`."""
+    # By hash, so that a user's fold depends on no other user, and users who arrived together lie apart.
+    return rows[UNIT].cast("int64").hash() & ibis.literal(2**62 - 1)
 
 
 def unique_name() -> str:
@@ -73,7 +79,7 @@ def store_points(connection: Backend, asked: ir.Table, group: Group, known: ir.T
     if plain := [key for key in raw if not rows[key].type().is_array()]:
         rows = rows.semi_join(known.select(*plain).distinct(), plain)
     distinct = rows.distinct()
-    return store(connection, unique_name(), distinct.mutate(**{POINT: ibis.row_number()}))
+    return store(connection, unique_name(), distinct.mutate(**{POINT: unique_number(distinct)}))
 
 
 def keys_of_points(points: ir.Table, group: Group) -> ir.Table:

@@ -8,6 +8,7 @@ import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
 from recsys.datasets.database import fetch_one
+from recsys.datasets.past.past_feature import EXACT
 from recsys.errors import DataError
 
 _STEPS = 2.0**40
@@ -69,6 +70,17 @@ def exact(values: ir.Value) -> ir.Value:
     if values.type().is_unsigned_integer():
         return values.cast("decimal(38, 0)")
     return values.cast("int64") if is_whole(values) else (values.cast("float64") * _STEPS).cast("decimal(38, 0)")
+
+
+def exact_of(rows: ir.Table, of: str) -> ir.Value:
+    """A column of the events as `exact` makes it."""
+    made = exact_name(of)
+    return rows[made] if made in rows.columns else exact(rows[of])
+
+
+def exact_name(of: str) -> str:
+    """The name of a column whose numbers are made `exact` before the events are counted."""
+    return f"{EXACT}{of.encode().hex()}"
 
 
 def from_exact(total: ir.Value, values: ir.Value) -> ir.FloatingValue:

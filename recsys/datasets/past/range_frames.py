@@ -3,7 +3,7 @@
 Events and points of a key lie in one order of time, and each point looks at the frame of events in its window.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import ibis
 import ibis.expr.types as ir
@@ -12,6 +12,7 @@ from recsys.datasets.past.keys import keyed, past_events
 from recsys.datasets.past.past_feature import MOMENT
 from recsys.datasets.past.points import AT, POINT
 from recsys.datasets.past.quantities import Measure, Quantity
+from recsys.datasets.past.standard_sql import distinct_in_frame, has_duckdb_words
 
 
 def in_frames(
@@ -31,7 +32,10 @@ def in_frames(
     both = ibis.union(happened, asking, distinct=False)
     keys = [name for name in points.columns if name not in (POINT, AT)]
     frame = ibis.window(group_by=keys, order_by="moment", range=(-window, -1))
-    found = both.select(POINT, **{one.column: _over(both[one.column], one.measure, frame) for one in quantities})
+    distinct = _distinct if has_duckdb_words(points) else distinct_in_frame
+    found = both.select(
+        POINT, **{one.column: _over(both[one.column], one.measure, frame, distinct) for one in quantities}
+    )
     return found.filter(found[POINT].notnull())
 
 
@@ -39,7 +43,13 @@ def _numbers(rows: ir.Table, one: Quantity) -> ir.Value:
     return rows[one.of] if one.measure is Measure.DISTINCT else rows[one.of].cast("float64")
 
 
-def _over(values: ir.Value, measure: Measure, frame: object) -> ir.Value:
+def _distinct(values: ir.Value, frame: object) -> ir.IntegerValue:
+    return values.nunique().over(frame)
+
+
+def _over(
+    values: ir.Value, measure: Measure, frame: object, distinct: Callable[[ir.Value, object], ir.IntegerValue]
+) -> ir.Value:
     if measure is Measure.DISTINCT:
-        return values.nunique().over(frame)
+        return distinct(values, frame)
     return (values.min() if measure is Measure.MINIMUM else values.max()).over(frame)

@@ -20,6 +20,7 @@ from recsys.datasets.past.opening import NOTHING_BEFORE, Opening, last_of, openi
 from recsys.datasets.past.past_feature import AGE, AGE_DAYS, LABEL, MOMENT, Before, ListedRows, PastFeature
 from recsys.datasets.past.points import AT, POINT, Group, keys_of_points, store_points, unique_name
 from recsys.datasets.past.quantities import Measure, Quantity
+from recsys.datasets.past.standard_sql import has_duckdb_words, lists_in_order
 
 # A shorter block would be a line for hardly more than one event.
 _SHORTEST_BLOCK = 16
@@ -154,18 +155,25 @@ def _cut(
     size = max(length, _SHORTEST_BLOCK)
     numbered = ordered.mutate(block=_block(ordered.number, size))
     # Nulls are elements where another column says what is listed.
-    parts = {name: numbered[name].collect(order_by=numbered.number, include_null=True) for name in values}
-    blocks = store(connection, unique_name(), numbered.group_by([*keys, "block"]).aggregate(**parts))
+    if has_duckdb_words(ordered):
+        parts = {name: numbered[name].collect(order_by=numbered.number, include_null=True) for name in values}
+        lists = numbered.group_by([*keys, "block"]).aggregate(**parts)
+    else:
+        lists = lists_in_order(numbered, [*keys, "block"], numbered.number, {name: numbered[name] for name in values})
+    blocks = store(connection, unique_name(), lists)
     last = spans.mutate(block=_block(spans.end - 1, size))
     joined = last.inner_join(blocks, [*keys, "block"])
     former = blocks.mutate(block=blocks.block + 1)
     both = joined.left_join(former, [*keys, "block"], rname="former_{name}")
     begin = ibis.greatest(both.block - 1, 0) * size
-    lists = {
-        name: or_empty(both[f"former_{name}"]).concat(both[name])[both["first"] - begin : both.end - begin]
-        for name in values
-    }
-    return both.select(*spans.columns, **lists)
+    # A block is no longer than 32 bits can tell, and to Spark no list has other places.
+    first, end = ((both[edge] - begin).cast("int32") for edge in ("first", "end"))
+    cut = {name: _joined(both[f"former_{name}"], both[name])[first:end] for name in values}
+    return both.select(*spans.columns, **cut)
+
+
+def _joined(former: ir.ArrayValue, later: ir.ArrayValue) -> ir.ArrayValue:
+    return former.isnull().ifelse(later, former.concat(later))
 
 
 def _block(number: ir.Value, size: int) -> ir.IntegerValue:
