@@ -3,26 +3,35 @@
     python -m tests.benchmarks.world_sizes [--sizes 1 2 4] [--steps 200] [--batch 84] [--only SUBSTRING] [--json]
 
 Every case of `tests/method/world_size_cases.py` (every composition and mode, every kind of tower, weighted rows, an
-uneven last step of each epoch) is trained on the same rows in the same steps, by gloo on the CPU. A line a case: the
-largest relative difference of the loss in any step, of the gradient's norm, and of the validation's figures, each
-against one process; and milliseconds a step. With --json one JSON object comes last, with the same numbers.
+uneven last step of each epoch) is trained on the same rows in the same steps, by gloo on the CPU. Prints a Markdown
+table, a line a case: the largest relative difference, against one process, of the loss in any step, of the gradient's
+norm in any step (of the tower's weights at the end, for pre-training), and of any figure of the last validation and of
+the baselines on the test rows; and whether rows seen, stages and proofs of frozen parts are equal. With --json one JSON
+object comes last, with the same numbers and milliseconds a step.
 """
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from recsys.sharding.processes import ProcessContext
 from tests.method.world_size_cases import CASES, PURCHASES, RATINGS, SIMULATED, curves_of
 from tests.pipelines.conftest import small_overrides
-from tests.pipelines.own_table import PRETRAIN, OwnTable
+from tests.pipelines.own_table import ITEMS, PRETRAIN, OwnTable
 from tests.pipelines.test_history_tower import with_events
 from tests.pipelines.test_objectives_of_a_run import rated
 from tests.purchases import Purchases
 from tests.sharding.two_processes import run_in_several
+
+MEASURED = ("loss", "norm", "metrics")
 
 
 def worlds(root: Path) -> dict[str, list[str]]:
@@ -31,6 +40,9 @@ def worlds(root: Path) -> dict[str, list[str]]:
     with_events(ratings)
     for feature in ratings.schema["table"]["history"]["features"].values():
         feature |= {"of": "rating"} if feature.get("of") == "clicked" else {}
+    items, numbers = pa.array(range(ITEMS)), np.random.default_rng(3)
+    vectors = pa.FixedSizeListArray.from_arrays(numbers.standard_normal(ITEMS * 8).astype(np.float32), 8)
+    pq.write_table(pa.table({"item_id": items, "vector": vectors}), ratings.raw / "title_vectors.parquet")
     return {
         # An epoch whose last step has rows that four processes cannot share evenly.
         SIMULATED: [*small_overrides(root / SIMULATED), "data.rows=4002"],
@@ -41,7 +53,12 @@ def worlds(root: Path) -> dict[str, list[str]]:
 
 def all_curves(context: ProcessContext, jobs: list[tuple[str, list[str]]], root: str, steps: int, batch: int) -> dict:
     """Every case's numbers, one case after the other in one group of processes."""
-    return {name: curves_of(context, name, words, root, steps, batch) for name, words in jobs}
+    found = {}
+    for name, words in jobs:
+        found[name] = curves_of(context, name, words, root, steps, batch)
+        if context.is_first:
+            print(f"{context.world_size} processes, {name}", file=sys.stderr, flush=True)
+    return found
 
 
 def difference(found: Any, expected: Any) -> float:
@@ -61,11 +78,24 @@ def compared(found: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
     """What a case's numbers are against those of one process."""
     counted = ("rows", "stage", "proof")
     return {
-        **{name: difference(found[name], alone[name]) for name in ("loss", "norm", "valid")},
+        **{name: difference(found[name], alone[name]) for name in MEASURED},
         "counts": all(found.get(name) == alone.get(name) for name in counted),
         "steps": len(found["loss"]),
         "milliseconds": found.get("milliseconds", 0.0),
     }
+
+
+def markdown(table: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
+    """The table's lines: of each case and measure the largest difference on any number of processes above one."""
+    sizes = sorted({size for by_size in table.values() for size in by_size} - {1})
+    heads = [f"{name}, {size}" for name in MEASURED for size in sizes]
+    lines = [f"| what is trained | steps | {' | '.join(heads)} | counts |", f"|{'---|' * (len(heads) + 3)}"]
+    for name, by_size in table.items():
+        numbers = [f"{by_size[size][measure]:.1e}" for measure in MEASURED for size in sizes]
+        counts = "equal" if all(each["counts"] for each in by_size.values()) else "DIFFER"
+        steps = "all" if CASES[name].pretrains else by_size[1]["steps"]
+        lines.append(f"| {name} | {steps} | {' | '.join(numbers)} | {counts} |")
+    return lines
 
 
 def main() -> None:
@@ -93,11 +123,7 @@ def main() -> None:
     table = {
         name: {size: compared(of_size[name], results[1][name]) for size, of_size in results.items()} for name in names
     }
-    for name, by_size in table.items():
-        for size, numbers in by_size.items():
-            differences = "  ".join(f"{what} {numbers[what]:.1e}" for what in ("loss", "norm", "valid"))
-            counts = "equal" if numbers["counts"] else "DIFFER"
-            print(f"{name:<44} {size}  {differences}  counts {counts}  {numbers['milliseconds']:.1f} ms", flush=True)
+    print("\n".join(markdown(table)))
     if options.json:
         print(json.dumps(table))
 
