@@ -94,30 +94,21 @@ def prepared(rows: int, scratch: Path) -> dict[str, Any]:
     return found
 
 
-def line_of(name: str, found: dict[str, Any]) -> str:
-    """A case's numbers as a line of a Markdown table."""
-    rows, table_rows, processes = (int(each) for each in name.split("/"))
-    per_row = {
-        phase: 1e6 * found[f"{phase}_cpu_seconds"] / found[f"{phase}_rows"] for phase in ("pass", "train")
-    }  # of one process and its own rows
-    step = 1e3 * found["train_seconds"] * rows_of_step(found, processes) / (found["train_rows"] * processes)
-    return (
-        f"| {rows // 10**6}M | {table_rows // 10**6}M | {processes} | {per_row['pass']:.2f} | {found['pass_mb']:,.0f} "
-        f"| {per_row['train']:.2f} | {step:.0f} | {found['table_mb'] + found['accumulator_mb']:,.0f} "
-        f"| {found['start_mb']:,.0f} | {found['train_mb']:,.0f} | {found['checkpoint_mb']:,.0f} "
-        f"| {found['checkpoint_wait_seconds']:.2f} | {found['checkpoint_seconds']:.2f} |"
-    )
-
-
-def rows_of_step(found: dict[str, Any], processes: int) -> int:
-    """Rows of a step in all processes."""
-    return int(found["train_rows"] * processes / found["steps"])
-
-
 HEAD = (
-    "| rows | table rows | processes | reading, us/row | MB | training, us/row | ms/step | tables, MB | start, MB "
-    "| training, MB | checkpoint, MB | steps wait, s | whole, s |\n" + "|---" * 13 + "|"
+    "| rows | table rows | processes | reading, us a row | MB | training, us a row | MB | tables, MB | start, MB "
+    "| checkpoint, MB | s |\n" + "|---" * 11 + "|"
 )
+
+
+def line_of(name: str, found: dict[str, Any]) -> str:
+    """A case's numbers as a line of a Markdown table; seconds are of the processors, rows are a process's own."""
+    rows, table_rows, processes = (int(each) for each in name.split("/"))
+    read, trained = (1e6 * found[f"{each}_cpu_seconds"] / found[f"{each}_rows"] for each in ("pass", "train"))
+    return (
+        f"| {rows // 10**6}M | {table_rows // 10**6}M | {processes} | {read:.2f} | {found['pass_mb']:,.0f} "
+        f"| {trained:.1f} | {found['train_mb']:,.0f} | {found['table_mb'] + found['accumulator_mb']:,.0f} "
+        f"| {found['start_mb']:,.0f} | {found['checkpoint_mb']:,.0f} | {found['checkpoint_cpu_seconds']:.1f} |"
+    )
 
 
 def main() -> None:
@@ -130,6 +121,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--most-memory-gb", type=float, default=12.0)
+    parser.add_argument("--constants", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--results", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--json", action="store_true")
@@ -154,7 +146,7 @@ def main() -> None:
         for rows in options.prepared:
             if f"prepared/{rows}" not in results:
                 keep(f"prepared/{rows}", prepared(rows, Path(folder, "prepared")))
-        if "constants" not in results:
+        if options.constants and "constants" not in results:
             keep("constants", constants(Path(folder, "constants")))
     print(HEAD)
     for name in [name_of(case) for case in cases_of(options) if name_of(case) in results]:
@@ -162,7 +154,8 @@ def main() -> None:
     for rows in options.prepared:
         found = results[f"prepared/{rows}"]
         print(f"prepared {rows:,} rows: {1e6 * found['cpu_seconds'] / rows:.2f} us/row, {found['peak_mb']:,.0f} MB")
-    print("  ".join(f"{name} {value:.3g}" for name, value in results["constants"].items()))
+    if "constants" in results:
+        print("  ".join(f"{name} {value:.3g}" for name, value in results["constants"].items()))
     if options.plot is not None:
         draw(results, options.plot)
     if options.json:
