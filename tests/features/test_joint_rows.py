@@ -19,6 +19,8 @@ SHARES = {"uneven": (slice(0, 5), slice(5, 7)), "one without positives": (slice(
 WEIGHT = torch.tensor([1.0, 0.5, 0.0, 2.0, 1.0, 3.0, 5.0])
 LABEL = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.0])
 QUERY = torch.tensor([1, 1, 2, 3, 3, 4, 5])
+# The second process has a choice whose rivals are in the first, and a rival of the first's choices.
+PARTED = torch.tensor([1, 9, 2, 9, 9, 9, 9])
 ITEM = torch.tensor([2, 3, 2, 4, 5, 2, 1])
 
 
@@ -38,8 +40,8 @@ LOSSES: Mapping[str, Callable[[Tensor, slice], Tensor]] = {
     "log loss": lambda x, rows: weighted_log_loss(x[:, 0], LABEL[rows], WEIGHT[rows]),
     "ordinal": lambda x, rows: ordinal_loss(x.unsqueeze(1)[..., :2], 3 * LABEL[rows], WEIGHT[rows], (1, 2), (0.5, 1)),
     "in-batch softmax": softmax,
-    # The rows of a query lie in one process.
     "listwise": lambda x, rows: listwise_loss(x[:, 0], LABEL[rows], WEIGHT[rows], QUERY[rows]),
+    "listwise of parted queries": lambda x, rows: listwise_loss(x[:, :2], LABEL[rows], WEIGHT[rows], PARTED[rows]),
 }
 
 

@@ -45,13 +45,15 @@ MODES = {
     "staged_top_first": [],
 }
 SIMULATED, RATINGS, PURCHASES = "simulated", "ratings", "purchases"
-# No random number that a process would draw for rows of its own.
-_WITHOUT_DROPOUT = {
-    "sequence": ["tower.dropout=0", "tower.id_dropout=0", "tower.width=8", "tower.negatives=16"],
+_PASSES = ("tower.batch_size=64", "tower.epochs=2")
+# By tower; no random number that a process would draw for rows of its own.
+_TOWER = {
+    "sequence": [*_PASSES, "tower.dropout=0", "tower.id_dropout=0", "tower.width=8", "tower.negatives=16"],
     "history": [
-        *("tower.event_dropout=0", "tower.history_dropout=0", "tower.key_dropout=0"),
+        *(*_PASSES, "tower.event_dropout=0", "tower.history_dropout=0", "tower.key_dropout=0"),
         *("tower.key_width=4", "tower.factor_width=4", "tower.weight_decay=0"),
     ],
+    "title_vectors": ["tower.id_column=item_id", "tower.width=8"],
 }
 
 
@@ -90,6 +92,8 @@ def _cases() -> dict[str, WorldSizeCase]:
         "listwise": WorldSizeCase(PURCHASES, ("training.objective=listwise",)),
         "around a sequence tower": WorldSizeCase(PURCHASES, ("tower=sequence",)),
         "around a history tower": WorldSizeCase(RATINGS, ("tower=history",)),
+        "around imported vectors": WorldSizeCase(RATINGS, ("tower=title_vectors",)),
+        "four members": WorldSizeCase(SIMULATED, ("composition.members=4", "composition.head_hidden=[8]")),
         "pre-training two towers": WorldSizeCase(SIMULATED, pretrains=True),
         "pre-training a sequence tower": WorldSizeCase(PURCHASES, ("tower=sequence",), pretrains=True),
         "pre-training a history tower": WorldSizeCase(RATINGS, ("tower=history",), pretrains=True),
@@ -113,12 +117,11 @@ def curves_of(
     case = CASES[name]
     tower = next((word.partition("=")[2] for word in case.overrides if word.startswith("tower=")), "")
     if tower:
-        words = [word for word in words if not word.startswith("tower.")] + ["tower.batch_size=64", "tower.epochs=2"]
+        words = [word for word in words if not word.startswith("tower.")] + _TOWER[tower]
     config = compose_config(
         [
             *words,
-            *(case.overrides or ()),
-            *_WITHOUT_DROPOUT.get(tower, []),
+            *case.overrides,
             *("training.row_order=time", f"training.batch_size={batch}", "training.epochs=1000"),
             *("training.tower_day_share=0", "training.patience=1000", "training.report_every=1"),
             *("training.segment_view_every=0", "training.learning_rate=0.001", "training.table_learning_rate=0.02"),
@@ -133,7 +136,7 @@ def _pretrained(config: RunConfig, root: str) -> dict[str, Any]:
     artifact = pretrain.run(config, prepare.run(config, silent), silent)
     weights = {name: weight.double().norm().item() for name, weight in artifact.weights.items()}
     said = {name: value for name, value in artifact.provenance.items() if name.startswith("validation_")}
-    return {"loss": [said["validation_loss"]], "norm": list(weights.values()), "valid": said}
+    return {"loss": [said["validation_loss"]], "norm": list(weights.values()), "metrics": said}
 
 
 def _trained(config: RunConfig, case: WorldSizeCase, steps: int) -> dict[str, Any]:
@@ -166,14 +169,15 @@ def _trained(config: RunConfig, case: WorldSizeCase, steps: int) -> dict[str, An
         )
     )
     seconds = time.perf_counter() - began
+    baselines = evaluated(ready.baselines, config, encoded, TEST, context)
+    of_baselines = {f"{who} {name}": value for who, each in baselines.items() for name, value in each.items()}
     return {
         "loss": [report.loss for report in reports],
         "norm": [report.gradient_norms["whole"] for report in reports],
         "rows": [report.rows_seen for report in reports],
         "stage": [report.stage for report in reports],
-        "valid": dict(reports[-1].validation or {}),
+        "metrics": {**(reports[-1].validation or {}), **of_baselines},
         "proof": {part: each["is_unchanged"] for part, each in stages.record(state.step).items()},
-        "baselines": evaluated(ready.baselines, config, encoded, TEST, context),
         "milliseconds": 1e3 * seconds / steps if rank() == 0 else 0.0,
     }
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from recsys.features.batch import Batch
-from recsys.features.joint_rows import joint_total
+from recsys.features.joint_rows import joint_rows, joint_total
 from recsys.training.objectives.label_log_loss import weighted_log_loss
 
 QUERY = "query"
@@ -29,14 +29,15 @@ QUERY = "query"
 def listwise_loss(logit: Tensor, label: Tensor, weight: Tensor, query: Tensor) -> Tensor:
     """Return the weighted mean of -log softmax of each positive row among itself and its query's negative rows.
 
-    What of a query is in the batch counts; a positive without a negative beside it is left out, and where none is left
-    the loss is 0, with a graph. A negative of weight w counts as w candidates. There are as many sums as rows, so that
-    the device is never asked how many queries there are.
+    What of a query is in the batch counts, and the batch is that of all processes (`joint_rows.py`): where the border
+    between two of them parts a query, a positive's rivals are those of both. A positive without a negative beside it is
+    left out, and where none is left the loss is 0, with a graph. A negative of weight w counts as w candidates. There
+    are as many sums as rows, so that the device is never asked how many queries there are. Every process calls it.
 
     Args:
         logit: (B,) or (B, M), of any precision; of M members each has its own loss, and their mean counts.
         label, weight: (B,) float; a row of weight 0 is as if it were not there.
-        query: (B,) int64, any numbers.
+        query: (B,) int64, any numbers that are a query's in all processes.
 
     Returns:
         A scalar, in nats.
@@ -46,7 +47,9 @@ def listwise_loss(logit: Tensor, label: Tensor, weight: Tensor, query: Tensor) -
     >>> round(listwise_loss(torch.zeros(4), label, torch.ones(4), query).item(), 4)  # log 3: one of three
     1.0986
     """
-    scores = logit.float().view(len(label), -1)  # (B, M)
+    own = logit.float().view(len(label), -1)  # (B, M)
+    rows = len(own)
+    first, (scores, label, weight, query) = joint_rows(own, label, weight, query)  # from here B is all processes' rows
     # Where a query's rows begin among the sorted ones: a number for each query, from 0 to B - 1.
     place = torch.searchsorted(query.sort().values, query).unsqueeze(1).expand_as(scores)
     is_negative = ((label == 0) & (weight > 0)).unsqueeze(1)
@@ -59,8 +62,10 @@ def listwise_loss(logit: Tensor, label: Tensor, weight: Tensor, query: Tensor) -
     sums = torch.zeros_like(scores).scatter_add(0, place, masses)
     rivals = (sums.clamp(min=torch.finfo(sums.dtype).tiny).log() + shift).gather(0, place)
     counts = (label > 0) & (sums.detach().gather(0, place)[:, 0] > 0)
-    losses = F.softplus(rivals - scores).mean(dim=1)  # (B,)
-    kept = weight * counts
+    # Each process has the losses of its own rows, and their gradients reach the rivals' processes.
+    mine = slice(first, first + rows)
+    losses = F.softplus((rivals - scores)[mine]).mean(dim=1)
+    kept = (weight * counts)[mine]
     return (losses * kept).sum() / joint_total(kept.sum()).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
