@@ -43,7 +43,7 @@ from recsys.run.streams import (
 )
 from recsys.run.together import run_stage_together
 from recsys.run.warm_start import WarmStart
-from recsys.scheduling.stage import Stage, input_fingerprint
+from recsys.scheduling.stage import Stage, input_fingerprint, is_up_to_date
 from recsys.sharding.first_process import is_first
 from recsys.sharding.processes import ProcessContext, device_name
 from recsys.sharding.whole_state import whole_state
@@ -117,8 +117,21 @@ def run(
         versioned = with_version(artifact, version_of(artifact))
         save_tower(folder / _TOWER, versioned, encoded.contract, vocabularies)
 
-    final = config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
-    return load_tower(run_stage_together(stage, final, work).path / _TOWER, encoded.contract)
+    return load_tower(run_stage_together(stage, _place(config, stage), work).path / _TOWER, encoded.contract)
+
+
+def is_made(config: RunConfig, encoded: EncodedDataset) -> bool:
+    """Whether the configured tower is there already.
+
+    Raises:
+        DataError: the vectors to import are missing.
+    """
+    stage = stage_of(config, encoded)
+    return is_up_to_date(stage, _place(config, stage))
+
+
+def _place(config: RunConfig, stage: Stage) -> Path:
+    return config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
 
 
 def stage_of(config: RunConfig, encoded: EncodedDataset, start: WarmStart | None = None) -> Stage:
