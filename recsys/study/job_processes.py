@@ -5,9 +5,9 @@ that one failed with is the job's error. A signal that the job is sent reaches t
 checkpoint.
 """
 
+import logging
 import secrets
 import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from types import FrameType
@@ -27,6 +27,7 @@ from recsys.sharding.processes import CUDA, device_kind, stop_processes
 
 # Less than the caller of the job waits for it (`workers.py`): who does not end by then is killed.
 _GRACE_SECONDS = 20
+logger = logging.getLogger("recsys.study")  # into the job's log
 
 
 def run_in_processes(
@@ -79,7 +80,7 @@ def _in_one(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         context = started(config)
-        with ending_after_the_cause(name, config.runtime.exchange_seconds, _say):
+        with ending_after_the_cause(name, config.runtime.exchange_seconds, logger.error):
             work(*arguments, progress if context.is_first else silent)
         stop_processes()
     except RecsysError:
@@ -100,10 +101,6 @@ def _failure(rank: int, failure: ProcessFailure, count: int) -> RecsysError:
     how = f"signal {failure.signal_name()}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
     memory = "; the system ends a process in this way when memory runs out" * (failure.exitcode == -signal.SIGKILL)
     return RecsysError(f"its process {rank} of {count} ended by {how}{memory}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # into the job's log
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
