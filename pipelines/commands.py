@@ -207,7 +207,8 @@ COMMANDS = (
         "recsys ablate experiment=frozen_vs_finetuned data=online_retail data.raw=path/to/folder",
         (*WHOLE_RUN, "ablation"),
         plans=True,
-        why_alone="starts a process for each of its arms by itself, as many as `ablation.processes` says",
+        why_alone="starts the processes of its arms by itself, as many as `ablation.processes` and "
+        "`ablation.processes_per_arm` say",
     ),
     Command(
         "compare",

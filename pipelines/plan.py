@@ -4,41 +4,36 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from recsys.config import RunConfig
 from recsys.errors import UsageError
 from recsys.progress import silent
 from recsys.run.cluster_plan import StatedTables, plan
+from recsys.sharding.plan_document import SHARDING_WORDS, plan_document, size_in_words
 from recsys.sharding.planned_tables import TablePlacement
 from recsys.sharding.processes import CUDA
-from recsys.sharding.table_plan import RankLoad, TablePlan
+from recsys.sharding.table_plan import TablePlan
 
 from .console import console, progress_bars, show_table
 
-_UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3}
 _OPTIMIZERS = ("rowwise_adagrad", "adagrad", "sgd")
 _ROWS = re.compile(r"(?P<name>[^=]+)=(?P<rows>[\d_]+)")
 _TABLE = re.compile(r"(?P<name>[^=]+)=(?P<rows>[\d_]+)x(?P<width>\d+)")
-_SHARDING_WORDS = {
-    "table_wise": "whole",
-    "row_wise": "by rows",
-    "column_wise": "by columns",
-    "data_parallel": "replicated",
-}
 _MEMORY_WORDS = {"fused": "GPU", "uvm": "host", "uvm_caching": "host, cached on the GPU"}
 
 
-def main(config: RunConfig, arguments: argparse.Namespace) -> None:
-    """Plan and print."""
+def main(config: RunConfig, arguments: argparse.Namespace) -> int:
+    """Plan and print; where not all tables fit, return the exit code with which training would refuse to start."""
     stated = _stated(arguments)
     if arguments.json:
-        sys.stdout.write(json.dumps(_document(plan(config, stated, silent)), indent=2) + "\n")
-        return
-    with progress_bars() as progress:
-        found = plan(config, stated, progress)
-    _show(found)
+        found = plan(config, stated, silent)
+        sys.stdout.write(json.dumps(plan_document(found), indent=2) + "\n")
+    else:
+        with progress_bars() as progress:
+            found = plan(config, stated, progress)
+        _show(found)
+    return 0 if found.fits else UsageError.exit_code
 
 
 def _stated(arguments: argparse.Namespace) -> StatedTables:
@@ -72,10 +67,11 @@ def _entries(text: str, flag: str, form: re.Pattern[str], example: str) -> list[
 def _show(found: TablePlan) -> None:
     cluster = found.cluster
     has_gpus = cluster.device == CUDA
-    devices = f"GPUs of {_size(cluster.device_bytes)}" if has_gpus else "CPU processes"
+    devices = f"GPUs of {size_in_words(cluster.device_bytes)}" if has_gpus else "CPU processes"
     _say(
-        f"Planned for {cluster.nodes} x {cluster.devices_per_node} {devices}, with {_size(cluster.host_bytes)} of host "
-        f"memory on each node; {cluster.reserved_share:.0%} of each memory is held back."
+        f"Planned for {cluster.nodes} x {cluster.devices_per_node} {devices}, with "
+        f"{size_in_words(cluster.host_bytes)} of host memory on each node; "
+        f"{cluster.reserved_share:.0%} of each memory is held back."
     )
     of_gpus = ("memory", "on a GPU") if has_gpus else ()
     header = ("table", "rows", "width", "size", "type", "divided", "rank", *of_gpus, "on the host", "ms")
@@ -87,7 +83,7 @@ def _show(found: TablePlan) -> None:
         return
     for table in found.unplaced:
         alone = "not even alone" if table in found.too_large else "not beside the others"
-        _say(f"Does not fit: {table.part} {table.name}, {_size(table.weight_bytes)}, {alone}.")
+        _say(f"Does not fit: {table.part} {table.name}, {size_in_words(table.weight_bytes)}, {alone}.")
     for remedy in found.remedies:
         settings = f": {' '.join(remedy.settings)}" if remedy.settings else ""
         _say(f"{'Would fit with' if remedy.fits else 'Not enough:'} {remedy.change}{settings}")
@@ -102,12 +98,12 @@ def _row(placement: TablePlacement, has_gpus: bool) -> Sequence[str]:
         f"{table.part} {table.name}",
         f"{table.rows:,}",
         str(table.width),
-        _size(table.weight_bytes),
+        size_in_words(table.weight_bytes),
         table.precision,
-        _SHARDING_WORDS[placement.sharding],
+        SHARDING_WORDS[placement.sharding],
         _ranks([shard.rank for shard in shards]),
-        *((_MEMORY_WORDS[placement.kernel], _size(most.device_bytes)) if has_gpus else ()),
-        _size(most.host_bytes),
+        *((_MEMORY_WORDS[placement.kernel], size_in_words(most.device_bytes)) if has_gpus else ()),
+        size_in_words(most.host_bytes),
         f"{max(shard.milliseconds for shard in shards):.2f}",
     )
 
@@ -116,9 +112,9 @@ def _show_ranks(found: TablePlan, has_gpus: bool) -> None:
     alike: list[tuple[list[int], tuple[str, ...]]] = []  # ranks in a row that show the same, and what
     for each in found.ranks:
         cells = (
-            *((_size(each.device_bytes), _size(found.free_device_bytes)) if has_gpus else ()),
-            _size(each.host_bytes),
-            _size(found.free_host_bytes),
+            *((size_in_words(each.device_bytes), size_in_words(found.free_device_bytes)) if has_gpus else ()),
+            size_in_words(each.host_bytes),
+            size_in_words(found.free_host_bytes),
             f"{each.milliseconds:.2f}",
         )
         if alike and alike[-1][1] == cells:
@@ -132,82 +128,6 @@ def _show_ranks(found: TablePlan, has_gpus: bool) -> None:
 
 def _ranks(ranks: Sequence[int]) -> str:
     return str(ranks[0]) if len(ranks) == 1 else f"{min(ranks)} to {max(ranks)}"
-
-
-def _document(found: TablePlan) -> dict[str, Any]:
-    cluster = found.cluster
-    return {
-        "cluster": {
-            "device": cluster.device,
-            "nodes": cluster.nodes,
-            "devices_per_node": cluster.devices_per_node,
-            "device_bytes": cluster.device_bytes,
-            "host_bytes": cluster.host_bytes,
-            "reserved_share": cluster.reserved_share,
-        },
-        "fits": found.fits,
-        "milliseconds": found.milliseconds,
-        "tables": [_placement(each) for each in found.placements],
-        "ranks": [_rank(each, found) for each in found.ranks],
-        "unplaced": [
-            {
-                "part": table.part,
-                "table": table.name,
-                "rows": table.rows,
-                "width": table.width,
-                "bytes": table.weight_bytes,
-                "fits_alone": table not in found.too_large,
-            }
-            for table in found.unplaced
-        ],
-        "remedies": [
-            {"change": each.change, "settings": list(each.settings), "fits": each.fits} for each in found.remedies
-        ],
-    }
-
-
-def _placement(placement: TablePlacement) -> Mapping[str, Any]:
-    table = placement.table
-    return {
-        "part": table.part,
-        "collection": table.path,
-        "table": table.name,
-        "rows": table.rows,
-        "width": table.width,
-        "precision": table.precision,
-        "bytes": table.weight_bytes,
-        "sharding": placement.sharding,
-        "kernel": placement.kernel,
-        "shards": [
-            {
-                "rank": shard.rank,
-                "rows": shard.rows,
-                "columns": shard.columns,
-                "device_bytes": shard.device_bytes,
-                "host_bytes": shard.host_bytes,
-                "milliseconds": shard.milliseconds,
-            }
-            for shard in placement.shards
-        ],
-    }
-
-
-def _rank(load: RankLoad, found: TablePlan) -> Mapping[str, Any]:
-    return {
-        "rank": load.rank,
-        "device_bytes": load.device_bytes,
-        "free_device_bytes": found.free_device_bytes,
-        "host_bytes": load.host_bytes,
-        "free_host_bytes": found.free_host_bytes,
-        "milliseconds": load.milliseconds,
-    }
-
-
-def _size(count: int) -> str:
-    for unit, size in _UNITS.items():
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count} B"
 
 
 def _say(text: str) -> None:

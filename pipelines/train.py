@@ -1,13 +1,14 @@
 """Train one ranker: one composition, one training mode, one seed; show its scores and where everything is."""
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
 from recsys.config import RunConfig
 from recsys.config.overrides import on_top_of
 from recsys.run import train
-from recsys.run.folder import has_checkpoint, load_config, load_result, new_run
+from recsys.run.folder import TABLE_PLAN, has_checkpoint, load_config, load_result, new_run
 from recsys.run.record import final_metrics
 from recsys.sharding.first_process import by_first
 from recsys.sharding.meeting_point import leave_for_later_starts, left_by_earlier_start
@@ -60,4 +61,7 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
         when = f"from step {proof['from_step']} to {proof['to_step']}"
         digests = f"digest {proof['digest_before']} before and {proof['digest_after']} after"
         console.print(f"{part} was unchanged {when}: {digests}", soft_wrap=True)
+    if (planned := identity.folder / TABLE_PLAN).is_file():
+        brief = json.loads(planned.read_text(encoding="utf-8"))["in_brief"]
+        console.print(f"{brief} ({TABLE_PLAN}).", soft_wrap=True, markup=False)
     console.print(f"Run folder: {identity.folder}\nNext: recsys ui", soft_wrap=True, markup=False)

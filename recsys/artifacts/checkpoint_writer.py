@@ -7,11 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch.distributed as dist
-
 from recsys.artifacts.checkpoint import save_checkpoint
 from recsys.features.contract import FeatureContract
-from recsys.sharding.processes import ProcessContext
+from recsys.sharding.processes import ProcessContext, group_beside
 from recsys.training.snapshot import Snapshot
 
 _PATIENCE_SECONDS = 20  # less than torchrun leaves its processes, of which one has failed, before it kills them
@@ -30,7 +28,7 @@ class CheckpointWriter:
 
     def __init__(self, folder: Path, contract: FeatureContract, keep_last: int, context: ProcessContext) -> None:
         self._folder, self._contract, self._keep_last = folder, contract, keep_last
-        self._group = dist.new_group(backend="gloo") if context.world_size > 1 else None
+        self._group = group_beside() if context.world_size > 1 else None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 

@@ -45,7 +45,8 @@ class AblationConfig:
     """The grid: config key -> values; every combination is a condition, and an arm of it is trained per seed.
 
     `contrast` is the key whose effect is asked. `processes` is how many arms run at once, null for as many as the cores
-    or GPUs carry; the result is the same for any number.
+    or GPUs carry; the result is the same for any number. `processes_per_arm` is how many processes of this machine
+    train an arm together, as torchrun starts them; arms of another number are other arms.
     """
 
     name: Name
@@ -55,4 +56,5 @@ class AblationConfig:
     margin: PositiveFloat
     resamples: PositiveInt
     processes: Processes | None
+    processes_per_arm: Processes
     tune: TuneConfig

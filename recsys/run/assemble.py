@@ -21,6 +21,7 @@ from recsys.run.planned_cluster import planning_of
 from recsys.run.streams import TRAIN, divided_days, ranker_stream, started
 from recsys.run.warm_start import WarmStart
 from recsys.sharding.input_ahead import InputAhead
+from recsys.sharding.inventory import WrappedRanker
 from recsys.sharding.plan_rules import Planning
 from recsys.sharding.processes import ProcessContext, draw_apart
 from recsys.sharding.sharding_plan import TableMemory
@@ -46,7 +47,7 @@ class Assembly:
         average: of the weights that learn; None where the training keeps none.
     """
 
-    wrapped: nn.Module
+    wrapped: WrappedRanker
     optimizers: RankerOptimizers
     stages: TrainingStages
     average: WeightAverage | None

@@ -18,6 +18,8 @@ from recsys.tracking import names
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PREDICTIONS, QUERIES = "predictions", "queries"
+TABLE_PLAN = "table_plan.json"
+"""Where the run's tables lie, as `recsys plan --json` prints it; absent where no plan was made."""
 _Record = TypeVar("_Record")
 ARM, DAILY, TRAIN = "arm", "daily", "train"
 """The kinds of runs: of a study; scheduled; and of one outside of both."""

@@ -18,9 +18,9 @@ from recsys.inspection.item_rows import ids_beside_items, rows_of_items
 from recsys.run.streams import TEST, TRAIN, VALIDATION
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import gathered
-from recsys.sharding.whole_state import table_weights
+from recsys.sharding.state_digests import digests_of, whole_digests
 from recsys.towers.artifact import TowerArtifact
-from recsys.towers.import_receipt import Traffic, digest_of
+from recsys.towers.import_receipt import Traffic
 from recsys.towers.other_vectors import with_other_vectors
 from recsys.towers.tower_spec import TowerKind
 from recsys.tracking.run import TrackedRun
@@ -88,9 +88,10 @@ def attach_receipt(tracked: TrackedRun, artifact: TowerArtifact, wrapped: nn.Mod
         return
     ((name, table),) = artifact.weights.items()
     inventory = inventory_of(wrapped)
-    sharded = table_weights(inventory.under(TOWER))[f"{TOWER}.{name}"]
-    imported, found = digest_of(table), digest_of(sharded)
-    if table.dtype == sharded.dtype and imported != found:
+    # Summed where the rows lie: no process needs the whole table again.
+    imported, found = digests_of({name: table})[name], whole_digests(inventory.under(TOWER))[f"{TOWER}.{name}"]
+    precision = inventory.tables[f"{TOWER}.{name}"].dtype
+    if table.dtype == precision and imported != found:
         raise TrainingError(
             f"The table `{name}` had the digest {imported} when it was imported and has {found} in the sharded ranker: "
             "its rows were changed on the way. Import the tower again; if that is no help, the sharding is at fault."
@@ -105,7 +106,7 @@ def attach_receipt(tracked: TrackedRun, artifact: TowerArtifact, wrapped: nn.Mod
             f"{sum(map(len, probes))} rows of {len(probes)} segments. Let the composition send some segment's rows "
             "through the embedding tower, or train without an imported tower."
         )
-    sharding = {"digest": imported, "digest_after_sharding": found, "precision_after_sharding": str(sharded.dtype)}
+    sharding = {"digest": imported, "digest_after_sharding": found, "precision_after_sharding": str(precision)}
     tracked.attach(RECEIPT, json.dumps({**artifact.provenance, **sharding, "is_reached": True}, indent=2))
 
 

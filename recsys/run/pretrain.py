@@ -29,7 +29,7 @@ from recsys.run.planned_cluster import planning_of
 from recsys.run.pretrain_history import grades_of, history_objective
 from recsys.run.pretrain_judged import retrieval_quality, validation_loss
 from recsys.run.pretrain_sequences import SequenceTask, sequence_task
-from recsys.run.record import open_store, recorded_by_first, run_params, step_metrics
+from recsys.run.record import attach_plan, open_store, recorded_by_first, run_params, step_metrics
 from recsys.run.result_keys import code_of, rows_of, settings_of
 from recsys.run.streams import (
     TRAIN,
@@ -43,10 +43,11 @@ from recsys.run.streams import (
 )
 from recsys.run.together import run_stage_together
 from recsys.run.warm_start import WarmStart
-from recsys.scheduling.stage import Stage, input_fingerprint
+from recsys.scheduling.stage import Stage, input_fingerprint, is_up_to_date
+from recsys.sharding.divided_state import divided_state
 from recsys.sharding.first_process import is_first
 from recsys.sharding.processes import ProcessContext, device_name
-from recsys.sharding.whole_state import whole_state
+from recsys.sharding.whole_state import whole_in_first
 from recsys.streaming.loader import BatchStream
 from recsys.towers.any_tower import build_tower
 from recsys.towers.artifact import TowerArtifact
@@ -117,8 +118,21 @@ def run(
         versioned = with_version(artifact, version_of(artifact))
         save_tower(folder / _TOWER, versioned, encoded.contract, vocabularies)
 
-    final = config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
-    return load_tower(run_stage_together(stage, final, work).path / _TOWER, encoded.contract)
+    return load_tower(run_stage_together(stage, _place(config, stage), work).path / _TOWER, encoded.contract)
+
+
+def is_made(config: RunConfig, encoded: EncodedDataset) -> bool:
+    """Whether the configured tower is there already.
+
+    Raises:
+        DataError: the vectors to import are missing.
+    """
+    stage = stage_of(config, encoded)
+    return is_up_to_date(stage, _place(config, stage))
+
+
+def _place(config: RunConfig, stage: Stage) -> Path:
+    return config.runtime.towers / f"{config.data.name}-{config.tower.name}-{stage.key}"
 
 
 def stage_of(config: RunConfig, encoded: EncodedDataset, start: WarmStart | None = None) -> Stage:
@@ -181,7 +195,10 @@ def _import(config: RunConfig, encoded: EncodedDataset) -> TowerArtifact:
 
 
 def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> TowerArtifact:
-    """By the tower's own objective, with early stopping on validation."""
+    """By the tower's own objective, with early stopping on validation.
+
+    Every process calls it; of several the first has the weights.
+    """
     tower_config = config.tower
     assert not isinstance(tower_config, ImportedTowerConfig)
     days, _ = divided_days(encoded, config.training.tower_day_share)
@@ -200,6 +217,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
         return {LOG_LOSS: validation_loss(assembly.wrapped, task.validation)}
 
     with recorded_by_first(lambda: _record_of(config, encoded, days, context)) as tracked:
+        attach_plan(tracked, assembly.wrapped.table_plan)
         for report in train_steps(
             assembly.wrapped,
             assembly.optimizers,
@@ -219,7 +237,7 @@ def _pretrain(config: RunConfig, encoded: EncodedDataset, progress: Progress) ->
         best.restore()
         progress("pre-training the tower", settings.max_steps, settings.max_steps)
         tower = task.objective.embedding_tower
-        weights = whole_state(tower)
+        weights = whole_in_first(divided_state(tower))
         if isinstance(task, SequenceTask):
             weights = task.with_attributes(weights, context.device)
         quality = retrieval_quality(config, encoded, tower, weights, context)

@@ -62,7 +62,7 @@ def retrieval_quality(
 
     Args:
         tower: as it learnt, its tables wherever they are.
-        weights: whole ones to measure, tables (rows, D). Every process brings them.
+        weights: whole ones to measure, tables (rows, D), in the first process.
     """
     if isinstance(tower, HistoryTower):
         return {}

@@ -32,13 +32,17 @@ class SequenceTask:
     attributes: dict[str, Jagged]
 
     def with_attributes(self, weights: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """Return the tower's weights, tables (rows, D), with its items' attributes, as learnt, in the items' rows."""
+        """Return the tower's weights, tables (rows, D), with its items' attributes, as learnt, in the items' rows.
+
+        Every process calls it, with {} where another one has the weights.
+        """
         if self.objective.attributes is None:
             return weights
         tower = self.objective.embedding_tower
         (table,) = tower.items.features
-        name = next(name for name in weights if name.endswith(table_weight(table)))
-        return weights | {name: weights[name] + self.objective.attributes.of_all(self.attributes, tower.item, device)}
+        learnt = self.objective.attributes.of_all(self.attributes, tower.item, device)
+        name = next((name for name in weights if name.endswith(table_weight(table))), None)
+        return weights if name is None else weights | {name: weights[name] + learnt}
 
 
 def sequence_task(

@@ -15,8 +15,11 @@ from recsys.metrics.log_loss import LOG_LOSS
 from recsys.metrics.ranked_lists import CANDIDATES_RECALL, COVERAGE, SCOPES, SHORT_CUTOFF, TOWER, name_at
 from recsys.monitoring.cost import Cost
 from recsys.monitoring.gradient_norms import WHOLE
+from recsys.run.folder import TABLE_PLAN
 from recsys.run.streams import RANKING_TEST, TEST
 from recsys.sharding.first_process import by_first
+from recsys.sharding.plan_document import plan_document, plan_in_brief
+from recsys.sharding.table_plan import TablePlan
 from recsys.tracking import figures, names
 from recsys.tracking.gate_names import branch_and_segment
 from recsys.tracking.run import TrackedRun
@@ -205,6 +208,13 @@ def final_metrics(scores: Mapping[str, float], cutoff: int = CUTOFF) -> dict[str
         of_lists[names.ranking(CANDIDATES_RECALL, ALL)] = recall
     of_test = names.evaluation_metrics(names.TEST, of_rows, segments) | support
     return {TEST: of_test} | ({RANKING_TEST: of_lists} if of_lists else {})
+
+
+def attach_plan(run: TrackedRun, plan: TablePlan | None) -> None:
+    """Attach where the run's tables lie, and say it in its tags; nothing where one process has all without a plan."""
+    if plan is not None:
+        run.attach(TABLE_PLAN, json.dumps(plan_document(plan), indent=1))
+        run.set_tags({names.TAG_PROCESSES: str(plan.cluster.world_size), names.TAG_TABLE_PLAN: plan_in_brief(plan)})
 
 
 def cost_metrics(cost: Cost) -> dict[str, float]:

@@ -24,7 +24,7 @@ from recsys.run.assemble import ReadyRanker, loop_settings
 from recsys.run.curves import CurveFile, load_curves
 from recsys.run.evidence import StageContracts, restore_proven
 from recsys.run.fitted_baselines import evaluated, validation_of
-from recsys.run.folder import ARM, CHECKPOINTS, PREDICTIONS, QUERIES, RESULT, RunIdentity, RunResult
+from recsys.run.folder import ARM, CHECKPOINTS, PREDICTIONS, QUERIES, RESULT, TABLE_PLAN, RunIdentity, RunResult
 from recsys.run.provenance import StartOfRun, WatchedStream, counts_of_all
 from recsys.run.rank_nearest import RankedNearest, nearest_layout, rank_nearest
 from recsys.run.record import (
@@ -33,6 +33,7 @@ from recsys.run.record import (
     attach_gates,
     attach_gradient_norms,
     attach_learning_curves,
+    attach_plan,
     cost_metrics,
     final_metrics,
     step_metrics,
@@ -40,6 +41,7 @@ from recsys.run.record import (
 from recsys.run.serving import export_run
 from recsys.run.stopping import StopRequest
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_memory, scoring_stream
+from recsys.sharding.plan_document import plan_document
 from recsys.towers.artifact import TowerArtifact
 from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
@@ -105,6 +107,10 @@ class Session:
         self._spool = tracked.spool_id
         tracked.attach("config.json", json.dumps(config_document(self._config), indent=2))
         self._contracts.attach(tracked)
+        plan = self._assembly.wrapped.table_plan
+        attach_plan(tracked, plan)
+        if plan and self._context.is_first:
+            write_text_atomically(self._identity.folder / TABLE_PLAN, canonical_json(plan_document(plan)))
         tracked.attach("tower_provenance.json", json.dumps(dict(self._artifact.provenance), indent=2, default=str))
         tracked.attach("contract.json", self._encoded.contract.to_json())
         for name, text in self._identity.notes.items():

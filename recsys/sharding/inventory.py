@@ -27,6 +27,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from recsys.errors import UsageError
 from recsys.sharding.replicated import ReplicatedKernel, ReplicatedTables
+from recsys.sharding.table_plan import TablePlan
 
 _COLLECTIONS = (ShardedEmbeddingBagCollection, EmbeddingBagCollection)
 
@@ -212,9 +213,12 @@ class Inventory:
 
 
 class WrappedRanker(DistributedModelParallel):
-    """A ranker in TorchRec's engine, with its inventory; made by `wrap_ranker`."""
+    """A ranker in TorchRec's engine, with its inventory, and the plan of its tables where one was made; made by
+    `wrap_ranker`.
+    """
 
     inventory: Inventory
+    table_plan: TablePlan | None
 
 
 def lies_in_staying(module: nn.Module, path: str) -> bool:

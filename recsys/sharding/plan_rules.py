@@ -13,7 +13,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from recsys.errors import UsageError
 from recsys.sharding.cluster import Cluster
 from recsys.sharding.inventory import lies_in_staying
-from recsys.sharding.planned_tables import TablePlacement, TableToPlace
+from recsys.sharding.planned_tables import TableToPlace
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.table_plan import TablePlan, plan_tables
 
@@ -58,10 +58,10 @@ class Planning:
     rules: PlanRules
     batch_rows: int
 
-    def placements(
+    def plan(
         self, module: nn.Module, learning: Mapping[str, str | None], precision: str, context: ProcessContext
-    ) -> dict[tuple[str, str], TablePlacement]:
-        """Return where every table of the module lies, by path and name. Every process calls it.
+    ) -> TablePlan:
+        """Return where every table of the module lies. Every process calls it.
 
         Args:
             module, learning, precision: as `tables_to_place` takes them.
@@ -78,7 +78,7 @@ class Planning:
         plan = answer[0]
         assert plan is not None
         require_fit(plan)
-        return {(each.table.path, each.table.name): each for each in plan.placements}
+        return plan
 
 
 def tables_to_place(

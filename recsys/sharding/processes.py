@@ -152,6 +152,13 @@ def gathered(mine: Any) -> list[Any]:
     return everyone
 
 
+def group_beside() -> dist.ProcessGroup:
+    """Make a gloo group of all processes apart from that of the steps, with its time-out. Every process calls it."""
+    steps = dist.distributed_c10d._get_default_group()._get_backend(torch.device(CPU))
+    # torch would give it half an hour, whatever the group of the steps was given.
+    return dist.new_group(backend="gloo", timeout=steps.options._timeout)
+
+
 def any_process(is_so: bool, context: ProcessContext) -> bool:
     """Return whether it is so in any process. Every process calls it."""
     if context.world_size == 1:

@@ -23,6 +23,7 @@ from recsys.errors import UsageError
 from recsys.sharding.planned_tables import COMPUTE_KERNELS, TablePlacement
 from recsys.sharding.processes import ProcessContext
 from recsys.sharding.replicated import ReplicatedTables
+from recsys.sharding.table_plan import TablePlan
 
 AUTO = "auto"
 
@@ -95,14 +96,15 @@ def sharding_plan(
 
 def planned_sharding(
     collections: Mapping[str, EmbeddingBagCollection],
-    placements: Mapping[tuple[str, str], TablePlacement],
+    plan: TablePlan,
     context: ProcessContext,
 ) -> ShardingPlan:
-    """Put the planner's placements, by path and name of the table, into TorchRec's words.
+    """Put the planner's placements into TorchRec's words.
 
     Args:
         collections: by path, replicated ones too.
     """
+    placements = {(each.table.path, each.table.name): each for each in plan.placements}
     modules = {}
     for path, collection in collections.items():
         if isinstance(collection, ReplicatedTables):

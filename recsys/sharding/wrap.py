@@ -15,9 +15,9 @@ import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch import nn
 from torch.distributed.optim.apply_optimizer_in_backward import _apply_optimizer_in_backward
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.model_parallel import DataParallelWrapper, DistributedModelParallel
-from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.distributed.types import ShardingEnv
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
@@ -30,7 +30,7 @@ from recsys.sharding.replicated import ReplicatedTables
 from recsys.sharding.sharding_plan import TableMemory, planned_sharding, sharding_plan
 from recsys.sharding.torchrec_planner import TABLE_TYPES
 from recsys.sharding.weighted_mean import DividedWeights, as_weighted_sums
-from recsys.sharding.whole_state import load_table_weights, table_weights
+from recsys.sharding.whole_state import load_table_weights
 
 # The three update rules that fbgemm's CPU kernels have; they ignore weight decay and momentum, so neither is offered.
 _UPDATE_RULES: dict[str, type[torch.optim.Optimizer]] = {
@@ -114,12 +114,13 @@ def wrap_ranker(
             _replicate(ranker, path, collection, optimizer, context)
         else:
             _attach(collection, optimizer, "float32" if optimizer is _FROZEN else table_precision)
-    if planning:
-        plan = _planned(ranker, table_optimizers, table_precision, planning, context)
-    else:
-        plan = sharding_plan(_collections_by_part(ranker), kinds, memory or {}, context)
-    # TorchRec fills sharded tables with fresh random numbers unless they came from another device than the CPU.
-    weights = table_weights(ranker)
+    learning = {part: rule.name if rule else None for part, rule in table_optimizers.items()}
+    planned = planning.plan(ranker, learning, table_precision, context) if planning else None
+    left = _collections_by_part(ranker)
+    plan = planned_sharding(left, planned, context) if planned else sharding_plan(left, kinds, memory or {}, context)
+    # TorchRec fills sharded tables with fresh random numbers unless they came from another device than the CPU; those
+    # that it replaces are kept until their rows are where they belong, and not copied.
+    weights = {shard.table: shard.weight for shard in take_inventory(ranker).shards()}
     wrapped = WrappedRanker(
         ranker,
         env=ShardingEnv.from_process_group(dist.group.WORLD),
@@ -128,24 +129,12 @@ def wrap_ranker(
         sharders=[EmbeddingBagCollectionSharder(fused_params=dict(_KERNELS))],
         data_parallel_wrapper=_Replicated(),
     )
-    wrapped.inventory = take_inventory(wrapped.module)
+    wrapped.inventory, wrapped.table_plan = take_inventory(wrapped.module), planned
     load_table_weights(wrapped, weights)
     for path, collection in collections.items():
         _take_after(wrapped.module.get_submodule(path), collection, means_of[path], context)
     _broadcast_replicated(wrapped, context)
     return wrapped
-
-
-def _planned(
-    ranker: nn.Module,
-    table_optimizers: Mapping[str, TableOptimizer | None],
-    table_precision: str,
-    planning: Planning,
-    context: ProcessContext,
-) -> ShardingPlan:
-    learning = {part: rule.name if rule else None for part, rule in table_optimizers.items()}
-    placements = planning.placements(ranker, learning, table_precision, context)
-    return planned_sharding(_collections_by_part(ranker), placements, context)
 
 
 @dataclass(frozen=True)
@@ -205,9 +194,13 @@ def _take_after(
 ) -> None:
     """Put the sharded collection, a new module, into the mode of the one whose place it took; freeze it likewise.
 
+    The other one's memory is given back, but where its tables are replicated and so are the very same.
+
     Args:
         means: the features whose weighted ids it averages.
     """
+    if isinstance(sharded, ShardedEmbeddingBagCollection):
+        _free(collection)
     sharded.train(collection.training)
     if hasattr(collection, "is_frozen"):
         setattr(sharded, "is_frozen", collection.is_frozen)  # noqa: B010 - no attribute of every module
@@ -215,6 +208,14 @@ def _take_after(
         sharded.register_forward_pre_hook(DividedWeights(means))
     if context.world_size == 1:
         leave_out_exchange(sharded)
+
+
+def _free(collection: EmbeddingBagCollection) -> None:
+    """Give back the memory of the whole tables, and of accumulators that were made of them."""
+    for parameter in collection.parameters():
+        # torch itself never forgets a parameter that it gave an update rule in the backward pass.
+        parameter.data = parameter.data.new_empty(0)
+        vars(parameter).pop("_in_backward_optimizers", None)
 
 
 class _Replicated(DataParallelWrapper):

@@ -14,7 +14,7 @@ from recsys.run import fitted_baselines as baselines
 from recsys.run import pretrain
 from recsys.run.folder import ARM, RunIdentity, read_record
 from recsys.run.record import open_store
-from recsys.study.arm import train_arm
+from recsys.study.arm import make_tower, train_arm
 from recsys.study.finished import FinishedArm
 from recsys.study.plan import PlannedArm, StudyPlan
 from recsys.study.tuning import Search, load_trials, trials_table, tune
@@ -25,13 +25,17 @@ _CONDITIONS = "conditions.json"
 
 
 def threads_of(config: RunConfig) -> int:
-    """Threads that an arm computes with: by default one, so that results do not depend on how many run at once."""
-    return config.runtime.threads or 1
+    """Threads that an arm computes with: by default one, so that results do not depend on how many run at once.
+
+    The processes of an arm divide them, and each has one at least.
+    """
+    return max(config.runtime.threads or 1, config.ablation.processes_per_arm)
 
 
 def processes_of(config: RunConfig, jobs: int) -> int:
     """How many of the jobs to run at once."""
-    free = config.ablation.processes or free_processes(threads_of(config), jobs, config.runtime.device)
+    per_arm, device = config.ablation.processes_per_arm, config.runtime.device
+    free = config.ablation.processes or free_processes(threads_of(config), jobs, device, per_arm)
     return min(free, max(1, jobs))
 
 
@@ -43,8 +47,7 @@ def finish_arms(plan: StudyPlan, progress: Progress) -> list[FinishedArm]:
         BusyError: another process works on this study.
     """
     _open_store_once(plan.config)
-    for config in plan.towers():
-        pretrain.run(config, plan.encoded, progress)
+    _make_towers(plan, progress)
     # Fitted before several processes would fit them at once.
     baselines.run(plan.config, plan.encoded, progress)
     searches = [search for search in plan.searches().values() if len(load_trials(search.folder)) < search.trials]
@@ -68,6 +71,19 @@ def finish_arms(plan: StudyPlan, progress: Progress) -> list[FinishedArm]:
         assert result is not None
         finished.append(FinishedArm(each.arm, each.folder, result))
     return finished
+
+
+def _make_towers(plan: StudyPlan, progress: Progress) -> None:
+    if plan.config.ablation.processes_per_arm == 1:
+        for config in plan.towers():
+            pretrain.run(config, plan.encoded, progress)
+        return
+    jobs = [
+        Job(f"tower {config.tower.name}", make_tower, (_with_threads(config),), plan.folder / "logs" / "towers.log")
+        for config in plan.towers()
+        if not pretrain.is_made(config, plan.encoded)
+    ]
+    _run_all(jobs, plan.config, progress, "towers")
 
 
 def check_pairs(plan: StudyPlan, finished: Sequence[FinishedArm]) -> tuple[HeldEqual, ...]:
@@ -109,7 +125,8 @@ def _run_all(jobs: Sequence[Job], config: RunConfig, progress: Progress, label: 
     """
     if not jobs:
         return
-    failures = run_side_by_side(jobs, processes_of(config, len(jobs)), progress, label, config.runtime.device)
+    at_once, per_arm = processes_of(config, len(jobs)), config.ablation.processes_per_arm
+    failures = run_side_by_side(jobs, at_once, progress, label, config.runtime.device, per_arm)
     if not failures:
         return
     logs = {job.name: job.log for job in jobs}

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 
 from recsys.ablation.page import ReportTable
+from recsys.config import RunConfig
 from recsys.run import prepare
 from recsys.run.folder import CONFIG, RESULT, read_record
 from recsys.study.execute import processes_of, threads_of
@@ -40,7 +41,7 @@ def outlook(overrides: Sequence[str]) -> Outlook:
     trials = grid.config.ablation.tune.trials * len(grid.conditions) - tuned
     sentences = [
         f"{len(grid.conditions)} conditions, {len(grid.arms)} arms: {len(finished)} finished, {left} to train, "
-        f"{processes_of(grid.config, left)} at once with {threads_of(grid.config)} thread(s) each."
+        f"{processes_of(grid.config, left)} at once with {_each(grid.config)} each."
     ]
     if trials:
         sentences.append(f"{trials} trials come first: {grid.config.ablation.tune.trials} for every condition.")
@@ -48,6 +49,11 @@ def outlook(overrides: Sequence[str]) -> Outlook:
         sentences.append("The data are not prepared yet; what has finished is known once they are.")
     sentences.append(_duration(grid, plan, left, trials))
     return Outlook(ReportTable("Arms", ("arm", "state"), tuple(rows)), tuple(sentences))
+
+
+def _each(config: RunConfig) -> str:
+    threads, per_arm = f"{threads_of(config)} thread(s)", config.ablation.processes_per_arm
+    return threads if per_arm == 1 else f"{per_arm} processes and {threads}"
 
 
 def _state(planned: PlannedArm | None) -> str:

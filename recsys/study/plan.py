@@ -167,11 +167,17 @@ class StudyPlan:
 
     def _arm_key(self, config: RunConfig) -> str:
         settings = settings_of(config, _NO_EFFECT_ON_ARM)
-        return fingerprint_of([settings, self._rows, self._tower_key(config), self.code])
+        return fingerprint_of([settings, self._rows, self._tower_key(config), self.code, *self._processes])
 
     def _trial_key(self, config: RunConfig) -> str:
         settings, rows = settings_of(config, _NO_EFFECT_ON_TRIAL), rows_of(self.encoded, (TRAIN, VALIDATION))
-        return fingerprint_of([settings, rows, self._tower_key(config), _code_of_trials()])
+        return fingerprint_of([settings, rows, self._tower_key(config), _code_of_trials(), *self._processes])
+
+    @property
+    def _processes(self) -> list[int]:
+        """What several processes of an arm add to its key: they share the rows of a step in another way than one."""
+        count = self.config.ablation.processes_per_arm
+        return [count] if count > 1 else []
 
     def _tower_key(self, config: RunConfig) -> str:
         """The key of the arm's tower; those of one configuration are read once, as its vectors may be many."""
@@ -208,7 +214,7 @@ class StudyPlan:
         searched: list[Any] = []
         if tuning.trials:
             searched = [tuning.trials, tuning.sampler, tuning.seed, tuning.searched, _code_of_trials()]
-        return fingerprint_of([document, on_top, searched, self._rows, self.code])
+        return fingerprint_of([document, on_top, searched, self._rows, self.code, *self._processes])
 
 
 def _code_of_trials() -> str:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from recsys.ablation.page import ReportTable
@@ -20,6 +21,8 @@ from recsys.run.cached_tower import cached_tower
 from recsys.run.fitted_baselines import validation_of
 from recsys.run.folder import read_record
 from recsys.run.stopping import StopRequest, stoppable
+from recsys.sharding.first_process import by_first
+from recsys.study.job_processes import run_in_processes
 from recsys.towers.artifact import TowerArtifact
 from recsys.training.compiled_layers import CompiledLayers
 from recsys.training.loop import LoopState, train_steps
@@ -93,11 +96,15 @@ def load_trials(folder: Path) -> list[Trial]:
 
 
 def tune(search: Search, progress: Progress) -> None:
-    """Run the trials that are left of the budget; each is stored as soon as it ends.
+    """Run the trials that are left of the budget, each in as many processes as an arm; it is stored as soon as it ends.
 
     Raises:
         UsageError: a configured value is out of its range.
     """
+    run_in_processes(search.config, search.name, _tune, (search,), progress)
+
+
+def _tune(search: Search, progress: Progress) -> None:
     encoded = prepare.run(search.config, progress)
     artifact = pretrain.run(search.config, encoded, progress)
     trials = load_trials(search.folder)
@@ -108,7 +115,7 @@ def tune(search: Search, progress: Progress) -> None:
             values = next_values(search.ranges, search.configured, trials, search.sampler, seed)
             trials.append(try_values(with_values(search.config, values), values, encoded, artifact, request))
             text = json.dumps([trial.to_document() for trial in trials], indent=1)
-            write_text_atomically(search.folder / TRIALS, text + "\n")
+            by_first(partial(write_text_atomically, search.folder / TRIALS, text + "\n"))
     progress(search.name, search.trials, search.trials)
 
 

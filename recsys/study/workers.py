@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnContext, SpawnProcess
@@ -68,12 +69,15 @@ class _Running:
     outcome: tuple[Any, ...] | None = None
 
 
-def run_side_by_side(jobs: Sequence[Job], processes: int, progress: Progress, label: str, device: str) -> list[Failure]:
+def run_side_by_side(
+    jobs: Sequence[Job], processes: int, progress: Progress, label: str, device: str, per_job: int = 1
+) -> list[Failure]:
     """Run all jobs, `processes` at a time, in the order given; return those that failed.
 
     Args:
         label: under which `progress` gets the number of jobs that have ended; the jobs report under their own.
         device: that the jobs compute on, as `device_kind` takes it.
+        per_job: how many processes a job starts for itself, each on a GPU of its own where there are GPUs.
 
     Raises:
         KeyboardInterrupt, ...: whatever stops the caller stops the jobs first.
@@ -81,7 +85,7 @@ def run_side_by_side(jobs: Sequence[Job], processes: int, progress: Progress, la
     """
     context = _processes_for(device_kind(device))
     waiting, running, failures = list(jobs), list[_Running](), list[Failure]()
-    divided = _gpus(processes, gpus(device))
+    divided = _gpus(processes, gpus(device), per_job)
     with _stopping(running):
         while waiting or running:
             progress(label, len(jobs) - len(waiting) - len(running), len(jobs))
@@ -137,23 +141,24 @@ def _environment_of_a_start(gpu: str | None) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def free_processes(threads: int, jobs: int, device: str) -> int:
+def free_processes(threads: int, jobs: int, device: str, per_job: int = 1) -> int:
     """How many jobs to run at once where the configuration does not say: a GPU each, or as many as there are cores for.
 
     Args:
         threads: that each job computes with.
-        device: as for `run_side_by_side`.
+        device, per_job: as for `run_side_by_side`.
     """
-    room = gpus(device) or len(os.sched_getaffinity(0)) // threads
+    room = gpus(device) // per_job if gpus(device) else len(os.sched_getaffinity(0)) // threads
     return max(1, min(room, jobs))
 
 
-def _gpus(processes: int, found: int) -> list[str]:
-    """The GPUs to divide among the jobs; none where one process may have them all."""
+def _gpus(processes: int, found: int, per_job: int) -> list[str]:
+    """The GPUs to divide among the jobs, as many for each as it has processes; none where one job may have them all."""
     if processes == 1 or found < 2:
         return []
     visible = os.environ.get(_VISIBLE)
-    return visible.split(",") if visible else [str(number) for number in range(found)]
+    each = visible.split(",") if visible else [str(number) for number in range(found)]
+    return [",".join(each[start : start + per_job]) for start in range(0, found - per_job + 1, per_job)]
 
 
 def _least_used(gpus: Sequence[str], running: Sequence[_Running]) -> str | None:
@@ -232,7 +237,7 @@ def _in_child(pipe: Connection, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=_forward_signal, args=(pipe,), daemon=True).start()
     try:
-        job.work(*job.arguments, lambda *words: _send(pipe, "progress", *words))
+        job.work(*job.arguments, partial(_send, pipe, "progress"))  # a job of several processes passes it on
         _send(pipe, "finished")
     except RecsysError as error:
         _send(pipe, "failed", error.exit_code, str(error))

@@ -3,14 +3,12 @@
 It is plain JSON values, part of the tower's provenance, so that whoever finds a tower knows what is in it.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from recsys.all_segments import ALL
 from recsys.features.vocabulary import UNKNOWN_ROW, Vocabulary
@@ -94,14 +92,6 @@ def norms_of(vectors: npt.NDArray[np.floating]) -> dict[str, float]:
     norms = np.sqrt(np.einsum("nw,nw->n", vectors, vectors, dtype=np.float64))
     least, mean, largest = (float(each) for each in (norms.min(), norms.mean(), norms.max()))
     return {"least": least, "mean": mean, "largest": largest, "zero": int((norms == 0).sum())}
-
-
-def digest_of(table: Tensor) -> str:
-    """16 hexadecimal digits that name a table's (rows, D) type, shape and every bit."""
-    whole = table.detach().cpu().contiguous()
-    named = hashlib.sha256(f"{whole.dtype} {tuple(whole.shape)} ".encode())
-    named.update(whole.numpy().data)
-    return named.hexdigest()[:16]
 
 
 def _coverage(has_vector: Bools, counts: Ints) -> dict[str, float]:

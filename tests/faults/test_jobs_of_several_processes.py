@@ -19,6 +19,7 @@ from tests.sharding import elastic_jobs
 
 LAUNCH = f"{elastic_jobs.__name__}:{elastic_jobs.launch.__name__}"
 STEPS = 13
+GRACE_SECONDS = 30  # torchrun's own
 
 
 def words_in(root: Path) -> list[str]:
@@ -41,10 +42,15 @@ def endpoint() -> str:
         return f"localhost:{free.getsockname()[1]}"
 
 
+def started(commands: Commands, log: Path, words: list[str], moments: list[dict[str, Any]], *more: int) -> int:
+    """Start a command in two processes of one launcher; `more` is how often it restarts them, and its grace."""
+    restarts, grace = more or (0, GRACE_SECONDS)
+    return commands.start_function(LAUNCH, [1, 2, endpoint(), restarts, words, moments, grace], log)
+
+
 def job(commands: Commands, log: Path, words: list[str], moments: list[dict[str, Any]], restarts: int = 0) -> Ending:
     """Run a command in two processes of one launcher."""
-    pid = commands.start_function(LAUNCH, [1, 2, endpoint(), restarts, words, moments], log)
-    ending = commands.wait(pid, log)
+    ending = commands.wait(started(commands, log, words, moments, restarts, GRACE_SECONDS), log)
     assert ending is not None
     return ending
 
@@ -54,7 +60,10 @@ def unbroken(commands: Commands, world: Path, tmp_path_factory: pytest.TempPathF
     """The run of two launchers with a process each, which meet at one endpoint."""
     before, where = run_folders(world), endpoint()
     logs = [tmp_path_factory.mktemp("logs") / name for name in ("first", "second")]
-    jobs = [commands.start_function(LAUNCH, [2, 1, where, 0, ["train", *words_in(world)], []], log) for log in logs]
+    jobs = [
+        commands.start_function(LAUNCH, [2, 1, where, 0, ["train", *words_in(world)], [], GRACE_SECONDS], log)
+        for log in logs
+    ]
     endings = [commands.wait(pid, log) for pid, log in zip(jobs, logs, strict=True)]
     assert [ending and ending.code for ending in endings] == [0, 0], endings
     printed = sorted(ending.printed for ending in endings if ending)
@@ -99,6 +108,30 @@ def test_a_killed_process_is_named_as_the_first_that_failed(commands: Commands, 
     assert time.monotonic() - began < 60
     (folder,) = run_folders(world) - before
     require_nothing_half_written(folder)
+
+
+def test_a_process_that_hangs_takes_the_job_down_by_the_time_out_which_is_named(
+    commands: Commands, world: Path, tmp_path: Path
+):
+    words = ["train", *words_in(world), "runtime.exchange_seconds=10", "training.checkpoint_every=99"]
+    # In a step, and as the last checkpoint is written, when all that the other does is to wait for it.
+    hangs = {
+        "step": {"function": "recsys.training.loop:wait_for_device", "call": 7},
+        "checkpoint": {"function": "recsys.artifacts.checkpoint_storage:flush_file"},
+    }
+    began = time.monotonic()
+    jobs = {
+        name: started(commands, tmp_path / name, words, [{"rank": 1, "then": "stop"} | where], 0, 1)
+        for name, where in hangs.items()
+    }
+    for name, pid in jobs.items():
+        ending = commands.wait(pid, tmp_path / name)
+        assert ending is not None
+        assert ending.code == 1, ending.printed
+        assert "process 0 of 2 lost another one" in ending.printed
+        assert "within 10 s (`runtime.exchange_seconds`)" in ending.printed
+        assert "FAILED rank 0 exit 69" in ending.printed
+    assert time.monotonic() - began < 300  # gloo's own time-out is 1800
 
 
 @pytest.mark.parametrize(("who", "then"), [("the launcher", "preempt"), ("one process", "end")])

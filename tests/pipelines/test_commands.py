@@ -119,7 +119,7 @@ def test_an_output_that_cannot_be_written_ends_with_73_before_any_work(
     ("words", "says"),
     [
         (["prepare"], "`recsys prepare` prepares rows in one process"),
-        (["ablate"], "`recsys ablate` starts a process for each of its arms by itself"),
+        (["ablate"], "`recsys ablate` starts the processes of its arms by itself"),
         (["daily"], "`recsys daily` does all its work in one process"),
         (["train"], "RANK is not set. Start several processes with `torchrun --nproc-per-node 2 -m recsys train"),
     ],

@@ -1,6 +1,11 @@
 """What the commands do in two processes is what they do in one: towers, runs, scores and lists, each written once."""
 
+import json
+import os
+import signal
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +13,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from recsys.config.compose import compose_config
 from recsys.errors import DataError
 from recsys.progress import silent
 from recsys.run import evaluate, prepare, pretrain, recommend, score, train
 from recsys.run.curves import load_curves
-from recsys.run.folder import load_result, new_run
+from recsys.run.folder import TABLE_PLAN, load_result, new_run
 from recsys.run.recommend import Request
 from recsys.run.record import open_store
 from recsys.sharding.first_process import by_first, is_first
 from recsys.sharding.processes import ProcessContext
+from recsys.training import loop
 from tests.purchases import Purchases
 from tests.recorded import recorded_table
-from tests.sharding.two_processes import run_in_two
+from tests.sharding.two_processes import run_in_several, run_in_two
 
-# The rows of a step are the same in both; of the last one they are few, and shared unevenly.
-IN_STEP = ["training.row_order=time", "training.batch_size=102", "training.report_every=1", "training.patience=99"]
+# The rows of a step are the same in any number of processes; of the last one they are few.
+IN_STEP = ["training.row_order=time", "training.batch_size=104", "training.report_every=1", "training.patience=99"]
+STOP_AT = 4  # of seven steps
 ASKED = Request(date="2024-03-26", users=None, top=7, retrieve=0, is_new_only=False)
 
 
@@ -89,10 +97,17 @@ def test_two_processes_leave_one_run_and_one_record(shop, one, two):
     folder = Path(two[0]["folder"])
     assert list(folder.parent.iterdir()) == [folder]
     left, mine = (files_of(each) for each in (folder, Path(one["folder"])))
-    assert left == mine
+    # One process has all tables, and plans nothing.
+    assert left - {TABLE_PLAN} == mine
     store = open_store(compose_config(overrides_in(shop, folder.parents[2])))
-    assert recorded_table(store, kind="train")["status"].tolist() == ["FINISHED"]
-    assert recorded_table(store, kind="pretrain")["status"].tolist() == ["FINISHED"]
+    trains, pretrains = recorded_table(store, kind="train"), recorded_table(store, kind="pretrain")
+    assert trains["status"].tolist() == pretrains["status"].tolist() == ["FINISHED"]
+    plan = json.loads((folder / TABLE_PLAN).read_text())
+    assert plan["fits"]
+    assert [shard["rank"] for table in plan["tables"] for shard in table["shards"]].count(1) > 0
+    assert trains["tag.table_plan"].tolist() == [plan["in_brief"]]
+    assert plan["in_brief"].startswith(f"{len(plan['tables'])} tables planned for 2 processes (cpu): ")
+    assert trains["tag.processes"].tolist() == pretrains["tag.processes"].tolist() == ["2"]
     records = [load_result(Path(each["folder"])).record for each in (one, two[0])]
     assert records[0].rows_seen == records[1].rows_seen
     assert records[0].ended == records[1].ended == "budget"
@@ -142,6 +157,65 @@ def test_a_model_is_measured_and_used_by_two_processes_as_by_one(shop, one, tmp_
     ]
     assert lists[0].drop(["score", "probability"]) == lists[1].drop(["score", "probability"])
     np.testing.assert_allclose(lists[0]["score"], lists[1]["score"], rtol=1e-5)
+
+
+def run_until_stopped(overrides: Sequence[str], step: int) -> dict[str, Any]:
+    """Train until SIGTERM reaches every process in a step; returns the run's folder, and how far it came."""
+    config = compose_config(overrides)
+    identity = new_run(config)
+    waits, calls = loop.wait_for_device, count(1)
+
+    def wait(device: torch.device) -> None:
+        if next(calls) == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        waits(device)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "wait_for_device", wait)
+        with pytest.raises(SystemExit):
+            train.run(config, identity, silent)
+    return {"folder": str(identity.folder)}
+
+
+def run_again(overrides: Sequence[str], folder: str) -> dict[str, Any]:
+    """Go on with a run to its end."""
+    config = compose_config(overrides)
+    result = train.run(config, replace(new_run(config), folder=Path(folder)), silent, resume=True)
+    return {"folder": folder, "scores": result.scores, "rows_seen": result.record.rows_seen, "best": result.best_step}
+
+
+def one_goes_on_and_another_stops(context: ProcessContext, overrides: list[str], folder: str) -> list[dict[str, Any]]:
+    return [run_again(overrides, folder), run_until_stopped(overrides, STOP_AT)]
+
+
+def stops(context: ProcessContext, overrides: list[str]) -> dict[str, Any]:
+    return run_until_stopped(overrides, STOP_AT)
+
+
+def test_a_run_that_was_stopped_ends_in_another_number_of_processes_as_if_it_never_was(shop, one, tmp_path):
+    overrides = overrides_in(shop, Path(one["folder"]).parents[2])
+    for name in ("two", "four"):
+        (tmp_path / name).mkdir()
+    by_one = run_until_stopped(overrides, STOP_AT)
+    (by_two, _), (_, by_four) = (
+        run_in_two(one_goes_on_and_another_stops, tmp_path / "two", overrides, by_one["folder"]),
+        run_in_several(4, stops, tmp_path / "four", overrides)[:2],
+    )
+    ended = {
+        "1 to 2": by_two[0],
+        "2 to 1": run_again(overrides, by_two[1]["folder"]),
+        "4 to 1": run_again(overrides, by_four["folder"]),
+    }
+
+    unbroken, mine = load_result(Path(one["folder"])), load_curves(Path(one["folder"]))
+    for how, each in ended.items():
+        ours = load_curves(Path(each["folder"]))
+        assert ours["train/rows_seen"] == mine["train/rows_seen"], how
+        np.testing.assert_allclose(ours["train/loss"][1], mine["train/loss"][1], rtol=1e-5, err_msg=how)
+        np.testing.assert_allclose(ours["valid/log_loss"][1], mine["valid/log_loss"][1], rtol=1e-5, err_msg=how)
+        assert each["scores"] == pytest.approx(one["scores"], abs=1e-5), how
+        assert (each["rows_seen"], each["best"]) == (unbroken.record.rows_seen, unbroken.best_step), how
+        assert len(list(Path(each["folder"]).glob("checkpoints/*"))) == 2, how  # where it stopped, and its end
 
 
 def failing_in_first(context: ProcessContext) -> str:

@@ -104,12 +104,14 @@ def test_a_script_needs_no_guard_and_a_module_of_its_working_folder_takes_no_lib
 def test_every_gpu_gets_the_next_job_when_it_has_the_fewest(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(side_by_side, "gpus", lambda device: 3)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6,7")
-    assert side_by_side._gpus(processes=3, found=3) == ["4", "6", "7"]
-    assert side_by_side._gpus(processes=1, found=3) == []
+    assert side_by_side._gpus(processes=3, found=3, per_job=1) == ["4", "6", "7"]
+    assert side_by_side._gpus(processes=1, found=3, per_job=1) == []
+    assert side_by_side._gpus(processes=2, found=3, per_job=2) == ["4,6"]
     busy = [side_by_side._Running(None, None, None, gpu) for gpu in ("4", "6")]
     assert side_by_side._least_used(["4", "6", "7"], busy) == "7"
     assert side_by_side._least_used([], busy) is None
     assert free_processes(threads=1, jobs=20, device="auto") == 3
+    assert free_processes(threads=1, jobs=20, device="auto", per_job=2) == 1
 
 
 @pytest.mark.parametrize(("kind", "method", "gpus"), [("cpu", "forkserver", None), ("cuda", "spawn", ["4", "6"])])

@@ -42,6 +42,7 @@ def folders(plan: StudyPlan) -> dict[str, Path]:
         "ablation.grid.training_mode=[end_to_end,frozen_tower,frozen_adapter]",
         "ablation.processes=3",
         "ablation.resamples=10",
+        "ablation.processes_per_arm=1",
         "ablation.tune.ranges={training.learning_rate:[0.001,0.1]}",
         "training.checkpoint_every=3",
         "runtime.threads=2",
@@ -64,6 +65,7 @@ def test_more_seeds_more_values_and_another_machine_extend_the_same_study(
         "network.dropout=0.1",
         "tower.temperature=0.2",
         "evaluation.ranking=false",
+        "ablation.processes_per_arm=2",
         TUNED,
     ],
 )

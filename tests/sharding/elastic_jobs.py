@@ -14,11 +14,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tests.faults.commands import Moment, _set
 
 
-def launch(nodes: int, processes: int, endpoint: str, restarts: int, words: list[str], moments: list[dict]) -> None:
+def launch(
+    nodes: int, processes: int, endpoint: str, restarts: int, words: list[str], moments: list[dict], grace_seconds: int
+) -> None:
     """Run a command in so many processes of this launcher, one of so many that meet at an endpoint.
 
     Args:
         moments: of some ranks, in the job's first start alone: "rank", and what happens as a `Moment`.
+        grace_seconds: between SIGTERM and SIGKILL.
     """
     config = LaunchConfig(
         min_nodes=nodes,
@@ -31,6 +34,7 @@ def launch(nodes: int, processes: int, endpoint: str, restarts: int, words: list
         monitor_interval=0.1,
         start_method="fork",
         local_addr="localhost",
+        shutdown_timeout=grace_seconds,
     )
     try:
         elastic_launch(config, _command)(json.dumps(words), json.dumps(moments))

@@ -35,6 +35,22 @@ def test_the_wrapped_module_is_the_ranker_with_its_named_children(context):
     assert [name for name, _ in ranker.named_children()] == ["embedding_tower", "interaction_network"]
 
 
+def test_whole_tables_are_given_back_once_their_rows_lie_where_they_belong_and_replicated_ones_stay(context):
+    ranker = TwoParts(PoolingType.SUM)
+    sharded = list(ranker.embedding_tower.ebc.parameters())
+    replicated = list(ranker.interaction_network.ebc.parameters())
+    before = copy.deepcopy(ranker.state_dict())
+
+    wrapped = wrap_ranker(ranker, dict.fromkeys(BOTH, ADAGRAD), context, {"interaction_network": "data_parallel"})
+
+    # torch keeps the parameters themselves for as long as the process lives.
+    assert [each.numel() for each in sharded] == [0, 0]
+    assert [each.numel() for each in replicated] == [len(each) * each.shape[1] for each in replicated]
+    assert {name: table.tolist() for name, table in whole_state(wrapped).items()} == {
+        name: table.tolist() for name, table in before.items()
+    }
+
+
 def test_a_part_with_tables_and_no_optimizer_is_refused(context):
     with pytest.raises(UsageError, match=r"no table optimizer is given for `interaction_network` \(given: embedding_"):
         wrap_ranker(TwoParts(PoolingType.SUM), {"embedding_tower": SGD}, context)

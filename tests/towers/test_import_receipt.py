@@ -4,12 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy import sparse
 
 from recsys.errors import DataError
 from recsys.features.vocabulary import Vocabulary
-from recsys.towers.import_receipt import Traffic, digest_of, most_seen_without, norms_of, traffic_coverage
+from recsys.towers.import_receipt import Traffic, most_seen_without, norms_of, traffic_coverage
 from recsys.towers.imported import import_tower
 from recsys.towers.missing_vectors import with_missing_rows
 from recsys.towers.vector_files import in_single_precision, precision_loss
@@ -49,14 +48,6 @@ def test_ids_without_a_vector_are_named_those_with_most_rows_first_and_the_unkno
 
 def test_lengths_are_told_with_zeros_among_them() -> None:
     assert norms_of(np.array([[3.0, 4], [0, 0], [0, 1]])) == {"least": 0, "mean": 2, "largest": 5, "zero": 1}
-
-
-def test_a_digest_tells_bits_types_and_shapes_apart() -> None:
-    table = torch.zeros(2, 3)
-    others = [torch.zeros(3, 2), torch.zeros(2, 3, dtype=torch.float16), -table, table + torch.eye(2, 3) * 1e-30]
-
-    assert digest_of(table) == digest_of(torch.zeros(3, 2).t())
-    assert len({digest_of(each) for each in (table, *others)}) == 5
 
 
 def test_doubles_lose_what_single_precision_cannot_hold_and_halves_nothing() -> None:
