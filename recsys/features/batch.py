@@ -120,6 +120,32 @@ class Batch(Pipelineable):
             leaders=self.leaders,
         )
 
+    def with_ids_of(self, kept: Tensor) -> "Batch":
+        """Return the batch with the ids of some rows alone, those of the others of length zero; waits for the device.
+
+        So many rows as before: what looks it up in sharded tables exchanges the same shape in every process.
+
+        Args:
+            kept: (B,) bool.
+        """
+        sparse = self.sparse
+        lengths = sparse.lengths().view(len(sparse.keys()), len(self))
+        of_ids = kept.repeat(len(sparse.keys())).repeat_interleave(sparse.lengths().long())
+        weights = sparse.weights_or_none()
+        ids = KeyedJaggedTensor(
+            keys=sparse.keys(),
+            values=sparse.values()[of_ids],
+            weights=None if weights is None else weights[of_ids],
+            lengths=(lengths * kept).flatten(),
+            stride=len(self),
+        )
+        of_lists = {
+            leader: kept.repeat_interleave(sparse[leader].lengths().long())
+            for leader in dict.fromkeys(self.leaders[name] for name in self.lists)
+        }
+        lists = {name: values[of_lists[self.leaders[name]]] for name, values in self.lists.items()}
+        return replace(self, sparse=ids, lists=lists, ahead={})
+
     def with_ids(self, values: Tensor) -> "Batch":
         """Return the batch with these ids in the places of its own, without the look-ups that were begun of those.
 
