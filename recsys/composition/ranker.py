@@ -185,8 +185,8 @@ class Ranker(nn.Module):
         for segment, rung in enumerate(rungs.of_segments):
             if rung != FROZEN and "embedding_tower" not in self.composition.reached_by(segment):
                 raise UsageError(
-                    f"Segment {segment} has the rung `{rung}`, and the composition's route for it leaves the tower out, "
-                    "so that nothing would be learned. Set its rung to `frozen`, or route it through the embedding_tower."
+                    f"Segment {segment} has the rung `{rung}`, and the composition's route for it leaves the tower "
+                    "out, so that nothing would be learned. Set its rung to `frozen`, or route it through the tower."
                 )
         self.rungs = rungs
         self.tower_adapters = TowerAdapters(rungs, tower.output_width) if rungs.segments_on(ADAPTER) else None

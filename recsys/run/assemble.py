@@ -19,7 +19,7 @@ from recsys.progress import Progress
 from recsys.run import fitted_baselines
 from recsys.run.batch_size import largest_batch
 from recsys.run.planned_cluster import planning_of
-from recsys.run.segment_rungs import seen_ids
+from recsys.run.seen_ids import seen_ids
 from recsys.run.streams import TRAIN, divided_days, ranker_stream, started
 from recsys.run.warm_start import WarmStart
 from recsys.sharding.input_ahead import InputAhead

@@ -21,7 +21,7 @@ from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.features.batch import Batch
 from recsys.monitoring.device_memory import memory_bytes
-from recsys.run.segment_rungs import widest_rungs
+from recsys.run.seen_ids import widest_rungs
 from recsys.run.streams import TRAIN
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import gathered

@@ -18,7 +18,7 @@ from recsys.features.schema import FeatureSchema, load_schema
 from recsys.progress import Progress
 from recsys.run import prepare
 from recsys.run.planned_cluster import batch_rows_of, cluster_of, rules_of
-from recsys.run.segment_rungs import widest_rungs
+from recsys.run.seen_ids import widest_rungs
 from recsys.sharding.plan_rules import dense_bytes, require_known, require_whole_rows, tables_to_place
 from recsys.sharding.planned_tables import TableToPlace
 from recsys.sharding.table_plan import TablePlan, plan_tables

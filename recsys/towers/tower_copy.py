@@ -119,7 +119,7 @@ class TowerCopy(nn.Module):
         return vectors
 
     def _own_ids(self, batch: Batch) -> Tensor:
-        """The batch's ids as rows of the copy's tables, (ids,); of features that the tower does not read as they are."""
+        """The batch's ids as rows of the copy's tables, (ids,); those that the tower does not read are as they were."""
         sparse = batch.sparse
         by_feature = zip(sparse.keys(), sparse.values().split(sparse.length_per_key()), strict=True)
         return torch.cat(
