@@ -31,6 +31,7 @@ class Evidence:
         held_equal: sentences on what the arms share, as checked by whoever ran them.
         reproduce: the commands that make the study again.
         facts: what it was made of: (name, value) each.
+        mixed: what became of its verdict as a model, where one was made of it.
     """
 
     scores: BySeed
@@ -42,6 +43,7 @@ class Evidence:
     held_equal: Sequence[str]
     reproduce: str
     facts: Sequence[tuple[str, str]]
+    mixed: Sequence[ReportTable] = ()
 
 
 def study_report(
@@ -61,6 +63,7 @@ def study_report(
     sections = [
         _differences_section(comparisons, metrics[0], rules, tables[:1]),
         _least_change_section(comparisons, metrics[0], mean_costs(evidence.costs)),
+        Section("From the verdict to a model", tuple(evidence.mixed)),
         _arms_section(metrics, evidence),
         _learning_section(evidence),
         _calibration_section(evidence),
