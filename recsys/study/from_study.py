@@ -21,7 +21,7 @@ from recsys.all_segments import ALL
 from recsys.artifacts.export import load_scorer
 from recsys.config.compose import compose_config, key_of
 from recsys.config.overrides import override
-from recsys.errors import DataError, UsageError
+from recsys.errors import UsageError
 from recsys.evaluation.split_evaluation import predict
 from recsys.evaluation.stored_predictions import load_predictions, save_predictions
 from recsys.metrics.predictions import Predictions
@@ -141,7 +141,7 @@ def run(study: str, overrides: Sequence[str], progress: Progress) -> MixedModel:
 def _plan_of(study: str, overrides: Sequence[str], progress: Progress) -> tuple[StudyPlan, dict[str, str]]:
     """The study's plan, and the values of its other axes that were asked for."""
     asked = {key_of(word): word.partition("=")[2] for word in overrides}
-    config = compose_config([word for word in overrides if key_of(word).partition(".")[0] in ("data", "runtime")])
+    config = compose_config(overrides)
     runs = config.runtime.runs / config.data.name
     if not (runs / study / ablate.TYPED).is_file():
         there = ", ".join(sorted(path.parent.name for path in runs.glob(f"*/{ablate.TYPED}"))) or "none"
@@ -198,8 +198,6 @@ def _chosen(plan: StudyPlan, finished: Sequence[FinishedArm], progress: Progress
     for done, each in enumerate(finished):
         progress("scoring validation rows", done, len(finished))
         predictions = _on_validation(plan, each)
-        if bootstrap is None and "user_key" not in predictions.columns():
-            raise DataError("The validation rows do not say whose they are, so that no interval over users is known.")
         bootstrap = bootstrap or UserBootstrap(predictions, {}, plan.config.ablation.resamples, seed=0)
         measured.append(measure_arm(each.arm.condition, each.arm.seed, predictions, {}, segments, bootstrap))
     progress("scoring validation rows", len(finished), len(finished))

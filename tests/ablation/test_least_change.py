@@ -76,3 +76,51 @@ def test_segments_choose_for_themselves_and_the_table_shows_each() -> None:
     assert (found["new"], found["heavy"]) == ("frozen", "all")
     table = least_changes_table(comparisons, "auc", COSTS)
     assert [row[1:4] for row in table.rows if row[1] == "heavy"] == [("heavy", "all", str(Grounds.ONLY_BEST))]
+
+
+def _replicate(number: int) -> dict[str, list[MeasuredArm]]:
+    """Arms that are equal in truth, as validation and test rows show them: other users on each, the same seeds."""
+    rng = np.random.default_rng(number)
+    seed_luck = {(name, seed): 0.001 * rng.normal() for name in LADDER for seed in range(5)}
+    found = {}
+    for split in ("validation", "test"):
+        of_users = {(name, segment): 0.004 * rng.normal() for name in LADDER for segment in ("all", "new", "heavy")}
+        found[split] = [
+            _measured(name, seed, {s: 0.7 + luck + of_users[name, s] for s in ("all", "new", "heavy")}, 0.004, rng)
+            for (name, seed), luck in seed_luck.items()
+        ]
+    return found
+
+
+def _measured(name: str, seed: int, aucs: dict[str, float], spread: float, rng: np.random.Generator) -> MeasuredArm:
+    values = {
+        ("auc", segment): np.concatenate([[auc], auc + spread * rng.normal(size=60)]) for segment, auc in aucs.items()
+    }
+    support = dict.fromkeys(values, Support(rows=1000, users=500, effective_users=400.0))
+    return MeasuredArm(name, seed, values, support, {"label": "same"})
+
+
+def test_among_equal_arms_the_reported_gain_of_a_choice_is_zero_on_average() -> None:
+    """The luckiest on the rows that it was chosen by is better on those rows alone: the winner's curse."""
+    pairs = [Contrast("training_mode", a, b, a, b, {}) for a, b in (LADDER[:2], LADDER[1:], LADDER[::2])]
+    reported, by_luck = [], []
+    for number in range(150):
+        rows = _replicate(number)
+        choices = least_changes([compare(pair, rows["validation"], RULES) for pair in pairs], "auc", LADDER)
+        means = {
+            split: {
+                (name, segment): np.mean([arm.values["auc", segment][0] for arm in arms if arm.condition == name])
+                for name in LADDER
+                for segment in ("new", "heavy")
+            }
+            for split, arms in rows.items()
+        }
+        for each in choices[1:]:
+            uniform = np.mean([means["test"][name, each.segment] for name in LADDER])
+            reported.append(means["test"][each.choice, each.segment] - uniform)
+            own = [means["validation"][name, each.segment] for name in LADDER]
+            by_luck.append(means["validation"][each.best, each.segment] - np.mean(own))
+
+    error = np.std(reported) / np.sqrt(len(reported))
+    assert abs(np.mean(reported)) < 3 * error
+    assert np.mean(by_luck) > 10 * error
