@@ -34,8 +34,7 @@ class LeastChange:
 
     Attributes:
         segment: "all" for all rows.
-        choice: the axis' value of the condition; where the evidence is not enough, of the smallest that is not shown to
-            be worse than the best.
+        choice: the axis' value of the condition; where the evidence is not enough, of the best.
         best: that of the condition with the best mean.
         difference: choice minus best, with `low` and `high`; None where the two are one, or no interval is known.
     """
@@ -137,14 +136,12 @@ _Beside = tuple[Verdict | None, float | None, float | None, float | None]
 
 
 def _choice(smaller: Mapping[str, _Beside], best: str) -> tuple[str, Grounds]:
-    """The smallest that is equivalent to the best; else the best, if it is better than all; else what may still be."""
+    """The smallest that is equivalent to the best; else the best, which is or is not better than all smaller ones."""
     for name, (verdict, *_) in smaller.items():
         if verdict is Verdict.EQUIVALENT:
             return name, Grounds.EQUIVALENT
-    for name, (verdict, *_) in smaller.items():
-        if verdict is not Verdict.WORSE:
-            return name, Grounds.OPEN
-    return best, Grounds.ONLY_BEST
+    is_decided = all(verdict is Verdict.WORSE for verdict, *_ in smaller.values())
+    return best, Grounds.ONLY_BEST if is_decided else Grounds.OPEN
 
 
 def _beside(of_pair: Mapping[tuple[str, str], Difference], name: str, best: str) -> _Beside:

@@ -107,7 +107,7 @@ def _least_change_section(comparisons: Sequence[Comparison], metric: str, costs:
     table = least_changes_table(comparisons, metric, costs)
     how = (
         "The smallest change to the tower, by the numbers that learn, that is equivalent to the one with the best "
-        "mean. Where the evidence is not enough, the smallest that is not shown to be worse."
+        "mean. Where the evidence is not enough for a verdict, the best mean is named."
     )
     return Section(title, (table, how) if table.rows else ())
 

@@ -223,7 +223,8 @@ class Ranker(nn.Module):
         tower: TowerBranch = partial(self.embedding_tower, looked_up=of_tower)
         if self.rungs is not None:
             copies = self.tower_copies
-            of_copies = {} if copies is None else copies.look_up(self.embedding_tower, seen)
+            known = of_tower if seen is batch and isinstance(of_tower, list) else None
+            of_copies = {} if copies is None else copies.look_up(self.embedding_tower, seen, known)
             tower = TowerBySegment(tower, self.rungs, self.tower_adapters, copies, of_copies)
         network = partial(self.interaction_network, looked_up=self.interaction_network.look_up(seen))
         of_ids = self.head.look_up(seen)

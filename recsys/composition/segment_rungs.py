@@ -104,19 +104,23 @@ class TowerCopies(_Deltas):
             is_on = torch.tensor([each == rung for each in rungs.of_segments])  # (S,)
             self.register_buffer(f"is_on_{rung}", is_on, persistent=False)
 
-    def look_up(self, base: Tower, batch: Batch) -> dict[str, tuple[Batch, Any]]:
+    def look_up(self, base: Tower, batch: Batch, known: Any = None) -> dict[str, tuple[Batch, Any]]:
         """Return, by rung, the batch with its segments' ids alone, and what the copy's tables have for them.
 
         Every copy is looked up, whichever segments the batch has, since no rank may skip a sharded table; none while
         frozen.
+
+        Args:
+            known: as of `TowerCopy.look_up`.
         """
         if self.is_frozen:
             return {}
         found = {}
         for rung, copy in self.items():
             assert isinstance(copy, TowerCopy)
-            own = batch.with_ids_of(self.get_buffer(f"is_on_{rung}").index_select(0, batch.segment))
-            found[rung] = own, copy.look_up(base, own)
+            is_on = self.get_buffer(f"is_on_{rung}").index_select(0, batch.segment)
+            own = batch.with_ids_of(is_on, copy.features)
+            found[rung] = own, copy.look_up(base, own, known)
         return found
 
 

@@ -50,7 +50,8 @@ class TowerCopy(nn.Module):
         self.learns = tuple(half for half in (TABLES, DENSE) if half in learns)
         few = {table: rows.get(table, 1) for table in contract.table_rows}
         self.tower: Tower = build_tower(spec, replace(contract, table_rows=few))
-        self._table_of = {feature.name: feature.table for feature in contract.schema.sparse}
+        read = {*spec.user_features, *spec.item_features}
+        self._table_of = {each.name: each.table for each in contract.schema.sparse if each.name in read}
         self._tables: tuple[str, ...] = ()
         collections = [
             (path, each) for path, each in self.tower.named_modules() if isinstance(each, EmbeddingBagCollection)
@@ -94,15 +95,22 @@ class TowerCopy(nn.Module):
         rows: Tensor = self.get_buffer(f"{_ROWS}{table}")
         return rows
 
-    def look_up(self, base: Tower, batch: Batch) -> Any:
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The sparse features that the tower reads, in the schema's order."""
+        return tuple(self._table_of)
+
+    def look_up(self, base: Tower, batch: Batch, known: Any = None) -> Any:
         """Return what the frozen tower's tables have for the batch's ids, and the differences added to it.
 
         Args:
             base: the frozen tower.
-            batch: with the ids of this copy's segments alone (`Batch.with_ids_of`).
+            batch: with the ids of this copy's segments and features alone (`Batch.with_ids_of`).
+            known: what the frozen tower's tables have for all of the batch's rows, where it is at hand and is a vector
+                a row.
         """
         with torch.no_grad():
-            theirs = base.look_up_live(batch)
+            theirs = base.look_up_live(batch) if known is None else known
         if not self._tables:
             return theirs
         return _plus(theirs, self.tower.look_up_live(batch.with_ids(self._own_ids(batch))))
@@ -119,16 +127,11 @@ class TowerCopy(nn.Module):
         return vectors
 
     def _own_ids(self, batch: Batch) -> Tensor:
-        """The batch's ids as rows of the copy's tables, (ids,); those that the tower does not read are as they were."""
+        """The batch's ids as rows of the copy's tables, (ids,)."""
         sparse = batch.sparse
         by_feature = zip(sparse.keys(), sparse.values().split(sparse.length_per_key()), strict=True)
         return torch.cat(
-            [
-                self.rows_of(table).index_select(0, ids).to(ids.dtype)
-                if (table := self._table_of[name]) in self._tables
-                else ids
-                for name, ids in by_feature
-            ]
+            [self.rows_of(self._table_of[name]).index_select(0, ids).to(ids.dtype) for name, ids in by_feature]
         )
 
 

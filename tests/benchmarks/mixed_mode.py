@@ -270,7 +270,7 @@ def _seen(train: Batch, rows: PlantedRows, rungs: Mapping[str, str]) -> SeenIds:
     """The ids of the rows of the segments that learn all."""
     schema, tables = rows.encoded.contract.schema, rows.encoded.contract.table_rows
     learns = torch.tensor([rungs[segment] == "all" for segment in rows.segments])
-    sparse = train.with_ids_of(learns[train.segment]).sparse
+    sparse = train.with_ids_of(learns[train.segment], train.sparse.keys()).sparse
     found: dict[str, torch.Tensor] = {}
     for feature, ids in zip(sparse.keys(), sparse.values().split(sparse.length_per_key()), strict=True):
         table = schema.feature(feature).table
