@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from recsys.config import RunConfig
 
 _OVERRIDES_HELP = "configuration overrides: a group's choice (data=online_retail) or a value (training.epochs=2)"
+_FROM_STUDY = "training_mode=from_study"
 _BY_NAME = {command.name: command for command in COMMANDS}
 
 
@@ -215,6 +216,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             "--help`; overrides look like training.epochs=2, without blanks around the `=`.\n",
         )
     _expand_paths(arguments)
+    if arguments.command == "train" and _FROM_STUDY in arguments.overrides:
+        # No mode with values of its own: which rungs it stands for, the study says.
+        study = [word for word in arguments.overrides if word.startswith("study=")]
+        if len(study) != 1:
+            parser.exit(2, f"recsys train: {_FROM_STUDY} needs one study: add study=ID, as `recsys ablate` printed.\n")
+        arguments.from_study = study[0].partition("=")[2]
+        arguments.overrides = [word for word in arguments.overrides if word not in (_FROM_STUDY, *study)]
     return arguments
 
 

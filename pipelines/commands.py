@@ -186,6 +186,11 @@ COMMANDS = (
                 "folder of a run that was stopped; goes on from its newest complete checkpoint",
                 is_path=True,
             ),
+            Option(
+                "--from-study",
+                "id of a study of training modes: every segment may change of the tower what its validation rows ask "
+                "for, and the mixed model is judged on test rows; also training_mode=from_study study=ID",
+            ),
         ),
         run_option="resume",
         may_differ=RESUMED,

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from recsys.run.folder import TABLE_PLAN, has_checkpoint, load_config, load_resu
 from recsys.run.record import final_metrics
 from recsys.sharding.first_process import by_first
 from recsys.sharding.meeting_point import leave_for_later_starts, left_by_earlier_start
+from recsys.study import from_study
 
 from .commands import RESUMED
 from .console import console, progress_bars, show_table
@@ -30,8 +32,24 @@ def begun_by_earlier_start() -> str:
     return by_first(folder_left)
 
 
+def _show_mixed(study: str, overrides: Sequence[str]) -> None:
+    """Train the model that a study's verdicts ask for, and print how it came about and what it is worth."""
+    with progress_bars() as progress:
+        mixed = from_study.run(study, overrides, progress)
+    for table in mixed.tables():
+        show_table(table.title, table.header, table.rows)
+    if not mixed.folders:
+        console.print(f"Every segment takes one training mode, which is an arm of {study}: there is nothing to train.")
+    for folder in mixed.folders:
+        console.print(f"Run folder: {folder}", soft_wrap=True, markup=False)
+    console.print("Next: recsys ui")
+
+
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Train, and print the scores and where everything is."""
+    if arguments.from_study:
+        _show_mixed(arguments.from_study, arguments.overrides)
+        return
     resume = arguments.resume
     if not resume and (resume := begun_by_earlier_start()):
         what = f"the run {resume}, which an earlier start of this job began"

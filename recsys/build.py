@@ -15,6 +15,7 @@ from recsys.build_composition import register_composition as register_compositio
 from recsys.composition.adapter import LowRankAdapter
 from recsys.composition.branches import BranchShape
 from recsys.composition.ranker import LABEL_ALONE, Head, Ranker
+from recsys.composition.segment_rungs import COPIES_PART, SegmentRungs
 from recsys.config import (
     COMPOSITIONS,
     NETWORKS,
@@ -146,6 +147,7 @@ def build_ranker(
     *,
     adapter_rank: int | None = None,
     is_ordinal: bool = False,
+    rungs: SegmentRungs | None = None,
 ) -> Ranker:
     """Build a ranker whose first weights follow from the seed and the configuration alone.
 
@@ -155,9 +157,12 @@ def build_ranker(
     Args:
         adapter_rank: of a low-rank layer on the tower's output; None for none.
         is_ordinal: whether it has an output for each threshold of the schema's graded label, not for the label alone.
+        rungs: what each segment may change of the tower; None where one training mode holds for all. What they learn is
+            drawn behind the adapter.
 
     Raises:
-        UsageError: the composition's routes do not name every segment of the schema once.
+        UsageError: the composition's routes do not name every segment of the schema once, or a rung is about layers
+            that the tower has not.
     """
     part_seed = count(seed * _SEEDS_PER_RANKER)
     # It starts at 0 and comes first: what making its tables draws is forgotten with the next seed.
@@ -183,7 +188,10 @@ def build_ranker(
     )
     if adapter_rank is not None:
         joined.tower_adapter = LowRankAdapter(tower.output_width, adapter_rank)
-    return Ranker(tower, interaction_network, joined, head)
+    ranker = Ranker(tower, interaction_network, joined, head)
+    if rungs is not None:
+        ranker.learn_by_segment(rungs, contract)
+    return ranker
 
 
 def describe_ranker(
@@ -193,6 +201,7 @@ def describe_ranker(
     *,
     adapter_rank: int | None = None,
     is_ordinal: bool = False,
+    rungs: SegmentRungs | None = None,
 ) -> dict[str, Any]:
     """Return JSON-able values from which, with the contract, `rebuild_ranker` makes a ranker of the same shape."""
     return {
@@ -201,16 +210,17 @@ def describe_ranker(
         "tower": spec.to_document(),
         "adapter_rank": adapter_rank,
         "is_ordinal": is_ordinal,
+        "rungs": None if rungs is None else rungs.to_document(),
     }
 
 
 def as_described_now(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a description that an earlier version wrote as this one writes it, adapters and thresholds without a word.
+    """Return a description that an earlier version wrote as this one writes it, whatever came later without a word.
 
     Raises:
         UnknownKindError: see `rebuild_ranker`.
     """
-    return with_own_knobs({"adapter_rank": None, "is_ordinal": False, **description})
+    return with_own_knobs({"adapter_rank": None, "is_ordinal": False, "rungs": None, **description})
 
 
 def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) -> Ranker:
@@ -220,6 +230,7 @@ def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) ->
         UnknownKindError: the network or the composition is of a module that cannot be imported; names it.
     """
     description = as_described_now(description)
+    rungs = description["rungs"]
     return build_ranker(
         NETWORKS.from_document(description["network"]),
         COMPOSITIONS.from_document(description["composition"]),
@@ -228,6 +239,7 @@ def rebuild_ranker(description: Mapping[str, Any], contract: FeatureContract) ->
         seed=0,
         adapter_rank=description["adapter_rank"],
         is_ordinal=description["is_ordinal"],
+        rungs=None if rungs is None else SegmentRungs.from_document(rungs),
     )
 
 
@@ -309,9 +321,11 @@ def build_rates(
 def build_table_l2(training: TrainingConfig) -> dict[str, float]:
     """Return how strongly each part's looked-up vectors are penalised, as `with_table_l2` takes it.
 
-    The head's are its first-order weights, each of which counts once.
+    The head's are its first-order weights, each of which counts once. Those of a copy of the tower are differences
+    from the tower's vectors, towards which they are pulled.
     """
-    return {str(part): each / COPIES if part == "head" else each for part, each in training.table_l2.items()}
+    strengths = {str(part): each / COPIES if part == "head" else each for part, each in training.table_l2.items()}
+    return strengths | {COPIES_PART: strengths["embedding_tower"]}
 
 
 def _build_network(config: NetworkConfig, contract: FeatureContract, has_tower_field: bool) -> InteractionNetwork:

@@ -21,8 +21,8 @@ _FOLLOWS_FROM = {
     "composition": ("composition", "network", "tower"),
     "head": ("composition", "network", "tower"),
 }
-# The one module that a training mode adds; it is drawn last and changes no other weight.
-_ADAPTER = "composition.tower_adapter."
+# The modules that a training mode adds; they are drawn last and change no other weight.
+_ADDED = ("composition.tower_adapter.", "tower_adapters.", "tower_copies.")
 _NAMES_SHOWN = 3
 
 
@@ -186,7 +186,7 @@ def _compared(part: str, first: PairedArm, other: PairedArm) -> tuple[int, tuple
     if not differing:
         return same, ()
     groups = _FOLLOWS_FROM.get(part, ())
-    if all(name.startswith(_ADAPTER) for name in differing):
+    if all(name.startswith(_ADDED) for name in differing):
         groups = (*groups, "training_mode")
     varied = [key for key, value in first.arm.choices.items() if value != other.arm.choices.get(key)]
     causes = [key for key in varied if key.split(".")[0] in groups]

@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from recsys.ablation.comparison import Comparison, Rules, Verdict
+from recsys.ablation.costs import Costs
 from recsys.ablation.forest_plot import COLOURS, forest_plot
+from recsys.ablation.least_change import least_changes_table
 from recsys.ablation.page import Block, Code, Finding, Picture, Points, Report, ReportTable, Section
 from recsys.ablation.study_tables import BySeed, arms_table, costs_table, differences_table, mean_costs
 from recsys.ablation.verdict import verdict_points
 from recsys.metrics.registry import label_of
 from recsys.tracking import names
 from recsys.tracking.figures import SeedCurves, auc_by_segment, calibration, gradient_norms, learning_curves
+
+_MODE = "training_mode"
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Evidence:
         held_equal: sentences on what the arms share, as checked by whoever ran them.
         reproduce: the commands that make the study again.
         facts: what it was made of: (name, value) each.
+        mixed: what became of its verdict as a model, where one was made of it.
     """
 
     scores: BySeed
@@ -38,6 +43,7 @@ class Evidence:
     held_equal: Sequence[str]
     reproduce: str
     facts: Sequence[tuple[str, str]]
+    mixed: Sequence[ReportTable] = ()
 
 
 def study_report(
@@ -56,6 +62,8 @@ def study_report(
     tables = [differences_table(comparisons, metric, rules) for metric in metrics if metric in compared]
     sections = [
         _differences_section(comparisons, metrics[0], rules, tables[:1]),
+        _least_change_section(comparisons, metrics[0], mean_costs(evidence.costs)),
+        Section("From the verdict to a model", tuple(evidence.mixed)),
         _arms_section(metrics, evidence),
         _learning_section(evidence),
         _calibration_section(evidence),
@@ -89,6 +97,19 @@ def _differences_section(
     )
     forest = Picture("plots/forest.png", caption, forest_plot(comparisons, metric, rules))
     return Section("Differences by user segment", (forest, *tables, _how_to_read(rules)))
+
+
+def _least_change_section(comparisons: Sequence[Comparison], metric: str, costs: Costs) -> Section:
+    """For a study of how much of the tower learns; the smallest of several networks is no answer to its question."""
+    title = "The least change that does the job"
+    if any(each.contrast.axis != _MODE for each in comparisons):
+        return Section(title, ())
+    table = least_changes_table(comparisons, metric, costs)
+    how = (
+        "The smallest change to the tower, by the numbers that learn, that is equivalent to the one with the best "
+        "mean. Where the evidence is not enough for a verdict, the best mean is named."
+    )
+    return Section(title, (table, how) if table.rows else ())
 
 
 def _arms_section(metrics: Sequence[str], evidence: Evidence) -> Section:

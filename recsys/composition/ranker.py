@@ -6,9 +6,22 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from recsys.composition.branches import Composition
+from recsys.composition.branches import Composition, TowerBranch
 from recsys.composition.members import Member, MemberMlp, member_outputs
+from recsys.composition.segment_rungs import (
+    ADAPTER,
+    ADAPTERS_PART,
+    COPIED,
+    COPIES_PART,
+    FROZEN,
+    SegmentRungs,
+    TowerAdapters,
+    TowerBySegment,
+    TowerCopies,
+)
+from recsys.errors import UsageError
 from recsys.features.batch import Batch
+from recsys.features.contract import FeatureContract
 from recsys.features.id_dropout import with_unknown_ids
 from recsys.interactions.first_order import FirstOrder
 from recsys.interactions.mlp import Mlp
@@ -130,7 +143,7 @@ class Head(nn.Module):
 
 
 class Ranker(nn.Module):
-    """Four parts with fixed names, by which the run wing freezes, measures and reports them.
+    """Four parts with fixed names, by which the run wing freezes, measures and reports them; six where segments learn.
 
     The one ranker class: compositions and interaction networks vary inside. Its first parameters depend on the random
     seed and the parts alone, never on the training mode, so that two arms of an ablation start from the same logits.
@@ -138,7 +151,12 @@ class Ranker(nn.Module):
     Attributes:
         id_dropout: the probability with which an id is taken for an unknown one in training mode; see
             `with_unknown_ids`. A tower that is frozen, and so in evaluation mode, is given the ids themselves.
+        rungs: what each segment may change of the tower, which is frozen then; None where one mode holds for all.
+        tower_adapters, tower_copies: what the segments learn of it; None where no segment does so.
     """
+
+    tower_adapters: TowerAdapters | None
+    tower_copies: TowerCopies | None
 
     def __init__(
         self,
@@ -153,11 +171,40 @@ class Ranker(nn.Module):
         self.composition = composition
         self.head = head
         self.id_dropout = 0.0
+        self.rungs: SegmentRungs | None = None
+        self.tower_adapters = self.tower_copies = None
+
+    def learn_by_segment(self, rungs: SegmentRungs, contract: FeatureContract) -> None:
+        """Let every segment change of the tower what its rung says; call it before the ranker is wrapped.
+
+        Raises:
+            UsageError: a rung is about layers that the tower has not, or is one that learns and of a segment whose rows
+                the composition keeps from the tower.
+        """
+        tower = self.embedding_tower
+        for segment, rung in enumerate(rungs.of_segments):
+            if rung != FROZEN and "embedding_tower" not in self.composition.reached_by(segment):
+                raise UsageError(
+                    f"Segment {segment} has the rung `{rung}`, and the composition's route for it leaves the tower "
+                    "out, so that nothing would be learned. Set its rung to `frozen`, or route it through the tower."
+                )
+        self.rungs = rungs
+        self.tower_adapters = TowerAdapters(rungs, tower.output_width) if rungs.segments_on(ADAPTER) else None
+        self.tower_copies = TowerCopies(rungs, tower.spec, contract) if rungs.copies else None
 
     def reached_by(self, segment: int) -> frozenset[str]:
         """Return the names of the modules that the loss of a segment's rows must reach, where they learn."""
         members = range(len(self.head.members or ()))
-        return self.composition.reached_by(segment) | {"head", *(f"head.members.{number}" for number in members)}
+        joined = self.composition.reached_by(segment)
+        own = self._own_delta(segment) if "embedding_tower" in joined else ()
+        return joined | {"head", *(f"head.members.{number}" for number in members), *own}
+
+    def _own_delta(self, segment: int) -> tuple[str, ...]:
+        """The module that holds what a segment learns of the tower; of a copy, whose segments share it."""
+        rung = None if self.rungs is None else self.rungs.of_segments[segment]
+        if rung == ADAPTER:
+            return (f"{ADAPTERS_PART}.{segment}",)
+        return (f"{COPIES_PART}.{rung}",) if rung in COPIED else ()
 
     def outputs(self, batch: Batch) -> Tensor:
         """Return what the head's M members say of every row, T outputs each, (B, M, T); see `Head`."""
@@ -173,7 +220,12 @@ class Ranker(nn.Module):
         # Before the look-ups, and once, so that all parts take the same ids for unknown.
         seen = with_unknown_ids(batch, self.id_dropout) if self.training and self.id_dropout else batch
         of_tower = self.embedding_tower.look_up(seen if self.embedding_tower.training else batch)
-        tower = partial(self.embedding_tower, looked_up=of_tower)
+        tower: TowerBranch = partial(self.embedding_tower, looked_up=of_tower)
+        if self.rungs is not None:
+            copies = self.tower_copies
+            known = of_tower if seen is batch and isinstance(of_tower, list) else None
+            of_copies = {} if copies is None else copies.look_up(self.embedding_tower, seen, known)
+            tower = TowerBySegment(tower, self.rungs, self.tower_adapters, copies, of_copies)
         network = partial(self.interaction_network, looked_up=self.interaction_network.look_up(seen))
         of_ids = self.head.look_up(seen)
         joined = self.composition(batch, self.composition.with_adapter(tower), network)

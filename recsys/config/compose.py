@@ -37,7 +37,7 @@ _PLAIN = re.compile(r"(\+\+)?(?!hydra)[\w.]+=")
 # Mappings whose keys are the user's own: given whole they are replaced, where Hydra would merge or refuse them.
 _OWN_KEYS = re.compile(
     r"(ablation\.grid|ablation\.tune\.ranges|network\.field_widths|sharding\.tables|training_mode\.stages\.\w+"
-    r"|\+\+composition(\.inner)+)=\s*{"
+    r"|training_mode\.rungs|\+\+composition(\.inner)+)=\s*{"
 )
 
 

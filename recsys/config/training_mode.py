@@ -4,7 +4,8 @@ from typing import Literal
 
 from recsys.config.knobs import Name, PositiveFloat, PositiveInt, Width, checked_dataclass
 
-StageName = Literal["frozen_tower", "tower_tables", "tower_dense", "end_to_end"]
+StageName = Literal["frozen_tower", "by_segment", "tower_tables", "tower_dense", "end_to_end"]
+Rung = Literal["frozen", "adapter", "tables", "dense", "all"]
 RateName = Literal[
     "embedding_tower",
     "embedding_tower_tables",
@@ -12,15 +13,27 @@ RateName = Literal[
     "interaction_network",
     "interaction_network_tables",
     "interaction_network_dense",
+    "tower_adapters",
+    "tower_copies",
+    "tower_copies_tables",
+    "tower_copies_dense",
     "composition",
     "head",
 ]
-_LADDER = {"frozen_tower": 0, "tower_tables": 1, "tower_dense": 1, "end_to_end": 2}
-# Stages in which a half of the tower learns.
+OTHERS = "others"
+"""Stands, among `rungs`, for every segment that is not named."""
+
+_BY_SEGMENT = "by_segment"
+_LADDER = {"frozen_tower": 0, _BY_SEGMENT: 1, "tower_tables": 1, "tower_dense": 1, "end_to_end": 2}
+# Stages in which a half of the tower learns, or what segments learn of it does.
 _LEARNING = {
     "embedding_tower": {"tower_tables", "tower_dense", "end_to_end"},
     "embedding_tower_tables": {"tower_tables", "end_to_end"},
     "embedding_tower_dense": {"tower_dense", "end_to_end"},
+    "tower_adapters": {_BY_SEGMENT},
+    "tower_copies": {_BY_SEGMENT},
+    "tower_copies_tables": {_BY_SEGMENT},
+    "tower_copies_dense": {_BY_SEGMENT},
 }
 
 
@@ -53,11 +66,16 @@ class TrainingModeConfig:
     named has 1 (the discriminative rates of Howard and Ruder, ULMFiT, ACL 2018, section 3.2). `adapter_rank` is that of
     a low-rank layer on the output of a tower that is frozen to the end, null for none. While the whole tower is frozen
     its vectors are kept in up to `cache_megabytes`, null for none.
+
+    In the stage `by_segment` the tower is frozen, and `rungs` say what each user segment learns beside it: nothing
+    (`frozen`), an adapter of `adapter_rank` of its own, or a copy of the tower, in which its tables, its dense layers
+    or all learn and which the segments of one rung share. `others` is every segment that is not named.
     """
 
     name: Name
     stages: dict[StageName, StageEndConfig | None]
     rates: dict[RateName, PositiveFloat]
+    rungs: dict[str, Rung]
     adapter_rank: Width | None
     cache_megabytes: PositiveInt | None
 
@@ -65,11 +83,12 @@ class TrainingModeConfig:
         """Refuse stages that do not follow one another, and a knob that has nothing to turn."""
         order = self.stages_in_order()
         steps = [_LADDER[stage] for stage, _ in order]
-        if not order or len(set(steps)) < len(steps):
+        names = [stage for stage, _ in order]
+        if not order or len(set(steps)) < len(steps) or _BY_SEGMENT in names[:-1]:
             raise ValueError(
                 f"training mode `{self.name}` has the stages {[*self.stages]}; expected one or more of which each lets "
                 "more of the tower learn than the one before: frozen_tower, then tower_tables or tower_dense, then "
-                "end_to_end"
+                "end_to_end; or frozen_tower, then by_segment"
             )
         for stage, end in order[:-1]:
             if end is None:
@@ -80,12 +99,26 @@ class TrainingModeConfig:
         for half, learning in _LEARNING.items():
             if half in self.rates and last not in learning:
                 raise ValueError(f"`{half}` never learns in training mode `{self.name}`; take its rate out")
-        if self.adapter_rank is not None and last != "frozen_tower":
-            raise ValueError("`adapter_rank` is for a tower that is frozen to the end; set it to null")
-        if self.cache_megabytes is not None and order[0][0] != "frozen_tower":
+        self._require_rungs_that_fit(last)
+        if self.cache_megabytes is not None and order[0][0] not in ("frozen_tower", _BY_SEGMENT):
             raise ValueError(
                 f"training mode `{self.name}` has no `cache_megabytes`: its tower is never frozen; set it to null"
             )
+
+    def _require_rungs_that_fit(self, last: str) -> None:
+        if bool(self.rungs) != (last == _BY_SEGMENT):
+            raise ValueError(
+                f"training mode `{self.name}` ends with the stage `{last}` and has "
+                f"{'rungs' if self.rungs else 'no rungs'}; `rungs` are what the stage `by_segment` learns, and go with "
+                "it alone"
+            )
+        if last == _BY_SEGMENT:
+            if "adapter" in self.rungs.values() and self.adapter_rank is None:
+                raise ValueError(
+                    "a segment has the rung `adapter`, and `adapter_rank` is null; expected a whole number"
+                )
+        elif self.adapter_rank is not None and last != "frozen_tower":
+            raise ValueError("`adapter_rank` is for a tower that is frozen to the end; set it to null")
 
     def stages_in_order(self) -> list[tuple[str, StageEndConfig | None]]:
         """The stages with their ends, from the one in which least learns."""

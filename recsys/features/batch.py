@@ -1,6 +1,6 @@
 """One batch of rows as the ranker sees it, movable to a device as a whole."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -119,6 +119,37 @@ class Batch(Pipelineable):
             lists={name: values.index_select(0, places[self.leaders[name]]) for name, values in self.lists.items()},
             leaders=self.leaders,
         )
+
+    def with_ids_of(self, kept: Tensor, names: Sequence[str]) -> "Batch":
+        """Return the batch with some rows' ids of some features alone; waits for the device.
+
+        The other rows' are of length zero: what looks the batch up in sharded tables exchanges so many rows as before
+        in every process.
+
+        Args:
+            kept: (B,) bool.
+            names: of sparse features; lists beside others are left out.
+        """
+        sparse, places = self.sparse, [self.sparse.keys().index(name) for name in names]
+        lengths = sparse.lengths().view(len(sparse.keys()), len(self))
+        by_feature = sparse.values().split(sparse.length_per_key())
+        weights = sparse.weights_or_none()
+        weights_of = None if weights is None else weights.split(sparse.length_per_key())
+        is_kept = {name: kept.repeat_interleave(lengths[place]) for name, place in zip(names, places, strict=True)}
+        own = list(zip(is_kept.values(), places, strict=True))
+        ids = KeyedJaggedTensor(
+            keys=list(names),
+            values=torch.cat([by_feature[place][each] for each, place in own]),
+            weights=None if weights_of is None else torch.cat([weights_of[place][each] for each, place in own]),
+            lengths=(lengths[places] * kept).flatten(),
+            stride=len(self),
+        )
+        lists = {
+            name: values[is_kept[self.leaders[name]]]
+            for name, values in self.lists.items()
+            if self.leaders[name] in is_kept
+        }
+        return replace(self, sparse=ids, lists=lists, ahead={})
 
     def with_ids(self, values: Tensor) -> "Batch":
         """Return the batch with these ids in the places of its own, without the look-ups that were begun of those.

@@ -22,7 +22,7 @@ def rows_of_items(encoded: EncodedDataset, split: str) -> npt.NDArray[np.int64]:
     schema = encoded.contract.schema
     shape = len(schema.segments), encoded.contract.table_rows[schema.feature(schema.item).table]
     counts = np.zeros(shape, np.int64)
-    for item, segment in _columns(encoded, split, [schema.item, SEGMENT]):
+    for item, segment in read_columns(encoded, split, [schema.item, SEGMENT]):
         pairs = _numbers(segment).astype(np.int64) * shape[1] + _numbers(item)
         counts += np.bincount(pairs, minlength=counts.size).reshape(shape)
     return counts
@@ -41,7 +41,7 @@ def ids_beside_items(encoded: EncodedDataset, split: str, features: Sequence[str
     items = table_rows[schema.feature(schema.item).table]
     counts = [sparse.csr_matrix((items, table_rows[schema.feature(name).table]), dtype=np.float64) for name in features]
     rows = np.zeros(items)
-    for item, *columns in _columns(encoded, split, [schema.item, *features]):
+    for item, *columns in read_columns(encoded, split, [schema.item, *features]):
         numbers = _numbers(item)
         rows += np.bincount(numbers, minlength=items)
         for place, column in enumerate(columns):
@@ -54,7 +54,14 @@ def ids_beside_items(encoded: EncodedDataset, split: str, features: Sequence[str
     return shares
 
 
-def _columns(encoded: EncodedDataset, split: str, names: list[str]) -> Iterator[list[pa.Array]]:
+def read_columns(
+    encoded: EncodedDataset, split: str, names: Sequence[str], *, part: int = 0, parts: int = 1
+) -> Iterator[list[pa.Array]]:
+    """Yield some encoded columns of a split's row groups, of every `parts`-th from `part` on.
+
+    Raises:
+        DataError: the split has no rows, or a file is damaged.
+    """
     known = encoded_columns(encoded.contract, ())
     groups = row_groups_of_split(
         open_folder(encoded.root),
@@ -63,8 +70,8 @@ def _columns(encoded: EncodedDataset, split: str, names: list[str]) -> Iterator[
         (),
         lambda path, found: require_columns(path, found, {name: known[name] for name in names}),
     )
-    for group in groups:
-        read = read_row_group(group, names)
+    for group in groups[part::parts]:
+        read = read_row_group(group, list(names))
         yield [read[name] for name in names]
 
 

@@ -34,8 +34,12 @@ OF_TOWER = "tower"
 
 MEMBER, THRESHOLD = "member", "threshold"
 """The same before the number of a head's member, and the name of one of the outputs that ask at a threshold."""
+ADAPTER, COPY = "adapter", "copy"
+"""The same before the number of a segment with an adapter of its own, and the rung of the segments that share a copy of
+the tower."""
 
 _NAMED = ("sources", "heads")  # under these names a part keeps modules that are reported each by its own name
+_DELTAS = {"tower_adapters": ADAPTER, "tower_copies": COPY}  # parts that keep what segments learn of a frozen tower
 _BY_SEGMENT = ("segments", "experts")  # under these names a part keeps a list with one module per segment
 
 
@@ -80,7 +84,8 @@ def squared_gradient_norms(
             held = _sum([square for name, square in of_tables.items() if name.startswith(f"{part}.")], context)
             parts[part] = held + dense
             details |= {f"{part}/{TABLES}": held, f"{part}/{DENSE}": dense}
-        for name, prefix in {**_experts(part, child), **_named(part, child), **_members(part, child)}.items():
+        named = {**_experts(part, child), **_named(part, child), **_members(part, child), **_deltas(part, child)}
+        for name, prefix in named.items():
             squares = [square for each, square in (*of_dense.items(), *of_tables.items()) if each.startswith(prefix)]
             details[name] = _sum(squares, context)
         details |= _threshold_squares(inventory, part, child, context)
@@ -112,6 +117,13 @@ def _members(part: str, child: nn.Module) -> dict[str, str]:
     members = getattr(child, "members", None)
     numbers = range(len(members)) if isinstance(members, nn.ModuleList) else ()
     return {f"{MEMBER}/{number}": f"{part}.members.{number}." for number in numbers}
+
+
+def _deltas(part: str, child: nn.Module) -> dict[str, str]:
+    """Return, by the norm's name, the prefix of the parameters of each adapter or copy of the tower."""
+    if part not in _DELTAS:
+        return {}
+    return {f"{_DELTAS[part]}/{name}": f"{part}.{name}." for name, _ in child.named_children()}
 
 
 def _threshold_squares(

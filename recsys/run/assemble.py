@@ -8,6 +8,7 @@ from torch import nn
 
 from recsys.build import build_ranker, build_rates, build_stages
 from recsys.build_objective import ORDINAL, RankerObjective, build_objective
+from recsys.composition.segment_rungs import COPIES_PART
 from recsys.config import RunConfig, TrainingConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.row_encoder import ABOVE
@@ -18,6 +19,7 @@ from recsys.progress import Progress
 from recsys.run import fitted_baselines
 from recsys.run.batch_size import largest_batch
 from recsys.run.planned_cluster import planning_of
+from recsys.run.seen_ids import seen_ids
 from recsys.run.streams import TRAIN, divided_days, ranker_stream, started
 from recsys.run.warm_start import WarmStart
 from recsys.sharding.input_ahead import InputAhead
@@ -30,7 +32,7 @@ from recsys.streaming.loader import BatchStream
 from recsys.towers.artifact import TowerArtifact, apply_tower
 from recsys.training.budget import budget_for
 from recsys.training.loop import LoopSettings
-from recsys.training.modes import apply_training_mode
+from recsys.training.modes import TOWER, apply_training_mode
 from recsys.training.optimizer import RankerOptimizers, RateSchedule
 from recsys.training.stages import TrainingStage, TrainingStages, optimizers_in
 from recsys.training.weight_average import WeightAverage
@@ -142,6 +144,7 @@ def assemble(
     widths = "the widths of the tower's or the network's vectors, set `training.table_kernels`, or use more processes"
     kernels = training.table_kernels.items()
     memory = {str(part): TableMemory(kernel, training.table_cache_share) for part, kernel in kernels}
+    memory[COPIES_PART] = memory[TOWER]
     learning = optimizers_in(stages[-1].mode, dense, tables)[1]
     if training.average_decay is not None and context.device.type == "cuda":
         _require_near(memory, learning, planning)
@@ -171,6 +174,7 @@ def assemble_ranker(
             weights to start from do not fit the ranker; or see `planning_of`.
     """
     mode, training = config.training_mode, config.training
+    seen = seen_ids(config, encoded, artifact.spec, context)
     ranker = build_ranker(
         config.network,
         config.composition,
@@ -179,8 +183,11 @@ def assemble_ranker(
         training.seed,
         adapter_rank=mode.adapter_rank,
         is_ordinal=training.objective == ORDINAL,
+        rungs=None if seen is None else seen.rungs,
     )
     apply_tower(ranker.embedding_tower, artifact)
+    if seen is not None:
+        seen.start(ranker)
     if isinstance(start, WarmStart):
         start.load_into(ranker, encoded)
     else:

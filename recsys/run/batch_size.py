@@ -21,6 +21,7 @@ from recsys.config import RunConfig
 from recsys.datasets.encoded import EncodedDataset
 from recsys.features.batch import Batch
 from recsys.monitoring.device_memory import memory_bytes
+from recsys.run.seen_ids import widest_rungs
 from recsys.run.streams import TRAIN
 from recsys.sharding.inventory import inventory_of
 from recsys.sharding.processes import gathered
@@ -73,6 +74,7 @@ def _small_ranker(config: RunConfig, encoded: EncodedDataset) -> Ranker:
         config.training.seed,
         adapter_rank=config.training_mode.adapter_rank,
         is_ordinal=config.training.objective == ORDINAL,
+        rungs=widest_rungs(config, contract),
     )
     apply_training_mode(ranker, config.training_mode.stages_in_order()[-1][0])
     return ranker

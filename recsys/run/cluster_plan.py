@@ -18,6 +18,7 @@ from recsys.features.schema import FeatureSchema, load_schema
 from recsys.progress import Progress
 from recsys.run import prepare
 from recsys.run.planned_cluster import batch_rows_of, cluster_of, rules_of
+from recsys.run.seen_ids import widest_rungs
 from recsys.sharding.plan_rules import dense_bytes, require_known, require_whole_rows, tables_to_place
 from recsys.sharding.planned_tables import TableToPlace
 from recsys.sharding.table_plan import TablePlan, plan_tables
@@ -123,6 +124,7 @@ def _tables_and_rest(
             config.training.seed,
             adapter_rank=mode.adapter_rank,
             is_ordinal=config.training.objective == ORDINAL,
+            rungs=widest_rungs(config, contract),
         )
     dense, tables = build_rates(config.training, {}, [name for name, _ in ranker.named_children()])
     learning = optimizers_in(mode.stages_in_order()[-1][0], dense, tables)[1]

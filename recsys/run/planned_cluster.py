@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from recsys.composition.segment_rungs import COPIES_PART
 from recsys.config import ClusterConfig, RunConfig
 from recsys.errors import UsageError
 from recsys.features.schema import FeatureSchema
@@ -15,6 +16,7 @@ from recsys.sharding.sharding_plan import AUTO
 
 _GB = 1e9
 _ROW_WISE = "row_wise"
+_TOWER = "embedding_tower"
 
 
 def planning_of(config: RunConfig, schema: FeatureSchema, context: ProcessContext) -> Planning | None:
@@ -83,11 +85,14 @@ def rules_of(config: RunConfig, cluster: Cluster, schema: FeatureSchema | None =
         UsageError: rows of a table are to be divided where they cannot be.
     """
     training, sharding = config.training, config.sharding
+    types = {str(part): _divisible(each, f"sharding.types.{part}", cluster) for part, each in sharding.types.items()}
+    kernels = {str(part): _kernels(kernel) for part, kernel in training.table_kernels.items()}
+    if config.training_mode.rungs:
+        # The copies of a tower may lie where the tower may.
+        types[COPIES_PART], kernels[COPIES_PART] = types[_TOWER], kernels[_TOWER]
     return PlanRules(
-        types={
-            str(part): _divisible(types, f"sharding.types.{part}", cluster) for part, types in sharding.types.items()
-        },
-        kernels={str(part): _kernels(kernel) for part, kernel in training.table_kernels.items()},
+        types=types,
+        kernels=kernels,
         table_types={
             name: _divisible(each.types, f"sharding.tables.{name}.types", cluster)
             for name, each in sharding.tables.items()

@@ -10,11 +10,13 @@ from torch import nn
 from recsys.artifacts.export import export_ranker
 from recsys.build import describe_ranker
 from recsys.build_objective import ORDINAL
+from recsys.composition.ranker import Ranker
 from recsys.config import RunConfig
 from recsys.datasets.decode import example_rows
 from recsys.datasets.encoded import EncodedDataset
 from recsys.datasets.table_layout import load_table_layout
 from recsys.sharding.divided_state import divided_state
+from recsys.sharding.inventory import unwrapped
 from recsys.sharding.processes import gathered
 from recsys.sharding.whole_state import whole_in_first
 from recsys.towers.artifact import TowerArtifact
@@ -49,12 +51,15 @@ def export_run(
     version: TowerVersion = gathered(version_of(artifact).after(tower) if weights else None)[0]
     if not weights:
         return folder / MODEL, version  # the first process, which has them, writes
+    ranker = unwrapped(wrapped)
+    assert isinstance(ranker, Ranker)
     description = describe_ranker(
         config.network,
         config.composition,
         artifact.spec,
         adapter_rank=config.training_mode.adapter_rank,
         is_ordinal=config.training.objective == ORDINAL,
+        rungs=ranker.rungs,
     )
     with prepared_schema_file(encoded) as table:
         layout = load_table_layout(table, contract.schema) if table else None

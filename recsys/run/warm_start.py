@@ -89,6 +89,13 @@ class WarmStart:
             UsageError: names the first setting that differs, and both its values.
         """
         saved = self._saved
+        described = as_described_now(saved.description)
+        if config.training_mode.rungs or described["rungs"]:
+            raise UsageError(
+                f"The model {self.model} cannot be started from: a ranker whose segments change the tower each in its "
+                "own way (training_mode=by_segment) has rows of its copies for the ids of its own training rows alone, "
+                f"and nothing says which new ids are to have some. {_OR_SCRATCH}"
+            )
         self._require_equal("the schema", *(_flat_schema(each) for each in (saved.contract.schema, schema)))
         expected = describe_ranker(
             config.network,
@@ -97,7 +104,6 @@ class WarmStart:
             adapter_rank=config.training_mode.adapter_rank,
             is_ordinal=config.training.objective == ORDINAL,
         )
-        described = as_described_now(saved.description)
         found = {key: described.get(key) for key in expected}
         self._require_equal("the ranker", *(_settings(each) for each in (found, expected)))
 

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from recsys.ablation.bootstrap import MeasuredArm
 from recsys.ablation.comparison import Comparison, Rules, compare
+from recsys.ablation.page import ReportTable
 from recsys.ablation.pairing import HeldEqual
 from recsys.ablation.study_report import study_report
 from recsys.ablation.study_tables import BySeed, mean_costs
@@ -28,6 +29,7 @@ from recsys.run import prepare
 from recsys.run.assemble import with_ranker_budget
 from recsys.run.curves import charted_values, load_curves
 from recsys.run.fitted_baselines import shortfall
+from recsys.run.folder import read_record
 from recsys.run.record import CUTOFF, FOLLOWED, STUDY, final_metrics, open_store, study_params
 from recsys.run.session import RANKING_EXTRAS
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_stream, started
@@ -41,6 +43,9 @@ from recsys.tracking.chart_views import study_views
 from recsys.tracking.run import start_run
 
 DECISIVE = AUC.name
+TYPED, FROM_STUDY = "typed.json", "from_study.json"
+"""Files of a study: the words that it was started with; and the mixed model that was made of it, once there is one."""
+
 _LEVEL = 0.05
 _DOTS_PER_INCH = 150
 
@@ -100,7 +105,7 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Finis
     held = check_pairs(plan, finished)
     segments = encoded.contract.schema.segments
     measured = measure(finished, segments, ablation.resamples, progress)
-    rules = Rules(level=_LEVEL, margins={DECISIVE: ablation.margin, GROUPED_AUC.name: ablation.margin})
+    rules = rules_of(config)
     comparisons = tuple(compare(question, measured, rules) for question in plan.grid.questions)
     costs = mean_costs(by_condition(finished, FinishedArm.costs))
     verdict = verdict_paragraph(comparisons, DECISIVE, rules, costs)
@@ -110,6 +115,12 @@ def _run(plan: StudyPlan, overrides: Sequence[str], progress: Progress) -> Finis
     study = FinishedStudy(plan.id, plan.folder, tuple(finished), baselines, comparisons, rules, verdict)
     _record(plan, study, measured, held, overrides)
     return study
+
+
+def rules_of(config: RunConfig) -> Rules:
+    """Return the rules by which a study judges."""
+    margin = config.ablation.margin
+    return Rules(level=_LEVEL, margins={DECISIVE: margin, GROUPED_AUC.name: margin})
 
 
 def _ranking_baselines(config: RunConfig, encoded: EncodedDataset, progress: Progress) -> dict[str, dict[str, float]]:
@@ -146,8 +157,12 @@ def _record(
     config, encoded = plan.config, plan.encoded
     title = f"{config.ablation.name} on {config.data.name}"
     intervals = auc_intervals(measured, (ALL, *encoded.contract.schema.segments))
+    write_json(study.folder / TYPED, list(typed))
     origin = Origin(encoded, plan.code, typed, config.ablation.seeds)
     evidence = gather(study.arms, study.scores, intervals, [line.sentence() for line in held], origin)
+    if (mixed := study.folder / FROM_STUDY).is_file():
+        tables = read_record(mixed, lambda text: [ReportTable(**each) for each in json.loads(text)["tables"]])
+        evidence = replace(evidence, mixed=tables)
     report = study_report(title, study.comparisons, study_metrics(CUTOFF), study.rules, evidence)
     markdown = report.to_markdown()
     comparisons = [comparison.to_document() for comparison in study.comparisons]

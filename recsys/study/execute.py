@@ -1,7 +1,7 @@
 """Run a study's towers, trials and arms: several at once, each once, going on where an interrupted study was."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from recsys.ablation.pairing import HeldEqual, held_equal
@@ -53,7 +53,21 @@ def finish_arms(plan: StudyPlan, progress: Progress) -> list[FinishedArm]:
     searches = [search for search in plan.searches().values() if len(load_trials(search.folder)) < search.trials]
     _run_all([_tuning(search, plan) for search in searches], plan.config, progress, "searches")
     planned = plan.planned()
-    identities = _identities(plan, planned)
+    return train_unfinished(planned, _identities(plan, planned), plan.config, progress)
+
+
+def train_unfinished(
+    planned: Sequence[PlannedArm], identities: Mapping[str, RunIdentity], config: RunConfig, progress: Progress
+) -> list[FinishedArm]:
+    """Train the arms that have not finished yet, as many at once as the machine carries, and return all of them.
+
+    Args:
+        identities: by the name of the arm.
+        config: of the study, which says how many run at once.
+
+    Raises:
+        RecsysError: see `finish_arms`.
+    """
     unfinished = [each for each in planned if each.result is None]
     jobs = [
         Job(
@@ -64,7 +78,7 @@ def finish_arms(plan: StudyPlan, progress: Progress) -> list[FinishedArm]:
         )
         for each in unfinished
     ]
-    _run_all(jobs, plan.config, progress, "arms")
+    _run_all(jobs, config, progress, "arms")
     finished = []
     for each in planned:
         result = each.result

@@ -154,7 +154,10 @@ class StudyPlan:
         ]
 
     def _planned(self, arm: Arm, tuned: Mapping[str, float]) -> PlannedArm:
-        config = with_values(self.grid.composed[arm.name], tuned)
+        return self.beside(arm, with_values(self.grid.composed[arm.name], tuned))
+
+    def beside(self, arm: Arm, config: RunConfig) -> PlannedArm:
+        """Return where an arm of this configuration is kept, one of the grid or one that stands beside it."""
         key = self._arm_key(config)[:8]
         # An arm may have been named otherwise while the grid had fewer axes with two values.
         there = next(self.folder.glob(f"*-{key}"), None)

@@ -110,6 +110,8 @@ class HistoryTower(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             return {name: source(batch) for name, source in self.sources.items()}
 
+    look_up_live = look_up
+
     def is_exercised_by(self, batch: Batch) -> bool:
         """Whether the rows have events on each side, without which nothing that reads them gets a gradient."""
         return all(batch.sparse[group.events].values().numel() for group in self._groups)

@@ -137,14 +137,16 @@ def checked_key(key: str) -> str:
     return key
 
 
-_LISTED_NORMS = ("expert", "tower", "member", "threshold")  # of several modules of one kind, each by its own name
+# Of several modules of one kind, each by its own name.
+_LISTED_NORMS = ("expert", "tower", "member", "threshold", "adapter", "copy")
 
 
 def grad_norm(of: str) -> str:
     """A gradient norm, as the training loop's reports name it.
 
     Of one of the ranker's children or of the `WHOLE` ranker; of a part's tables or its dense half; of the modules that
-    are one segment's own; of a source or head of the tower; of a member of the head, or of its output at a threshold.
+    are one segment's own; of a source or head of the tower; of a member of the head, or of its output at a threshold;
+    of a segment's adapter, or of the copy of the tower that the segments of a rung share.
 
     >>> grad_norm("head"), grad_norm("embedding_tower/tables"), grad_norm("expert/new"), grad_norm("tower/user_ids")
     ('grad_norm/head', 'grad_norm_tables/embedding_tower', 'grad_norm_expert/new', 'grad_norm_tower/user_ids')

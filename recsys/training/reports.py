@@ -8,7 +8,7 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from recsys.monitoring.gradient_norms import EXPERT
+from recsys.monitoring.gradient_norms import ADAPTER, EXPERT
 from recsys.monitoring.throughput import Throughput
 from recsys.sharding.processes import ProcessContext
 from recsys.training.optimizer import RankerOptimizers
@@ -129,5 +129,5 @@ def _by_name(values: Mapping[int, float], segments: tuple[str, ...]) -> dict[str
 
 def _with_segment_names(norms: Mapping[str, float], segments: tuple[str, ...]) -> dict[str, float]:
     """Return the norms with each expert under its segment's name, where names are known."""
-    experts = {f"{EXPERT}/{number}": f"{EXPERT}/{name}" for number, name in enumerate(segments)}
-    return {experts.get(name, name): norm for name, norm in norms.items()}
+    named = {f"{kind}/{number}": f"{kind}/{name}" for kind in (EXPERT, ADAPTER) for number, name in enumerate(segments)}
+    return {named.get(name, name): norm for name, norm in norms.items()}

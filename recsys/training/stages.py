@@ -19,7 +19,7 @@ from torch import nn
 from recsys.errors import DataError, UsageError
 from recsys.monitoring.frozen_proof import FrozenProof, frozen_fingerprints
 from recsys.sharding.wrap import TableOptimizer
-from recsys.training.modes import DENSE, TABLES, TOWER, apply_training_mode, learning_halves
+from recsys.training.modes import DELTAS, DENSE, OF_SEGMENTS, TABLES, TOWER, apply_training_mode, learning_halves
 from recsys.training.optimizer import DenseOptimizer, RankerOptimizers
 
 LOG_LOSS = "log_loss"
@@ -51,7 +51,8 @@ class StagesState:
         stage: counted from 0.
         since: the step at which it began.
         best_log_loss, validations_without_gain: within this stage.
-        thawed_at: the step at which a half of the tower began to learn, by the optimizers' name of it.
+        thawed_at: the step at which a half of the tower, or what lies beside it for segments, began to learn, by the
+            optimizers' name of it.
         fingerprints: of what is frozen in this stage, as it was when the stage began.
         proofs: what ended stages proved, by the path of what was frozen.
     """
@@ -68,11 +69,15 @@ class StagesState:
 def optimizers_in(
     mode: str, dense: Mapping[str, DenseOptimizer | None], tables: Mapping[str, TableOptimizer | None]
 ) -> Optimizers:
-    """Return the optimizers of a mode: those given, less those of the tower's halves that are frozen in it."""
+    """Return the optimizers of a mode: those given, less those of what is frozen in it."""
     learning = learning_halves(mode)
+
+    def is_frozen(part: str, half: str) -> bool:
+        return (part == TOWER and half not in learning) or (part in DELTAS and OF_SEGMENTS not in learning)
+
     return (
-        {part: None if part == TOWER and DENSE not in learning else each for part, each in dense.items()},
-        {part: None if part == TOWER and TABLES not in learning else each for part, each in tables.items()},
+        {part: None if is_frozen(part, DENSE) else each for part, each in dense.items()},
+        {part: None if is_frozen(part, TABLES) else each for part, each in tables.items()},
     )
 
 
@@ -155,9 +160,11 @@ class TrainingStages:
         proofs = state.proofs | self._proofs(step)
         self.proof.close()
         before = learning_halves(self.current.mode)
-        names = {DENSE: TOWER, TABLES: f"{TOWER}_tables"}
-        following = self._stages[state.stage + 1].mode
-        thawed_at = state.thawed_at | {names[half]: step for half in learning_halves(following) if half not in before}
+        of_segments = tuple(name for part in DELTAS for name in (part, f"{part}_tables"))
+        names: dict[str, tuple[str, ...]] = {DENSE: (TOWER,), TABLES: (f"{TOWER}_tables",), OF_SEGMENTS: of_segments}
+        following = learning_halves(self._stages[state.stage + 1].mode)
+        thawed = [name for half in following if half not in before for name in names[half]]
+        thawed_at = state.thawed_at | dict.fromkeys(thawed, step)
         self.state = StagesState(stage=state.stage + 1, since=step, thawed_at=thawed_at, proofs=proofs)
         self._enter()
         self._begin()

@@ -254,9 +254,9 @@ class Pools:
         self.encoded, self.segments = encoded, encoded.contract.schema.segments
         self._test_users = size.test_users
         _, days = streams.divided_days(encoded, size.tower_share)
-        self._train = _whole(encoded, streams.TRAIN, days)
-        self._validation = _whole(encoded, streams.VALIDATION)
-        self._test = _whole(encoded, streams.TEST, extras=("user_key",))
+        self._train = whole_split(encoded, streams.TRAIN, days)
+        self._validation = whole_split(encoded, streams.VALIDATION)
+        self._test = whole_split(encoded, streams.TEST, extras=("user_key",))
 
     def drawn(self, number: int, training_rows: int) -> tuple[Batch, Batch, Batch]:
         """Training and validation rows, and all test rows of some users, for the study with that number."""
@@ -291,7 +291,7 @@ def in_order(rows: Batch) -> Iterator[Batch]:
         yield rows.take(torch.arange(first, min(first + _SCORED_AT_ONCE, len(rows))))
 
 
-def _whole(encoded: EncodedDataset, split: str, days: Sequence[str] = (), extras: Sequence[str] = ()) -> Batch:
+def whole_split(encoded: EncodedDataset, split: str, days: Sequence[str] = (), extras: Sequence[str] = ()) -> Batch:
     """Return a split, or some of its days, as one batch."""
     rows = encoded.rows(split)
     stream = BatchStream(

@@ -11,7 +11,7 @@ from tests.pipelines.conftest import small_overrides
 from tests.sharding.two_processes import run_in_two
 
 # An epoch has 12 steps, the last of an odd number of rows; `tests/benchmarks/world_sizes.py` has every case.
-CASES, STEPS, BATCH = ("staged_tables_first, conditional", "weighted rows, conditional"), 16, 84
+CASES, STEPS, BATCH = ("staged_tables_first, conditional", "by_segment, weighted rows, epnet"), 16, 84
 
 
 def curves(context: ProcessContext, words: list[str], root: str) -> dict[str, Any]:

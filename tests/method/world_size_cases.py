@@ -39,6 +39,7 @@ COMPOSITIONS = {
 }
 MODES = {
     "end_to_end": [],
+    "by_segment": ["training_mode.rungs={families: all, students: tables, commuters: adapter, collectors: frozen}"],
     "frozen_adapter": [],
     "frozen_tower": [],
     "staged_tables_first": [],
@@ -80,11 +81,14 @@ def _cases() -> dict[str, WorldSizeCase]:
         for mode in ("end_to_end", "frozen_tower")
     }
     cases |= {
-        f"{mode}, conditional": WorldSizeCase(SIMULATED, ("composition=conditional", f"training_mode={mode}"))
-        for mode in MODES
+        f"{mode}, conditional": WorldSizeCase(SIMULATED, ("composition=conditional", f"training_mode={mode}", *words))
+        for mode, words in MODES.items()
     }
     clipped = ("training.max_gradient_norm=0.1", "training.average_decay=0.9", "training.table_l2={head:0.01}")
     cases |= {
+        "by_segment, weighted rows, epnet": WorldSizeCase(
+            SIMULATED, ("composition=epnet", "training_mode=by_segment", *MODES["by_segment"]), is_weighted=True
+        ),
         "weighted rows": WorldSizeCase(SIMULATED, is_weighted=True),
         "weighted rows, conditional": WorldSizeCase(SIMULATED, ("composition=conditional",), is_weighted=True),
         "clipped, averaged weights, table L2": WorldSizeCase(SIMULATED, clipped),

@@ -172,10 +172,9 @@ def staged_run(
     torch.manual_seed(0)
     module = gated_ranker() if ranker is None else ranker
     apply_training_mode(module, stages[0].mode)
-    tables = {
-        part: TableOptimizer("rowwise_adagrad", rate) for part in ("embedding_tower", "interaction_network", "head")
-    }
-    dense = {part: DenseOptimizer(rate, weight_decay) for part in PARTS}
+    parts = [name for name, _ in module.named_children()]
+    tables = {part: TableOptimizer("rowwise_adagrad", rate) for part in parts if part != "composition"}
+    dense = {part: DenseOptimizer(rate, weight_decay) for part in parts}
     learning = optimizers_in(stages[-1].mode, dense, tables)[1]
     wrapped = wrap_ranker(module, learning, context, table_precision=table_precision, memory=memory, planning=planning)
     optimizers = RankerOptimizers(wrapped, *optimizers_in(stages[0].mode, dense, tables), schedule)
