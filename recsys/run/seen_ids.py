@@ -92,8 +92,8 @@ def seen_ids(config: RunConfig, encoded: EncodedDataset, spec: TowerSpec, contex
         for rung, halves in COPIED.items()
         if rung in of_segments and TABLES in halves
     }
-    read = {*spec.user_features, *spec.item_features}
-    features = [each.name for each in contract.schema.sparse if each.name in read]
+    names = {*spec.user_features, *spec.item_features}
+    features = [each.name for each in contract.schema.sparse if each.name in names]
     found: dict[str, dict[str, Tensor]] = {}
     if groups:
         read = ids_of_segments(encoded, TRAIN, features, groups, part=context.rank, parts=context.world_size)
