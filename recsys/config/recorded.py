@@ -28,7 +28,8 @@ _CAME_LATER: dict[str, dict[str, Any]] = {
         "id_dropout": 0.0,
         "embedding_dropout": 0.0,
         "average_decay": None,
-    }
+    },
+    "training_mode": {"max_drift": None},
 }
 
 # The same of whole groups of a run's, which was of one process: they say nothing to it.
