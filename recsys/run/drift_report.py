@@ -29,7 +29,7 @@ from recsys.tracking.drift_names import DRIFT_FILE, TAG_DRIFT, drift_of_segment
 from recsys.tracking.run import TrackedRun
 
 DRIFT, MOVERS_FILE = "drift.json", "drift_worst_movers.csv"
-ALL, BY_ITEMS = "all, by rows", "all, by items"
+ALL, BY_ROWS, BY_ITEMS = "all", "all, by rows", "all, by items"
 POPULARITY, SEGMENT, FIRST_SEEN, LAST_SEEN = "popularity", "segment", "first seen", "last seen"
 _MOVERS = 100
 _MOVER_COLUMNS = ("space", "id", "cosine", "norm_change", "rows", "first_seen", "last_seen")
@@ -144,7 +144,7 @@ def _report_of(text: str) -> dict[str, Any]:
 def _grouped(items: WatchedItems, encoded: EncodedDataset) -> dict[str, dict[str, Floats]]:
     """By kind of group and group, the weight of each item, (n,): its rows, and 0 for items of other groups."""
     last, traffic = items.last, items.traffic
-    found = {ALL: {ALL: traffic, BY_ITEMS: last.stands_for}}
+    found = {ALL: {BY_ROWS: traffic, BY_ITEMS: last.stands_for}}
     # The names alone: the groups are those of all items, not of the measured ones.
     found[POPULARITY] = _weights(popularity_bins(np.empty(0, np.int64))[0], last.popularity, traffic)
     segments = encoded.contract.schema.segments
