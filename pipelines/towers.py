@@ -6,6 +6,7 @@ from pathlib import Path
 
 from recsys.ablation.comparison import FixedDifference
 from recsys.config import RunConfig
+from recsys.progress import silent
 from recsys.run import compare_towers
 from recsys.run.compare_towers import TowerComparison
 
@@ -20,11 +21,12 @@ def main(config: RunConfig, arguments: argparse.Namespace) -> None:
         arguments: both towers' folders, the run's, and the split.
     """
     old, new, folder = Path(arguments.old), Path(arguments.new), Path(arguments.run)
-    with progress_bars() as progress:
-        found = compare_towers.run(config, old, new, folder, arguments.split, progress)
     if arguments.json:
+        found = compare_towers.run(config, old, new, folder, arguments.split, silent)
         print(json.dumps(found.to_document(), indent=2))
         return
+    with progress_bars() as progress:
+        found = compare_towers.run(config, old, new, folder, arguments.split, progress)
     _show_maps(found, folder)
     segments = list(found.chosen.differences)
     rows = [(each.fit.method, *(_difference(each.differences, segment) for segment in segments)) for each in found.maps]
