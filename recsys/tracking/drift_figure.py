@@ -24,6 +24,8 @@ def drift_by_group(drift: Mapping[str, Groups]) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(max(5.5, 3.2 * len(kinds)), 5.6), layout="constrained")
         panels = figure.subplots(len(_MEASURES), max(len(kinds), 1), squeeze=False, sharey="row", sharex="col")
+        for axes, kind in zip(panels[0], kinds, strict=False):
+            axes.set_title(kind)
         for row, (measure, title) in zip(panels, _MEASURES.items(), strict=True):
             row[0].set_ylabel(title)
             for axes, kind in zip(row, kinds, strict=False):
@@ -36,8 +38,6 @@ def drift_by_group(drift: Mapping[str, Groups]) -> Figure:
                     axes.bar(places, heights, width * 0.9, color=COLOURS[index % len(COLOURS)], label=label)
                 axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
                 axes.grid(visible=False, axis="x")
-                if row is panels[0]:
-                    axes.set_title(kind)
         if len(drift) > 1:
             handles, labels = panels[0][0].get_legend_handles_labels()
             figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
