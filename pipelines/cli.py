@@ -23,7 +23,8 @@ from recsys.files import home_expanded
 from recsys.machine_faults import machine_fault
 
 from . import output
-from .commands import COMMANDS, Command
+from .command import Command
+from .commands import COMMANDS
 
 if TYPE_CHECKING:
     from recsys.config import RunConfig
@@ -239,7 +240,8 @@ def _refuse_unreadable(words: Sequence[str], parser: argparse.ArgumentParser) ->
 def _expand_paths(arguments: argparse.Namespace) -> None:
     command = _BY_NAME[arguments.command]
     names = {option.flag.removeprefix("--"): option.flag for option in command.options if option.is_path}
-    for name, flag in {**names, **({"path": "path"} if command.positional == "path" else {})}.items():
+    names |= {each.name: each.name for each in command.positionals if each.is_path}
+    for name, flag in names.items():
         if value := getattr(arguments, name):
             setattr(arguments, name, home_expanded(value, flag))
 
@@ -260,8 +262,8 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example:\n  {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        if command.positional:
-            one.add_argument(command.positional, help=command.positional_help)
+        for positional in command.positionals:
+            one.add_argument(positional.name, help=positional.help, choices=positional.choices or None)
         for option in command.options:
             if option.is_switch:
                 one.add_argument(option.flag, help=option.help, action="store_true")

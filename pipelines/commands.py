@@ -12,7 +12,7 @@ What a command takes is its `takes`: parts of the configuration (`training`) or 
 - A command on the tracking store takes its address, and one that works on files what it reads of the configuration.
 """
 
-from dataclasses import dataclass
+from .command import Command, Option, Positional
 
 WHOLE_RUN = (
     "data",
@@ -36,53 +36,11 @@ RESUMED = (
 # Other rows may be measured too, as long as they have the contract that the ranker was trained under.
 MEASURED = ("data.raw", "data.schema_path", "evaluation", *RESUMED)
 
+# The margin and the bootstrap of a paired difference.
+COMPARED = ("ablation.margin", "ablation.resamples")
+
 # The events may have grown since the run was trained.
 RECOMMENDED = (*("data.raw", "runtime.encoded", "runtime.threads", "runtime.memory_limit", "runtime.exchange_seconds"),)
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a command, apart from the overrides."""
-
-    flag: str
-    help: str
-    required: bool = False
-    default: str | None = None
-    is_switch: bool = False
-    is_path: bool = False
-
-
-@dataclass(frozen=True)
-class Command:
-    """One word of the command line; its module in `pipelines` has `main(config, arguments)`.
-
-    Attributes:
-        takes: the parts of the configuration, or single keys, whose overrides have an effect.
-        run_option: the option that names a run whose own configuration the command works with.
-        may_differ: like `takes`, with that option given.
-        plans: whether the module has `plan(config, arguments)`, which says what would be done.
-        is_spread: whether the processes that torchrun starts share its work.
-        why_alone: why not, for the message.
-    """
-
-    name: str
-    summary: str
-    example: str
-    takes: tuple[str, ...]
-    options: tuple[Option, ...] = ()
-    positional: str | None = None
-    positional_help: str = ""
-    run_option: str = ""
-    may_differ: tuple[str, ...] = ()
-    plans: bool = False
-    is_spread: bool = False
-    why_alone: str = "does all its work in one process, and the others would only do it again"
-
-    @property
-    def module(self) -> str:
-        """The module under `pipelines` that holds it."""
-        return f"{__package__}.{self.name}"
-
 
 STUDY = "id of a study, or the beginning of one"
 AS_JSON = Option("--json", "print JSON with the numbers in full, and no tables", is_switch=True)
@@ -97,9 +55,12 @@ COMMANDS = (
         "recsys fetch online_retail",
         (),
         (Option("--to", "target folder (data/raw/<source>)", is_path=True),),
-        positional="source",
-        positional_help="online_retail, movielens-100k, movielens-1m, movielens-20m, movielens-25m or "
-        "movielens-latest-small",
+        positionals=(
+            Positional(
+                "source",
+                "online_retail, movielens-100k, movielens-1m, movielens-20m, movielens-25m or movielens-latest-small",
+            ),
+        ),
     ),
     Command(
         "inspect",
@@ -107,8 +68,7 @@ COMMANDS = (
         "recsys inspect path/to/folder",
         ("training.batch_size", "training.shuffle_buffer_rows", "training.decode_threads"),
         (AS_JSON,),
-        positional="path",
-        positional_help="a Parquet file, or a folder with some anywhere below it",
+        positionals=(Positional("path", "a Parquet file, or a folder with some anywhere below it", is_path=True),),
     ),
     Command(
         "init",
@@ -124,8 +84,9 @@ COMMANDS = (
             Option("--label", "column of 0 and 1, or a rule such as 'stars > 3'; none: only positives", default=""),
             Option("--query", "column of baskets, sessions or lists; none: there is none", default=""),
         ),
-        positional="path",
-        positional_help="a Parquet or CSV file, or a folder with some anywhere below it",
+        positionals=(
+            Positional("path", "a Parquet or CSV file, or a folder with some anywhere below it", is_path=True),
+        ),
     ),
     Command(
         "prepare",
@@ -205,6 +166,20 @@ COMMANDS = (
         run_option="run",
         may_differ=MEASURED,
         is_spread=True,
+    ),
+    Command(
+        "towers",
+        "may a run take a new tower without being trained again? Maps its vectors to the old one's and scores the run",
+        "recsys towers compare data/towers/old data/towers/new --run runs/simulated/20260101-120000-frozen",
+        (*MEASURED, *COMPARED),
+        (OF_RUN, Option("--split", "split to score the run on", default="test"), AS_JSON),
+        positionals=(
+            Positional("what", "compare", choices=("compare",)),
+            Positional("old", "folder of the tower that the run was trained on, or of a run that holds it", True),
+            Positional("new", "folder of the tower that it may take, or of a run that holds it", True),
+        ),
+        run_option="run",
+        may_differ=(*MEASURED, *COMPARED),
     ),
     Command(
         "ablate",

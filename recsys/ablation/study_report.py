@@ -8,10 +8,12 @@ from recsys.ablation.costs import Costs
 from recsys.ablation.forest_plot import COLOURS, forest_plot
 from recsys.ablation.least_change import least_changes_table
 from recsys.ablation.page import Block, Code, Finding, Picture, Points, Report, ReportTable, Section
-from recsys.ablation.study_tables import BySeed, arms_table, costs_table, differences_table, mean_costs
+from recsys.ablation.study_tables import BySeed, arms_table, costs_table, differences_table, drift_table, mean_costs
 from recsys.ablation.verdict import verdict_points
 from recsys.metrics.registry import label_of
 from recsys.tracking import names
+from recsys.tracking.drift_figure import Groups, drift_by_group
+from recsys.tracking.drift_names import DRIFT_FILE
 from recsys.tracking.figures import SeedCurves, auc_by_segment, calibration, gradient_norms, learning_curves
 
 _MODE = "training_mode"
@@ -28,6 +30,7 @@ class Evidence:
         norms: part of the ranker -> condition -> a curve a seed.
         calibration: condition -> (predicted, observed, weight) a bin.
         auc_by_segment: condition -> segment -> (AUC, low, high).
+        drift: condition that moves the tower -> how far it moved the item vectors, by kind of group and group.
         held_equal: sentences on what the arms share, as checked by whoever ran them.
         reproduce: the commands that make the study again.
         facts: what it was made of: (name, value) each.
@@ -40,6 +43,7 @@ class Evidence:
     norms: Mapping[str, SeedCurves]
     calibration: Mapping[str, Sequence[tuple[float, float, float]]]
     auc_by_segment: Mapping[str, Mapping[str, tuple[float, float, float]]]
+    drift: Mapping[str, Groups]
     held_equal: Sequence[str]
     reproduce: str
     facts: Sequence[tuple[str, str]]
@@ -67,6 +71,7 @@ def study_report(
         _arms_section(metrics, evidence),
         _learning_section(evidence),
         _calibration_section(evidence),
+        _drift_section(evidence),
         Section("What it costs", tuple(table for table in [costs_table(evidence.costs)] if table.rows)),
         Section("What was held equal", (Points(tuple(evidence.held_equal)),) if evidence.held_equal else ()),
         Section("The other metrics", tuple(table for table in tables[1:] if table.rows), is_folded=True),
@@ -136,6 +141,21 @@ def _calibration_section(evidence: Evidence) -> Section:
         return Section("Calibration", ())
     caption = "Predicted against observed on the test rows, all seeds of an arm together; larger marks hold more rows."
     return Section("Calibration", (Picture(names.CALIBRATION_FILE, caption, calibration(evidence.calibration)),))
+
+
+def _drift_section(evidence: Evidence) -> Section:
+    """May other models still share the tower? Empty where no arm moves it."""
+    if not evidence.drift:
+        return Section("Drift of the tower", ())
+    text = (
+        "Item vectors beside those that the arm began with, each item weighted by its training rows, means over seeds. "
+        "Models that share the tower were fitted to the old vectors: the lower the cosine, the less they can use the "
+        "new ones; where the neighbours are kept all the same, a linear map may do (`recsys towers compare`). Arms "
+        "that freeze the tower are proven not to move it, and have no row."
+    )
+    caption = "1 - cosine with the original vector, and the share of the nearest neighbours that are others now."
+    table, picture = drift_table(evidence.drift), Picture(DRIFT_FILE, caption, drift_by_group(evidence.drift))
+    return Section("Drift of the tower", (text, table, picture))
 
 
 def _how_to_read(rules: Rules) -> str:

@@ -10,6 +10,7 @@ from recsys.ablation.costs import Costs
 from recsys.ablation.page import ReportTable
 from recsys.all_segments import ALL
 from recsys.metrics.registry import label_of
+from recsys.tracking.drift_figure import Groups
 
 # Costs that are shown in another unit than they are kept in: heading, factor.
 _READABLE = {
@@ -55,6 +56,28 @@ def costs_table(costs: BySeed) -> ReportTable:
     header = ("arm", *(_READABLE.get(name, (name.replace("_", " "), 1))[0] for name in names))
     rows = tuple((condition, *(_cost(name, found.get(name)) for name in names)) for condition, found in means.items())
     return ReportTable("What it costs", header, rows)
+
+
+def drift_table(drift: Mapping[str, Groups]) -> ReportTable:
+    """How far each condition moved the tower's item vectors, over all items and by segment, means over seeds.
+
+    Args:
+        drift: condition -> kind of group -> group -> figures, of conditions that move the tower.
+    """
+    header = ("arm", "items", "cosine with the original", "neighbours kept", "change of length")
+    rows = [
+        (
+            condition,
+            name,
+            f"{1 - figures['cosine_distance']:.4f}",
+            "-" if figures["neighbours_lost"] is None else f"{1 - figures['neighbours_lost']:.1%}",
+            f"{figures['norm_change']:.1%}",
+        )
+        for condition, kinds in drift.items()
+        for kind in ("all", "segment")
+        for name, figures in kinds.get(kind, {}).items()
+    ]
+    return ReportTable("How far the tower moved", header, tuple(rows))
 
 
 def differences_table(comparisons: Sequence[Comparison], metric: str, rules: Rules) -> ReportTable:

@@ -39,7 +39,7 @@ from recsys.config.tower import (
     TowerConfig,
     TwoTowerConfig,
 )
-from recsys.config.training_mode import StageEndConfig, TrainingModeConfig
+from recsys.config.training_mode import MaxDriftConfig, StageEndConfig, TrainingModeConfig
 
 __all__ = [
     "COMPOSITIONS",
@@ -57,6 +57,7 @@ __all__ = [
     "HistoryTowerConfig",
     "HooksConfig",
     "ImportedTowerConfig",
+    "MaxDriftConfig",
     "NetworkConfig",
     "PretrainedTowerConfig",
     "PromotionConfig",

@@ -29,7 +29,7 @@ _CAME_LATER: dict[str, dict[str, Any]] = {
         "embedding_dropout": 0.0,
         "average_decay": None,
     },
-    "training_mode": {"rungs": {}},
+    "training_mode": {"rungs": {}, "max_drift": None},
 }
 
 # The same of whole groups of a run's, which was of one process: they say nothing to it.

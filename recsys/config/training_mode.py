@@ -57,6 +57,22 @@ class StageEndConfig:
 
 
 @checked_dataclass
+class MaxDriftConfig:
+    """How far the tower's item vectors may move from those that the run began with.
+
+    `measure` is a mean over the items of the training rows, each weighted by its rows: `cosine_distance`, 1 - the
+    cosine of a vector with its original (0 to 2); `neighbours_lost`, the share of its 10 nearest neighbours that are
+    others now; or `norm_change`, by how much its length changed, as a share of the longer of the two. It is taken at
+    every validation. Beyond `limit`, `stop` ends the run as failed, and `warn` lets it finish and tags it; a scheduled
+    run's model is not promoted then.
+    """
+
+    measure: Literal["cosine_distance", "neighbours_lost", "norm_change"]
+    limit: PositiveFloat
+    action: Literal["stop", "warn"]
+
+
+@checked_dataclass
 class TrainingModeConfig:
     """What of the embedding tower learns, and how fast every part does.
 
@@ -65,7 +81,8 @@ class TrainingModeConfig:
     learning rates: of a part, or of its tables or dense layers alone, which goes before the part's; whatever is not
     named has 1 (the discriminative rates of Howard and Ruder, ULMFiT, ACL 2018, section 3.2). `adapter_rank` is that of
     a low-rank layer on the output of a tower that is frozen to the end, null for none. While the whole tower is frozen
-    its vectors are kept in up to `cache_megabytes`, null for none.
+    its vectors are kept in up to `cache_megabytes`, null for none. `max_drift` limits how far a tower that learns may
+    move, null for no limit.
 
     In the stage `by_segment` the tower is frozen, and `rungs` say what each user segment learns beside it: nothing
     (`frozen`), an adapter of `adapter_rank` of its own, or a copy of the tower, in which its tables, its dense layers
@@ -78,6 +95,7 @@ class TrainingModeConfig:
     rungs: dict[str, Rung]
     adapter_rank: Width | None
     cache_megabytes: PositiveInt | None
+    max_drift: MaxDriftConfig | None
 
     def __post_init__(self) -> None:
         """Refuse stages that do not follow one another, and a knob that has nothing to turn."""
@@ -104,6 +122,13 @@ class TrainingModeConfig:
             raise ValueError(
                 f"training mode `{self.name}` has no `cache_megabytes`: its tower is never frozen; set it to null"
             )
+        if self.max_drift is not None and not self.moves_tower:
+            raise ValueError(f"training mode `{self.name}` never moves the tower; set `max_drift` to null")
+
+    @property
+    def moves_tower(self) -> bool:
+        """Whether some of the tower learns in some stage."""
+        return self.stages_in_order()[-1][0] not in ("frozen_tower", _BY_SEGMENT)
 
     def _require_rungs_that_fit(self, last: str) -> None:
         if bool(self.rungs) != (last == _BY_SEGMENT):

@@ -110,6 +110,11 @@ def contract_tags(contract: FeatureContract) -> dict[str, str]:
     """Return one fingerprint per part of the contract, so that a mismatch can be named."""
     return {
         "schema": contract.schema.fingerprint,
-        **{f"vocabulary of table `{name}`": value for name, value in contract.vocabulary_fingerprints.items()},
+        **{vocabulary_tag(name): value for name, value in contract.vocabulary_fingerprints.items()},
         "scaling": fingerprint_of({name: asdict(scaling) for name, scaling in contract.scaling.items()}),
     }
+
+
+def vocabulary_tag(table: str) -> str:
+    """Return the name of the tag of a table's vocabulary."""
+    return f"vocabulary of table `{table}`"

@@ -19,13 +19,41 @@ def rows_of_items(encoded: EncodedDataset, split: str) -> npt.NDArray[np.int64]:
     Raises:
         DataError: the split has no rows, or a file is damaged.
     """
+    return rows_of_ids(encoded, split, encoded.contract.schema.item)
+
+
+def rows_of_ids(encoded: EncodedDataset, split: str, feature: str) -> npt.NDArray[np.int64]:
+    """Count the rows of each id of a sparse feature in every segment, (S, rows of the feature's table).
+
+    Raises:
+        DataError: the split has no rows, or a file is damaged.
+    """
     schema = encoded.contract.schema
-    shape = len(schema.segments), encoded.contract.table_rows[schema.feature(schema.item).table]
+    shape = len(schema.segments), encoded.contract.table_rows[schema.feature(feature).table]
     counts = np.zeros(shape, np.int64)
-    for item, segment in read_columns(encoded, split, [schema.item, SEGMENT]):
+    for _, (item, segment) in read_columns(encoded, split, [feature, SEGMENT]):
         pairs = _numbers(segment).astype(np.int64) * shape[1] + _numbers(item)
         counts += np.bincount(pairs, minlength=counts.size).reshape(shape)
     return counts
+
+
+def days_of_items(encoded: EncodedDataset, split: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return the first and the last day that has a row of each item, (rows of the item's table,) each.
+
+    They are places in `encoded.days(split)`; -1 where there is no row.
+
+    Raises:
+        DataError: the split has no rows, or a file is damaged.
+    """
+    schema = encoded.contract.schema
+    place = {str(path): number for number, path in enumerate(encoded.files(split))}
+    items = encoded.contract.table_rows[schema.feature(schema.item).table]
+    first, last = np.full(items, len(place)), np.full(items, -1)
+    for path, (item,) in read_columns(encoded, split, [schema.item]):
+        seen = np.unique(_numbers(item))
+        first[seen] = np.minimum(first[seen], place[path])
+        last[seen] = np.maximum(last[seen], place[path])
+    return np.where(last < 0, -1, first), last
 
 
 def ids_beside_items(encoded: EncodedDataset, split: str, features: Sequence[str]) -> sparse.csr_matrix:
@@ -41,7 +69,7 @@ def ids_beside_items(encoded: EncodedDataset, split: str, features: Sequence[str
     items = table_rows[schema.feature(schema.item).table]
     counts = [sparse.csr_matrix((items, table_rows[schema.feature(name).table]), dtype=np.float64) for name in features]
     rows = np.zeros(items)
-    for item, *columns in read_columns(encoded, split, [schema.item, *features]):
+    for _, (item, *columns) in read_columns(encoded, split, [schema.item, *features]):
         numbers = _numbers(item)
         rows += np.bincount(numbers, minlength=items)
         for place, column in enumerate(columns):
@@ -56,8 +84,8 @@ def ids_beside_items(encoded: EncodedDataset, split: str, features: Sequence[str
 
 def read_columns(
     encoded: EncodedDataset, split: str, names: Sequence[str], *, part: int = 0, parts: int = 1
-) -> Iterator[list[pa.Array]]:
-    """Yield some encoded columns of a split's row groups, of every `parts`-th from `part` on.
+) -> Iterator[tuple[str, list[pa.Array]]]:
+    """Yield the file and some encoded columns of a split's row groups, of every `parts`-th from `part` on.
 
     Raises:
         DataError: the split has no rows, or a file is damaged.
@@ -72,7 +100,7 @@ def read_columns(
     )
     for group in groups[part::parts]:
         read = read_row_group(group, list(names))
-        yield [read[name] for name in names]
+        yield str(group.path), [read[name] for name in names]
 
 
 def _numbers(column: pa.Array) -> npt.NDArray[np.integer]:

@@ -37,7 +37,7 @@ def ids_of_segments(
         for group in groups
     }
     numbers = {group: sorted(segments) for group, segments in groups.items()}
-    for segment, *columns in read_columns(encoded, split, [SEGMENT, *features], part=part, parts=parts):
+    for _, (segment, *columns) in read_columns(encoded, split, [SEGMENT, *features], part=part, parts=parts):
         of_row = segment.to_numpy(zero_copy_only=False)
         for group, segments in numbers.items():
             kept = pa.array(np.isin(of_row, segments))

@@ -28,6 +28,7 @@ from recsys.metrics.predictions import Predictions
 from recsys.nightly.champion_decay import ChampionDecay, decay_from, decay_of
 from recsys.nightly.golden_rows import GoldenCheck, check_in_fresh_process, keep_golden_rows
 from recsys.progress import Progress
+from recsys.run.drift_report import load_drift
 from recsys.run.folder import PREDICTIONS, read_record
 from recsys.run.serving import MODEL
 from recsys.run.streams import TEST
@@ -52,6 +53,7 @@ class ChampionComparison:
         calibration_error: the same, see `metrics.calibration.expected_calibration_error`.
         differences: "all" and every segment -> AUC, challenger minus champion; empty where there was no champion.
         decay: of the champion; None where there are no differences.
+        drift_fault: of the challenger's tower, see `training_mode.max_drift`; empty where it is within its limit.
     """
 
     date: datetime.date
@@ -64,6 +66,7 @@ class ChampionComparison:
     differences: Mapping[str, AucDifference]
     golden: GoldenCheck
     decay: ChampionDecay | None
+    drift_fault: str = ""  # which comparisons of earlier versions do not tell
 
     @property
     def evidence(self) -> PromotionEvidence:
@@ -73,6 +76,7 @@ class ChampionComparison:
             overall=self.differences.get(ALL, UNMEASURED),
             by_segment={segment: each for segment, each in self.differences.items() if segment != ALL},
             calibration_error=self.calibration_error.get(CHALLENGER),
+            drift_fault=self.drift_fault,
             golden_fault=self.golden.fault,
         )
 
@@ -136,6 +140,7 @@ def compare_with_champion(
         differences=differences,
         golden=check_in_fresh_process(config, folder),
         decay=decay,
+        drift_fault=drift["fault"] if (drift := load_drift(folder)) else "",
     )
     write_text_atomically(folder / COMPARISON, found.to_json())
     return found

@@ -48,7 +48,7 @@ def run(config: RunConfig, folder: Path, split: str, progress: Progress) -> Scor
         DataError: no finished run, or the data have another contract than those that the ranker was trained on.
     """
     encoded = prepare.run(config, progress)
-    _require_split(split, encoded)
+    require_split(split, encoded)
     scorer = load_scorer(folder / MODEL)
     ranker, contract = scorer.ranker, scorer.contract
     require_same_contract(encoded.contract, contract_tags(contract), f"The ranker of {folder}")
@@ -84,7 +84,12 @@ def _ranking(
     return {name: value for start, one in ranked.items() for name, value in one.flat_metrics(start).items()}
 
 
-def _require_split(split: str, encoded: EncodedDataset) -> None:
+def require_split(split: str, encoded: EncodedDataset) -> None:
+    """Refuse a split that has no rows.
+
+    Raises:
+        UsageError: names those that have.
+    """
     if split not in encoded.splits:
         near = difflib.get_close_matches(split, encoded.splits, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""

@@ -21,6 +21,7 @@ from recsys.sharding.first_process import by_first
 from recsys.sharding.plan_document import plan_document, plan_in_brief
 from recsys.sharding.table_plan import TablePlan
 from recsys.tracking import figures, names
+from recsys.tracking.drift_names import is_drift
 from recsys.tracking.gate_names import branch_and_segment
 from recsys.tracking.run import TrackedRun
 from recsys.tracking.store import TrackingStore
@@ -83,6 +84,8 @@ def run_params(config: RunConfig, arm: str, device: str, without: Sequence[str] 
         "stages": _stages(config.training_mode),
         "rates": _pairs(config.training_mode.rates.items()),
     }
+    limit = config.training_mode.max_drift
+    document["training_mode"]["max_drift"] = limit and f"{limit.measure} {limit.limit:g}, {limit.action}"
     document["network"]["field_widths"] = _pairs(config.network.field_widths.items())
     document["composition"]["inner"] = _inner(document["composition"]["inner"])
     if arm != STUDY:
@@ -160,7 +163,7 @@ def step_metrics(report: StepReport, rates: Sequence[str] = RATES) -> dict[str, 
     for name, value in (report.validation or {}).items():
         metric, _, segment = name.partition("/")
         named = names.auc(names.VALIDATION, segment or ALL) if metric == AUC.name else None
-        named = name if branch_and_segment(name) else named
+        named = name if branch_and_segment(name) or is_drift(name) else named
         measured[named or names.score(names.VALIDATION, metric)] = value
     if not report.gradient_norms and not report.validation:
         measured = {name: value for name, value in measured.items() if name not in _SLOW}

@@ -65,6 +65,7 @@ CODE_WITHOUT_EFFECT: Mapping[str, str] = {
     "recsys.run.record.recorded_by_first": "recorded for people",
     "recsys.run.record.run_params": "recorded for people",
     "recsys.run.record.step_metrics": "recorded for people",
+    "recsys.tracking.drift_figure": "recorded for people",
     "recsys.tracking.figures": "recorded for people",
     "recsys.tracking.run": "recorded for people",
     "recsys.tracking.store": "recorded for people",

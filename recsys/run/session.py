@@ -22,6 +22,8 @@ from recsys.monitoring.cost import Cost, CostMeter
 from recsys.progress import Progress
 from recsys.run.assemble import ReadyRanker, loop_settings
 from recsys.run.curves import CurveFile, load_curves
+from recsys.run.drift_report import drift_report, record_drift
+from recsys.run.drift_watch import DriftWatch, watched
 from recsys.run.evidence import StageContracts, restore_proven
 from recsys.run.fitted_baselines import evaluated, validation_of
 from recsys.run.folder import ARM, CHECKPOINTS, PREDICTIONS, QUERIES, RESULT, TABLE_PLAN, RunIdentity, RunResult
@@ -43,6 +45,7 @@ from recsys.run.stopping import StopRequest
 from recsys.run.streams import RANKING_TEST, TEST, dataset_uses, scoring_memory, scoring_stream
 from recsys.sharding.plan_document import plan_document
 from recsys.towers.artifact import TowerArtifact
+from recsys.towers.version import version_of
 from recsys.tracking import names
 from recsys.tracking.run import TrackedRun
 from recsys.training import snapshot
@@ -71,6 +74,8 @@ class Session:
         self._start, self._watched = StartOfRun(assembly.wrapped, stream), WatchedStream(stream)
         # Before a checkpoint is loaded: what later weights are held against is how the run began.
         self._validate = validation_of(assembly.wrapped, ready.start, ready.config, encoded, ready.context)
+        moves = ready.config.training_mode.moves_tower
+        self._drift = DriftWatch(assembly.wrapped, ready.config, encoded, ready.context) if moves else None
         self._spent: Cost | None = None  # by the parts of the run before this one
         self._meter = CostMeter(ready.context.device)
 
@@ -140,7 +145,7 @@ class Session:
             self._context,
             state=self._state,
             best=self._best,
-            validate=self._validate,
+            validate=watched(self._validate, self._drift, self._state, tracked),
             checkpoint=lambda state: self._save_checkpoint(writer, state),
             should_stop=lambda: writer.went_well() and request(),
             stages=stages,
@@ -187,11 +192,16 @@ class Session:
         progress(f"exporting {self._identity.name}", 0, 0)
         model, version = export_run(folder, config, self._artifact, self._wrapped, encoded)
         counts = counts_of_all(self._stream)
+        moved = self._drift.measure() if self._drift else {}
         if not self._context.is_first:
             return result
         save_predictions(predictions, folder / PREDICTIONS)
         write_text_atomically(folder / "evaluation.json", evaluation.to_json())
         tracked.set_tags({names.TAG_TOWER_VERSION: version.version, names.TAG_TOWER_DIGEST: version.digest})
+        if self._drift:
+            items, limit = self._drift.items, config.training_mode.max_drift
+            report = drift_report(moved, items, encoded, version_of(self._artifact), version, limit)
+            record_drift(tracked, report, moved, items, encoded, folder)
         self._record(tracked, result, evaluation, model, counts)
         write_text_atomically(folder / RESULT, result.to_json())
         return result

@@ -1,7 +1,7 @@
 """May the challenger take the champion's place?
 
 Only if it is better or equivalent over all rows, in no user segment clearly worse by more than a margin, calibrated,
-and served as it was trained.
+served as it was trained, and on a tower within its limit of drift.
 """
 
 import math
@@ -56,6 +56,8 @@ class PromotionEvidence:
         overall, by_segment: challenger minus champion.
         calibration_error: the challenger's expected calibration error (`recsys.metrics.calibration`): the mean gap
             between predicted and observed in bins of equal weight; None where it is undefined.
+        drift_fault: by how much its tower moved too far, see `training_mode.max_drift`; empty where it did not, or
+            where there is no limit.
         golden_fault: why its served model, loaded in a fresh process, did not score the golden rows as the ranker did
             in training; empty where it did.
     """
@@ -64,6 +66,7 @@ class PromotionEvidence:
     overall: AucDifference
     by_segment: Mapping[str, AucDifference]
     calibration_error: float | None
+    drift_fault: str
     golden_fault: str
 
 
@@ -92,6 +95,7 @@ def decide(evidence: PromotionEvidence, limits: PromotionLimits) -> Decision:
     """
     findings = [*_on_all_rows(evidence, limits), *_by_segment(evidence, limits)]
     findings += [_on_calibration(evidence.calibration_error, limits.max_calibration_error)]
+    findings += _on_drift(evidence.drift_fault)
     findings += [_on_golden_rows(evidence.golden_fault)]
     return Decision(not any(is_in_the_way for is_in_the_way, _ in findings), tuple(reason for _, reason in findings))
 
@@ -133,6 +137,11 @@ def _on_calibration(error: float | None, limit: float) -> _Finding:
     if error > limit:
         return True, f"The challenger's calibration error is {error:.4f}, above {limit:g}."
     return False, f"The challenger's calibration error is {error:.4f}, at most {limit:g}."
+
+
+def _on_drift(fault: str) -> Iterator[_Finding]:
+    if fault:
+        yield True, f"Other models would have to share a tower that moved too far: {fault}"
 
 
 def _on_golden_rows(fault: str) -> _Finding:

@@ -10,6 +10,7 @@ from recsys.ablation.study_report import Evidence
 from recsys.datasets.encoded import EncodedDataset
 from recsys.evaluation.split_evaluation import Evaluation, evaluation_from_json
 from recsys.run.curves import load_curves
+from recsys.run.drift_report import load_drift, summaries_of
 from recsys.run.folder import read_record
 from recsys.study.finished import FinishedArm, by_condition
 from recsys.tracking import names
@@ -63,6 +64,7 @@ def gather(
         norms={name.removeprefix(prefix): found for name, found in curves.items() if name in parts},
         calibration=_calibration(finished),
         auc_by_segment=auc_by_segment,
+        drift=_drift(finished),
         held_equal=held_equal,
         reproduce=origin.command(),
         facts=origin.facts(),
@@ -91,3 +93,23 @@ def _calibration(finished: Sequence[FinishedArm]) -> dict[str, list[tuple[float,
         means = np.mean([rows[:shortest] for rows in bins], axis=0)
         pooled[condition] = [(float(p), float(y), float(w)) for p, y, w in means]
     return pooled
+
+
+def _drift(finished: Sequence[FinishedArm]) -> dict[str, dict[str, dict[str, dict[str, float | None]]]]:
+    """Condition -> kind of group -> group -> figures, means over the seeds; of conditions that move the tower."""
+    seeds: dict[str, list[Mapping[str, Mapping[str, Mapping[str, float | None]]]]] = {}
+    for each in finished:
+        if report := load_drift(each.folder):
+            seeds.setdefault(each.arm.condition, []).append(summaries_of(report))
+    return {
+        condition: {
+            kind: {group: _means([one[kind][group] for one in found]) for group in groups}
+            for kind, groups in found[0].items()
+        }
+        for condition, found in seeds.items()
+    }
+
+
+def _means(figures: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    known = {name: [each[name] for each in figures if each[name] is not None] for name in figures[0]}
+    return {name: float(np.mean(values)) if values else None for name, values in known.items()}  # type: ignore[arg-type]

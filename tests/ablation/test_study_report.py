@@ -60,6 +60,7 @@ def test_costs_are_means_over_the_arms_that_have_them():
 
 
 CURVE = ([0, 10, 20], [0.7, 0.6, 0.5])
+DRIFT = {"cosine_distance": 0.25, "neighbours_lost": 0.5, "norm_change": 0.01}
 EVIDENCE = Evidence(
     scores=SCORES,
     costs=COSTS,
@@ -67,6 +68,7 @@ EVIDENCE = Evidence(
     norms={"embedding_tower": {"frozen": [([0, 10], [0.0, 0.0])], "end_to_end": [CURVE]}},
     calibration={"frozen": [(0.1, 0.12, 50.0), (0.4, 0.38, 50.0)]},
     auc_by_segment={"frozen": {"all": (0.7, 0.69, 0.71)}},
+    drift={"end_to_end": {"all": {"all, by rows": DRIFT}}},
     held_equal=["same seeds: 0, 1"],
     reproduce="recsys ablate experiment=<mine>",
     facts=[("code", "1a2b")],
@@ -93,6 +95,8 @@ def test_the_report_puts_the_verdict_first_then_what_bears_it_out_then_how_to_do
             "](plots/learning_curves.png)",
             "](plots/gradient_norms.png)",
             "](plots/calibration.png)",
+            "| end_to_end | all, by rows | 0.7500 | 50.0% | 1.0% |",
+            "](plots/drift.png)",
             "## What it costs",
             "same seeds: 0, 1",
             "recsys ablate experiment=<mine>",
@@ -108,7 +112,7 @@ def test_the_html_page_says_the_same_and_loads_nothing():
     report = written()
     page = report.to_html()
     # Pictures are inside of it, and neither a style, a script nor a font comes from anywhere else.
-    assert page.count("data:image/svg+xml;base64,") == len(report.pictures) == 5
+    assert page.count("data:image/svg+xml;base64,") == len(report.pictures) == 6
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
     for words in ("freeze the tower", "+0.0010 to +0.0070", "same seeds: 0, 1", "<td>1a2b</td>"):
         assert words in page

@@ -22,6 +22,7 @@ from recsys.nightly.champion_comparison import (
 from recsys.nightly.champion_decay import decay_of
 from recsys.nightly.golden_rows import GoldenCheck
 from recsys.progress import silent
+from recsys.run.drift_report import DRIFT
 from recsys.run.folder import PREDICTIONS
 from recsys.scheduling.promotion import Decision
 from tests.nightly.made_nights import DATE, FIRST_TEST_DAY, MadeNights
@@ -59,6 +60,22 @@ def test_without_a_champion_the_challenger_is_measured_alone(nights: MadeNights)
     assert set(found.calibration_error) == {"challenger"}
     assert (nights.root / "knowing" / "golden" / "rows.parquet").is_file()
     assert not found.evidence.overall.is_measured
+
+
+def test_a_challengers_drift_beyond_its_limit_is_kept_and_stands_in_its_way(nights: MadeNights):
+    path = nights.root / "knowing" / DRIFT
+    path.write_text(json.dumps({"fault": "cosine_distance is 0.3", "most_moved": "item", "spaces": {"item": {}}}))
+    try:
+        assert compared(nights, "knowing").evidence.drift_fault == "cosine_distance is 0.3"
+    finally:
+        path.unlink()
+    # Compared already, it is read back; one of an earlier version says nothing of drift.
+    written = nights.root / "knowing" / COMPARISON
+    assert load_comparison(written.parent).drift_fault == "cosine_distance is 0.3"
+    document = json.loads(written.read_text())
+    del document["drift_fault"]
+    written.write_text(json.dumps(document))
+    assert load_comparison(written.parent).drift_fault == ""
 
 
 def test_a_challenger_of_the_champions_weights_differs_by_nothing(nights: MadeNights):

@@ -19,10 +19,12 @@ from recsys.config.compose import compose_config
 from recsys.datasets.decode import raw_rows
 from recsys.evaluation.stored_predictions import load_predictions
 from recsys.progress import silent
+from recsys.run.drift_report import load_drift
 from recsys.run.folder import PREDICTIONS
 from recsys.run.prepare import run as prepare
 from recsys.run.record import open_store
 from recsys.tracking import names
+from recsys.tracking.drift_names import drift
 from recsys.tracking.gate_names import gate
 
 DRAWS_PICTURES = True
@@ -87,6 +89,9 @@ def test_every_metric_key_makes_a_chart_and_there_are_not_too_many(recorded: Rec
         gates = {gate(branch, segment) for branch in BRANCHES for segment in segments}
         assert gates & set(own) == (gates if run.data.params[names.PARAM_COMPOSITION] == "conditional" else set())
         wanted |= {names.grad_norm(part) for part in ("embedding_tower", "interaction_network", "head")}
+        moved = {drift(measure) for measure in ("cosine_distance", "neighbours_lost", "norm_change")}
+        assert moved & set(own) == (moved if mode == "end_to_end" else set())
+        assert (load_drift(recorded.folder(mode)) is None) == (mode == "frozen_tower")
         wanted |= {names.EPOCH, names.ROWS_SEEN, names.SKIPPED_BATCHES, names.learning_rate("embedding_tower")}
         assert wanted <= set(own), mode
 

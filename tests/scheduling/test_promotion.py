@@ -14,6 +14,7 @@ EVIDENCE = PromotionEvidence(
     overall=BETTER,
     by_segment={},
     calibration_error=0.02,
+    drift_fault="",
     golden_fault="",
 )
 
@@ -109,3 +110,12 @@ def test_first_challenger_needs_no_difference_but_a_model_that_serves() -> None:
 
 def test_undefined_metric_is_not_measured() -> None:
     assert not AucDifference(0.1, math.nan, 0.2).is_measured
+
+
+def test_a_tower_beyond_its_limit_of_drift_stands_in_the_way_however_good_the_challenger_is() -> None:
+    decision = decide(replace(EVIDENCE, drift_fault="cosine_distance is 0.31, above 0.1."), LIMITS)
+
+    assert not decision.promote
+    assert "Other models would have to share a tower that moved too far: cosine_distance is 0.31, above 0.1." in (
+        decision.reasons
+    )
