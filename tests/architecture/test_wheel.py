@@ -92,8 +92,10 @@ def test_every_library_that_is_imported_is_asked_for(installed: Path) -> None:
     asked = {canonicalize_name(Requirement(line).name) for line in lines}
     declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
     assert asked == {canonicalize_name(Requirement(line).name) for line in declared}
+    optional = re.findall(r"^Requires-Dist: ([^;\n]+); extra == ", metadata.read_text(), flags=re.M)
+    asked |= {canonicalize_name(Requirement(line).name) for line in optional}
     used = {name.partition(".")[0] for source in sources() for name, _ in imports(source)}
-    used -= {"", "recsys", "pipelines", *sys.stdlib_module_names}
+    used -= {"", "recsys", "pipelines", "py4j", *sys.stdlib_module_names}  # pyspark brings py4j, whose errors it raises
     assert {name for name in used if canonicalize_name(DISTRIBUTIONS.get(name, name)) not in asked} == set()
 
 
