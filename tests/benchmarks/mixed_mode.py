@@ -39,7 +39,8 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from known_worlds import ELSEWHERE, HOME, Laboratory, MemoryStream, Size, in_order, whole_split
+from known_worlds import ELSEWHERE, HOME, Laboratory, MemoryStream, Size, in_order
+from planted_segments import CHOICE, PlantedRows, PlantedWorld
 
 from recsys.ablation.arms import Contrast
 from recsys.ablation.bootstrap import MeasuredArm, UserBootstrap, measure_arm
@@ -73,16 +74,6 @@ _RESAMPLES = 100
 _ORDER = (FROZEN, END_TO_END)
 
 
-@dataclass(frozen=True)
-class PlantedWorld:
-    """How many training rows come from users for whom the tower is right, and from those for whom it is wrong."""
-
-    right_rows: int
-    wrong_rows: int
-    batch_size: int
-    epochs: int
-
-
 WORLDS = {
     "planted": PlantedWorld(1_500, 24_000, 1_024, 4),
     "right": PlantedWorld(2_000, 0, 256, 6),
@@ -105,53 +96,6 @@ class StudyOutcome:
     gain: float
     verdict: Verdict
     step_ratio: float | None
-
-
-class PlantedRows:
-    """Rows of both kinds of users in memory; the first two segments are those for whom the tower is right."""
-
-    def __init__(self, laboratory: Laboratory) -> None:
-        self.encoded = laboratory.encoded(HOME)
-        self.segments = self.encoded.contract.schema.segments
-        self._test_users = laboratory.size.test_users
-        self._right = {split: self._of_kind(laboratory, HOME, split) for split in _SPLITS}
-        self._wrong = {split: self._of_kind(laboratory, ELSEWHERE, split) for split in _SPLITS}
-
-    def drawn(self, world: PlantedWorld, number: int) -> dict[str, Batch]:
-        """The rows of the study with that number, by split; validation has at least 6,000 of each kind."""
-        generator = np.random.default_rng([number, 17])
-        found = {}
-        for split in _SPLITS:
-            parts = []
-            for pool, rows in ((self._right[split], world.right_rows), (self._wrong[split], world.wrong_rows)):
-                if rows and split == streams.TEST:
-                    parts.append(_of_some_users(pool, self._test_users, generator))
-                elif rows:
-                    wanted = rows if split == streams.TRAIN else max(6_000, rows // 4)
-                    parts.append(_drawn(pool, min(wanted, len(pool)), generator))
-            found[split] = parts[0] if len(parts) == 1 else _joined(*parts)
-        return found
-
-    def _of_kind(self, laboratory: Laboratory, world_seed: int, split: str) -> Batch:
-        """A split's rows of half of the users, with the home world's ids and the kind's two segments."""
-        encoded, home = laboratory.encoded(world_seed), self.encoded
-        days = streams.divided_days(encoded, laboratory.size.tower_share)[1] if split == streams.TRAIN else ()
-        rows = whole_split(encoded, split, days, extras=("user_key",))
-        schema, sparse = home.contract.schema, rows.sparse
-        parts = []
-        for feature, ids in zip(sparse.keys(), sparse.values().split(sparse.length_per_key()), strict=True):
-            table = schema.feature(feature).table
-            own = np.append(0, home.vocabulary(table).rows_of(encoded.vocabulary(table).ids))
-            parts.append(torch.from_numpy(own)[ids])
-        is_wrong = world_seed == ELSEWHERE
-        segment = rows.segment % 2 + 2 * is_wrong
-        # A user of both worlds would be two people with one id.
-        user = parts[sparse.keys().index(schema.user)]
-        mine = (user % 2 == int(is_wrong)).nonzero().squeeze(1)
-        return replace(rows.with_ids(torch.cat(parts)), segment=segment, segment_counts=None).take(mine)
-
-
-_SPLITS = (streams.TRAIN, streams.VALIDATION, streams.TEST)
 
 
 def judge(laboratory: Laboratory, name: str, number: int, seeds: int) -> StudyOutcome:
@@ -216,7 +160,7 @@ def _trained(
     luck: int,
     rungs: Mapping[str, str],
 ) -> tuple[Predictions, Predictions, float]:
-    """Train one arm; return what it says of validation and of test rows, and its processor seconds a step."""
+    """Train one arm; return what it says of the rows that choose and of test rows, and its processor seconds a step."""
     own = [override("training_mode.rungs", dict(rungs))] if rungs else []
     budget = (f"training.batch_size={world.batch_size}", f"training.epochs={world.epochs}", f"training.seed={luck}")
     config = laboratory.config(f"training_mode={mode}", *own, *_MODES[mode], *budget)
@@ -262,7 +206,7 @@ def _trained(
         validating.clear()
         last = time.process_time()
     best.restore()
-    said = [predict(made.wrapped, in_order(drawn[split])) for split in (streams.VALIDATION, streams.TEST)]
+    said = [predict(made.wrapped, in_order(drawn[split])) for split in (CHOICE, streams.TEST)]
     return said[0], said[1], seconds / state.step
 
 
@@ -283,40 +227,6 @@ def _seen(train: Batch, rows: PlantedRows, rungs: Mapping[str, str]) -> SeenIds:
 def _measured(said: Mapping[tuple[str, int], Predictions], segments: Sequence[str], number: int) -> list[MeasuredArm]:
     bootstrap = UserBootstrap(next(iter(said.values())), {}, _RESAMPLES, seed=number)
     return [measure_arm(*arm, rows, {}, segments, bootstrap) for arm, rows in said.items()]
-
-
-def _drawn(pool: Batch, rows: int, generator: np.random.Generator) -> Batch:
-    return pool.take(torch.from_numpy(generator.choice(len(pool), size=rows, replace=False)))
-
-
-def _of_some_users(pool: Batch, number: int, generator: np.random.Generator) -> Batch:
-    user = pool.extra["user_key"].numpy()
-    chosen = generator.choice(np.unique(user), size=min(number, len(np.unique(user))), replace=False)
-    return pool.take(torch.from_numpy(np.flatnonzero(np.isin(user, chosen))))
-
-
-def _joined(first: Batch, second: Batch) -> Batch:
-    """Both batches' rows, the first one's first."""
-    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-
-    keys = first.sparse.keys()
-    values, lengths = [], []
-    for key in keys:
-        for each in (first, second):
-            values.append(each.sparse[key].values())
-            lengths.append(each.sparse[key].lengths())
-
-    def both(name: str) -> torch.Tensor:
-        return torch.cat([getattr(first, name), getattr(second, name)])
-
-    return Batch(
-        dense=both("dense"),
-        sparse=KeyedJaggedTensor(keys=keys, values=torch.cat(values), lengths=torch.cat(lengths)),
-        segment=both("segment"),
-        label=both("label"),
-        weight=both("weight"),
-        extra={name: torch.cat([first.extra[name], second.extra[name]]) for name in first.extra},
-    )
 
 
 def _mean(values: Sequence[float]) -> float | None:
