@@ -70,9 +70,9 @@ def widest_rungs(config: RunConfig, contract: FeatureContract) -> SegmentRungs |
     """
     if not (of_segments := rungs_of(config, contract)):
         return None
-    rows = {table: rows + 1 for table, rows in contract.table_rows.items()}
-    copied = {rung: rows for rung, halves in COPIED.items() if rung in of_segments and TABLES in halves}
-    return SegmentRungs(of_segments, config.training_mode.adapter_rank, copied)
+    copied = [rung for rung, halves in COPIED.items() if rung in of_segments and TABLES in halves]
+    rows = {rung: dict(contract.table_rows) for rung in copied}
+    return SegmentRungs(of_segments, config.training_mode.adapter_rank, rows)
 
 
 def seen_ids(config: RunConfig, encoded: EncodedDataset, spec: TowerSpec, context: ProcessContext) -> SeenIds | None:

@@ -85,10 +85,14 @@ def test_tables_of_a_schema_need_no_data_where_all_rows_are_stated(capsys, small
     nowhere = [f"data.raw={tmp_path}/nowhere", f"runtime.encoded={tmp_path}/encoded"]
     rows = "item_id=1_000_000_000,user_id=2_000_000,category=500,tags=9000"
 
-    found = planned(capsys, "--rows", rows, EIGHT, *small_world, *nowhere)
+    mixed = ["training_mode=by_segment", "training_mode.rungs={families: all, others: frozen}"]
+
+    found = planned(capsys, "--rows", rows, EIGHT, *small_world, *nowhere, *mixed)
 
     sizes = {(each["part"], each["table"]): (each["rows"], each["width"]) for each in found["tables"]}
     assert sizes["embedding_tower", "tower_item_id"] == (1_000_000_000, 8)
+    # At most, as nothing says yet which items families meet.
+    assert sizes["tower_copies", "tower_item_id"] == (1_000_000_000, 8)
     assert sizes["interaction_network", "network_user_id"] == (2_000_000, 8)
     assert sizes["interaction_network", "network_user segment"] == (4, 8)
     assert sizes["head", "first_order_recent_item_ids"] == (1_000_000_000, 4)

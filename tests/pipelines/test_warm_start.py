@@ -256,6 +256,12 @@ def test_a_model_of_another_shape_is_refused_with_what_differs(shop, start, enco
         start.require_fit(config, encoded.contract.schema)
 
 
+def test_a_run_whose_segments_learn_each_in_their_own_way_starts_from_no_model(shop, start, encoded):
+    config = compose_config([*shop.words, *PRETRAIN, *DAY_15, "training_mode=by_segment"])
+    with pytest.raises(UsageError, match=r"copies for the ids of its own training rows .*daily\.start=scratch"):
+        start.require_fit(config, encoded.contract.schema)
+
+
 def test_another_schema_is_refused_with_what_differs(config, start, encoded):
     document = encoded.contract.schema.to_document()
     document["features"][1]["scale"] = "log"
