@@ -82,6 +82,63 @@ def test_params_of_arms_differ_in_what_the_arms_differ_in_and_nothing_else(arms)
     assert not [name for name in arms if name.startswith("param.ablation.") and name != "param.ablation.name"]
 
 
+def planted_choices() -> list[LeastChange]:
+    """Students decide for themselves, families have not enough evidence, and the others take what all rows say."""
+    decided = {"all": "frozen_tower", "students": "end_to_end"}
+    found = [LeastChange(segment, mode, mode, Grounds.ONLY_BEST, None, None, None) for segment, mode in decided.items()]
+    return [*found, LeastChange("families", "end_to_end", "end_to_end", Grounds.OPEN, 0.1, -0.1, 0.3)]
+
+
+# What the choice is made by.
+chosen_by: list[Comparison] = []
+
+
+@pytest.fixture(scope="module")
+def mixed(small_world: list[str], study: ablate.FinishedStudy) -> from_study.MixedModel:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(from_study, "least_changes", lambda found, *_: chosen_by.extend(found) or planted_choices())
+        return from_study.run(study.id, small_world, silent)
+
+
+def test_a_segment_without_enough_evidence_takes_the_choice_for_all_rows(mixed):
+    assert mixed.rungs == {"students": "all", "commuters": "frozen", "families": "frozen", "collectors": "frozen"}
+
+
+def test_the_mixed_model_is_trained_with_every_seed_of_the_study_and_its_tower_proven_unchanged(mixed, study):
+    assert len(mixed.folders) == len({load_config(folder).training.seed for folder in mixed.folders}) > 1
+    for folder in mixed.folders:
+        assert load_config(folder).training_mode.rungs == mixed.rungs
+        assert load_result(folder).frozen_proof["embedding_tower"]["is_unchanged"]
+
+
+def test_it_is_judged_on_test_rows_against_both_uniform_modes(mixed):
+    assert [each.contrast.second_value for each in mixed.comparisons] == ["frozen_tower", "end_to_end"]
+    for each in mixed.comparisons:
+        overall = each.find("auc")
+        assert overall.seeds == len(mixed.folders)
+        assert overall.low <= overall.difference <= overall.high
+
+
+def test_the_studys_page_shows_the_path_from_table_to_choice_to_result(mixed, study):
+    page = (study.folder / "report.md").read_text()
+    titles = ["The least change that does the job", "From the verdict to a model", "Chosen on validation rows"]
+    places = [page.index(title) for title in [*titles, "The mixed model on test rows"]]
+    assert places == sorted(places)
+
+
+def test_the_choice_is_made_by_validation_rows(mixed, study):
+    (comparison,), (on_test,) = chosen_by, study.comparisons
+    assert comparison.contrast == on_test.contrast
+    assert comparison.find("auc").first_mean != on_test.find("auc").first_mean
+    kept = {path.parent.name for path in study.folder.glob("*/validation_predictions")}
+    assert kept == {each.folder.name for each in study.arms}
+
+
+def test_a_study_that_is_not_there_is_named(small_world, study):
+    with pytest.raises(UsageError, match=f"no finished study `lost` in .*; there is {study.id}"):
+        from_study.run("lost", small_world, silent)
+
+
 def test_a_finished_arm_is_not_trained_again_and_a_new_seed_is(small_world, study):
     def stamps(folder: Path) -> dict[str, int]:
         return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/result.json")}
@@ -148,60 +205,3 @@ def test_the_studys_own_run_says_what_its_arms_share_and_that_the_rest_varied(sm
     assert params["ablation.grid.training_mode"] == "end_to_end,frozen_tower"
     assert {value for key, value in params.items() if key.startswith("daily.")} == {"none"}
     assert {use.tags[0].value for use in own.inputs.dataset_inputs} == {"test"}
-
-
-def planted_choices() -> list[LeastChange]:
-    """Students decide for themselves, families have not enough evidence, and the others take what all rows say."""
-    decided = {"all": "frozen_tower", "students": "end_to_end"}
-    found = [LeastChange(segment, mode, mode, Grounds.ONLY_BEST, None, None, None) for segment, mode in decided.items()]
-    return [*found, LeastChange("families", "end_to_end", "end_to_end", Grounds.OPEN, 0.1, -0.1, 0.3)]
-
-
-# What the choice is made by.
-chosen_by: list[Comparison] = []
-
-
-@pytest.fixture(scope="module")
-def mixed(small_world: list[str], study: ablate.FinishedStudy) -> from_study.MixedModel:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(from_study, "least_changes", lambda found, *_: chosen_by.extend(found) or planted_choices())
-        return from_study.run(study.id, small_world, silent)
-
-
-def test_a_segment_without_enough_evidence_takes_the_choice_for_all_rows(mixed):
-    assert mixed.rungs == {"students": "all", "commuters": "frozen", "families": "frozen", "collectors": "frozen"}
-
-
-def test_the_mixed_model_is_trained_with_every_seed_of_the_study_and_its_tower_proven_unchanged(mixed, study):
-    assert len(mixed.folders) == len({load_config(folder).training.seed for folder in mixed.folders}) > 1
-    for folder in mixed.folders:
-        assert load_config(folder).training_mode.rungs == mixed.rungs
-        assert load_result(folder).frozen_proof["embedding_tower"]["is_unchanged"]
-
-
-def test_it_is_judged_on_test_rows_against_both_uniform_modes(mixed):
-    assert [each.contrast.second_value for each in mixed.comparisons] == ["frozen_tower", "end_to_end"]
-    for each in mixed.comparisons:
-        overall = each.find("auc")
-        assert overall.seeds == len(mixed.folders)
-        assert overall.low <= overall.difference <= overall.high
-
-
-def test_the_studys_page_shows_the_path_from_table_to_choice_to_result(mixed, study):
-    page = (study.folder / "report.md").read_text()
-    titles = ["The least change that does the job", "From the verdict to a model", "Chosen on validation rows"]
-    places = [page.index(title) for title in [*titles, "The mixed model on test rows"]]
-    assert places == sorted(places)
-
-
-def test_the_choice_is_made_by_validation_rows(mixed, study):
-    (comparison,), (on_test,) = chosen_by, study.comparisons
-    assert comparison.contrast == on_test.contrast
-    assert comparison.find("auc").first_mean != on_test.find("auc").first_mean
-    kept = {path.parent.name for path in study.folder.glob("*/validation_predictions")}
-    assert kept == {each.folder.name for each in study.arms} | {name for name in kept if "-s2-" in name}
-
-
-def test_a_study_that_is_not_there_is_named(small_world, study):
-    with pytest.raises(UsageError, match=f"no finished study `lost` in .*; there is {study.id}"):
-        from_study.run("lost", small_world, silent)
