@@ -32,9 +32,9 @@ setup: $(READY) ## make .venv from the lock file of this machine's kind
 demo: $(READY) ## simulate, prepare, pre-train, ablate, compare: the whole method in minutes
 	@$(BIN)/recsys demo
 
-# Compiled files are written whatever the shell says: else each of some twenty processes compiles the library again.
+# Three processes on two cores: many tests wait for processes of their own. Compiled files are written whatever the shell says: else each of some twenty processes compiles the library again.
 test: $(READY) ## run every test
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 2
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3
 
 ui: $(READY) ## serve MLflow on loopback over the recorded runs, and print the address
 	@$(BIN)/recsys ui

@@ -160,7 +160,7 @@ def test_preparing_on_a_full_disk_ends_with_73_and_leaves_nothing(
 
 
 TRAINING = {
-    "a picture": (Figure, "savefig", "learning_curves"),
+    "a picture": (Figure, "savefig", "drift"),
     "the predictions": (stored_predictions, "save_file", "/predictions"),
     "a checkpoint": (checkpoint_storage, "save_file", "/step-"),
     "a copy of the code": (shutil, "copytree", "/model"),

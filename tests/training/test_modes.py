@@ -40,7 +40,7 @@ def test_a_gradient_from_before_the_freeze_is_forgotten():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(UsageError, match="`thawed` is unknown; expected end_to_end, frozen_tower, "):
+    with pytest.raises(UsageError, match="`thawed` is unknown; expected by_segment, end_to_end, "):
         apply_training_mode(gated_ranker(), "thawed")
 
 
