@@ -32,7 +32,8 @@ setup: $(READY) ## make .venv from the lock file of this machine's kind
 demo: $(READY) ## simulate, prepare, pre-train, ablate, compare: the whole method in minutes
 	@$(BIN)/recsys demo
 
-# Three processes on two cores: many tests wait for processes of their own. Compiled files are written whatever the shell says: else each of some twenty processes compiles the library again.
+# Three processes on two cores, as many tests wait for others. Compiled files are written whatever the shell says: else
+# each of some twenty processes compiles the library again.
 test: $(READY) ## run every test
 	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 3
 
