@@ -54,7 +54,7 @@ def test_a_study_whose_arm_lost_a_process_goes_on_and_two_processes_find_what_on
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     words = [*small_overrides(tmp_path), *SMALL]
-    together = [*words, "ablation.processes_per_arm=2", "ablation.tune.trials=1"]
+    together = [*words, "ablation.processes_per_arm=2"]
     monkeypatch.setattr(execute, "train_arm", train_arm_until_killed)
     with pytest.raises(RecsysError, match="1 of 2 arms failed") as failed:
         ablate.run(together, silent)
