@@ -8,10 +8,11 @@ from pathlib import Path
 
 from recsys.config import RunConfig
 from recsys.config.overrides import on_top_of
+from recsys.errors import UsageError
 from recsys.run import train
 from recsys.run.folder import TABLE_PLAN, has_checkpoint, load_config, load_result, new_run
 from recsys.run.record import final_metrics
-from recsys.sharding.first_process import by_first
+from recsys.sharding.first_process import by_first, processes
 from recsys.sharding.meeting_point import leave_for_later_starts, left_by_earlier_start
 from recsys.study import from_study
 
@@ -33,7 +34,17 @@ def begun_by_earlier_start() -> str:
 
 
 def _show_mixed(study: str, overrides: Sequence[str]) -> None:
-    """Train the model that a study's verdicts ask for, and print how it came about and what it is worth."""
+    """Train the model that a study's verdicts ask for, and print how it came about and what it is worth.
+
+    Raises:
+        UsageError: it is started by torchrun.
+    """
+    if processes() > 1:
+        raise UsageError(
+            f"The model of study `{study}` is trained with each of the study's seeds, in processes that this command "
+            f"starts by itself, and {processes()} were started. Start it without torchrun; the study's "
+            "`ablation.processes_per_arm` says how many train one seed."
+        )
     with progress_bars() as progress:
         mixed = from_study.run(study, overrides, progress)
     for table in mixed.tables():
@@ -47,6 +58,8 @@ def _show_mixed(study: str, overrides: Sequence[str]) -> None:
 
 def main(config: RunConfig, arguments: argparse.Namespace) -> None:
     """Train, and print the scores and where everything is."""
+    if arguments.from_study and arguments.resume:
+        raise UsageError("--resume goes on with one run, and --from-study with all runs of a study's model; give one.")
     if arguments.from_study:
         _show_mixed(arguments.from_study, arguments.overrides)
         return

@@ -118,6 +118,9 @@ class TowerCopies(_Deltas):
         found = {}
         for rung, copy in self.items():
             assert isinstance(copy, TowerCopy)
+            if known is not None and TABLES not in copy.learns:
+                found[rung] = batch, known  # what the layers are given is at hand
+                continue
             is_on = self.get_buffer(f"is_on_{rung}").index_select(0, batch.segment)
             own = batch.with_ids_of(is_on, copy.features)
             found[rung] = own, copy.look_up(base, own, known)

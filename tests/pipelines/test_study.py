@@ -1,11 +1,13 @@
 """A whole study on a tiny world: arms, proof, comparison, record."""
 
+import argparse
 import json
 import re
 from pathlib import Path
 
 import pytest
 
+from pipelines import train as train_command
 from recsys.ablation.comparison import Comparison
 from recsys.ablation.least_change import Grounds, LeastChange
 from recsys.config.compose import compose_config
@@ -205,3 +207,20 @@ def test_the_studys_own_run_says_what_its_arms_share_and_that_the_rest_varied(sm
     assert params["ablation.grid.training_mode"] == "end_to_end,frozen_tower"
     assert {value for key, value in params.items() if key.startswith("daily.")} == {"none"}
     assert {use.tags[0].value for use in own.inputs.dataset_inputs} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("started", "words", "says"),
+    [
+        (2, ["--from-study", "x"], "Start it without torchrun"),
+        (1, ["--from-study", "x", "--resume", "y"], "give one"),
+    ],
+)
+def test_what_a_studys_model_cannot_be_trained_with_is_refused(started, words, says, monkeypatch, small_world):
+    monkeypatch.setattr(train_command, "processes", lambda: started)
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    arguments = argparse.Namespace(
+        from_study=options["--from-study"], resume=options.get("--resume"), overrides=small_world
+    )
+    with pytest.raises(UsageError, match=says):
+        train_command.main(compose_config(small_world), arguments)
