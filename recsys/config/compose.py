@@ -41,6 +41,10 @@ _OWN_KEYS = re.compile(
 )
 
 
+_BY_SEGMENT = re.compile(r"(training_mode|composition)\.(rungs|routes)=\s*{")
+_NUMBERS = re.compile(r"[{,]\s*([+-]?\d[\d_]*)\s*:")
+
+
 def compose_config(overrides: Sequence[str]) -> RunConfig:
     """Compose `conf/run.yaml` with overrides such as `data=online_retail` or `training.epochs=2`, and check it.
 
@@ -51,7 +55,20 @@ def compose_config(overrides: Sequence[str]) -> RunConfig:
     for word in words:
         _require_one_value(word)
     document = _compose(words)
+    for word in words:
+        _restore_segments(document, word)
     return config_from(_with_texts(document | {_COMPOSITION: _with_inner_knobs(document[_COMPOSITION])}, texts))
+
+
+def _restore_segments(document: Mapping[str, Any], word: str) -> None:
+    """Give segments their names back where Hydra read them as numbers: `25_34` as the whole number 2534."""
+    if not (found := _BY_SEGMENT.match(word)):
+        return
+    group, name = found.groups()
+    of_segments = document.get(group, {}).get(name)
+    typed = {int(key): key for key in _NUMBERS.findall(word)}
+    if isinstance(of_segments, dict):
+        document[group][name] = {typed.get(key, key): value for key, value in of_segments.items()}
 
 
 def choices(group: str) -> list[str]:

@@ -9,6 +9,7 @@ from recsys.build import build_ranker, build_rates, build_stages
 from recsys.composition.ranker import Ranker
 from recsys.config import TwoTowerConfig, config_document, config_from
 from recsys.config.compose import CONF, choices, compose_config
+from recsys.config.overrides import override
 from recsys.errors import UsageError
 from recsys.features.contract import FeatureContract
 from recsys.features.schema import FeatureSchema
@@ -277,3 +278,12 @@ def test_routes_that_miss_a_segment_are_refused_by_name():
 def test_every_path_in_conf_is_relative_so_that_a_clone_works_anywhere():
     for path in CONF.rglob("*.yaml"):
         assert str(Path.home()) not in path.read_text()
+
+
+def test_a_segment_whose_name_reads_as_a_number_keeps_its_name() -> None:
+    rungs = {"under_25": "all", "25_34": "adapter", "35": "frozen", "others": "frozen"}
+    config = compose_config(["training_mode=by_segment", override("training_mode.rungs", rungs)])
+    assert config.training_mode.rungs == rungs
+    routes = {"25_34": ("interaction_network",), "others": ("embedding_tower",)}
+    config = compose_config(["composition=conditional_route", override("composition.routes", routes)])
+    assert config.composition.routes == routes
