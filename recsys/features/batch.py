@@ -1,6 +1,6 @@
 """One batch of rows as the ranker sees it, movable to a device as a whole."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -120,28 +120,37 @@ class Batch(Pipelineable):
             leaders=self.leaders,
         )
 
-    def with_ids_of(self, kept: Tensor, names: Sequence[str]) -> "Batch":
+    def with_ids_of(self, kept: Tensor, names: Collection[str]) -> "Batch":
         """Return the batch with some rows' ids of some features alone; waits for the device.
 
-        The other rows' are of length zero: what looks the batch up in sharded tables exchanges so many rows as before
-        in every process.
+        All else is of length zero: sharded tables know the features by their places in the first batch that they were
+        given, and exchange so many rows as before in every process.
 
         Args:
             kept: (B,) bool.
             names: of sparse features; lists beside others are left out.
         """
-        sparse, places = self.sparse, [self.sparse.keys().index(name) for name in names]
+        sparse = self.sparse
         lengths = sparse.lengths().view(len(sparse.keys()), len(self))
-        by_feature = sparse.values().split(sparse.length_per_key())
+        is_kept = {
+            name: kept.repeat_interleave(each)
+            for name, each in zip(sparse.keys(), lengths, strict=True)
+            if name in names
+        }
+        of_ids = torch.cat(
+            [
+                is_kept[name] if name in is_kept else kept.new_zeros(length)
+                for name, length in zip(sparse.keys(), sparse.length_per_key(), strict=True)
+            ]
+        )
+        keys = sparse.keys()
+        has_ids = torch.tensor([[name in is_kept] for name in keys], device=kept.device)  # (F, 1)
         weights = sparse.weights_or_none()
-        weights_of = None if weights is None else weights.split(sparse.length_per_key())
-        is_kept = {name: kept.repeat_interleave(lengths[place]) for name, place in zip(names, places, strict=True)}
-        own = list(zip(is_kept.values(), places, strict=True))
         ids = KeyedJaggedTensor(
-            keys=list(names),
-            values=torch.cat([by_feature[place][each] for each, place in own]),
-            weights=None if weights_of is None else torch.cat([weights_of[place][each] for each, place in own]),
-            lengths=(lengths[places] * kept).flatten(),
+            keys=keys,
+            values=sparse.values()[of_ids],
+            weights=None if weights is None else weights[of_ids],
+            lengths=(lengths * kept * has_ids).flatten(),
             stride=len(self),
         )
         lists = {

@@ -127,11 +127,15 @@ class TowerCopy(nn.Module):
         return vectors
 
     def _own_ids(self, batch: Batch) -> Tensor:
-        """The batch's ids as rows of the copy's tables, (ids,)."""
+        """The batch's ids as rows of the copy's tables, (ids,); it has none but of features that the tower reads."""
         sparse = batch.sparse
         by_feature = zip(sparse.keys(), sparse.values().split(sparse.length_per_key()), strict=True)
         return torch.cat(
-            [self.rows_of(self._table_of[name]).index_select(0, ids).to(ids.dtype) for name, ids in by_feature]
+            [
+                self.rows_of(self._table_of[name]).index_select(0, ids).to(ids.dtype)
+                for name, ids in by_feature
+                if name in self._table_of
+            ]
         )
 
 
