@@ -30,8 +30,8 @@ class Rules:
     """When a verdict is given.
 
     Attributes:
-        level: chance of a false "better" or "worse" anywhere that is accepted of a study, per metric. One half is spent
-            on the difference overall, the other on the segments; where overall is decided, they have its half as well.
+        level: chance of a false "better" or "worse" that is accepted, per metric: of the difference overall, and once
+            more of the segments' differences together. They answer two questions, and are two families of tests.
         margins: metric -> a difference smaller than this is of no account; a metric without one is never equivalent.
     """
 
@@ -47,9 +47,8 @@ class Difference:
         first_mean, second_mean: means over the seeds, on all test users.
         difference: their difference in the metric's own unit and direction.
         low, high: its interval at the level of the rules, from both sources of chance; None where it is unknown.
-        seed_deviation, user_deviation: the two sources, see `intervals.Spread`.
-        p_value: of no difference, corrected for all that is looked at in this metric: see `Rules.level` and, for the
-            segments among each other, Holm (1979).
+        seed_deviation, user_deviation: the two sources, the latter's part that all seeds share; see `intervals.Spread`.
+        p_value: of no difference; those of the segments are corrected for being looked at together (Holm 1979).
         seeds_to_settle: seeds in all that would settle an open verdict in four studies of five (`planning.py`); None
             where it is not open or where no number of seeds would.
     """
@@ -108,10 +107,8 @@ def compare(contrast: Contrast, arms: Sequence[MeasuredArm], rules: Rules) -> Co
     differences: list[Difference] = []
     for metric in metrics:
         segments = [segment for name, segment in first[0].values if name == metric and segment != ALL]
-        overall = _judged_together(metric, [ALL], first, second, rules, 1.0)
-        differences += overall
-        p_value = next((d.p_value for d in overall if d.p_value is not None), 1.0)
-        differences += _judged_together(metric, segments, first, second, rules, p_value)
+        for family in ([ALL], segments):
+            differences += _judged_together(metric, family, first, second, rules)
     return Comparison(contrast, tuple(differences))
 
 
@@ -186,15 +183,8 @@ def _judged_together(
     first: Sequence[MeasuredArm],
     second: Sequence[MeasuredArm],
     rules: Rules,
-    before: float,
 ) -> list[Difference]:
-    """The differences in these segments: corrected p-values, verdicts, what open ones still need.
-
-    Args:
-        before: the corrected p-value of the family that was looked at first; where it is below the level, its half of
-            the level is passed on (Bretz et al., "A graphical approach to sequentially rejective multiple test
-            procedures", 2009). 1 where nothing was.
-    """
+    """The differences in these segments: p-values corrected for each other, verdicts, what open ones still need."""
     spreads = {}
     for segment in segments:
         key = (metric, segment)
@@ -202,15 +192,13 @@ def _judged_together(
         if (spread := spread_of(pairs, first[0].support[key].effective_users)) is not None:
             spreads[segment] = spread
     p_values = {segment: value for segment, spread in spreads.items() if (value := spread.p_value()) is not None}
-    holms = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    corrected = {segment: min(1.0, 2 * value, max(value, before)) for segment, value in holms.items()}
+    corrected = dict(zip(p_values, holm(list(p_values.values())), strict=True))
     judged = []
     for segment, spread in spreads.items():
         found = _judged(_difference(metric, segment, spread, corrected.get(segment), first, second, rules), rules)
         if found.verdict is Verdict.OPEN:
             margin = rules.margins.get(metric, 0.0)
-            # Twice, for the half of the level; it is passed on only where overall is decided.
-            needed = seeds_to_settle(spread, margin, rules.level, 2 * max(1, len(corrected)))
+            needed = seeds_to_settle(spread, margin, rules.level, max(1, len(corrected)))
             found = replace(found, seeds_to_settle=needed)
         judged.append(found)
     return judged
@@ -241,7 +229,7 @@ def _difference(
         low=None if half_width is None else spread.difference - half_width,
         high=None if half_width is None else spread.difference + half_width,
         seed_deviation=spread.seed_deviation,
-        user_deviation=spread.user_deviation,
+        user_deviation=spread.shared_user_deviation,
         p_value=p_value,
         verdict=Verdict.OPEN,
         seeds_to_settle=None,

@@ -10,9 +10,9 @@ a general approach", 2008). That is never narrower than Cochran's solution of th
 known to be on the safe side; it is exact where one part dominates; and with 2 or 3 seeds it is wide, as it must be.
 
 Users err in two ways: some are better served by one condition whatever the seed, and some by one seed's luck. The
-latter part is in s as well as in v, since seeds are compared on the same users. It is left in both: the interval is a
-little too wide where luck is all there is, and no false verdict comes of that. To predict how many more seeds would
-settle a verdict (`planning.py`) the two are separated, as only the latter part is averaged away by seeds.
+latter part is in s already, since seeds are compared on the same users, and n seeds leave an n-th of it in their mean's
+spread over bootstrap samples. It is counted once: v is the part that all seeds share, from which the estimate of the
+latter is taken off (the interaction of two crossed factors; Owen, "The pigeonhole bootstrap", 2007, section 4).
 """
 
 import math
@@ -42,8 +42,8 @@ class Spread:
         effective_users: see `metrics.metric.Support`.
         user_deviation: standard deviation of the mean difference over bootstrap samples of the users; None where it is
             unknown, for too few users or too many samples without a class.
-        luck_deviation: the part of that which is each seed's own, in one seed's difference: n seeds have 1 / n of its
-            variance in the mean. None with one seed or where `user_deviation` is.
+        shared_user_deviation: the part of that which all seeds share, and no further seed averages away. None with one
+            seed or where `user_deviation` is.
     """
 
     difference: float
@@ -51,14 +51,14 @@ class Spread:
     seed_deviation: float | None
     effective_users: float
     user_deviation: float | None
-    luck_deviation: float | None
+    shared_user_deviation: float | None
 
     def half_width(self, level: float) -> float | None:
         """Half the interval that misses the true difference with probability `level` at most; None where unknown."""
-        if self.seed_deviation is None or self.user_deviation is None:
+        if self.seed_deviation is None or self.shared_user_deviation is None:
             return None
         return float(
-            joined_half_width(self.seed_deviation, self.seeds, self.user_deviation, self.effective_users, level)
+            joined_half_width(self.seed_deviation, self.seeds, self.shared_user_deviation, self.effective_users, level)
         )
 
     def half_width_of_users(self, level: float) -> float | None:
@@ -83,23 +83,16 @@ class Spread:
             return _SMALLEST_P
         return math.exp(brentq(beyond_zero, math.log(_SMALLEST_P), math.log(1 - 1e-12)))
 
-    def user_deviation_with(self, seeds: Any) -> Any:
-        """What `user_deviation` would be with so many seeds (numbers or an array); infinity asks for the shared part.
-
-        Raises:
-            ValueError: it is unknown.
-        """
-        if self.user_deviation is None or self.luck_deviation is None:
-            raise ValueError("With one seed or few users it is unknown which part of the users' chance is each seed's.")
-        # Luck is estimated with chance of its own, so that what is left for the shared part may come out below 0.
-        shared = max(0.0, self.user_deviation**2 - self.luck_deviation**2 / self.seeds)
-        return np.sqrt(shared + self.luck_deviation**2 / np.asarray(seeds, np.float64))
-
 
 def joined_half_width(
-    seed_deviation: Any, seeds: Any, user_deviation: Any, effective_users: float, level: float
+    seed_deviation: Any, seeds: Any, user_deviation: float, effective_users: float, level: float
 ) -> Any:
-    """Half the interval that both sources of chance make together; arguments are numbers, or arrays of one shape."""
+    """Half the interval that both sources of chance make together.
+
+    Args:
+        seed_deviation, seeds: numbers, or arrays of one shape.
+        user_deviation: the part that all seeds share.
+    """
     seed_part = quantile(level, seeds) * seed_deviation / np.sqrt(seeds)
     return np.hypot(seed_part, quantile(level, effective_users) * user_deviation)
 
@@ -124,19 +117,22 @@ def spread_of(pairs: NDArray[np.float64], effective_users: float) -> Spread | No
     by_seed = pairs[:, 1:][:, ~np.isnan(pairs[:, 1:]).any(axis=0)]
     bootstrapped = by_seed.mean(axis=0)
     is_known = effective_users > 2 and len(bootstrapped) >= (1 - _UNDEFINED_SHARE) * (pairs.shape[1] - 1) > 1
-    # How far each sample moves a seed's difference, beyond how far it moves the mean over the seeds.
-    own = by_seed - on_real_users[:, None] - (bootstrapped - on_real_users.mean())
     # A bootstrap sample of U users has (U - 1) / U of the variance of U new users.
-    correction = math.sqrt(effective_users / (effective_users - 1)) if is_known else 1.0
+    correction = effective_users / (effective_users - 1) if is_known else 1.0
+    variance = float(bootstrapped.var(ddof=1)) * correction if is_known else None
+    shared = None
+    if variance is not None and seeds > 1:
+        # How far each sample moves a seed's difference, beyond how far it moves the mean over the seeds.
+        own = by_seed - on_real_users[:, None] - (bootstrapped - on_real_users.mean())
+        # Both are estimates, so that what is left may come out below 0.
+        shared = math.sqrt(max(0.0, variance - float((own**2).mean()) / (seeds - 1) * correction))
     return Spread(
         difference=float(on_real_users.mean()),
         seeds=seeds,
         seed_deviation=float(on_real_users.std(ddof=1)) if seeds > 1 else None,
         effective_users=effective_users,
-        user_deviation=float(bootstrapped.std(ddof=1)) * correction if is_known else None,
-        luck_deviation=math.sqrt(float((own**2).mean()) * seeds / (seeds - 1)) * correction
-        if is_known and seeds > 1
-        else None,
+        user_deviation=None if variance is None else math.sqrt(variance),
+        shared_user_deviation=shared,
     )
 
 

@@ -35,7 +35,7 @@ def seeds_to_settle(spread: Spread, margin: float, level: float, tests: int) -> 
         level: at which the interval is taken.
         tests: differences that are judged together, of which the strictest correction is supposed.
     """
-    if spread.seed_deviation is None or spread.user_deviation is None:
+    if spread.seed_deviation is None or spread.shared_user_deviation is None:
         return None
     future = _Future(spread, margin, level, tests)
     if future.share_settled(math.inf) < CHANCE:
@@ -54,8 +54,9 @@ class _Future:
     """Simulated continuations of the study, `_DRAWS` of them."""
 
     def __init__(self, spread: Spread, margin: float, level: float, tests: int) -> None:
-        assert spread.seed_deviation is not None
+        assert spread.seed_deviation is not None and spread.shared_user_deviation is not None
         self._spread, self._margin, self._level, self._tests = spread, margin, level, tests
+        self._of_users = spread.shared_user_deviation
         self._random = np.random.default_rng(0)
         known = spread.seeds - 1
         # The true spread over seeds and, given it, the true difference on these users.
@@ -65,14 +66,13 @@ class _Future:
 
     def share_settled(self, seeds: float) -> float:
         """Share of the continuations in which so many seeds in all, more than there are, bring a verdict."""
-        user_deviation = self._spread.user_deviation_with(seeds)
+        users = self._spread.effective_users
         if math.isinf(seeds):
-            mean, users = self._difference, self._spread.effective_users
-            half_widths = [float(quantile(level, users) * user_deviation) for level in self._levels]
+            mean = self._difference
+            half_widths = [float(quantile(level, users) * self._of_users) for level in self._levels]
         else:
             mean, deviation = self._drawn(int(seeds))
-            users = self._spread.effective_users
-            half_widths = [joined_half_width(deviation, seeds, user_deviation, users, level) for level in self._levels]
+            half_widths = [joined_half_width(deviation, seeds, self._of_users, users, level) for level in self._levels]
         is_equivalent = np.abs(mean) + half_widths[0] < self._margin
         return float((is_equivalent | (np.abs(mean) > half_widths[1])).mean())
 

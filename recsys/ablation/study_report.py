@@ -163,8 +163,8 @@ def _how_to_read(rules: Rules) -> str:
     return (
         f"First minus second, paired by seed. The {1 - rules.level:.0%} interval covers both sources of chance: other "
         "seeds (Student's t, which is wide for few seeds) and other test users (a bootstrap of whole users). P-values "
-        "are corrected for multiple testing: half of the level is spent on the overall difference, half on the "
-        "segments together (Holm), which have all of it where the overall difference is decided. *Equivalent*: the "
-        f"whole interval lies within the margin ({margins or 'none set'}). *Better* or *worse*: the p-value is below "
+        "of segments are corrected for being looked at together (Holm); the overall difference is a question of its "
+        "own, and better or worse where its interval leaves out 0. *Equivalent*: the whole interval lies within the "
+        f"margin ({margins or 'none set'}). *Better* or *worse*: the p-value is below "
         f"{rules.level:g}. Otherwise there is *not enough evidence*, which is not the same as no difference."
     )

@@ -130,34 +130,27 @@ class Batch(Pipelineable):
             kept: (B,) bool.
             names: of sparse features; lists beside others are left out.
         """
-        sparse = self.sparse
-        lengths = sparse.lengths().view(len(sparse.keys()), len(self))
-        is_kept = {
-            name: kept.repeat_interleave(each)
-            for name, each in zip(sparse.keys(), lengths, strict=True)
-            if name in names
-        }
-        of_ids = torch.cat(
-            [
-                is_kept[name] if name in is_kept else kept.new_zeros(length)
-                for name, length in zip(sparse.keys(), sparse.length_per_key(), strict=True)
-            ]
-        )
-        keys = sparse.keys()
-        has_ids = torch.tensor([[name in is_kept] for name in keys], device=kept.device)  # (F, 1)
+        sparse, keys = self.sparse, self.sparse.keys()
+        has_ids = torch.tensor([[name in names] for name in keys], device=kept.device)  # (F, 1)
+        lengths = sparse.lengths()
+        is_kept = (kept & has_ids).flatten()  # (F B,), of each row's ids of a feature
+        of_ids = is_kept.repeat_interleave(lengths, output_size=len(sparse.values()))
         weights = sparse.weights_or_none()
         ids = KeyedJaggedTensor(
             keys=keys,
             values=sparse.values()[of_ids],
             weights=None if weights is None else weights[of_ids],
-            lengths=(lengths * kept * has_ids).flatten(),
+            lengths=lengths * is_kept,
             stride=len(self),
         )
-        lists = {
-            name: values[is_kept[self.leaders[name]]]
-            for name, values in self.lists.items()
-            if self.leaders[name] in is_kept
-        }
+        lists = {}
+        if self.lists:
+            by_feature = dict(zip(keys, of_ids.split(sparse.length_per_key()), strict=True))
+            lists = {
+                name: values[by_feature[self.leaders[name]]]
+                for name, values in self.lists.items()
+                if self.leaders[name] in names
+            }
         return replace(self, sparse=ids, lists=lists, ahead={})
 
     def with_ids(self, values: Tensor) -> "Batch":

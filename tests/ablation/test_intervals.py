@@ -9,8 +9,8 @@ from scipy.stats import ttest_1samp
 from recsys.ablation.intervals import Spread, holm, spread_of
 
 
-def _spread(difference=0.01, seeds=3, seed_deviation=0.002, users=1e9, user_deviation=0.0, luck=0.0) -> Spread:
-    return Spread(difference, seeds, seed_deviation, users, user_deviation, luck)
+def _spread(difference=0.01, seeds=3, seed_deviation=0.002, users=1e9, user_deviation=0.0) -> Spread:
+    return Spread(difference, seeds, seed_deviation, users, user_deviation, user_deviation)
 
 
 def test_where_users_play_no_part_the_interval_and_p_value_are_those_of_the_paired_t_test():
@@ -85,20 +85,18 @@ def test_what_users_do_is_told_apart_into_what_seeds_share_and_what_they_do_not(
     pairs = 0.003 * rng.normal(size=20_000) + 0.004 * rng.normal(size=(4, 20_000))
     spread = spread_of(np.concatenate([np.zeros((4, 1)), pairs], axis=1), effective_users=1e9)
     assert spread.user_deviation == pytest.approx(math.hypot(0.003, 0.004 / 2), rel=0.02)
-    assert spread.luck_deviation == pytest.approx(0.004, rel=0.02)
-    assert spread.user_deviation_with(100) == pytest.approx(math.hypot(0.003, 0.0004), rel=0.02)
-    assert spread.user_deviation_with(math.inf) == pytest.approx(0.003, rel=0.02)
+    assert spread.shared_user_deviation == pytest.approx(0.003, rel=0.02)
 
 
-def test_where_seeds_share_nothing_enough_of_them_average_users_away():
-    assert _spread(seeds=4, user_deviation=0.001, luck=0.002).user_deviation_with(math.inf) == 0.0
+def test_chance_that_each_seed_has_for_itself_is_counted_once_as_the_seeds_part():
+    # Seeds share no user's error: what users do is in the spread over seeds, and the interval is Student's alone.
+    rng = np.random.default_rng(0)
+    pairs = 0.004 * rng.normal(size=(5, 20_001))
+    spread = spread_of(pairs, effective_users=1e9)
+    students = 2.776 * spread.seed_deviation / math.sqrt(5)
+    assert spread.half_width(0.05) == pytest.approx(students, rel=0.01)
     # What is estimated from bootstrap samples may overshoot; a variance below zero is none.
-    assert _spread(seeds=4, user_deviation=0.001, luck=0.003).user_deviation_with(math.inf) == 0.0
-
-
-def test_one_seed_cannot_say_what_more_of_them_would_do_to_the_users_part():
-    with pytest.raises(ValueError, match="one seed or few users"):
-        _spread(seeds=1, seed_deviation=None, luck=None).user_deviation_with(5)
+    assert 0 <= spread.shared_user_deviation < 0.0004
 
 
 def test_holm_multiplies_the_smallest_by_all_the_next_by_one_less_and_never_falls():

@@ -9,8 +9,8 @@ from recsys.ablation.planning import CHANCE, MOST_SEEDS, seeds_to_settle
 MARGIN, LEVEL = 0.002, 0.05
 
 
-def _spread(difference=0.004, seeds=3, seed_deviation=0.003, user_deviation=0.0005, luck=0.0) -> Spread:
-    return Spread(difference, seeds, seed_deviation, 1e9, user_deviation, luck)
+def _spread(difference=0.004, seeds=3, seed_deviation=0.003, user_deviation=0.0005) -> Spread:
+    return Spread(difference, seeds, seed_deviation, 1e9, user_deviation, user_deviation)
 
 
 def _needed(spread: Spread, margin: float = MARGIN, tests: int = 1) -> int | None:
@@ -38,11 +38,6 @@ def test_without_a_margin_a_small_difference_takes_more_seeds_than_calling_it_eq
 
 def test_users_who_disagree_whatever_the_seed_are_not_helped_by_seeds():
     assert _needed(_spread(user_deviation=0.01)) is None
-
-
-def test_users_who_disagree_by_luck_of_the_seed_are():
-    # The same chance among users as in the test above, but each seed's own: more seeds average it away.
-    assert 10 < _needed(_spread(user_deviation=0.01, luck=0.01 * 3**0.5)) < MOST_SEEDS
 
 
 def test_a_hopeless_number_is_cut_off():

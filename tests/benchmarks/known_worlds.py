@@ -9,10 +9,13 @@ The worlds are prepared once. A study draws its own training and validation rows
 from, its own test users, and seeds that no other study has.
 """
 
-from collections.abc import Iterator, Sequence
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +48,8 @@ from recsys.training.loop import LoopState, train_steps
 from recsys.training.objectives.label_log_loss import log_loss_objective
 from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS
+
+_Done = TypeVar("_Done")
 
 FROZEN, END_TO_END = "frozen_tower", "end_to_end"
 HOME, ELSEWHERE = 0, 7
@@ -241,6 +246,7 @@ class Workshop:
             checkpoint=lambda _: None,
             should_stop=lambda: False,
             stages=assembly.stages,
+            average=assembly.average,
         ):
             pass
         best.restore()
@@ -283,6 +289,16 @@ class MemoryStream:
         for first in range(0, len(order), self._batch_size):
             yield self._rows.take(_positions(order[first : first + self._batch_size]))
         self.epoch += 1
+
+
+def over_processes(work: Callable[..., _Done], tasks: Sequence[tuple[Any, ...]], processes: int) -> Iterator[_Done]:
+    """Do the tasks in processes of their own interpreter, and yield each result as it comes.
+
+    A fork would share the first one's threads and its process group.
+    """
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(work, *task) for task in tasks]):
+            yield future.result()
 
 
 def in_order(rows: Batch) -> Iterator[Batch]:

@@ -25,12 +25,10 @@ The worlds are kept in the folder --work, and one that is there is not made agai
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -39,7 +37,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from known_worlds import ELSEWHERE, HOME, Laboratory, MemoryStream, Size, in_order
+from known_worlds import ELSEWHERE, HOME, Laboratory, MemoryStream, Size, in_order, over_processes
 from planted_segments import CHOICE, PlantedRows, PlantedWorld
 
 from recsys.ablation.arms import Contrast
@@ -199,6 +197,7 @@ def _trained(
         checkpoint=lambda _: None,
         should_stop=lambda: False,
         stages=made.stages,
+        average=made.average,
     ):
         now = time.process_time()
         if not validating:
@@ -242,19 +241,6 @@ def _planted_rows(laboratory: Laboratory) -> PlantedRows:
     return PlantedRows(laboratory)
 
 
-def _judged(
-    laboratory: Laboratory, tasks: Sequence[tuple[str, int]], arguments: argparse.Namespace
-) -> Iterable[StudyOutcome]:
-    if arguments.processes == 1:
-        for task in tasks:
-            yield judge(laboratory, *task, arguments.seeds)
-        return
-    # Processes of their own interpreter: a fork would share the first one's threads and its process group.
-    with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(judge, laboratory, *task, arguments.seeds) for task in tasks]):
-            yield future.result()
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--studies", type=int, default=100, help="in each world")
@@ -279,9 +265,9 @@ def main() -> None:
     laboratory.tower(HOME)  # before the processes start, which would all make them at once
     laboratory.encoded(ELSEWHERE)
     numbers = range(arguments.first, arguments.first + arguments.studies)
-    tasks = [(world, number) for number in numbers for world in arguments.worlds]
+    tasks = [(laboratory, world, number, arguments.seeds) for number in numbers for world in arguments.worlds]
     outcomes = []
-    for one in _judged(laboratory, tasks, arguments):
+    for one in over_processes(judge, tasks, arguments.processes):
         outcomes.append(one)
         print(
             f"{len(outcomes)}/{len(tasks)} {one.world} {one.number}: {one.gain:+.4f} {one.verdict} {one.rungs}",

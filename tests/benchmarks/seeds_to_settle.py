@@ -70,7 +70,8 @@ def plain_number(spread: Spread) -> int | None:
     """Seeds with which the interval, all else staying what it is, would exclude 0 or fit into the margin."""
     wanted = max(abs(spread.difference), MARGIN - abs(spread.difference))
     counts = np.arange(spread.seeds + 1, MOST_PLAIN_SEEDS)
-    widths = joined_half_width(spread.seed_deviation, counts, spread.user_deviation, EFFECTIVE_USERS, LEVEL)
+    assert spread.shared_user_deviation is not None
+    widths = joined_half_width(spread.seed_deviation, counts, spread.shared_user_deviation, EFFECTIVE_USERS, LEVEL)
     return int(counts[np.argmax(widths < wanted)]) if (widths < wanted).any() else None
 
 

@@ -13,17 +13,15 @@ at most --most-seeds, and the table says how many of these then had a verdict.
 
 import argparse
 import json
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 import torch
-from known_worlds import HOME, WORLDS, Laboratory, Size, Workshop
+from known_worlds import HOME, WORLDS, Laboratory, Size, Workshop, over_processes
 
 from recsys.ablation.comparison import Comparison, Verdict
 
@@ -79,14 +77,8 @@ def judge_all(
 ) -> Iterator[Judged]:
     """Run the studies over processes, and yield each as it ends."""
     most_seeds = arguments.most_seeds if arguments.settle else None
-    # Processes of their own interpreter: a fork would share the first one's threads and its process group.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.processes, mp_context=context) as pool:
-        futures = [
-            pool.submit(judge, laboratory, world, number, arguments.seeds, most_seeds) for world, number in tasks
-        ]
-        for future in as_completed(futures):
-            yield future.result()
+    each = [(laboratory, world, number, arguments.seeds, most_seeds) for world, number in tasks]
+    yield from over_processes(judge, each, arguments.processes)
 
 
 def figures(judged: Iterable[Judged]) -> dict[str, dict[str, float]]:
