@@ -54,7 +54,8 @@ class _Future:
     """Simulated continuations of the study, `_DRAWS` of them."""
 
     def __init__(self, spread: Spread, margin: float, level: float, tests: int) -> None:
-        assert spread.seed_deviation is not None and spread.shared_user_deviation is not None
+        assert spread.seed_deviation is not None
+        assert spread.shared_user_deviation is not None
         self._spread, self._margin, self._level, self._tests = spread, margin, level, tests
         self._of_users = spread.shared_user_deviation
         self._random = np.random.default_rng(0)

@@ -230,8 +230,8 @@ def test_arms_that_differ_in_luck_alone_get_at_most_five_false_verdicts_in_a_hun
 def test_a_handful_of_users_who_prefer_one_condition_or_the_other_make_no_false_verdicts_either(users):
     """Seeds agree here, and each user is served better by one of the conditions: only other users would tell.
 
-    On 1,000 studies each with 6, 10 and 25 users of very unequal numbers of rows, the AUC was falsely told apart in 2.7,
-    3.5 and 5.1 %, the log loss in 1.9, 1.5 and 3.3 %.
+    On 1,000 studies each with 6, 10 and 25 users of very unequal numbers of rows, the AUC was falsely told apart in
+    2.7, 3.5 and 5.1 %, the log loss in 1.9, 1.5 and 3.3 %.
     """
     world = World(users=users, seeds=5, luck=0.01, user_error=0.0, user_taste=0.8)
     overall, _ = _verdicts(world, studies=50, samples=60)

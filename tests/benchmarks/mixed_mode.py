@@ -8,6 +8,9 @@ mode for all is wrong for somebody: a frozen tower for the latter, and one that 
 the former, since they share the items. In the worlds `right` and `wrong` all segments are of the one or of the other
 kind, and one mode for all is right for all.
 
+The composition is conditional: with one network for all segments, arms whose tower is wrong for most rows learn to do
+without it, and the study cannot tell what the tower is worth to the others.
+
 A study trains a frozen and a fine-tuned arm with every seed, chooses each segment's rung by its validation rows, trains
 the mixed model where the choice is mixed, and compares it with the better uniform mode on its test users. Of the last
 line of output:
@@ -62,6 +65,7 @@ from recsys.training.snapshot import BestWeights
 from recsys.training.stages import LOG_LOSS
 
 FROZEN, END_TO_END, MIXED = "frozen_tower", "end_to_end", "by_segment"
+_COMPOSITION = "composition=conditional"
 _MODES = {
     FROZEN: ("training_mode.cache_megabytes=null",),
     END_TO_END: ("training_mode.rates.embedding_tower=1.0",),
@@ -161,7 +165,7 @@ def _trained(
     """Train one arm; return what it says of the rows that choose and of test rows, and its processor seconds a step."""
     own = [override("training_mode.rungs", dict(rungs))] if rungs else []
     budget = (f"training.batch_size={world.batch_size}", f"training.epochs={world.epochs}", f"training.seed={luck}")
-    config = laboratory.config(f"training_mode={mode}", *own, *_MODES[mode], *budget)
+    config = laboratory.config(_COMPOSITION, f"training_mode={mode}", *own, *_MODES[mode], *budget)
     context = start_processes("cpu")
     assert config.training.batch_size is not None
     stream = MemoryStream(drawn[streams.TRAIN], config.training.batch_size, luck)

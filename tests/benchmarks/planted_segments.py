@@ -1,6 +1,6 @@
 """Rows of users for whom a pre-trained tower is right, and of others for whom it is wrong, in one world."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -64,13 +64,13 @@ class PlantedRows:
             own = np.append(0, home.vocabulary(table).rows_of(encoded.vocabulary(table).ids))
             parts.append(torch.from_numpy(own)[ids])
         is_wrong = world_seed == ELSEWHERE
-        segment = rows.segment % 2 + 2 * is_wrong
         # A user of both worlds would be two people with one id.
         user = parts[sparse.keys().index(schema.user)]
-        mine = (user % 2 == int(is_wrong)).nonzero().squeeze(1)
-        return replace(rows.with_ids(torch.cat(parts)), segment=segment, segment_counts=None).take(mine)
+        mine = (user % 2 == int(is_wrong)) & ((rows.segment >= _RIGHT_SEGMENTS) == is_wrong)
+        return rows.with_ids(torch.cat(parts)).take(mine.nonzero().squeeze(1))
 
 
+_RIGHT_SEGMENTS = 2
 SPLITS = (streams.TRAIN, streams.VALIDATION, streams.TEST)
 
 
