@@ -24,6 +24,7 @@ class Grounds(StrEnum):
     """Why a condition is the least change that does the job."""
 
     ONLY_BEST = "better than every smaller change"
+    SMALLEST = "the best mean, and nothing changes less"
     EQUIVALENT = "equivalent to the best"
     OPEN = "not enough evidence"
 
@@ -137,6 +138,8 @@ _Beside = tuple[Verdict | None, float | None, float | None, float | None]
 
 def _choice(smaller: Mapping[str, _Beside], best: str) -> tuple[str, Grounds]:
     """The smallest that is equivalent to the best; else the best, which is or is not better than all smaller ones."""
+    if not smaller:
+        return best, Grounds.SMALLEST
     for name, (verdict, *_) in smaller.items():
         if verdict is Verdict.EQUIVALENT:
             return name, Grounds.EQUIVALENT

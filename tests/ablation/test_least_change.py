@@ -41,7 +41,7 @@ def chosen(aucs: dict[str, float], **keywords) -> tuple[str, Grounds]:
         ({"frozen": 0.7, "adapter": 0.7004, "all": 0.7008}, ("frozen", Grounds.EQUIVALENT)),
         ({"frozen": 0.69, "adapter": 0.7004, "all": 0.7008}, ("adapter", Grounds.EQUIVALENT)),
         ({"frozen": 0.69, "adapter": 0.70, "all": 0.71}, ("all", Grounds.ONLY_BEST)),
-        ({"frozen": 0.71, "adapter": 0.70, "all": 0.69}, ("frozen", Grounds.ONLY_BEST)),
+        ({"frozen": 0.71, "adapter": 0.70, "all": 0.69}, ("frozen", Grounds.SMALLEST)),
     ],
     ids=["all are equal", "the middle does", "only all does", "the smallest is best"],
 )
