@@ -33,10 +33,13 @@ class Rules:
         level: chance of a false "better" or "worse" that is accepted, per metric: of the difference overall, and once
             more of the segments' differences together. They answer two questions, and are two families of tests.
         margins: metric -> a difference smaller than this is of no account; a metric without one is never equivalent.
+        segments_together: the segments share the level, as a report claims something of all of them. Without, each has
+            it for itself: so is chosen what is then judged on other rows.
     """
 
     level: float
     margins: Mapping[str, float]
+    segments_together: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Difference:
         difference: their difference in the metric's own unit and direction.
         low, high: its interval at the level of the rules, from both sources of chance; None where it is unknown.
         seed_deviation, user_deviation: the two sources, the latter's part that all seeds share; see `intervals.Spread`.
-        p_value: of no difference; those of the segments are corrected for being looked at together (Holm 1979).
+        p_value: of no difference; where the segments share the level, theirs are corrected for it (Holm 1979).
         seeds_to_settle: seeds in all that would settle an open verdict in four studies of five (`planning.py`); None
             where it is not open or where no number of seeds would.
     """
@@ -107,7 +110,7 @@ def compare(contrast: Contrast, arms: Sequence[MeasuredArm], rules: Rules) -> Co
     differences: list[Difference] = []
     for metric in metrics:
         segments = [segment for name, segment in first[0].values if name == metric and segment != ALL]
-        for family in ([ALL], segments):
+        for family in ([ALL], *([segments] if rules.segments_together else [[each] for each in segments])):
             differences += _judged_together(metric, family, first, second, rules)
     return Comparison(contrast, tuple(differences))
 

@@ -201,7 +201,8 @@ def _chosen(plan: StudyPlan, finished: Sequence[FinishedArm], progress: Progress
         bootstrap = bootstrap or UserBootstrap(predictions, {}, plan.config.ablation.resamples, seed=0)
         measured.append(measure_arm(each.arm.condition, each.arm.seed, predictions, {}, segments, bootstrap))
     progress("scoring validation rows", len(finished), len(finished))
-    rules = ablate.rules_of(plan.config)
+    # Each segment's choice is a bet that test rows judge, and no claim: it need not share its level with the others.
+    rules = replace(ablate.rules_of(plan.config), segments_together=False)
     conditions = {each.arm.condition for each in finished}
     questions = [each for each in plan.grid.questions if each.axis == MODE and {each.first, each.second} <= conditions]
     comparisons = [compare(each, measured, rules) for each in questions or _pairs(finished)]

@@ -106,7 +106,7 @@ def test_an_open_verdict_says_how_many_seeds_would_settle_it():
     assert 6 < found.seeds_to_settle < 60
 
 
-def _by_t(**t_of_segment: float):
+def _by_t(rules: Rules = RULES, **t_of_segment: float):
     """Three seeds whose differences have these t values, on 2 degrees of freedom, and users who add no chance."""
     offsets = {name: 0.05 * np.sqrt(3) / t for name, t in t_of_segment.items()}
     arms = [
@@ -114,7 +114,7 @@ def _by_t(**t_of_segment: float):
         for s in range(3)
     ]
     arms += [_measured("end_to_end", s, **dict.fromkeys(offsets, (0.7, 0.0))) for s in range(3)]
-    return compare(QUESTION, arms, RULES)
+    return compare(QUESTION, arms, rules)
 
 
 def test_the_whole_is_judged_at_the_level_and_segments_together_corrected_for_their_number():
@@ -133,6 +133,13 @@ def test_a_segment_is_judged_alike_whether_the_whole_is_decided_or_not():
         # t = 9: 0.0121 alone.
         assert found.find("auc", "cold").p_value == pytest.approx(3 * 0.0121, abs=1e-3)
         assert found.find("auc", "cold").verdict is Verdict.BETTER
+
+
+def test_segments_that_are_chosen_for_one_by_one_have_the_level_each():
+    apart = replace(RULES, segments_together=False)
+    found = _by_t(rules=apart, all=1, cold=5, light=5, heavy=1)
+    assert [d.p_value for d in found.of_segments("auc")][:2] == pytest.approx([0.0377] * 2, abs=1e-3)
+    assert [d.verdict for d in found.of_segments("auc")] == [Verdict.BETTER, Verdict.BETTER, Verdict.OPEN]
 
 
 def test_the_whole_is_better_or_worse_just_where_its_interval_leaves_out_zero():

@@ -72,6 +72,7 @@ _MODES = {
     MIXED: ("training_mode.cache_megabytes=null", "training_mode.rates.tower_copies=1.0"),
 }
 _RULES = Rules(level=0.05, margins={"auc": 0.002})
+_RULES_OF_CHOICE = replace(_RULES, segments_together=False)
 _RESAMPLES = 100
 _ORDER = (FROZEN, END_TO_END)
 
@@ -111,7 +112,7 @@ def judge(laboratory: Laboratory, name: str, number: int, seeds: int) -> StudyOu
             said[mode, seed] = _trained(laboratory, rows, drawn, WORLDS[name], mode, 1_000 * number + seed, {})
     on_validation = _measured({arm: each[0] for arm, each in said.items()}, rows.segments, number)
     question = Contrast("training_mode", *_ORDER, *_ORDER, {})
-    choices = least_changes([compare(question, on_validation, _RULES)], "auc", _ORDER)
+    choices = least_changes([compare(question, on_validation, _RULES_OF_CHOICE)], "auc", _ORDER)
     present = [rows.segments[each] for each in sorted(set(drawn[streams.TRAIN].segment.tolist()))]
     rungs = rungs_of_choices(choices, present)
     chosen, ratio = _ORDER[set(rungs.values()) == {"all"}], None
