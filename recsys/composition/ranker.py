@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from recsys.composition.branches import Composition, TowerBranch
 from recsys.composition.members import Member, MemberMlp, member_outputs
+from recsys.composition.own_draws import drops, with_own_draws
 from recsys.composition.segment_rungs import (
     ADAPTER,
     ADAPTERS_PART,
@@ -171,6 +172,7 @@ class Ranker(nn.Module):
         self.composition = composition
         self.head = head
         self.id_dropout = 0.0
+        self._tower_drops = drops(embedding_tower)
         self.rungs: SegmentRungs | None = None
         self.tower_adapters = self.tower_copies = None
 
@@ -226,6 +228,8 @@ class Ranker(nn.Module):
             known = of_tower if seen is batch and isinstance(of_tower, list) else None
             of_copies = {} if copies is None else copies.look_up(self.embedding_tower, seen, known)
             tower = TowerBySegment(tower, self.rungs, self.tower_adapters, copies, of_copies)
+        if self.training and self._tower_drops:
+            tower = with_own_draws(tower)
         network = partial(self.interaction_network, looked_up=self.interaction_network.look_up(seen))
         of_ids = self.head.look_up(seen)
         joined = self.composition(batch, self.composition.with_adapter(tower), network)

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
+from recsys.composition.own_draws import with_own_draws
+from recsys.composition.ranker import Ranker
 from recsys.config.compose import compose_config
 from recsys.features.id_dropout import with_unknown_ids
 from recsys.features.vocabulary import UNKNOWN_ROW
@@ -146,3 +149,44 @@ def test_two_processes_drop_other_ids_and_the_first_those_of_a_run_of_one(tmp_pa
     (together, first), (other, second) = run_in_two(drop_in_each, tmp_path)
     assert together == other == first
     assert first != second
+
+
+def masks_of(context, mode: str, steps: int = 3) -> list[torch.Tensor]:
+    """What the network's dropout keeps in each step of a run whose tower drops too, where it learns."""
+    made = gated_ranker()
+    tower = made.embedding_tower
+    tower.noise = nn.Dropout(0.5)
+    tower.register_forward_hook(lambda module, _, vectors: module.noise(vectors))
+    ranker = Ranker(tower, made.interaction_network, made.composition, made.head)
+    ranker.interaction_network.fields.embedding_dropout.p = 0.5
+    run, kept = small_run(context, mode, ranker=ranker), []
+    run.ranker.module.interaction_network.fields.embedding_dropout.register_forward_hook(
+        lambda _, given, found: kept.append((found != 0) | (given[0] == 0))
+    )
+    torch.manual_seed(3)
+    run.ranker.train()
+    for _ in range(steps):
+        log_loss_objective(run.ranker, batch_of(ROWS)).backward()
+    return kept
+
+
+def test_arms_of_one_seed_drop_alike_whether_or_not_their_tower_drops_too(context):
+    frozen, learning = masks_of(context, FROZEN_TOWER), masks_of(context, END_TO_END)
+    assert len(frozen) == 3
+    assert not torch.equal(frozen[0], frozen[1])
+    for one, other in zip(frozen, learning, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_a_tower_draws_is_its_own_and_differs_from_call_to_call():
+    batch, drawn = batch_of(ROWS), []
+    torch.manual_seed(0)
+    tower = with_own_draws(lambda _, rows=None: torch.rand(4))
+    for _ in range(2):
+        drawn.append((tower(batch), torch.rand(4)))
+    torch.manual_seed(0)
+    silent = with_own_draws(lambda _, rows=None: torch.zeros(4))
+    assert [torch.equal((silent(batch), torch.rand(4))[1], after) for _, after in drawn] == [True, True]
+    (first, after), (second, _) = drawn
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, after)
