@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recsys.api import Schema, ablate, init, prepare, pretrain, register_composition, register_network, train
-    from recsys.results import Data, Run, Study, Tower
+    from recsys.results import Data, MixedRuns, Run, Study, Tower
 
 __all__ = [
     "Data",
+    "MixedRuns",
     "Run",
     "Schema",
     "Study",

@@ -24,6 +24,7 @@ from recsys.features.plain_yaml import lines_named, plain_yaml, read_plain_yaml
 from recsys.features.schema import FeatureSchema
 from recsys.progress import Progress, silent
 from recsys.results import Data, Run, Study, Tower
+from recsys.results import MixedRuns as MixedRuns
 from recsys.run import prepare as prepare_rows
 from recsys.run import pretrain as pretrain_tower
 from recsys.run import train as train_ranker
@@ -243,7 +244,8 @@ def ablate(
         "ablation.seeds": list(range(counted) if isinstance(counted, int) else counted),
         "ablation.contrast": contrast or next(iter(grid), "training_mode"),
     }
-    return Study(study_of_arms.run([*beginning, *_words(asked), *_words(settings or {})], progress))
+    words = [*beginning, *_words(asked), *_words(settings or {})]
+    return Study(study_of_arms.run(words, progress), tuple(words))
 
 
 def _words(values: Settings) -> list[str]:

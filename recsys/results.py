@@ -1,6 +1,7 @@
 """What the functions of `recsys` return: prepared data, a tower, a run, a study; and how a notebook shows them."""
 
 import html
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from recsys.ablation.comparison import Comparison
 from recsys.all_segments import ALL
 from recsys.config import RunConfig
 from recsys.config.compose import compose_config
@@ -24,6 +26,7 @@ from recsys.run.folder import RunResult
 from recsys.run.record import CUTOFF
 from recsys.run.score import score_frame
 from recsys.study import ablate as study_of_arms
+from recsys.study import from_study
 from recsys.towers.artifact import TowerArtifact
 
 
@@ -181,9 +184,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A finished study."""
+    """A finished study.
+
+    Attributes:
+        overrides: of the call that ran it.
+    """
 
     study: study_of_arms.FinishedStudy
+    overrides: tuple[str, ...]
 
     @property
     def verdict(self) -> str:
@@ -210,21 +218,18 @@ class Study:
     @cached_property
     def differences(self) -> pd.DataFrame:
         """One row per contrast, metric and segment: the paired difference, its 95 % interval, and the verdict."""
-        rows = [
-            {
-                "first": comparison.contrast.first,
-                "second": comparison.contrast.second,
-                "metric": each.metric,
-                "segment": each.segment,
-                "difference": each.difference,
-                "low": each.low,
-                "high": each.high,
-                "verdict": str(each.verdict),
-            }
-            for comparison in self.study.comparisons
-            for each in comparison.differences
-        ]
-        return pd.DataFrame(rows)
+        return _differences(self.study.comparisons)
+
+    def mixed_model(self, progress: Progress = silent) -> "MixedRuns":
+        """Train one model of the verdicts: the tower frozen for some user segments, and learning for others.
+
+        What every segment may change of the tower is chosen on validation rows, and the model judged on test rows; what
+        is trained already is found. See `docs/for_whom.md`.
+
+        Raises:
+            UsageError: the study does not compare training modes, or does so under several values of another key.
+        """
+        return MixedRuns(from_study.run(self.study.id, self.overrides, progress))
 
     @property
     def report(self) -> Path:
@@ -238,6 +243,48 @@ class Study:
 
     def __repr__(self) -> str:
         return f"<Study {self.study.id}: {self.verdict}>"
+
+
+@dataclass(frozen=True)
+class MixedRuns:
+    """What came of a study's verdicts: each segment's rung, and the runs of the model that has them, one a seed."""
+
+    mixed: from_study.MixedModel
+
+    @property
+    def rungs(self) -> dict[str, str]:
+        """Segment -> what it may change of the tower: nothing ("frozen"), "adapter", "tables", "dense" or "all"."""
+        return dict(self.mixed.rungs)
+
+    @cached_property
+    def choices(self) -> pd.DataFrame:
+        """One row per segment ("all" first): the training mode that validation rows ask for, and the grounds."""
+        return pd.DataFrame([asdict(each) for each in self.mixed.choices]).set_index("segment")
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """As of a study: the model minus the uniform modes on test rows; no rows where all segments take one mode."""
+        return _differences(self.mixed.comparisons)
+
+    @property
+    def folders(self) -> list[Path]:
+        """Of the model's runs; none where all segments take one mode, which is an arm of the study."""
+        return list(self.mixed.folders)
+
+    def __repr__(self) -> str:
+        return f"<MixedRuns of {self.mixed.study}: {', '.join(f'{name} {rung}' for name, rung in self.rungs.items())}>"
+
+
+def _differences(comparisons: Sequence[Comparison]) -> pd.DataFrame:
+    columns = ("metric", "segment", "difference", "low", "high", "verdict")
+    rows = [
+        {"first": comparison.contrast.first, "second": comparison.contrast.second}
+        | {name: getattr(each, name) for name in columns}
+        | {"verdict": str(each.verdict)}
+        for comparison in comparisons
+        for each in comparison.differences
+    ]
+    return pd.DataFrame(rows, columns=["first", "second", *columns])
 
 
 def _html(title: str, table: pd.DataFrame) -> str:

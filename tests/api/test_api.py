@@ -223,6 +223,17 @@ def test_a_study_is_a_table_and_a_verdict(study: recsys.Study) -> None:
     assert study.report.is_file()
 
 
+def test_a_study_becomes_one_model_and_says_what_each_segment_may_change(study: recsys.Study) -> None:
+    mixed = study.mixed_model()
+    # One seed is no evidence: every segment takes the choice for all rows, which is an arm of the study.
+    assert list(mixed.choices.index) == ["all", "even", "odd"]
+    assert mixed.rungs.keys() == {"even", "odd"}
+    assert set(mixed.rungs.values()) <= {"frozen", "all"}
+    assert len(set(mixed.rungs.values())) == 1
+    assert (mixed.folders, len(mixed.differences)) == ([], 0)
+    assert f"even {mixed.rungs['even']}" in repr(mixed)
+
+
 def test_the_command_line_finds_what_python_made_and_scores_the_same(
     data: recsys.Data, run: recsys.Run, study: recsys.Study, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
