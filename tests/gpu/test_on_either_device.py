@@ -1,10 +1,13 @@
 """What must hold on a GPU as on a CPU: one body, run on whichever of them there is."""
 
+from functools import partial
+
 import pyarrow as pa
 import pytest
 import torch
 
 from recsys.composition.conditional import SegmentRoutedComposition
+from recsys.composition.own_draws import with_own_draws
 from recsys.errors import DataError, TrainingError
 from recsys.monitoring.gradient_norms import gradient_norms
 from recsys.sharding.gate import TableGate
@@ -75,6 +78,24 @@ def test_routed_rows_learn_in_every_precision_through_the_wrapper(context, preci
     assert losses[-1] < 0.6 * losses[0]
     # A float16 run may skip a step or two while its loss scale comes down from 65,536.
     assert run.state.non_finite_batches <= (3 if precision == "float16" else 0)
+
+
+@on_either
+def test_what_a_tower_draws_shifts_nothing_that_is_drawn_after_it(context):
+    batch = batch_of(ROWS).to(context.device)
+    draw = partial(torch.rand, 9, device=context.device)
+    after = []
+    for tower in (
+        lambda _, rows=None: draw(),
+        lambda _, rows=None: draw().zero_() + draw(),
+        lambda _, rows=None: batch,
+    ):
+        torch.manual_seed(0)
+        first, second = with_own_draws(tower)(batch), with_own_draws(tower)(batch)
+        assert first is batch or not torch.equal(first, second)
+        after.append(draw())
+    assert torch.equal(after[0], after[1])
+    assert torch.equal(after[0], after[2])
 
 
 @on_either
