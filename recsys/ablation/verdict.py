@@ -91,7 +91,7 @@ def _overall_sentence(comparison: Comparison, overall: Difference, rules: Rules)
         return (
             f"{contrast.first_value} minus {contrast.second_value} is "
             f"{overall.difference:+.4f} {label_of(overall.metric)} ({_interval(overall, rules)}; {basis}): "
-            f"{_how_near(overall)}{_what_would_settle(overall)}."
+            f"{_what_would_settle(overall)}."
         )
     winner, loser = _winner_first(comparison, overall)
     return (
@@ -112,7 +112,9 @@ def _segment_sentences(comparison: Comparison, metric: str, rules: Rules) -> lis
     if equal := [d.segment for d in segments if d.verdict is Verdict.EQUIVALENT]:
         parts.append(f"The two are equivalent in the segment{'s' * (len(equal) > 1)} {listed(equal)}.")
     if still_open := [d for d in segments if d.verdict is Verdict.OPEN]:
-        reasons = listed([f"{d.segment} ({d.difference:+.4f}; {_what_would_settle(d)})" for d in still_open])
+        reasons = listed(
+            [f"{d.segment} ({d.difference:+.4f}; {_how_near(d)}{_what_would_settle(d)})" for d in still_open]
+        )
         parts.append(f"There is not enough evidence in the segment{'s' * (len(still_open) > 1)} {reasons}.")
     return parts
 
@@ -120,7 +122,7 @@ def _segment_sentences(comparison: Comparison, metric: str, rules: Rules) -> lis
 def _how_near(difference: Difference) -> str:
     if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
         return ""
-    return "the interval leaves 0 out, but not by enough where segments are looked at as well; "
+    return "the interval leaves 0 out, but not by enough for one segment of several; "
 
 
 def _what_would_settle(difference: Difference) -> str:

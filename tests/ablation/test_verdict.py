@@ -73,12 +73,16 @@ def test_an_open_question_is_called_open_and_says_what_would_settle_it(changed, 
     assert words in said
 
 
-def test_an_interval_that_leaves_0_out_by_too_little_is_explained():
-    said = _said(difference(Verdict.OPEN, 0.0002, 0.007, p_value=0.08, seeds_to_settle=4))
-    assert (
-        "the interval leaves 0 out, but not by enough where segments are looked at as well; about 1 more seed" in said
+def test_a_segments_interval_that_leaves_0_out_by_too_little_is_explained():
+    overall = difference(Verdict.BETTER, 0.001, 0.007)
+
+    def said_of(low: float) -> str:
+        return _said(overall, difference(Verdict.OPEN, low, 0.007, segment="new", p_value=0.08, seeds_to_settle=4))
+
+    assert "new (+0.0036; the interval leaves 0 out, but not by enough for one segment of several; about" in said_of(
+        0.0002
     )
-    assert "leaves 0 out" not in _said(difference(Verdict.OPEN, -0.0002, 0.007, seeds_to_settle=4))
+    assert "leaves 0 out" not in said_of(-0.0002)
 
 
 def test_segments_are_told_by_who_wins_them():
