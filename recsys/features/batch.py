@@ -131,9 +131,8 @@ class Batch(Pipelineable):
             names: of sparse features; lists beside others are left out.
         """
         sparse, keys = self.sparse, self.sparse.keys()
-        has_ids = torch.tensor([[name in names] for name in keys], device=kept.device)  # (F, 1)
-        lengths = sparse.lengths()
-        is_kept = (kept & has_ids).flatten()  # (F B,), of each row's ids of a feature
+        lengths, nothing = sparse.lengths(), torch.zeros_like(kept)
+        is_kept = torch.cat([kept if name in names else nothing for name in keys])  # (F B,)
         of_ids = is_kept.repeat_interleave(lengths, output_size=len(sparse.values()))
         weights = sparse.weights_or_none()
         ids = KeyedJaggedTensor(
