@@ -1,13 +1,14 @@
 """The answer of a study as a paragraph of plain words, with its numbers, and honest where there is no answer."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recsys.ablation.comparison import Comparison, Difference, Rules, Verdict
 from recsys.ablation.costs import Costs, cost_sentences, is_cheaper, listed
+from recsys.ablation.least_change import by_circumstance
 from recsys.ablation.planning import MOST_SEEDS
-from recsys.metrics.registry import label_of
+from recsys.metrics.registry import is_gain, label_of
 
 _ACTIONS = {"frozen_tower": "freeze the tower", "end_to_end": "fine-tune the tower"}
 
@@ -33,15 +34,19 @@ def verdict_paragraph(comparisons: Sequence[Comparison], metric: str, rules: Rul
 
 
 def verdict_points(comparisons: Sequence[Comparison], metric: str, rules: Rules, costs: Costs) -> tuple[str, ...]:
-    """The study's answer: first what to do, then for each contrast the evidence for it.
+    """The study's answer: first what to do, then for each circumstance the evidence for it.
 
     Args:
-        comparisons: of one axis, such as every composition's frozen tower against end-to-end.
+        comparisons: of one axis, such as every composition's frozen tower against end-to-end; of an axis with three or
+            more values, of every two of them.
         metric: the one that decides.
         rules: those that `comparisons` were judged by.
         costs: of the conditions, for wins that are free.
     """
-    answers = [answer(comparison, metric, rules, costs) for comparison in comparisons]
+    answers = [
+        answer(group[0], metric, rules, costs) if len(group) == 1 else _answer_of_many(group, metric, rules, costs)
+        for group in by_circumstance(comparisons).values()
+    ]
     summary = "; ".join(" ".join(part for part in (each.circumstance, each.advice) if part) for each in answers)
     evidence = []
     for each in answers:
@@ -53,18 +58,119 @@ def verdict_points(comparisons: Sequence[Comparison], metric: str, rules: Rules,
 
 def answer(comparison: Comparison, metric: str, rules: Rules, costs: Costs) -> Answer:
     """The advice of one contrast and the sentences that bear it out."""
-    contrast = comparison.contrast
-    circumstance = ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in contrast.held.items())
-    circumstance = f"with {circumstance}" if circumstance else ""
+    contrast, circumstance = comparison.contrast, _circumstance(comparison)
     overall = comparison.find(metric)
     if overall is None:
-        return Answer(circumstance, "nothing can be said", (f"{label_of(metric)} is undefined on these test rows.",))
+        return _undefined(circumstance, metric)
     cheaper = _cheaper(comparison, costs)
     sentences = [_overall_sentence(comparison, overall, rules)]
     sentences += _segment_sentences(comparison, metric, rules)
     mine, other = costs.get(contrast.first, {}), costs.get(contrast.second, {})
     sentences += cost_sentences(str(contrast.first_value), mine, other)
     return Answer(circumstance, _advice(comparison, overall, cheaper), tuple(sentences))
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """A value beside the one with the best mean: their comparison and difference, and what it says of the best one."""
+
+    value: Any
+    condition: str
+    comparison: Comparison
+    overall: Difference
+    verdict: Verdict
+
+    def of_best(self, difference: Difference) -> Verdict:
+        """What one of the differences says of the best value."""
+        turned = {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER}
+        is_second = self.condition == self.comparison.contrast.first
+        return turned.get(difference.verdict, difference.verdict) if is_second else difference.verdict
+
+
+def _answer_of_many(comparisons: Sequence[Comparison], metric: str, rules: Rules, costs: Costs) -> Answer:
+    """Of an axis with three or more values: the one with the best mean beside each of the others."""
+    circumstance = _circumstance(comparisons[0])
+    means: dict[str, float] = {}
+    values: dict[str, Any] = {}
+    for each in comparisons:
+        if (overall := each.find(metric)) is None:
+            return _undefined(circumstance, metric)
+        contrast = each.contrast
+        means |= {contrast.first: overall.first_mean, contrast.second: overall.second_mean}
+        values |= {contrast.first: contrast.first_value, contrast.second: contrast.second_value}
+    best = max(means, key=lambda name: means[name] if is_gain(metric, 1.0) else -means[name])
+    rivals = _rivals(comparisons, metric, best)
+    basis = f"{_count(rivals[0].overall.seeds, 'seed')}, {_count(rivals[0].overall.users, 'user')}"
+    found = f"{values[best]} has the best mean of {len(means)}, {means[best]:.4f} {label_of(metric)} ({basis})."
+    sentences = [found, *_beside_the_best(rivals, rules), *_segments_of_many(rivals, metric, rules)]
+    return Answer(circumstance, _advice_of_many(values[best], costs.get(best, {}), rivals, costs), tuple(sentences))
+
+
+def _rivals(comparisons: Sequence[Comparison], metric: str, best: str) -> list[_Rival]:
+    found = []
+    for each in comparisons:
+        contrast, overall = each.contrast, each.find(metric)
+        if best in (contrast.first, contrast.second) and overall is not None:
+            is_first = best == contrast.first
+            value = contrast.second_value if is_first else contrast.first_value
+            rival = _Rival(value, contrast.second if is_first else contrast.first, each, overall, overall.verdict)
+            found.append(replace(rival, verdict=rival.of_best(overall)))
+    return found
+
+
+def _beside_the_best(rivals: Sequence[_Rival], rules: Rules) -> list[str]:
+    """One sentence for each verdict that occurs."""
+    openings = {
+        Verdict.BETTER: "It is better than",
+        Verdict.EQUIVALENT: "It is equivalent to",
+        Verdict.OPEN: "There is not enough evidence that it is better than",
+    }
+    sentences = []
+    for verdict, opening in openings.items():
+        named = [
+            f"{each.value} (by {abs(each.overall.difference):.4f}, {_interval(each.overall, rules, as_gain=True)}"
+            + (f"; {_what_would_settle(each.overall)})" if verdict is Verdict.OPEN else ")")
+            for each in rivals
+            if each.verdict is verdict
+        ]
+        if named:
+            sentences.append(f"{opening} {listed(named)}.")
+    return sentences
+
+
+def _segments_of_many(rivals: Sequence[_Rival], metric: str, rules: Rules) -> list[str]:
+    """The segments in which the best of all rows is better, or worse, than another value."""
+    sentences = []
+    for verdict, words in ((Verdict.BETTER, "it is better than {}"), (Verdict.WORSE, "{} is better")):
+        for each in rivals:
+            segments = [d for d in each.comparison.of_segments(metric) if each.of_best(d) is verdict]
+            if segments:
+                gains = [f"{d.segment} (by {abs(d.difference):.4f}, {_interval(d, rules, True)})" for d in segments]
+                plural = "s" * (len(segments) > 1)
+                sentences.append(f"In the segment{plural} {listed(gains)} {words.format(each.value)}.")
+    return sentences
+
+
+def _advice_of_many(best: Any, cost: Mapping[str, float], rivals: Sequence[_Rival], costs: Costs) -> str:
+    saving = [
+        each.value
+        for each in rivals
+        if each.verdict is Verdict.EQUIVALENT and is_cheaper(costs.get(each.condition, {}), cost)
+    ]
+    if saving:
+        return f"{_action(saving[0])}, which costs less than {best} and loses nothing"
+    if still_open := [str(each.value) for each in rivals if each.verdict is Verdict.OPEN]:
+        return f"not enough evidence to choose between {listed([str(best), *still_open])}"
+    return _action(best)
+
+
+def _circumstance(comparison: Comparison) -> str:
+    held = ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in comparison.contrast.held.items())
+    return f"with {held}" if held else ""
+
+
+def _undefined(circumstance: str, metric: str) -> Answer:
+    return Answer(circumstance, "nothing can be said", (f"{label_of(metric)} is undefined on these test rows.",))
 
 
 def _advice(comparison: Comparison, overall: Difference, cheaper: Any) -> str:

@@ -1,8 +1,11 @@
 """What the verdict's words promise: what to do, for whom, with numbers, and no answer where there is none."""
 
+from dataclasses import replace
+
 import pytest
 
-from recsys.ablation.comparison import Verdict
+from recsys.ablation.arms import Contrast
+from recsys.ablation.comparison import Comparison, Difference, Verdict
 from recsys.ablation.planning import MOST_SEEDS
 from recsys.ablation.verdict import verdict_paragraph
 from tests.ablation.studies_by_hand import RULES, comparison, difference
@@ -127,3 +130,53 @@ def test_values_without_a_verb_of_their_own_are_chosen():
 
 def test_an_undefined_metric_says_so():
     assert "AUC is undefined on these test rows" in _said()
+
+
+def _ladder(*pairs: tuple[str, str, tuple]) -> list[Comparison]:
+    """Comparisons of every two of three modes; their means are those of `difference`."""
+    return [Comparison(Contrast("training_mode", a, b, a, b, {}), found) for a, b, found in pairs]
+
+
+def _of(verdict: Verdict, first: float, second: float, **changed) -> Difference:
+    middle = first - second
+    return replace(difference(verdict, middle - 0.002, middle + 0.002, **changed), first_mean=first, second_mean=second)
+
+
+def _said_of_three(costs=None) -> str:
+    found = _ladder(
+        ("frozen_tower", "frozen_adapter", (_of(Verdict.OPEN, 0.784, 0.783, seeds_to_settle=7),)),
+        (
+            "end_to_end",
+            "frozen_tower",
+            (_of(Verdict.WORSE, 0.777, 0.784), _of(Verdict.WORSE, 0.75, 0.764, segment="young")),
+        ),
+        ("frozen_adapter", "end_to_end", (_of(Verdict.BETTER, 0.783, 0.777),)),
+    )
+    return verdict_paragraph(found, "auc", RULES, costs or {})
+
+
+def test_of_three_or_more_values_the_best_is_told_beside_each_other_one_and_no_pair_besides():
+    assert _said_of_three() == (
+        "Not enough evidence to choose between frozen_tower and frozen_adapter. Overall, frozen_tower has the best "
+        "mean of 3, 0.7840 AUC (3 seeds, 5,412 users). It is better than end_to_end (by 0.0070, 95 % interval 0.0050 to "
+        "0.0090). There is not enough evidence that it is better than frozen_adapter (by 0.0010, 95 % interval -0.0010 "
+        "to 0.0030; about 4 more seeds would settle it). In the segment young (by 0.0140, 95 % interval 0.0120 to "
+        "0.0160) it is better than end_to_end."
+    )
+
+
+def test_of_several_values_one_that_costs_less_and_is_equivalent_to_the_best_is_advised():
+    found = _ladder(
+        ("frozen_tower", "end_to_end", (_of(Verdict.EQUIVALENT, 0.7835, 0.784),)),
+        ("frozen_tower", "tower_tables", (_of(Verdict.BETTER, 0.7835, 0.77),)),
+        ("end_to_end", "tower_tables", (_of(Verdict.BETTER, 0.784, 0.77),)),
+    )
+    costs = {"frozen_tower": {"cpu_seconds": 5.0}, "end_to_end": {"cpu_seconds": 9.0}}
+    said = verdict_paragraph(found, "auc", RULES, costs)
+    assert said.startswith(
+        "Freeze the tower, which costs less than end_to_end and loses nothing. Overall, end_to_end has"
+    )
+    assert "It is equivalent to frozen_tower (by 0.0005, 95 % interval -0.0015 to 0.0025)." in said
+    assert verdict_paragraph(found, "auc", RULES, {}).startswith(
+        "Fine-tune the tower. Overall, end_to_end has the best"
+    )
