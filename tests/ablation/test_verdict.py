@@ -158,10 +158,10 @@ def _said_of_three(costs=None) -> str:
 def test_of_three_or_more_values_the_best_is_told_beside_each_other_one_and_no_pair_besides():
     assert _said_of_three() == (
         "Not enough evidence to choose between frozen_tower and frozen_adapter. Overall, frozen_tower has the best "
-        "mean of 3, 0.7840 AUC (3 seeds, 5,412 users). It is better than end_to_end (by 0.0070, 95 % interval 0.0050 to "
-        "0.0090). There is not enough evidence that it is better than frozen_adapter (by 0.0010, 95 % interval -0.0010 "
-        "to 0.0030; about 4 more seeds would settle it). In the segment young (by 0.0140, 95 % interval 0.0120 to "
-        "0.0160) it is better than end_to_end."
+        "mean of 3, 0.7840 AUC (3 seeds, 5,412 users). It is better than end_to_end (by 0.0070, 95 % interval 0.0050 "
+        "to 0.0090). There is not enough evidence that it is better than frozen_adapter (by 0.0010, 95 % interval "
+        "-0.0010 to 0.0030; about 4 more seeds would settle it). In the segment young (by 0.0140, 95 % interval "
+        "0.0120 to 0.0160) it is better than end_to_end."
     )
 
 
