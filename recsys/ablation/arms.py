@@ -64,6 +64,11 @@ class Contrast:
     second_value: Any
     held: Mapping[str, Any]
 
+    @property
+    def circumstance(self) -> str:
+        """What is held equal, in words: "composition parallel"; empty where nothing else varies."""
+        return ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in self.held.items())
+
 
 def expand_grid(axes: Mapping[str, Sequence[Any]], seeds: Sequence[int], labels: Mapping[str, str]) -> tuple[Arm, ...]:
     """Every combination of the axes' values with every seed; seeds vary fastest, so that each condition stays together.

@@ -24,6 +24,11 @@ class Verdict(StrEnum):
     EQUIVALENT = "equivalent"
     OPEN = "not enough evidence"
 
+    @property
+    def turned(self) -> "Verdict":
+        """What it says of the second condition beside the first."""
+        return {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER}.get(self, self)
+
 
 @dataclass(frozen=True)
 class Rules:

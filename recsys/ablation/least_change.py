@@ -77,9 +77,7 @@ def by_circumstance(comparisons: Sequence[Comparison]) -> dict[str, list[Compari
     """Return the comparisons by what is held equal in them, in words; "" where nothing else varies."""
     found: dict[str, list[Comparison]] = {}
     for each in comparisons:
-        held = each.contrast.held
-        words = ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in held.items())
-        found.setdefault(words, []).append(each)
+        found.setdefault(each.contrast.circumstance, []).append(each)
     return found
 
 
@@ -149,9 +147,8 @@ def _choice(smaller: Mapping[str, _Beside], best: str) -> tuple[str, Grounds]:
 
 def _beside(of_pair: Mapping[tuple[str, str], Difference], name: str, best: str) -> _Beside:
     """A condition beside the best one: its verdict, and how much it has more, with the interval."""
-    turned = {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER}
     if (found := of_pair.get((name, best))) is not None:
         return found.verdict, found.difference, found.low, found.high
     found = of_pair[best, name]
     low, high = (None, None) if found.low is None or found.high is None else (-found.high, -found.low)
-    return turned.get(found.verdict, found.verdict), -found.difference, low, high
+    return found.verdict.turned, -found.difference, low, high

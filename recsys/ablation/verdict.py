@@ -82,9 +82,8 @@ class _Rival:
 
     def of_best(self, difference: Difference) -> Verdict:
         """What one of the differences says of the best value."""
-        turned = {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER}
-        is_second = self.condition == self.comparison.contrast.first
-        return turned.get(difference.verdict, difference.verdict) if is_second else difference.verdict
+        is_first = self.condition == self.comparison.contrast.second
+        return difference.verdict if is_first else difference.verdict.turned
 
 
 def _answer_of_many(comparisons: Sequence[Comparison], metric: str, rules: Rules, costs: Costs) -> Answer:
@@ -165,7 +164,7 @@ def _advice_of_many(best: Any, cost: Mapping[str, float], rivals: Sequence[_Riva
 
 
 def _circumstance(comparison: Comparison) -> str:
-    held = ", ".join(f"{key.rsplit('.', 1)[-1]} {value}" for key, value in comparison.contrast.held.items())
+    held = comparison.contrast.circumstance
     return f"with {held}" if held else ""
 
 

@@ -26,7 +26,6 @@ from known_worlds import HOME, WORLDS, Laboratory, Size, Workshop, over_processe
 from recsys.ablation.comparison import Comparison, Verdict
 
 _METRIC = "auc"
-_OPPOSITE = {Verdict.BETTER: Verdict.WORSE, Verdict.WORSE: Verdict.BETTER}
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ def figures(judged: Iterable[Judged]) -> dict[str, dict[str, float]]:
         mine, truth = [one for one in studies if one.world == world], WORLDS[world].truth
         count = Counter(one.verdict for one in mine)
         wins = count[Verdict.BETTER] + count[Verdict.WORSE]
-        opposite = 0 if truth is None else count[_OPPOSITE[truth]]
+        opposite = 0 if truth is None else count[truth.turned]
         false = wins if truth is None else opposite + count[Verdict.EQUIVALENT]
         tried = [one for one in mine if one.settled is not None]
         values = {
@@ -111,7 +110,7 @@ def figures(judged: Iterable[Judged]) -> dict[str, dict[str, float]]:
 
 def _is_false(segments: tuple[Verdict, ...], truth: Verdict | None) -> bool:
     """Segments differ in how much the truth matters to them, so that only its opposite is surely false there."""
-    false = (Verdict.BETTER, Verdict.WORSE) if truth is None else (_OPPOSITE[truth],)
+    false = (Verdict.BETTER, Verdict.WORSE) if truth is None else (truth.turned,)
     return any(verdict in false for verdict in segments)
 
 
